@@ -1,0 +1,208 @@
+"""Run folders: write atomically, load exactly.
+
+A run folder explains itself:
+
+    config.json         what was built: kind, data, network, diffusion, training
+    model.safetensors   the EMA weights, the ones to sample from
+    state.pt            all that resuming needs: raw and EMA weights, optimizer, step
+    metrics.jsonl       one record a line: step, loss, rate, ...
+    samples/            a grid every --sample-every steps
+    curves.png          the loss so far
+
+Every file is written beside its place, flushed to the disk and then renamed over it, so at any moment, `kill -9`
+included, a file is the whole old one or the whole new one. Nothing is ever unpickled: weights are safetensors, and
+`state.pt` is read with `weights_only=True`.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from minidiff.errors import UserError
+
+if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
+    from torch import Tensor, nn
+
+CONFIG, MODEL, STATE, METRICS = "config.json", "model.safetensors", "state.pt", "metrics.jsonl"
+
+
+# --- write atomically ---------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Call `write(file)` so that `path` becomes the whole new content or stays what it was. Raises UserError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        # torch.save reports a failed write as a RuntimeError, with the OSError it met as the context.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, OSError):
+            raise UserError(
+                f"cannot write {path}: {cause.strerror}. What was there before is unharmed; make room and resume."
+            ) from None
+        if isinstance(error, RuntimeError):
+            raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}. The old file is unharmed.") from None
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    write_atomically(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
+
+
+def save_model(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
+    """The weights to sample from, as `model.safetensors`."""
+    from safetensors.torch import save
+
+    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(folder / MODEL, lambda file: file.write(save(dense)))
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """All that resuming needs, as `state.pt`: plain containers of tensors and numbers only."""
+    import torch
+
+    write_atomically(folder / STATE, lambda file: torch.save(state, file))
+
+
+# --- load exactly -------------------------------------------------------------------------------------------------
+
+
+def load_exactly(module: "nn.Module", tensors: Mapping[str, "Tensor"], source: str | Path) -> None:
+    """Copy `tensors` into `module` when names and shapes agree one for one; otherwise a UserError, nothing copied."""
+    own = module.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in tensors]
+    wrong += [f"{name} is not of this network" for name in tensors if name not in own]
+    wrong += [
+        f"{name} is {list(tensors[name].shape)}, not {list(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            f"{source} does not fit this network: {'; '.join(wrong[:3])}{more}. "
+            "Nothing was loaded; use the weights that belong to this config.json."
+        )
+    module.load_state_dict(dict(tensors))
+
+
+def read_tensors(path: Path) -> dict[str, "Tensor"]:
+    """The tensors of a .safetensors file. Raises UserError when it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UserError(f"{path} is missing. A run has it after its first checkpoint; resume the training to write one.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}). Resume the run to write it anew.") from None
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """The training state on the CPU, or None when the run has not written one yet. Raises UserError when damaged."""
+    import pickle
+
+    import torch
+
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}). Start again in another --out.") from None
+
+
+# --- run folders --------------------------------------------------------------------------------------------------
+
+
+def read_config(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
+    """The config.json of a run folder; with `kind`, of that kind only. Raises UserError."""
+    folder = Path(folder)
+    if not folder.exists():
+        raise UserError(f"{folder} does not exist. `minidiff info` lists the runs there are.")
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not a run folder (it has no {CONFIG}). `minidiff info` lists the runs.") from None
+    except NotADirectoryError:
+        raise UserError(f"{folder} is a file, not a run folder. Give the folder that holds {CONFIG}.") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{folder / CONFIG} cannot be read ({error}).") from None
+    if not isinstance(config, dict) or "kind" not in config:
+        raise UserError(f"{folder / CONFIG} was not written by minidiff (it names no kind of run).")
+    if kind is not None and config["kind"] != kind:
+        raise UserError(
+            f"{folder} is a {config['kind']} run; this command needs a {kind} run. See `minidiff info {folder}`."
+        )
+    return config
+
+
+def list_runs(root: str | Path = "runs", kind: str | None = None) -> list[Path]:
+    """The run folders under `root`, the newest first; with `kind`, those of that kind that have weights."""
+    found = []
+    for config in Path(root).glob(f"*/{CONFIG}"):
+        try:
+            fits = kind is None or (read_config(config.parent)["kind"] == kind and (config.parent / MODEL).exists())
+        except UserError:
+            continue
+        if fits:
+            newest = config.parent / MODEL if (config.parent / MODEL).exists() else config
+            found.append((newest.stat().st_mtime, config.parent))
+    return [folder for _, folder in sorted(found, reverse=True)]
+
+
+def newest_run(kind: str, root: str | Path = "runs") -> Path:
+    """The run of this kind that was written last. Raises UserError when there is none."""
+    runs = list_runs(root, kind)
+    if not runs:
+        raise UserError(f"no {kind} run with weights under {root}/. Train one with `minidiff train {kind}`, or name a run folder.")
+    return runs[0]
+
+
+def create_run(folder: str | Path | None, name: str, config: Mapping[str, Any]) -> Path:
+    """A new run folder with its config.json: `folder`, or the first free `runs/NAME-1`, `-2`, ... Raises UserError."""
+    if folder is None:
+        number = 1
+        while Path("runs", f"{name}-{number}").exists():
+            number += 1
+        folder = Path("runs", f"{name}-{number}")
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        hint = f"--resume {folder} to go on with it, or " if (folder / CONFIG).exists() else ""
+        raise UserError(f"{folder} is not empty. Use {hint}another --out.")
+    try:
+        (folder / "samples").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {folder}: {error.strerror}. Choose another --out.") from None
+    write_json(folder / CONFIG, config)
+    return folder
+
+
+def read_metrics(folder: Path, upto: int | None = None) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl, up to a step; a last line cut short by a kill is left out."""
+    records = []
+    path = folder / METRICS
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if upto is None or record["step"] <= upto:
+            records.append(record)
+    return records
+
+
+def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
+    """metrics.jsonl anew: after a resume it must not hold steps that are about to be run again."""
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    write_atomically(folder / METRICS, lambda file: file.write(text.encode()))

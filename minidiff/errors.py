@@ -1,0 +1,29 @@
+"""The one kind of error a user meets: a single line that says what is wrong and how to mend it."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+class UserError(ValueError):
+    """Something the user can put right. The message is one line: what is wrong, with the value, then the mend.
+
+    The command line prints it after `Error: ` and exits with code 1, without a traceback.
+    """
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """A sentence with the nearest known name, if one is near, and all the names there are."""
+    known = list(known)
+    nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    hint = f"Did you mean '{nearest[0]}'? " if nearest else ""
+    return f"{hint}Known: {', '.join(known)}."
+
+
+def lookup(kind: str, name: str, table: Mapping[str, Value]) -> Value:
+    """`table[name]`, or a UserError that names the nearest entry."""
+    if name not in table:
+        raise UserError(f"unknown {kind} '{name}'. {suggestion(name, table)}")
+    return table[name]

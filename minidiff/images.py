@@ -1,0 +1,251 @@
+"""Images at the edge of the package: files, uint8 arrays, grids, and a look at whether a sample is an image at all.
+
+Inside minidiff an image is float32 [N,C,H,W] in [-1, 1]; on disk and in metrics it is uint8 [N,H,W,3].
+This chapter is the only one that turns one into the other, and the only one, beside `shapes`, that knows Pillow.
+"""
+
+import io
+import math
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from minidiff.errors import UserError
+
+Pixels = NDArray[np.uint8]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+
+# --- between the two forms ----------------------------------------------------------------------------------------
+
+
+def to_float(images: Pixels | Tensor) -> Tensor:
+    """uint8 [N,H,W,C] -> float32 [N,C,H,W] in [-1, 1]: 0 becomes -1, 255 becomes 1. Stays on its device."""
+    tensor = torch.as_tensor(images)
+    if tensor.dtype != torch.uint8 or tensor.ndim != 4:
+        raise ValueError(f"to_float takes uint8 [N,H,W,C], not {tensor.dtype} {list(tensor.shape)}")
+    return tensor.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def to_uint8(images: Tensor) -> Pixels:
+    """float [N,C,H,W] in [-1, 1] -> uint8 [N,H,W,3]: rounded and clipped; one channel is repeated to three."""
+    if not images.is_floating_point() or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"to_uint8 takes float [N,1 or 3,H,W], not {images.dtype} {list(images.shape)}")
+    bytes_ = images.detach().float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return bytes_.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def read_image(path: str | Path, channels: int = 3) -> Pixels:
+    """One image file as uint8 [H,W,channels], upright.
+
+    The EXIF rotation is applied, transparent pixels are laid over white, palettes are looked up and 16-bit grey is
+    reduced to 8 bits by dividing by 257, so that full scale stays full scale. Of an animation, the first frame.
+    Raises UserError, naming the file, when it is missing, truncated, not an image, or too large to be safe.
+    """
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):
+                wide = np.asarray(image, dtype=np.int64)
+                image = Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
+            elif image.mode == "F":
+                raise UserError(f"{path} holds floating-point pixels of unknown range. Save it as 8 or 16 bit.")
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            array = np.array(image.convert("RGB" if channels == 3 else "L"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image file.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is not a readable image ({str(error).splitlines()[0]}).") from None
+    return array.reshape(*array.shape[:2], channels)
+
+
+def crop_resize(image: Pixels, size: int) -> Pixels:
+    """The largest centred square of uint8 [H,W,C], as uint8 [size,size,C]: antialiased, bicubic."""
+    height, width, channels = image.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side]
+    if side == size:
+        return np.ascontiguousarray(square)
+    resized = Image.fromarray(square if channels == 3 else square[..., 0]).resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(resized).reshape(size, size, channels)
+
+
+def read_images(source: str | Path, size: int, channels: int = 3) -> Pixels:
+    """A file, or every image of a folder in the order of its names: uint8 [N,size,size,channels]."""
+    source = Path(source)
+    paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if source.is_dir() else [source]
+    if not paths:
+        raise UserError(f"{source} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+    return np.stack([crop_resize(read_image(path, channels), size) for path in paths])
+
+
+def write_image(path: str | Path, image: Pixels) -> None:
+    """uint8 [H,W,3] to a file, whole or not at all; the format follows the suffix. Raises UserError."""
+    path = Path(path)
+    formats = Image.registered_extensions()
+    if path.suffix.lower() not in formats:
+        raise UserError(f"'{path.name}' has no image suffix. Try {path.stem}.png.")
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format=formats[path.suffix.lower()])
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(buffer.getvalue())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}.") from None
+
+
+class ImageSink:
+    """Where a stream of images goes: a grid (`.png`), an array (`.npz`, uint8 [N,H,W,3] named `images`) or a folder.
+
+    `write` takes uint8 [n,H,W,3] batches in order; `close` finishes the file and returns what was written, in words.
+    An array goes through a raw file beside the target, so memory does not grow with the number of images; a grid is
+    for looking at and keeps the first `grid_limit`. Refuses to replace anything unless `overwrite`. Raises UserError.
+    """
+
+    grid_limit = 256
+
+    def __init__(self, path: str | Path, columns: int | None = None, overwrite: bool = False) -> None:
+        self.path, self.columns, self.count = Path(path), columns, 0
+        self.kind = {".npz": "array", "": "folder"}.get(self.path.suffix.lower(), "grid")
+        if self.kind == "grid" and self.path.suffix.lower() not in IMAGE_SUFFIXES:
+            raise UserError(f"cannot tell what '{path}' should be. Give a .png, a .npz, or a folder without a suffix.")
+        taken = any(self.path.iterdir()) if self.path.is_dir() else self.path.exists()
+        if taken and not overwrite:
+            raise UserError(f"{path} exists. Give another --out, or --force to replace it.")
+        if self.path.exists() and self.path.is_dir() != (self.kind == "folder"):
+            raise UserError(f"{path} is {'a folder' if self.path.is_dir() else 'a file'}. Give another --out.")
+        self.shown: list[Pixels] = []
+        self.raw = self.path.with_name(f".{self.path.name}.tmp{os.getpid()}")
+        try:
+            (self.path if self.kind == "folder" else self.path.parent).mkdir(parents=True, exist_ok=True)
+            self.raw.touch()  # a read-only place is found out now, not after the sampling
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}.") from None
+
+    def write(self, images: Pixels) -> None:
+        try:
+            if self.kind == "folder":
+                for offset, image in enumerate(images):
+                    write_image(self.path / f"{self.count + offset:06d}.png", image)
+            elif self.kind == "array":
+                with open(self.raw, "ab") as file:
+                    file.write(np.ascontiguousarray(images).tobytes())
+        except OSError as error:
+            self.abandon()
+            raise UserError(f"cannot write {self.path}: {error.strerror}.") from None
+        if self.kind != "folder" and len(self.shown) < self.grid_limit:
+            self.shown.extend(images[: self.grid_limit - len(self.shown)])
+        self.count += len(images)
+
+    def close(self) -> str:
+        try:
+            if self.kind == "array":
+                shape = (self.count, *self.shown[0].shape)
+                finished = self.raw.with_suffix(self.raw.suffix + ".npz")
+                with zipfile.ZipFile(finished, "w", zipfile.ZIP_STORED) as archive:
+                    with archive.open("images.npy", "w", force_zip64=True) as member:
+                        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(member, header)
+                        with open(self.raw, "rb") as raw:
+                            while block := raw.read(1 << 22):
+                                member.write(block)
+                os.replace(finished, self.path)
+            elif self.kind == "grid":
+                write_image(self.path, grid(np.stack(self.shown), self.columns))
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}.") from None
+        finally:
+            self.abandon()
+        cut = f" (the grid shows the first {self.grid_limit})" if self.kind == "grid" and self.count > self.grid_limit else ""
+        return f"{self.count} image{'s' * (self.count != 1)}: {self.path}{cut}"
+
+    def abandon(self) -> None:
+        """Remove the working files; what was at the target before is untouched."""
+        self.raw.unlink(missing_ok=True)
+        self.raw.with_suffix(self.raw.suffix + ".npz").unlink(missing_ok=True)
+
+
+# --- to look at ---------------------------------------------------------------------------------------------------
+
+
+def grid(images: Pixels, columns: int | None = None, pad: int = 2) -> Pixels:
+    """uint8 [N,H,W,3] laid out row by row on white, uint8 [H',W',3].
+
+    columns: the square root of N when left out. Images under 64 pixels are enlarged by a whole factor without
+    smoothing, so that a grid of 32x32 samples can be judged on a screen.
+    """
+    count, height, width, _ = images.shape
+    columns = min(count, columns or math.ceil(math.sqrt(count)))
+    rows = math.ceil(count / columns)
+    scale = max(1, 64 // max(height, width))
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    height, width = height * scale + pad, width * scale + pad
+    canvas = np.full((rows * height + pad, columns * width + pad, 3), 255, np.uint8)
+    for index, image in enumerate(images):
+        top, left = (index // columns) * height + pad, (index % columns) * width + pad
+        canvas[top : top + height - pad, left : left + width - pad] = image
+    return canvas
+
+
+# --- is it an image? ----------------------------------------------------------------------------------------------
+
+NOISE_CORRELATION = 0.35  # white noise has 0; the real images of every set here have more than 0.5 (docs/images.md)
+SATURATED_SHARE = 0.97  # MNIST digits, the most black and white of the sets, have about 0.85
+CONSTANT_DEVIATION = 2.0  # of 255
+
+
+def neighbour_correlation(images: Pixels) -> NDArray[np.float64]:
+    """Correlation between each pixel and its right and lower neighbours, per image: [N]. White noise has 0."""
+    grey = images.astype(np.float64).mean(axis=3)
+    grey -= grey.mean(axis=(1, 2), keepdims=True)
+    variance = (grey**2).mean(axis=(1, 2)) + 1e-12
+    right = (grey[:, :, 1:] * grey[:, :, :-1]).mean(axis=(1, 2)) / variance
+    below = (grey[:, 1:] * grey[:, :-1]).mean(axis=(1, 2)) / variance
+    return (right + below) / 2
+
+
+def problems(images: Pixels) -> list[str]:
+    """What is statistically wrong with uint8 [N,H,W,3] samples, one line for each kind; empty when nothing is.
+
+    Looks for images that are white noise, constant, or nearly all at the ends of the range. A kind is reported when at
+    least a tenth of the images have it: a blank picture among a hundred is life, a dozen are a fault.
+    """
+    deviation = images.std(axis=(1, 2, 3))
+    constant = deviation < CONSTANT_DEVIATION
+    saturated = ~constant & (((images == 0) | (images == 255)).mean(axis=(1, 2, 3)) > SATURATED_SHARE)
+    correlation = neighbour_correlation(images)
+    noise = ~constant & (correlation < NOISE_CORRELATION)
+    found = []
+    for mask, what, causes in (
+        (noise, f"noise (neighbouring pixels correlate {np.median(correlation[noise]) if noise.any() else 0:.2f})",
+         "trained too briefly, weights that do not belong to this network, or a wrong start timestep"),
+        (constant, "one flat colour", "training has diverged or collapsed, or an input that was empty"),
+        (saturated, "saturated, nearly all black or white", "a wrong value range, a diverged training, or clipping switched off"),
+    ):  # fmt: skip
+        if mask.mean() >= 0.1:
+            found.append(f"{int(mask.sum())} of {len(images)} images are {what}. Likely causes: {causes}.")
+    return found
+
+
+def stack_rows(rows: Sequence[Pixels]) -> Pixels:
+    """Several uint8 [N,H,W,3] strips of the same N, one below the other, as one batch for `grid(..., columns=N)`."""
+    return np.concatenate(list(rows))
