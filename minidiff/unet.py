@@ -1,0 +1,306 @@
+"""The U-Net: the network that looks at a noisy image and its timestep, and predicts the noise in it.
+
+Rests on torch alone. Ho et al. 2020 (DDPM), appendix B; Ronneberger et al. 2015 (U-Net); Vaswani et al. 2017.
+Layer for layer it computes what the `google/ddpm-*` networks do, so their weights fit: see docs/unet.md.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minidiff.errors import UserError
+
+
+def timestep_embedding(t: Tensor, dim: int, flip_sin_to_cos: bool = False, freq_shift: float = 1) -> Tensor:
+    """The timestep as `dim` waves of rising length: float32 [N,dim] from t [N] (Vaswani et al. 2017, section 3.5).
+
+    Always float32: at t = 999 the fastest wave has turned 159 times, and bfloat16 could not tell t from t + 1.
+    DDPM orders [sin | cos] and divides by half - 1; `flip_sin_to_cos=True, freq_shift=0` is the other convention.
+    """
+    half = dim // 2
+    frequencies = torch.exp(
+        -math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / (half - freq_shift)
+    )
+    angles = t.float()[:, None] * frequencies  # [N,half]
+    waves = (angles.cos(), angles.sin()) if flip_sin_to_cos else (angles.sin(), angles.cos())
+    return torch.cat(waves, dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, conv, + timestep, norm, SiLU, dropout, conv; then the input is added. H and W stay.
+
+    The shortcut is the input itself, or a 1x1 convolution of it where the number of channels changes.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, time_dim: int, dropout: float, norm_groups: int, norm_eps: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(norm_groups, in_channels, eps=norm_eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time = nn.Linear(time_dim, out_channels)
+        self.norm2 = nn.GroupNorm(norm_groups, out_channels, eps=norm_eps)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x [N,in_channels,H,W], time [N,time_dim] (already through SiLU) -> [N,out_channels,H,W]."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.time(time)[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return self.shortcut(x) + h
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels: each gathers from all others what its query asks for, and adds it to itself.
+
+    heads: how many look independently, each at channels / heads of the channels.
+    """
+
+    def __init__(self, channels: int, heads: int, norm_groups: int, norm_eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(norm_groups, channels, eps=norm_eps)
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N,C,H,W] -> [N,C,H,W]."""
+        n, c, height, width = x.shape
+        h = self.norm(x).permute(0, 2, 3, 1).reshape(n, height * width, c)  # pixels as a sequence, a view if channels_last
+        q, k, v = (
+            layer(h).view(n, height * width, self.heads, c // self.heads).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )  # each [N,heads,H*W,C/heads]
+        h = F.scaled_dot_product_attention(q, k, v)  # softmax(q k^T / sqrt(C/heads)) v
+        h = self.out(h.transpose(1, 2).reshape(n, height * width, c))
+        return x + h.reshape(n, height, width, c).permute(0, 3, 1, 2)
+
+
+class Stage(nn.Module):
+    """A residual block and, where the level asks for it, attention: one step of the network at one resolution."""
+
+    def __init__(self, block: ResidualBlock, attention: Attention | None) -> None:
+        super().__init__()
+        self.block = block
+        self.attention = attention
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """x [N,in_channels,H,W], time [N,time_dim] -> [N,out_channels,H,W]."""
+        h = self.block(x, time)
+        return h if self.attention is None else self.attention(h)
+
+
+class Downsample(nn.Module):
+    """Half the height and width: a 3x3 convolution of stride 2, padded by one pixel, right and bottom or all round."""
+
+    def __init__(self, channels: int, padding: int) -> None:
+        super().__init__()
+        self.padding = padding
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N,C,H,W] -> [N,C,H/2,W/2]."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.padding == 0 else x)
+
+
+class Upsample(nn.Module):
+    """Twice the height and width: every pixel becomes four, and a 3x3 convolution smooths them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N,C,H,W] -> [N,C,2H,2W]."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class UNet(nn.Module):
+    """The network of DDPM: (x_t, t) -> a prediction with the shape of an image. The defaults are its CIFAR-10 network.
+
+    image_size: the size it is meant for, checked here; `forward` takes any height and width the levels divide.
+    channels: of each level, finest first; every level halves the image. attention: at which levels.
+    head_dim: channels of one attention head; None: ONE head over all channels (not the same as leaving a key out of a
+        diffusers config, which means 8).
+    downsample_padding: 0 pads right and bottom by one (DDPM), 1 all round.
+    label_dim: L > 0 takes multi-hot labels [N,L], added to the timestep embedding through a linear layer.
+    config: the arguments, as JSON would give them back; `UNet(**config)` builds the same network.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        in_channels: int = 3,
+        out_channels: int | None = None,
+        channels: Sequence[int] = (128, 256, 256, 256),
+        layers_per_block: int = 2,
+        attention: Sequence[bool] = (False, True, False, False),
+        mid_attention: bool = True,
+        head_dim: int | None = None,
+        dropout: float = 0.0,
+        norm_groups: int = 32,
+        norm_eps: float = 1e-6,
+        downsample_padding: int = 0,
+        flip_sin_to_cos: bool = False,
+        freq_shift: float = 1,
+        label_dim: int = 0,
+    ) -> None:
+        super().__init__()
+        out_channels = in_channels if out_channels is None else out_channels
+        self.config: dict[str, Any] = {
+            "image_size": image_size, "in_channels": in_channels, "out_channels": out_channels,
+            "channels": list(channels), "layers_per_block": layers_per_block, "attention": [bool(attends) for attends in attention],
+            "mid_attention": mid_attention, "head_dim": head_dim, "dropout": dropout, "norm_groups": norm_groups,
+            "norm_eps": norm_eps, "downsample_padding": downsample_padding, "flip_sin_to_cos": flip_sin_to_cos,
+            "freq_shift": freq_shift, "label_dim": label_dim,
+        }  # fmt: skip
+        check_config(**self.config)
+        self.in_channels, self.label_dim = in_channels, label_dim
+        self.stride = 2 ** (len(channels) - 1)  # how many pixels of the image one pixel of the coarsest level covers
+        self.embed = partial(
+            timestep_embedding, dim=channels[0], flip_sin_to_cos=flip_sin_to_cos, freq_shift=freq_shift
+        )
+        time_dim = 4 * channels[0]
+
+        def stage(before: int, after: int, attends: bool) -> Stage:
+            block = ResidualBlock(before, after, time_dim, dropout, norm_groups, norm_eps)
+            heads = 1 if head_dim is None else after // head_dim
+            return Stage(block, Attention(after, heads, norm_groups, norm_eps) if attends else None)
+
+        self.time = nn.Sequential(nn.Linear(channels[0], time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+        self.label = nn.Linear(label_dim, time_dim) if label_dim else None
+
+        self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
+        width, skips = channels[0], [channels[0]]  # channels of h, and of everything the way up will be handed
+        self.down = nn.ModuleList()
+        for level, (after, attends) in enumerate(zip(channels, attention, strict=True)):
+            for _ in range(layers_per_block):
+                self.down.append(stage(width, after, attends))
+                width = after
+                skips.append(width)
+            if level < len(channels) - 1:
+                self.down.append(Downsample(width, downsample_padding))
+                skips.append(width)
+
+        self.mid = nn.ModuleList([stage(width, width, mid_attention), stage(width, width, False)])
+
+        self.up = nn.ModuleList()
+        for level in reversed(range(len(channels))):
+            for _ in range(layers_per_block + 1):  # one more than on the way down: it takes what `Downsample` left
+                self.up.append(stage(width + skips.pop(), channels[level], attention[level]))
+                width = channels[level]
+            if level > 0:
+                self.up.append(Upsample(width))
+
+        self.norm_out = nn.GroupNorm(norm_groups, width, eps=norm_eps)
+        self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
+        initialise(self)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """x float [N,in_channels,H,W], t int64 [N], labels [N,label_dim] or None -> [N,out_channels,H,W].
+
+        labels None is unconditional: nothing is added. All zeros is something else, an image with no label set: it
+        adds the label layer's bias, which is trained.
+        """
+        self.check_input(x, labels)
+        time = self.time(self.embed(t.expand(len(x))).to(x.dtype))
+        if self.label is not None and labels is not None:
+            time = time + self.label(labels.to(x.dtype))
+        time = F.silu(time)  # once: every residual block wants it
+
+        h = self.conv_in(x)
+        skips = [h]
+        for module in self.down:
+            h = module(h) if isinstance(module, Downsample) else module(h, time)
+            skips.append(h)
+        for module in self.mid:
+            h = module(h, time)
+        for module in self.up:
+            h = module(h) if isinstance(module, Upsample) else module(torch.cat([h, skips.pop()], dim=1), time)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+    def check_input(self, x: Tensor, labels: Tensor | None) -> None:
+        """A UserError where x or labels do not fit this network; the shapes alone are looked at."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise UserError(
+                f"images of shape {list(x.shape)} do not fit this network, which takes [N,{self.in_channels},H,W]. "
+                f"Build it with in_channels={x.shape[1] if x.ndim == 4 else 'C'}, or convert the images."
+            )
+        for size in x.shape[2:]:
+            check_size(size, self.stride)
+        if labels is not None and list(labels.shape) != [len(x), self.label_dim]:
+            raise UserError(
+                f"labels of shape {list(labels.shape)} do not fit: this network takes [{len(x)},{self.label_dim}]. "
+                + ("Multi-hot, one row for each image." if self.label_dim else "Build it with label_dim > 0.")
+            )
+
+
+def initialise(network: UNet) -> None:
+    """DDPM's first weights: Xavier uniform, biases 0, and 0 in the last layer of every residual branch.
+
+    So each block starts as its shortcut and the network predicts 0: the loss starts at 1, whatever the depth, and the
+    branches come in as they learn to help.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+    for module in network.modules():
+        if isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.conv2.weight)
+        elif isinstance(module, Attention):
+            nn.init.zeros_(module.out.weight)
+    nn.init.zeros_(network.conv_out.weight)
+
+
+def check_size(size: int, stride: int, name: str = "image size") -> None:
+    """A UserError unless `size` divides by `stride`, with the nearest two sizes that do."""
+    if size < 1 or size % stride:
+        smaller = max(size // stride, 1) * stride
+        raise UserError(
+            f"{name} {size} does not divide by {stride}, which this network's {stride.bit_length()} levels need. "
+            f"Try {smaller} or {smaller + stride}."
+        )
+
+
+def check_config(
+    image_size: int, in_channels: int, out_channels: int, channels: list[int], layers_per_block: int,
+    attention: list[bool], mid_attention: bool, head_dim: int | None, dropout: float, norm_groups: int,
+    downsample_padding: int, label_dim: int, **rest: object,
+) -> None:  # fmt: skip
+    """A UserError for arguments that no network can be built from. Arguments: see `UNet`."""
+    if not channels or min(in_channels, out_channels, layers_per_block, norm_groups, *channels) < 1 or label_dim < 0:
+        raise UserError("a network needs at least one level, and one or more channels, layers and groups. See `UNet`.")
+    if len(attention) != len(channels):
+        raise UserError(
+            f"attention has {len(attention)} entries for {len(channels)} levels of channels {channels}. "
+            "Give True or False for each."
+        )
+    check_size(image_size, 2 ** (len(channels) - 1))
+    for level, width in enumerate(channels):
+        if width % norm_groups:
+            raise UserError(
+                f"{width} channels do not divide into {norm_groups} norm groups. "
+                f"Try {max(width // norm_groups, 1) * norm_groups} channels, or norm_groups={math.gcd(*channels)}."
+            )
+        attends = attention[level] or (mid_attention and level == len(channels) - 1)
+        if attends and head_dim is not None and (head_dim < 1 or width % head_dim):
+            raise UserError(
+                f"head_dim {head_dim} does not divide the {width} channels of level {level}, which has attention. "
+                f"Try {math.gcd(width, max(head_dim, 1))}, or None for one head."
+            )
+    if channels[0] % 2 or channels[0] < 4:
+        raise UserError(f"the first level has {channels[0]} channels. The timestep embedding needs 4, 6 or another even.")
+    if downsample_padding not in (0, 1):
+        raise UserError(f"downsample_padding is {downsample_padding}. Use 0 (right and bottom, DDPM) or 1 (all round).")
+    if not 0 <= dropout < 1:
+        raise UserError(f"dropout is {dropout}. Use a probability from 0 up to, not including, 1.")
