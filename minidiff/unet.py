@@ -75,7 +75,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [N,C,H,W] -> [N,C,H,W]."""
         n, c, height, width = x.shape
-        h = self.norm(x).permute(0, 2, 3, 1).reshape(n, height * width, c)  # pixels as a sequence, a view if channels_last
+        h = self.norm(x).permute(0, 2, 3, 1).reshape(n, height * width, c)  # a sequence of pixels
         q, k, v = (
             layer(h).view(n, height * width, self.heads, c // self.heads).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
@@ -158,10 +158,11 @@ class UNet(nn.Module):
         out_channels = in_channels if out_channels is None else out_channels
         self.config: dict[str, Any] = {
             "image_size": image_size, "in_channels": in_channels, "out_channels": out_channels,
-            "channels": list(channels), "layers_per_block": layers_per_block, "attention": [bool(attends) for attends in attention],
-            "mid_attention": mid_attention, "head_dim": head_dim, "dropout": dropout, "norm_groups": norm_groups,
-            "norm_eps": norm_eps, "downsample_padding": downsample_padding, "flip_sin_to_cos": flip_sin_to_cos,
-            "freq_shift": freq_shift, "label_dim": label_dim,
+            "channels": list(channels), "layers_per_block": layers_per_block,
+            "attention": [bool(attends) for attends in attention], "mid_attention": mid_attention, "head_dim": head_dim,
+            "dropout": dropout, "norm_groups": norm_groups, "norm_eps": norm_eps,
+            "downsample_padding": downsample_padding, "flip_sin_to_cos": flip_sin_to_cos, "freq_shift": freq_shift,
+            "label_dim": label_dim,
         }  # fmt: skip
         check_config(**self.config)
         self.in_channels, self.label_dim = in_channels, label_dim
@@ -299,7 +300,7 @@ def check_config(
                 f"Try {math.gcd(width, max(head_dim, 1))}, or None for one head."
             )
     if channels[0] % 2 or channels[0] < 4:
-        raise UserError(f"the first level has {channels[0]} channels. The timestep embedding needs 4, 6 or another even.")
+        raise UserError(f"the first level has {channels[0]} channels. The timestep embedding needs an even 4 or more.")
     if downsample_padding not in (0, 1):
         raise UserError(f"downsample_padding is {downsample_padding}. Use 0 (right and bottom, DDPM) or 1 (all round).")
     if not 0 <= dropout < 1:
