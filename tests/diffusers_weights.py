@@ -1,0 +1,103 @@
+"""Our U-Net and diffusers' side by side: the same architecture, the same weights, by a table of key names.
+
+For the tests and the benchmark alone; nothing in the package rests on diffusers.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from minidiff.unet import UNet
+
+OUTSIDE = {
+    "time.0": "time_embedding.linear_1", "time.2": "time_embedding.linear_2", "label": "class_embedding",
+    "conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out",
+}  # fmt: skip
+BLOCK = {
+    "norm1": "norm1", "conv1": "conv1", "time": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
+    "shortcut": "conv_shortcut",
+}  # fmt: skip
+ATTENTION = {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
+
+
+def layer_names(config: dict[str, Any]) -> dict[str, str]:
+    """Our layer -> diffusers' layer, for every layer such a network might have (a shortcut may be missing)."""
+    levels, layers = len(config["channels"]), config["layers_per_block"]
+    # Ours are consecutive; theirs are grouped by level, residual blocks and attentions in lists of their own.
+    stages = {f"down.{level * (layers + 1) + i}": (f"down_blocks.{level}", i)
+              for level in range(levels) for i in range(layers)}  # fmt: skip
+    stages |= {f"up.{level * (layers + 2) + i}": (f"up_blocks.{level}", i)
+               for level in range(levels) for i in range(layers + 1)}  # fmt: skip
+    stages |= {"mid.0": ("mid_block", 0), "mid.1": ("mid_block", 1)}
+    names = dict(OUTSIDE)
+    for ours, (theirs, i) in stages.items():
+        names |= {f"{ours}.block.{a}": f"{theirs}.resnets.{i}.{b}" for a, b in BLOCK.items()}
+        names |= {f"{ours}.attention.{a}": f"{theirs}.attentions.{i}.{b}" for a, b in ATTENTION.items()}
+    for level in range(levels - 1):
+        names[f"down.{level * (layers + 1) + layers}.conv"] = f"down_blocks.{level}.downsamplers.0.conv"
+        names[f"up.{level * (layers + 2) + layers + 1}.conv"] = f"up_blocks.{level}.upsamplers.0.conv"
+    return names
+
+
+def their_key(config: dict[str, Any], key: str) -> str:
+    """diffusers' name of our parameter `key`."""
+    layer, _, kind = key.rpartition(".")
+    return f"{layer_names(config)[layer]}.{kind}"
+
+
+def diffusers_unet(config: dict[str, Any]) -> nn.Module:
+    """The UNet2DModel with the architecture of `UNet(**config)`, its weights drawn anew."""
+    from diffusers import UNet2DModel
+
+    attention = config["attention"]
+    network = UNet2DModel(
+        sample_size=config["image_size"],
+        in_channels=config["in_channels"],
+        out_channels=config["out_channels"],
+        block_out_channels=tuple(config["channels"]),
+        down_block_types=tuple("AttnDownBlock2D" if attends else "DownBlock2D" for attends in attention),
+        up_block_types=tuple("AttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(attention)),
+        layers_per_block=config["layers_per_block"],
+        add_attention=config["mid_attention"],
+        attention_head_dim=config["head_dim"],
+        dropout=config["dropout"],
+        norm_num_groups=config["norm_groups"],
+        norm_eps=config["norm_eps"],
+        downsample_padding=config["downsample_padding"],
+        flip_sin_to_cos=config["flip_sin_to_cos"],
+        freq_shift=config["freq_shift"],
+    )
+    if config["label_dim"]:  # as the lab did it, by hand
+        network.class_embedding = nn.Linear(config["label_dim"], 4 * config["channels"][0])
+    return network
+
+
+def randomise(network: nn.Module, seed: int = 0) -> None:
+    """Every parameter at random, norms and biases too: a fresh network's ones and zeros would hide a mistake."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(network.named_parameters()):
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+            else:
+                parameter.copy_(0.3 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+
+
+def copy_weights(theirs: nn.Module, ours: UNet) -> None:
+    """Load `theirs` into `ours`; an AssertionError names every key of either side that finds no partner."""
+    source, target = theirs.state_dict(), ours.state_dict()
+    table = {key: their_key(ours.config, key) for key in target}
+    assert set(table.values()) == set(source), sorted(set(table.values()) ^ set(source))
+    assert len(set(table.values())) == len(table), "two of our keys have the same partner"
+    ours.load_state_dict({key: source[name] for key, name in table.items()})  # strict: shapes and keys must fit
+
+
+def pair(config: dict[str, Any], seed: int = 0) -> tuple[nn.Module, UNet]:
+    """diffusers' network and ours: the same architecture, the same random weights, both in eval mode."""
+    ours = UNet(**config)
+    theirs = diffusers_unet(ours.config)
+    randomise(theirs, seed)
+    copy_weights(theirs, ours)
+    return theirs.eval(), ours.eval()
