@@ -84,8 +84,8 @@ def conditions(split: str, count: int = 32, seed: int = 0) -> list[list[int]]:
 
 
 # -- One solid: a small ray tracer -------------------------------------------------------------------------------------
-# Units: a sphere is 1 wide. x to the right, y away from the viewer, z up; the solid stands on the floor z = 0 at x = y =
-# 0. A vector field is a tuple (x, y, z) of arrays.
+# Units: a sphere is 1 wide. x to the right, y away from the viewer, z up; the solid stands on the floor at
+# x = y = z = 0. A vector field is a tuple (x, y, z) of arrays.
 
 Floats = NDArray[np.floating[Any]]
 Vectors = tuple[Floats, Floats, Floats]
@@ -287,7 +287,7 @@ def render(labels: list[int], size: int, generator: np.random.Generator) -> NDAr
 def make(
     count: int, size: int = 32, seed: int = 0, split: str = "train", start: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """`count` scenes of a split, from `start` on: images uint8 [count,size,size,3], multi-hot labels uint8 [count,24]."""
+    """Scenes `start` and on of a split: images uint8 [count,size,size,3] and multi-hot labels uint8 [count,24]."""
     images = np.empty((count, size, size, 3), dtype=np.uint8)
     labels = np.zeros((count, len(LABELS)), dtype=np.uint8)
     for i in range(count):
