@@ -1,0 +1,120 @@
+"""`minidiff data`: what sets there are, what they look like, and their files for other programs."""
+
+from pathlib import Path
+
+import click
+import numpy as np
+from tqdm import tqdm
+
+from minidiff.cli.types import Name, say, warn
+from minidiff.data import DATASETS, ImageData, check_new, export, load_data
+from minidiff.errors import UserError
+from minidiff.images import grid, write_image
+
+DATA_DIR = click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Where the files are, or are to go. Default: the cache folder."
+)
+IMAGE_SIZE = click.option("--image-size", type=click.IntRange(8, 1024), help="Height and width. Default: the set's own.")
+SPLIT = click.option("--split", default="train", show_default=True, help="train, test, ...: see `minidiff data list`.")
+ON_BAD = click.option(
+    "--on-bad", type=Name("answer", ["skip", "stop"]), default="skip", show_default=True,
+    help="Leave out images that cannot be read, or stop at the first.",
+)  # fmt: skip
+
+
+@click.group(no_args_is_help=True)
+def data() -> None:
+    """List, look at and export data sets.
+
+    \b
+    minidiff data list
+    minidiff data preview shapes --out grid.png
+    minidiff data export shapes my-shapes --num 1000 --image-size 64
+    """
+
+
+@data.command("list")
+@DATA_DIR
+def list_(data_dir: Path | None) -> None:
+    """What data sets there are, and whether they are on this machine."""
+    rows = [("name", "images", "size", "labels", "from", "here")]
+    for name, source in DATASETS.items():
+        counts = ", ".join(f"{split} {count:,}" if count else split for split, count in source.splits.items())
+        size = f"{source.image_size}x{source.image_size}x{source.channels}"
+        here = "yes" if source.present(data_dir) else "no"
+        rows.append((name, counts, size, source.labels, source.origin, here))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@data.command()
+@click.argument("name", type=Name("data set", DATASETS))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The picture to write, e.g. grid.png.")
+@click.option("--num", type=click.IntRange(1, 1024), default=64, show_default=True, help="How many images.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which images.")
+@click.option("--force", is_flag=True, help="Replace --out if it exists.")
+@IMAGE_SIZE
+@SPLIT
+@DATA_DIR
+@ON_BAD
+def preview(
+    name: str, out: Path, num: int, seed: int, force: bool,
+    image_size: int | None, split: str, data_dir: Path | None, on_bad: str,
+) -> None:  # fmt: skip
+    """Random images of a data set in one picture, and their labels.
+
+    \b
+    minidiff data preview fashion-mnist --out grid.png
+    minidiff data preview folder --data-dir my-photos --image-size 64 --out grid.png
+    """
+    if out.exists() and not force:
+        raise UserError(f"{out} exists. Give another --out, or --force to replace it.")
+    loaded = load(name, image_size, split, data_dir, on_bad)
+    chosen = np.random.default_rng(seed).permutation(len(loaded))[:num]
+    write_image(out, grid(loaded.rgb(chosen)))
+    columns = int(np.ceil(np.sqrt(len(chosen))))
+    for row in range(0, len(chosen), columns):
+        words = [" + ".join(loaded.names_of(i)) or "-" for i in chosen[row : row + columns]]
+        if loaded.label_names:
+            say(f"row {row // columns + 1}: {' | '.join(words)}")
+    say(f"{len(chosen)} of the {len(loaded):,} images of {name} ({split}), {size_of(loaded)}: {out}")
+
+
+@data.command("export")
+@click.argument("name", type=Name("data set", DATASETS))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--num", type=click.IntRange(min=1), help="How many images, from the first on. Default: all.")
+@IMAGE_SIZE
+@SPLIT
+@DATA_DIR
+@ON_BAD
+def export_(
+    name: str, folder: Path, num: int | None, image_size: int | None, split: str, data_dir: Path | None, on_bad: str
+) -> None:
+    """Write a data set as .png files with its labels, in iCLEVR's format.
+
+    \b
+    FOLDER/images/000000.png ...   the images
+    FOLDER/objects.json            label -> number
+    FOLDER/train.json              file name -> list of labels
+    FOLDER/test.json, new_test.json  (shapes) label lists seen in training, and held out of it
+    """
+    check_new(folder)
+    loaded = load(name, image_size, split, data_dir, on_bad)
+    total = min(len(loaded), num or len(loaded))
+    for _ in tqdm(export(loaded, folder, split, num), total=total, unit="image", delay=1, leave=False, disable=None):
+        pass
+    say(f"{total:,} images of {name} ({split}), {size_of(loaded)}, and their labels: {folder}")
+
+
+def load(name: str, image_size: int | None, split: str, data_dir: Path | None, on_bad: str) -> ImageData:
+    """The data set, its notes passed on as warnings."""
+    loaded = load_data(name, data_dir=data_dir, image_size=image_size, split=split, on_bad=on_bad)
+    for note in loaded.notes:
+        warn(note + ".")
+    return loaded
+
+
+def size_of(loaded: ImageData) -> str:
+    return f"{loaded.images.shape[1]}x{loaded.images.shape[2]}"
