@@ -206,3 +206,12 @@ def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
     """metrics.jsonl anew: after a resume it must not hold steps that are about to be run again."""
     text = "".join(json.dumps(record) + "\n" for record in records)
     write_atomically(folder / METRICS, lambda file: file.write(text.encode()))
+
+
+def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
+    """One more line; a kill can cut it short, which `read_metrics` forgives."""
+    try:
+        with open(folder / METRICS, "a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {folder / METRICS}: {error.strerror}. Make room and resume.") from None

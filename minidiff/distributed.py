@@ -7,6 +7,7 @@ torchrun all of this is one process, rank 0 of 1, and costs nothing.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -77,3 +78,12 @@ def gather_rows(rows: Tensor, count: int) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
+
+
+def from_main(value: Any) -> Any:
+    """What the main process holds, in every process."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]

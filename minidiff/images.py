@@ -8,7 +8,6 @@ import io
 import math
 import os
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -116,12 +115,13 @@ def write_image(path: str | Path, image: Pixels) -> None:
 class ImageSink:
     """Where a stream of images goes: a grid (`.png`), an array (`.npz`, uint8 [N,H,W,3] named `images`) or a folder.
 
-    `write` takes uint8 [n,H,W,3] batches in order; `close` finishes the file and returns what was written, in words.
+    `write` takes uint8 [n,H,W,3] batches in order; `finish` completes the file and returns what was written, in words.
     An array goes through a raw file beside the target, so memory does not grow with the number of images; a grid is
-    for looking at and keeps the first `grid_limit`. Refuses to replace anything unless `overwrite`. Raises UserError.
+    for looking at and keeps the first `keep`, which are there as `shown` for every kind. As a context manager it leaves
+    no working files, however it ends. Refuses to replace anything unless `overwrite`. Raises UserError.
     """
 
-    grid_limit = 256
+    keep = 256
 
     def __init__(self, path: str | Path, columns: int | None = None, overwrite: bool = False) -> None:
         self.path, self.columns, self.count = Path(path), columns, 0
@@ -133,7 +133,7 @@ class ImageSink:
             raise UserError(f"{path} exists. Give another --out, or --force to replace it.")
         if self.path.exists() and self.path.is_dir() != (self.kind == "folder"):
             raise UserError(f"{path} is {'a folder' if self.path.is_dir() else 'a file'}. Give another --out.")
-        self.shown: list[Pixels] = []
+        self.first: list[Pixels] = []
         self.raw = self.path.with_name(f".{self.path.name}.tmp{os.getpid()}")
         try:
             (self.path if self.kind == "folder" else self.path.parent).mkdir(parents=True, exist_ok=True)
@@ -150,17 +150,20 @@ class ImageSink:
                 with open(self.raw, "ab") as file:
                     file.write(np.ascontiguousarray(images).tobytes())
         except OSError as error:
-            self.abandon()
             raise UserError(f"cannot write {self.path}: {error.strerror}.") from None
-        if self.kind != "folder" and len(self.shown) < self.grid_limit:
-            self.shown.extend(images[: self.grid_limit - len(self.shown)])
+        self.first.extend(images[: self.keep - len(self.first)])
         self.count += len(images)
 
-    def close(self) -> str:
+    @property
+    def shown(self) -> Pixels:
+        """The first images written, uint8 [n,H,W,3]."""
+        return np.stack(self.first)
+
+    def finish(self) -> str:
         try:
             if self.kind == "array":
-                shape = (self.count, *self.shown[0].shape)
-                finished = self.raw.with_suffix(self.raw.suffix + ".npz")
+                shape = (self.count, *self.first[0].shape)
+                finished = Path(f"{self.raw}.npz")
                 with zipfile.ZipFile(finished, "w", zipfile.ZIP_STORED) as archive:
                     with archive.open("images.npy", "w", force_zip64=True) as member:
                         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -170,18 +173,27 @@ class ImageSink:
                                 member.write(block)
                 os.replace(finished, self.path)
             elif self.kind == "grid":
-                write_image(self.path, grid(np.stack(self.shown), self.columns))
+                write_image(self.path, grid(self.shown, self.columns))
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}.") from None
-        finally:
-            self.abandon()
-        cut = f" (the grid shows the first {self.grid_limit})" if self.kind == "grid" and self.count > self.grid_limit else ""
+        cut = f" (the grid shows the first {self.keep})" if self.kind == "grid" and self.count > self.keep else ""
         return f"{self.count} image{'s' * (self.count != 1)}: {self.path}{cut}"
 
-    def abandon(self) -> None:
-        """Remove the working files; what was at the target before is untouched."""
+    def __enter__(self) -> "ImageSink":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.raw.unlink(missing_ok=True)
-        self.raw.with_suffix(self.raw.suffix + ".npz").unlink(missing_ok=True)
+        Path(f"{self.raw}.npz").unlink(missing_ok=True)
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or the first of path-2, path-3, ... that is not taken."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return candidate
 
 
 # --- to look at ---------------------------------------------------------------------------------------------------
@@ -244,8 +256,3 @@ def problems(images: Pixels) -> list[str]:
         if mask.mean() >= 0.1:
             found.append(f"{int(mask.sum())} of {len(images)} images are {what}. Likely causes: {causes}.")
     return found
-
-
-def stack_rows(rows: Sequence[Pixels]) -> Pixels:
-    """Several uint8 [N,H,W,3] strips of the same N, one below the other, as one batch for `grid(..., columns=N)`."""
-    return np.concatenate(list(rows))

@@ -1,0 +1,51 @@
+"""minidiff: diffusion models in plain PyTorch, to read and to use.
+
+The public names. They are imported when they are first used, so that `import minidiff` and `minidiff --help` do not
+wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from minidiff.data import DATASETS as DATASETS, ImageData as ImageData, load_data as load_data
+    from minidiff.diffusion import diffusion_loss as diffusion_loss, q_posterior as q_posterior, q_sample as q_sample
+    from minidiff.errors import UserError as UserError
+    from minidiff.pipeline import Run as Run, load as load
+    from minidiff.samplers import SAMPLERS as SAMPLERS, Step as Step
+    from minidiff.schedules import SCHEDULES as SCHEDULES, Schedule as Schedule
+    from minidiff.train import TrainConfig as TrainConfig, Trainer as Trainer
+    from minidiff.unet import UNet as UNet
+
+PUBLIC = {
+    "DATASETS": "data",
+    "ImageData": "data",
+    "Run": "pipeline",
+    "SAMPLERS": "samplers",
+    "SCHEDULES": "schedules",
+    "Schedule": "schedules",
+    "Step": "samplers",
+    "TrainConfig": "train",
+    "Trainer": "train",
+    "UNet": "unet",
+    "UserError": "errors",
+    "diffusion_loss": "diffusion",
+    "load": "pipeline",
+    "load_data": "data",
+    "q_posterior": "diffusion",
+    "q_sample": "diffusion",
+}
+
+__all__ = ["__version__", *PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'minidiff' has no attribute '{name}'")
+    return getattr(import_module(f"minidiff.{PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PUBLIC})

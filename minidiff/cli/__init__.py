@@ -1,0 +1,95 @@
+"""The command line: parse, build, loop, save. Nothing here computes; a script can call all that these commands call."""
+
+import sys
+from importlib import import_module
+
+import click
+
+from minidiff import __version__
+from minidiff.errors import UserError, suggestion
+
+# Command -> where it is, and its line in `minidiff --help`: a module is imported when its command is called.
+COMMANDS = {
+    "train": ("minidiff.cli.train:train", "Train a model; try `minidiff train ddpm`."),
+    "sample": ("minidiff.cli.sample:sample", "Draw images from a trained model."),
+    "info": ("minidiff.cli.info:info", "Tell what a run is, or list the runs."),
+    "data": ("minidiff.cli.data:data", "List, look at and export data sets."),
+}
+
+
+class Commands(click.Group):
+    """Finds its commands in COMMANDS, and suggests the nearest for a name that is none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[name][0].split(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"unknown command '{args[0]}'. {suggestion(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="minidiff")
+def cli() -> None:
+    """Diffusion models in plain PyTorch: train, sample, measure.
+
+    \b
+    minidiff train ddpm                    train on the embedded data set, a few minutes on a CPU
+    minidiff sample                        draw images from the newest run
+    minidiff sample --start-t 100 --init dip.png
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 an error, 2 wrong usage, 128 + the signal when interrupted."""
+    sys.exit(run(args))
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run the command line and return its exit code. Everything the user can mend is one line, never a traceback."""
+    try:
+        cli.main(args=args, prog_name="minidiff", standalone_mode=False)
+        return 0
+    except click.UsageError as error:
+        command = f" See `{error.ctx.command_path} --help`." if error.ctx else ""
+        return fail(error.format_message() + command, 2)
+    except click.ClickException as error:
+        return fail(error.format_message(), error.exit_code)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return fail("interrupted.", 130)
+    except UserError as error:
+        return fail(str(error), 1)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe has gone; nobody is left to tell
+        return 1
+    except Exception as error:
+        code = getattr(error, "exit_code", None)  # `journal.Interrupted`, without importing torch to name it
+        if code is not None:
+            click.echo(str(error))
+            return int(code)
+        if type(error).__name__ == "OutOfMemoryError":
+            return fail("the GPU is out of memory. Try half the --batch-size, or --accumulate 2 when training.", 1)
+        if isinstance(error, OSError) and error.strerror and error.filename:
+            return fail(f"{error.filename}: {error.strerror}.", 1)
+        raise
+
+
+def fail(message: str, code: int) -> int:
+    click.echo(f"Error: {message}", err=True)
+    return code

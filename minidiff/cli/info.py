@@ -1,0 +1,19 @@
+"""`minidiff info`: what a run is, or which runs there are."""
+
+import click
+
+
+@click.command()
+@click.argument("run", required=False)
+def info(run: str | None) -> None:
+    """Tell what RUN is: data, network, parameters, steps, last loss, sizes. Without RUN, list the runs under runs/."""
+    from minidiff import checkpoint, report
+
+    if run is not None:
+        click.echo(report.describe_run(run))
+        return
+    runs = checkpoint.list_runs()
+    if not runs:
+        click.echo("No runs under runs/ yet. Start with: minidiff train ddpm")
+    for folder in runs:
+        click.echo(report.summarise_run(folder))

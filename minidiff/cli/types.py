@@ -1,0 +1,70 @@
+"""What several commands share: parameter types that name the nearest match, the device, and progress."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from minidiff.errors import suggestion
+
+
+class Name(click.ParamType):
+    """One name out of a table; a wrong one is answered with the nearest. The table may be given as a function, so that
+    what it holds is imported only when it is needed."""
+
+    def __init__(self, kind: str, names: Mapping[str, Any] | Sequence[str] | Callable[[], Any]) -> None:
+        self.name, self.names = kind, names
+
+    def known(self) -> list[str]:
+        return list(self.names() if callable(self.names) else self.names)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.known():
+            self.fail(f"unknown {self.name} '{value}'. {suggestion(value, self.known())}", param, ctx)
+        return str(value)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "|".join(self.known())
+
+
+class Device(click.ParamType):
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`: checked to be there. Gives the name."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        import torch
+
+        if value == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            device = torch.device(value)
+        except RuntimeError:
+            self.fail(f"unknown device '{value}'. Known: auto, cpu, cuda, cuda:0, cuda:1, ..., mps.", param, ctx)
+        count = torch.cuda.device_count()
+        if device.type == "cuda" and not count:
+            built = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no GPU"
+            self.fail(f"--device {value}: {built}. Use --device cpu, or mend the driver (`nvidia-smi` must work).", param, ctx)
+        if device.type == "cuda" and (device.index or 0) >= count:
+            self.fail(f"--device {value}: there are {count} GPUs, counted from 0.", param, ctx)
+        if device.type == "mps" and not torch.backends.mps.is_available():
+            self.fail("--device mps: this machine has none. Use --device cpu.", param, ctx)
+        if device.type not in ("cpu", "cuda", "mps"):
+            self.fail(f"--device {value} is not supported. Known: auto, cpu, cuda, mps.", param, ctx)
+        return str(value)
+
+
+def say(message: str) -> None:
+    """A line for the user, from the main process alone."""
+    from minidiff.distributed import is_main
+
+    if is_main():
+        click.echo(message)
+
+
+def warn(message: str) -> None:
+    """A warning on standard error, from the main process alone."""
+    from minidiff.distributed import is_main
+
+    if is_main():
+        click.echo(f"Warning: {message}", err=True)

@@ -1,0 +1,186 @@
+"""Plan a DDPM training, or take one up again; then run it in its folder. What `minidiff train ddpm` does.
+
+    job = plan(torch.device("cpu"), {"dataset": "shapes", "steps": 500})
+    job.start(); job.run(); print(job.conclusion())
+"""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minidiff import __version__, checkpoint, distributed, journal
+from minidiff.data import ImageData, load_data
+from minidiff.errors import UserError, lookup
+from minidiff.images import grid, problems, to_uint8, write_image
+from minidiff.pipeline import Run, build, ddpm_loss
+from minidiff.presets import DIFFUSION, PRESETS, default_preset
+from minidiff.rng import seed_from
+from minidiff.schedules import Schedule
+from minidiff.train import TrainConfig, Trainer
+from minidiff.unet import UNet
+
+PREVIEW_IMAGES = 36
+WEIGHTS = 3  # what a seed is for, beside those of `train`
+
+
+@dataclass
+class Job:
+    """A training that is ready to go: its config, data, network and trainer; `folder` once it has one."""
+
+    config: dict[str, Any]
+    data: ImageData
+    model: UNet
+    schedule: Schedule
+    trainer: Trainer
+    folder: Path | None
+    save_every: int
+    sample_every: int
+
+    def describe(self) -> str:
+        """Three lines: the data, the network, the training."""
+        data, diffusion, training = self.config["data"], self.config["diffusion"], self.config["training"]
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        size, processes = data["image_size"], distributed.world_size()
+        shared = f" over {processes} processes" if processes > 1 else ""
+        return (
+            f"data      {data['name']}: {len(self.data.images):,} images, {size}x{size}, {data['channels']} channels\n"
+            f"network   UNet {parameters / 1e6:.1f}M parameters, channels {self.config['network']['channels']}; "
+            f"{diffusion['schedule']} schedule, T = {diffusion['timesteps']}, predicts {diffusion['prediction']}\n"
+            f"training  {training['steps']:,} steps of {training['batch_size']} images, lr {training['lr']:g}, "
+            f"on {self.trainer.device}{shared}, seed {training['seed']}"
+        )
+
+    def start(self) -> str:
+        """Make the run folder, unless the run is being resumed; returns a line that names it."""
+        if self.folder is not None:
+            return f"resuming  {self.folder} at step {self.trainer.step:,}"
+        name = f"ddpm-{self.config['data']['name']}"
+        folder = checkpoint.create_run(self.config["out"], name, self.config) if distributed.is_main() else None
+        self.folder = distributed.from_main(folder)
+        return f"run       {self.folder}"
+
+    def run(self) -> None:
+        """Train to the last step. Raises journal.Interrupted after Ctrl-C or SIGTERM, with how to resume."""
+        assert self.folder is not None, "start() first"
+        try:
+            journal.keep(
+                self.trainer,
+                self.folder,
+                log_every=max(1, min(50, self.trainer.config.steps // 100)),
+                save_every=self.save_every,
+                sample_every=self.sample_every,
+                preview=self.preview,
+            )
+        except journal.Interrupted as stop:
+            resume = f"Resume with: minidiff train ddpm --resume {self.folder}"
+            raise journal.Interrupted(f"{stop} {resume}", stop.exit_code) from None
+
+    def preview(self, step: int) -> list[str]:
+        """A grid of samples of the EMA weights in samples/, always of the same noise; returns what is wrong with them."""
+        assert self.folder is not None
+        run = Run(self.folder, self.config, self.trainer.ema, self.schedule)  # type: ignore[arg-type]
+        seed = self.config["training"]["seed"]
+        for last in run.chain(list(range(PREVIEW_IMAGES)), seed=seed):  # noqa: B007  (only the last is wanted)
+            pass
+        pixels = to_uint8(last.x)
+        write_image(self.folder / "samples" / f"{step:07d}.png", grid(pixels))
+        return [f"samples at step {step}: {problem}" for problem in problems(pixels)]
+
+    def conclusion(self) -> str:
+        """What to look at, and the command to try next."""
+        last = self.trainer.config.steps
+        return (
+            f"done      look at {self.folder}/samples/{last:07d}.png and {self.folder}/curves.png\n"
+            f"next      minidiff sample {self.folder} --num 64 --progressive 10 --out grid.png"
+        )
+
+
+def plan(device: torch.device, options: dict[str, Any]) -> Job:
+    """A new training out of a preset and the options that override it.
+
+    options: any of dataset, data_dir, image_size, on_bad, preset, save_every, sample_every, out; the fields of
+    TrainConfig; the keys of presets.DIFFUSION, with `timesteps` and so on. Raises UserError.
+    """
+    name = options.get("preset") or default_preset(device.type)
+    preset = lookup("preset", name, PRESETS)
+    size = options.get("image_size", preset.image_size)
+    data = load_data(
+        options.get("dataset", "shapes"),
+        data_dir=options.get("data_dir"),
+        image_size=size,
+        on_bad=options.get("on_bad", "skip"),
+    )
+    training_names = {field.name for field in fields(TrainConfig)}
+    training = preset.training | {k: v for k, v in options.items() if k in training_names}
+    diffusion = DIFFUSION | preset.diffusion | {k: v for k, v in options.items() if k in DIFFUSION}
+    channels = data.images.shape[3]
+    network = preset.network | {"image_size": size, "in_channels": channels}
+    torch.manual_seed(seed_from(training.get("seed", 0), WEIGHTS))
+    config = {
+        "minidiff": __version__,
+        "kind": "ddpm",
+        "preset": name,
+        "data": {
+            "name": data.name,
+            "data_dir": options.get("data_dir"),
+            "image_size": size,
+            "channels": channels,
+            "on_bad": options.get("on_bad", "skip"),
+            "images": len(data.images),
+        },
+        "network": UNet(**network).config,
+        "diffusion": diffusion,
+        "training": asdict(TrainConfig(**training)),
+        "save_every": options.get("save_every"),
+        "sample_every": options.get("sample_every"),
+        "out": options.get("out"),
+    }
+    return assemble(config, data, device, folder=None)
+
+
+def resume(folder: str | Path, device: torch.device, options: dict[str, Any]) -> Job:
+    """The training of a run folder, at its last checkpoint. options: steps, data_dir, compile, save_every, sample_every.
+
+    Raises UserError when the folder is no ddpm run, its state is damaged, or the data are not those it began with.
+    """
+    folder = Path(folder)
+    config = checkpoint.read_config(folder, kind="ddpm")
+    config["training"] |= {name: options[name] for name in ("steps", "compile") if name in options}
+    config |= {name: options[name] for name in ("save_every", "sample_every") if name in options}
+    stored = config["data"]
+    data = load_data(
+        stored["name"],
+        data_dir=options.get("data_dir", stored["data_dir"]),
+        image_size=stored["image_size"],
+        on_bad=stored["on_bad"],
+    )
+    if len(data.images) != stored["images"]:
+        raise UserError(
+            f"{folder} was trained on {stored['images']} images and {stored['name']} now holds {len(data.images)}. "
+            "Bring back the data it began with, or start a new run."
+        )
+    job = assemble(config, data, device, folder)
+    state = checkpoint.read_state(folder)
+    if state is not None:
+        job.trainer.load_state_dict(state, str(folder / checkpoint.STATE))
+    if job.trainer.step >= job.trainer.config.steps:
+        raise UserError(f"{folder} is at step {job.trainer.step} and done. Give more --steps to train on.")
+    if distributed.is_main():
+        checkpoint.write_json(folder / checkpoint.CONFIG, config)
+    return job
+
+
+def assemble(config: dict[str, Any], data: ImageData, device: torch.device, folder: Path | None) -> Job:
+    """Network, loss and trainer as the config describes them."""
+    training, diffusion = TrainConfig(**config["training"]), config["diffusion"]
+    torch.manual_seed(seed_from(training.seed, WEIGHTS))
+    model, schedule = build(config)
+    loss = ddpm_loss(schedule, diffusion["prediction"], diffusion["min_snr_gamma"], device)
+    trainer = Trainer(model, loss, data, training, device)
+    return Job(
+        config, data, model, schedule, trainer, folder,
+        save_every=config["save_every"] or max(1, min(1000, training.steps // 10)),
+        sample_every=config["sample_every"] or max(1, min(5000, training.steps // 4)),
+    )  # fmt: skip

@@ -1,0 +1,165 @@
+"""Between the steps of a training: progress, metrics, pictures, checkpoints, and the ways a run can end.
+
+`keep` drives any Trainer inside a run folder. Killed at any moment, the folder holds the last checkpoint whole;
+interrupted by Ctrl-C or SIGTERM it saves first. A loss that is not a number ends the run before it can be saved.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from minidiff import checkpoint, distributed
+from minidiff.errors import UserError
+from minidiff.train import Trainer
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved; `exit_code` is the shell's exit code for that signal."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code
+
+
+def keep(
+    trainer: Trainer,
+    folder: Path,
+    *,
+    log_every: int = 20,
+    save_every: int = 1000,
+    sample_every: int = 1000,
+    preview: Callable[[int], list[str]] | None = None,
+) -> None:
+    """Run `trainer` to its last step, keeping the run folder up to date.
+
+    preview: draws pictures of the step it is given into the folder and returns warnings about them; only the main
+    process calls it. Raises Interrupted after Ctrl-C or SIGTERM, UserError on a loss or gradient that is not finite.
+    """
+    main = distributed.is_main()
+    last = trainer.config.steps
+    records = checkpoint.read_metrics(folder, upto=trainer.step)
+    if main:
+        checkpoint.write_metrics(folder, records)  # without the steps that a kill lost and that now come again
+    board = tensorboard(folder) if main else None
+    losses, norms, count, since = 0.0 * torch.zeros(1), torch.zeros(1), 0, time.perf_counter()
+    losses, norms = losses.to(trainer.device), norms.to(trainer.device)
+    bar = tqdm(total=last, initial=trainer.step, unit="step", disable=not main, dynamic_ncols=True, smoothing=0.05)
+    with stop_signals() as stop, bar:
+        for record in trainer.steps():
+            losses += record.loss
+            norms += record.grad_norm
+            count += 1
+            bar.update()
+            step = record.step
+            saving = step % save_every == 0 or step == last
+            sampling = preview is not None and (step % sample_every == 0 or step == last)
+            logging = step % log_every == 0 or step == last
+            checking = distributed.world_size() == 1 or logging  # asking the other processes costs a message
+            stopping = checking and distributed.any_process(bool(stop), trainer.device)
+            if logging or saving or stopping:
+                loss, norm = losses.item() / count, norms.item() / count
+                if not math.isfinite(loss) or not math.isfinite(norm):
+                    raise UserError(diverged(step, loss, folder))
+                if main:
+                    rate = count * trainer.config.batch_size / (time.perf_counter() - since)
+                    entry = {"step": step, "loss": loss, "grad_norm": norm, "lr": record.lr, "images_per_second": rate}
+                    log(folder, board, entry)
+                    bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} images/s")
+                losses.zero_(), norms.zero_()
+                count, since = 0, time.perf_counter()
+            if main and (saving or stopping):
+                save(trainer, folder)
+            if stopping:
+                name, code = signal.Signals(stop[0]).name if stop else "another process", 128 + (stop or [15])[0]
+                raise Interrupted(f"Stopped by {name} at step {step} of {last}; saved.", code)
+            if main and preview is not None and sampling:
+                draw_curves(folder)
+                for warning in preview(step):
+                    bar.write(f"Warning: {warning}" if main else "")
+                since = time.perf_counter()
+    if board is not None:
+        board.close()
+
+
+def save(trainer: Trainer, folder: Path) -> None:
+    """The state to resume from, then the weights to sample from; a kill in between loses nothing."""
+    checkpoint.save_state(folder, trainer.state_dict())
+    checkpoint.save_model(folder, trainer.ema.state_dict())
+
+
+def log(folder: Path, board: Any, entry: dict[str, Any]) -> None:
+    checkpoint.append_metrics(folder, entry)
+    if board is not None:
+        for name in ("loss", "grad_norm", "lr", "images_per_second"):
+            board.add_scalar(name, entry[name], entry["step"])
+
+
+def diverged(step: int, loss: float, folder: Path) -> str:
+    good = checkpoint.STATE if (folder / checkpoint.STATE).exists() else None
+    kept = f"The last good checkpoint is kept in {folder}." if good else "No checkpoint had been written yet."
+    return (
+        f"the loss became {loss} by step {step}; stopped. {kept} "
+        "Try a lower --lr (a third), --precision fp32, or a longer warm-up by a smaller batch."
+    )
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that receives SIGINT and SIGTERM, so that a step is finished and saved first. A second Ctrl-C is at once."""
+    received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def tensorboard(folder: Path) -> Any:
+    """A TensorBoard writer, when TensorBoard is installed (extra `tensorboard`); else None."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def draw_curves(folder: Path) -> None:
+    """curves.png from metrics.jsonl: the loss as logged, thin, and its running mean, and the learning rate."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.use("Agg")
+    records = [record for record in checkpoint.read_metrics(folder) if "loss" in record]
+    if not records:
+        return
+    steps, losses = [r["step"] for r in records], [r["loss"] for r in records]
+    smooth, value = [], losses[0]
+    for number, loss in enumerate(losses):
+        weight = max(0.05, 1 / (number + 1))
+        value += weight * (loss - value)
+        smooth.append(value)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8, label="loss")
+    axes.plot(steps, smooth, color="tab:blue", label="running mean")
+    axes.set(xlabel="step", ylabel="loss", yscale="log", title=folder.name)
+    rates = axes.twinx()
+    rates.plot(steps, [r["lr"] for r in records], color="tab:gray", linestyle=":", label="learning rate (right)")
+    rates.set_ylim(bottom=0)
+    handles = [handle for ax in (axes, rates) for handle in ax.get_legend_handles_labels()[0]]
+    axes.legend(handles=handles)
+    checkpoint.write_atomically(folder / "curves.png", lambda file: figure.savefig(file, format="png", dpi=110))
