@@ -88,7 +88,7 @@ def test_reverse_chain_has_the_forward_marginals_at_every_step(name, start_t, pi
 @pytest.mark.parametrize(("start_t", "steps"), [(100, 7), (999, 10), (999, 50)])
 @pytest.mark.parametrize("name", MARGINAL_SAMPLERS)
 def test_skipped_steps_keep_the_marginals(name, start_t, steps, spacing):
-    """Jumps must land on the level of the next timestep in the list. Fails when alpha and beta are those of one step."""
+    """A jump must land on the level of the next timestep listed. Fails when alpha and beta are those of one step."""
     sampler, options = MARGINAL_SAMPLERS[name]
     assert worst_deviation(sampler, LINEAR, start_t, 2**15, steps=steps, spacing=spacing, **options) < SIGMAS
 
@@ -96,7 +96,7 @@ def test_skipped_steps_keep_the_marginals(name, start_t, steps, spacing):
 @pytest.mark.parametrize("kind", ["x0", "v"])
 @pytest.mark.parametrize("name", MARGINAL_SAMPLERS)
 def test_zero_terminal_snr_samples_with_x0_and_v(name, kind):
-    """From pure noise, alpha_bar = 0, down to the image, also in one step. Fails with any division by sqrt(alpha_bar)."""
+    """From alpha_bar = 0, pure noise, to the image, also in one step. Fails with any division by sqrt(alpha_bar)."""
     sampler, options = MARGINAL_SAMPLERS[name]
     for steps in (1, 20, 1000):
         pixels = 2**13 if steps == 1000 else 2**15
@@ -135,8 +135,8 @@ def broken(sampler, line: str, change: str):
 def test_the_marginal_test_sees_what_a_picture_hides(name):
     """Most of these draw pictures that look right. Each must stray by more than twice the 4.5 sigma that are allowed.
 
-    Measured: start_t off by one SIGMAS_START; a root missing in eq. 7 18, in eq. 12 180 and more; noise in the last
-    step 4600; the other changes 145 to 181.
+    Measured: start_t off by one 12 and 14; a root missing in eq. 7 17, in eq. 12 180 and more; noise in the last step
+    4600; the other changes 145 to 181.
     """
     sampler, options, line, change = MUTANTS[name]
     start_t = 20 if name.startswith("start_t") else 100  # a step more or less is 9% of the noise at 20, 2% at 100
@@ -156,8 +156,8 @@ def test_gaussian_data_comes_out_with_its_mean_and_variance(kind, variance):
     """x0 ~ N(0.3, 0.25): the chain's x_t is Gaussian, and x_{t-1} = a x_t + b + sigma z gives its variance exactly.
 
     The last x follows that recursion within 4.5 sigma of its draws; and the recursion itself ends within 2% of the
-    data's variance, which is what 1000 steps of finite size cost. Fails when a prediction is taken for another (eps for
-    v: 900 sigma), and when the full chain is not started from pure noise at T-1.
+    data's variance, which is what 1000 steps of finite size cost. Fails when a prediction is taken for another, by
+    24 sigma (eps told as v) or more.
     """
     mean_0, variance_0, pixels = 0.3, 0.25, 2**14
     schedule = LINEAR
@@ -193,6 +193,9 @@ def test_gaussian_data_comes_out_with_its_mean_and_variance(kind, variance):
 
 PEER_PREDICTION = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 PEER_BETAS = {"linear": (LINEAR, "linear"), "cosine": (Schedule.cosine(), "squaredcos_cap_v2")}
+# What diffusers' float32 alphas_cumprod may cost it. The cosine's last one is 2e-9: of a jump from there,
+# 1 - alpha_bar_next - sigma^2 = 8e-8 is all rounding in float32. Measured 1.0e-4 and 7.7e-4; with our table 5e-6.
+FLOAT32_TABLE = {"linear": 1e-4, "cosine": 1e-3}
 STEPS_AND_SPACINGS = [(1000, "trailing"), *itertools.product((50, 10), ("leading", "trailing", "linspace"))]
 
 
@@ -244,7 +247,7 @@ def parity(peer, sampler, betas, steps, spacing, kind, options, peer_config, pee
     options = options | {"steps": steps, "spacing": spacing, "prediction": kind}
     ours = sampler(model, schedule, x, generator=torch.Generator().manual_seed(4), **options)
     difference = largest_difference(ours, peer_chain(peer, scheduler, model, x, monkeypatch, **peer_options))
-    print(f"PARITY exact={exact} {sampler.__name__} {steps} {spacing} {kind} {betas} {options}: {difference:.1e}")
+    print(f"{sampler.__name__} {betas} {options} {exact=}: {difference:.1e}")
     return difference
 
 
@@ -258,13 +261,14 @@ def test_ddpm_is_that_of_diffusers(steps, spacing, kind, betas, monkeypatch):
     whether t > 0, not whether this is the last step); so its last noise is set to 0.
     """
     peer = pytest.importorskip("diffusers.schedulers.scheduling_ddpm")
-    for variance, clip in itertools.product(VARIANCES, (True, False)):
+    cases = list(itertools.product(VARIANCES, (True, False)))
+    for variance, clip in cases[:: 3 if steps == 1000 else 1]:  # at 1000 each variance with one way of clipping
         options = {"variance": variance, "clip": clip}
         config = {"variance_type": variance, "clip_sample": clip}
         given = (peer, ddpm, betas, steps, spacing, kind, options, config, {})
         assert parity(*given, exact=True, monkeypatch=monkeypatch) < 2e-5
         if steps < 1000 or kind == "eps":
-            assert parity(*given, exact=False, monkeypatch=monkeypatch) < 1e-4
+            assert parity(*given, exact=False, monkeypatch=monkeypatch) < FLOAT32_TABLE[betas]
 
 
 @pytest.mark.parametrize("betas", PEER_BETAS)
@@ -284,9 +288,7 @@ def test_ddim_is_that_of_diffusers(steps, spacing, kind, betas, monkeypatch):
         given = (peer, ddim, betas, steps, spacing, kind, options, {"clip_sample": clip}, peer_options)
         assert parity(*given, exact=True, monkeypatch=monkeypatch) < 2e-5
         if steps < 1000 or kind == "eps":
-            # In float32 1 - alpha_bar_next - sigma^2 = 7e-8 of a first jump from 999 to 888 is all rounding.
-            rounding = 1e-3 if (eta, betas, steps, spacing) == (1.0, "cosine", 10, "linspace") else 1e-4
-            assert parity(*given, exact=False, monkeypatch=monkeypatch) < rounding
+            assert parity(*given, exact=False, monkeypatch=monkeypatch) < FLOAT32_TABLE[betas]
 
 
 # What a caller may rely on
@@ -400,7 +402,7 @@ def test_ddim_with_eta_1_is_ddpm():
     """DDIM, section 4.1: eta = 1 is DDPM with fixed_small, also with skipped steps.
 
     The marginals are right for any sigma, that is DDIM's theorem: only here an error in eq. 16 shows without a peer.
-    Broken so, x differs by DDIM_16.
+    With its root left out, x differs by 0.8 to 5.2.
     """
     x, model = numbers()
     wrong = broken(ddim, "sigma = eta * math.sqrt(", "sigma = eta * (")
@@ -410,7 +412,6 @@ def test_ddim_with_eta_1_is_ddpm():
             for sampler, extra in ((ddpm, {}), (ddim, {"eta": 1.0}), (wrong, {"eta": 1.0}))
         )
         assert largest_difference(a, [step.x for step in b]) < 1e-4
-        print("WRONG16", largest_difference(a, [step.x for step in c]))
         assert largest_difference(a, [step.x for step in c]) > 0.1
 
 
@@ -425,7 +426,8 @@ def test_the_model_says_what_it_predicts(name):
     speaking.prediction = "v"
 
     def last(model, **options):
-        return list(SAMPLERS[name](model, LINEAR, x, steps=5, generator=torch.Generator().manual_seed(1), **options))[-1].x
+        generator = torch.Generator().manual_seed(1)
+        return list(SAMPLERS[name](model, LINEAR, x, steps=5, generator=generator, **options))[-1].x
 
     assert torch.equal(last(speaking), last(v_model, prediction="v"))
     assert torch.equal(last(v_model), last(speaking, prediction="eps"))
