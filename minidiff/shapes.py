@@ -239,7 +239,11 @@ def empty_floor(size: int) -> Floats:
 
 
 def places(count: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """Where `count` solids stand: [count,2] of (across, depth) in [0,1], depth 0 at the back; none hides another."""
+    """Where `count` solids stand: [count,2] of (across, depth) in [0,1], depth 0 at the back.
+
+    The first of TRIES in which each two clear each other, else the one that comes nearest to it: of 3,000 scenes none
+    had a solid of which less than 53% was seen.
+    """
     tries = generator.random((TRIES, count, 2))
     width = FAR + (NEAR - FAR) * tries[..., 1]
     across = 0.62 * width + (1 - 1.24 * width) * tries[..., 0]
@@ -254,34 +258,47 @@ def places(count: int, generator: np.random.Generator) -> NDArray[np.float64]:
     return np.stack([across[best], tries[best, :, 1]], axis=-1)
 
 
-def render(labels: list[int], size: int, generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw one scene, uint8 [size,size,3]: each label's solid somewhere on the floor.
+class Piece(NamedTuple):
+    """A sprite in its place: the window of the sheet it covers."""
 
-    The same generator draws the same scene at every size.
+    sprite: Sprite
+    colour: NDArray[np.float32]
+    window: tuple[slice, slice]
+
+
+def lay_out(labels: list[int], size: int, generator: np.random.Generator) -> list[Piece]:
+    """Somewhere on the floor for each label's solid, from the back to the front.
+
+    The windows are of a sheet three pictures wide and high, the picture in the middle: a shadow may leave the picture.
     """
-    spots = places(len(labels), generator)
-    turns = generator.random(len(labels))
-    grid = max(1, 128 // size)  # feet stand on a grid of 1/128 of the picture, or of pixels where those are finer
-    margin = size  # sprites may hang over the edge: draw on a larger sheet and cut it
-    sheet = np.empty((size + 2 * margin, size + 2 * margin, 3), dtype=np.float32)
-    sheet[margin:-margin, margin:-margin] = empty_floor(size)
+    spots, turns = places(len(labels), generator), generator.random(len(labels))
+    steps = max(1, 128 // size)  # feet stand on a grid of 1/128 of the picture, or of pixels where those are finer
     pieces = []
     for label, (across, depth), turn in sorted(zip(labels, spots, turns, strict=True), key=lambda piece: piece[1][1]):
         shape = SHAPES[label // 8]
-        scale = FAR + (NEAR - FAR) * round(depth * (DEPTHS - 1)) / (DEPTHS - 1)
+        scale = size * (FAR + (NEAR - FAR) * round(depth * (DEPTHS - 1)) / (DEPTHS - 1))
         angle = radians(TURNS[int(turn * len(TURNS))]) if shape == "cube" else 0.0
-        column = round(across * size * grid)
-        row = round((ROWS[0] + (ROWS[1] - ROWS[0]) * depth) * size * grid)
-        piece = sprite(shape, scale * size, angle, column % grid / grid, row % grid / grid)
-        y, x = margin + row // grid + piece.top, margin + column // grid + piece.left
-        height, width = piece.clear.shape[:2]
+        column, right = divmod(round(across * size * steps), steps)
+        row, down = divmod(round((ROWS[0] + (ROWS[1] - ROWS[0]) * depth) * size * steps), steps)
+        solid = sprite(shape, scale, angle, right / steps, down / steps)
+        height, width = solid.clear.shape[:2]
+        top, left = size + row + solid.top, size + column + solid.left
         colour = np.array(COLOURS[NAMES[label].split()[0]], dtype=np.float32)
-        pieces.append((piece, colour, np.s_[y : y + height, x : x + width]))
-    for piece, _, window in pieces:
-        sheet[window] *= piece.floor
-    for piece, colour, window in pieces:
-        sheet[window] = sheet[window] * piece.clear + piece.light * colour + 255 * piece.gloss
-    return (np.minimum(sheet[margin:-margin, margin:-margin], 255) + 0.5).astype(np.uint8)
+        pieces.append(Piece(solid, colour, np.s_[top : top + height, left : left + width]))
+    return pieces
+
+
+def render(labels: list[int], size: int, generator: np.random.Generator) -> NDArray[np.uint8]:
+    """Draw one scene, uint8 [size,size,3]; generators alike draw the same scene at every size."""
+    pieces = lay_out(labels, size, generator)
+    sheet = np.zeros((3 * size, 3 * size, 3), dtype=np.float32)
+    picture = sheet[size : 2 * size, size : 2 * size]
+    picture[:] = empty_floor(size)
+    for solid, _, window in pieces:
+        sheet[window] *= solid.floor
+    for solid, colour, window in pieces:
+        sheet[window] = sheet[window] * solid.clear + colour * solid.light + 255 * solid.gloss
+    return (np.minimum(picture, 255) + 0.5).astype(np.uint8)
 
 
 def draw(index: int, size: int = 32, seed: int = 0, split: str = "train") -> NDArray[np.uint8]:

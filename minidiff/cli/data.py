@@ -14,7 +14,7 @@ from minidiff.images import grid, write_image
 DATA_DIR = click.option(
     "--data-dir", type=click.Path(path_type=Path), help="Where the files are, or are to go. Default: the cache folder."
 )
-IMAGE_SIZE = click.option("--image-size", type=click.IntRange(8, 1024), help="Height and width. Default: the set's own.")
+IMAGE_SIZE = click.option("--image-size", type=click.IntRange(8, 1024), help="Height and width. Default: its own.")
 SPLIT = click.option("--split", default="train", show_default=True, help="train, test, ...: see `minidiff data list`.")
 ON_BAD = click.option(
     "--on-bad", type=Name("answer", ["skip", "stop"]), default="skip", show_default=True,
@@ -39,7 +39,7 @@ def list_(data_dir: Path | None) -> None:
     """What data sets there are, and whether they are on this machine."""
     rows = [("name", "images", "size", "labels", "from", "here")]
     for name, source in DATASETS.items():
-        counts = ", ".join(f"{split} {count:,}" if count else split for split, count in source.splits.items())
+        counts = ", ".join(f"{split} {count:,}" if count else "your files" for split, count in source.splits.items())
         size = f"{source.image_size}x{source.image_size}x{source.channels}"
         here = "yes" if source.present(data_dir) else "no"
         rows.append((name, counts, size, source.labels, source.origin, here))
@@ -49,7 +49,7 @@ def list_(data_dir: Path | None) -> None:
 
 
 @data.command()
-@click.argument("name", type=Name("data set", DATASETS))
+@click.argument("name", type=Name("data set", DATASETS), metavar="NAME")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The picture to write, e.g. grid.png.")
 @click.option("--num", type=click.IntRange(1, 1024), default=64, show_default=True, help="How many images.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which images.")
@@ -81,8 +81,8 @@ def preview(
     say(f"{len(chosen)} of the {len(loaded):,} images of {name} ({split}), {size_of(loaded)}: {out}")
 
 
-@data.command("export")
-@click.argument("name", type=Name("data set", DATASETS))
+@data.command("export", short_help="Write a data set as .png files with its labels.")
+@click.argument("name", type=Name("data set", DATASETS), metavar="NAME")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--num", type=click.IntRange(min=1), help="How many images, from the first on. Default: all.")
 @IMAGE_SIZE
