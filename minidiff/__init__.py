@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from minidiff.data import DATASETS as DATASETS, ImageData as ImageData, load_data as load_data
-    from minidiff.diffusion import diffusion_loss as diffusion_loss, q_posterior as q_posterior, q_sample as q_sample
+    from minidiff.data import DATASETS as DATASETS
+    from minidiff.data import ImageData as ImageData
+    from minidiff.data import load_data as load_data
+    from minidiff.diffusion import diffusion_loss as diffusion_loss
+    from minidiff.diffusion import q_posterior as q_posterior
+    from minidiff.diffusion import q_sample as q_sample
     from minidiff.errors import UserError as UserError
-    from minidiff.pipeline import Run as Run, load as load
-    from minidiff.samplers import SAMPLERS as SAMPLERS, Step as Step
-    from minidiff.schedules import SCHEDULES as SCHEDULES, Schedule as Schedule
-    from minidiff.train import TrainConfig as TrainConfig, Trainer as Trainer
+    from minidiff.pipeline import Run as Run
+    from minidiff.pipeline import load as load
+    from minidiff.samplers import SAMPLERS as SAMPLERS
+    from minidiff.samplers import Step as Step
+    from minidiff.schedules import SCHEDULES as SCHEDULES
+    from minidiff.schedules import Schedule as Schedule
+    from minidiff.train import TrainConfig as TrainConfig
+    from minidiff.train import Trainer as Trainer
     from minidiff.unet import UNet as UNet
 
 PUBLIC = {

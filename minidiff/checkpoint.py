@@ -100,7 +100,9 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise UserError(f"{path} is missing. A run has it after its first checkpoint; resume the training to write one.")
+        raise UserError(
+            f"{path} is missing. A run has it after its first checkpoint; resume the training to write one."
+        )
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -165,7 +167,9 @@ def newest_run(kind: str, root: str | Path = "runs") -> Path:
     """The run of this kind that was written last. Raises UserError when there is none."""
     runs = list_runs(root, kind)
     if not runs:
-        raise UserError(f"no {kind} run with weights under {root}/. Train one with `minidiff train {kind}`, or name a run folder.")
+        raise UserError(
+            f"no {kind} run with weights under {root}/. Train one with `minidiff train {kind}`, or name a run folder."
+        )
     return runs[0]
 
 

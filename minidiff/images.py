@@ -7,6 +7,7 @@ This chapter is the only one that turns one into the other, and the only one, be
 import io
 import math
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -81,7 +82,9 @@ def crop_resize(image: Pixels, size: int) -> Pixels:
     square = image[top : top + side, left : left + side]
     if side == size:
         return np.ascontiguousarray(square)
-    resized = Image.fromarray(square if channels == 3 else square[..., 0]).resize((size, size), Image.Resampling.BICUBIC)
+    resized = Image.fromarray(square if channels == 3 else square[..., 0]).resize(
+        (size, size), Image.Resampling.BICUBIC
+    )
     return np.asarray(resized).reshape(size, size, channels)
 
 
@@ -164,13 +167,14 @@ class ImageSink:
             if self.kind == "array":
                 shape = (self.count, *self.first[0].shape)
                 finished = Path(f"{self.raw}.npz")
-                with zipfile.ZipFile(finished, "w", zipfile.ZIP_STORED) as archive:
-                    with archive.open("images.npy", "w", force_zip64=True) as member:
-                        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                        np.lib.format.write_array_header_1_0(member, header)
-                        with open(self.raw, "rb") as raw:
-                            while block := raw.read(1 << 22):
-                                member.write(block)
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                with (
+                    zipfile.ZipFile(finished, "w", zipfile.ZIP_STORED) as archive,
+                    archive.open("images.npy", "w", force_zip64=True) as member,
+                    open(self.raw, "rb") as raw,
+                ):
+                    np.lib.format.write_array_header_1_0(member, header)
+                    shutil.copyfileobj(raw, member, 1 << 22)
                 os.replace(finished, self.path)
             elif self.kind == "grid":
                 write_image(self.path, grid(self.shown, self.columns))
@@ -223,6 +227,7 @@ def grid(images: Pixels, columns: int | None = None, pad: int = 2) -> Pixels:
 NOISE_CORRELATION = 0.35  # white noise has 0; the real images of every set here have more than 0.5 (docs/images.md)
 SATURATED_SHARE = 0.97  # MNIST digits, the most black and white of the sets, have about 0.85
 CONSTANT_DEVIATION = 2.0  # of 255
+NOISE_CAUSES = "trained too briefly, weights that do not belong to this network, or a wrong start timestep"
 
 
 def neighbour_correlation(images: Pixels) -> NDArray[np.float64]:
@@ -246,13 +251,14 @@ def problems(images: Pixels) -> list[str]:
     saturated = ~constant & (((images == 0) | (images == 255)).mean(axis=(1, 2, 3)) > SATURATED_SHARE)
     correlation = neighbour_correlation(images)
     noise = ~constant & (correlation < NOISE_CORRELATION)
-    found = []
-    for mask, what, causes in (
-        (noise, f"noise (neighbouring pixels correlate {np.median(correlation[noise]) if noise.any() else 0:.2f})",
-         "trained too briefly, weights that do not belong to this network, or a wrong start timestep"),
-        (constant, "one flat colour", "training has diverged or collapsed, or an input that was empty"),
-        (saturated, "saturated, nearly all black or white", "a wrong value range, a diverged training, or clipping switched off"),
-    ):  # fmt: skip
-        if mask.mean() >= 0.1:
-            found.append(f"{int(mask.sum())} of {len(images)} images are {what}. Likely causes: {causes}.")
-    return found
+    typical = np.median(correlation[noise]) if noise.any() else 0.0
+    kinds = {
+        f"noise (neighbouring pixels correlate {typical:.2f})": (noise, NOISE_CAUSES),
+        "one flat colour": (constant, "training has diverged or collapsed, or an input was empty"),
+        "saturated, nearly all black or white": (saturated, "a wrong value range, or a training that diverged"),
+    }
+    return [
+        f"{int(mask.sum())} of {len(images)} images are {what}. Likely causes: {causes}."
+        for what, (mask, causes) in kinds.items()
+        if mask.mean() >= 0.1
+    ]

@@ -1,7 +1,7 @@
 """Plan a DDPM training, or take one up again; then run it in its folder. What `minidiff train ddpm` does.
 
-    job = plan(torch.device("cpu"), {"dataset": "shapes", "steps": 500})
-    job.start(); job.run(); print(job.conclusion())
+job = plan(torch.device("cpu"), {"dataset": "shapes", "steps": 500})
+job.start(); job.run(); print(job.conclusion())
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -27,16 +27,17 @@ WEIGHTS = 3  # what a seed is for, beside those of `train`
 
 @dataclass
 class Job:
-    """A training that is ready to go: its config, data, network and trainer; `folder` once it has one."""
+    """A training that is ready to go: its config, data, network and trainer."""
 
     config: dict[str, Any]
     data: ImageData
     model: UNet
     schedule: Schedule
     trainer: Trainer
-    folder: Path | None
+    out: str | Path | None  # where the run folder is to be; None: the next free one under runs/
     save_every: int
     sample_every: int
+    folder: Path | None = None  # where it is, once there is one
 
     def describe(self) -> str:
         """Three lines: the data, the network, the training."""
@@ -57,7 +58,7 @@ class Job:
         if self.folder is not None:
             return f"resuming  {self.folder} at step {self.trainer.step:,}"
         name = f"ddpm-{self.config['data']['name']}"
-        folder = checkpoint.create_run(self.config["out"], name, self.config) if distributed.is_main() else None
+        folder = checkpoint.create_run(self.out, name, self.config) if distributed.is_main() else None
         self.folder = distributed.from_main(folder)
         return f"run       {self.folder}"
 
@@ -78,7 +79,7 @@ class Job:
             raise journal.Interrupted(f"{stop} {resume}", stop.exit_code) from None
 
     def preview(self, step: int) -> list[str]:
-        """A grid of samples of the EMA weights in samples/, always of the same noise; returns what is wrong with them."""
+        """A grid drawn with the EMA weights, always from the same noise, in samples/; returns what is wrong with it."""
         assert self.folder is not None
         run = Run(self.folder, self.config, self.trainer.ema, self.schedule)  # type: ignore[arg-type]
         seed = self.config["training"]["seed"]
@@ -135,14 +136,14 @@ def plan(device: torch.device, options: dict[str, Any]) -> Job:
         "training": asdict(TrainConfig(**training)),
         "save_every": options.get("save_every"),
         "sample_every": options.get("sample_every"),
-        "out": options.get("out"),
     }
-    return assemble(config, data, device, folder=None)
+    return assemble(config, data, device, options.get("out"))
 
 
 def resume(folder: str | Path, device: torch.device, options: dict[str, Any]) -> Job:
-    """The training of a run folder, at its last checkpoint. options: steps, data_dir, compile, save_every, sample_every.
+    """The training of a run folder, at its last checkpoint.
 
+    options: any of steps, data_dir, compile, save_every and sample_every, on which the run itself does not depend.
     Raises UserError when the folder is no ddpm run, its state is damaged, or the data are not those it began with.
     """
     folder = Path(folder)
@@ -162,6 +163,7 @@ def resume(folder: str | Path, device: torch.device, options: dict[str, Any]) ->
             "Bring back the data it began with, or start a new run."
         )
     job = assemble(config, data, device, folder)
+    job.folder = folder
     state = checkpoint.read_state(folder)
     if state is not None:
         job.trainer.load_state_dict(state, str(folder / checkpoint.STATE))
@@ -172,7 +174,7 @@ def resume(folder: str | Path, device: torch.device, options: dict[str, Any]) ->
     return job
 
 
-def assemble(config: dict[str, Any], data: ImageData, device: torch.device, folder: Path | None) -> Job:
+def assemble(config: dict[str, Any], data: ImageData, device: torch.device, out: str | Path | None) -> Job:
     """Network, loss and trainer as the config describes them."""
     training, diffusion = TrainConfig(**config["training"]), config["diffusion"]
     torch.manual_seed(seed_from(training.seed, WEIGHTS))
@@ -180,7 +182,7 @@ def assemble(config: dict[str, Any], data: ImageData, device: torch.device, fold
     loss = ddpm_loss(schedule, diffusion["prediction"], diffusion["min_snr_gamma"], device)
     trainer = Trainer(model, loss, data, training, device)
     return Job(
-        config, data, model, schedule, trainer, folder,
+        config, data, model, schedule, trainer, out,
         save_every=config["save_every"] or max(1, min(1000, training.steps // 10)),
         sample_every=config["sample_every"] or max(1, min(5000, training.steps // 4)),
     )  # fmt: skip

@@ -112,7 +112,7 @@ def diverged(step: int, loss: float, folder: Path) -> str:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that receives SIGINT and SIGTERM, so that a step is finished and saved first. A second Ctrl-C is at once."""
+    """A list that receives SIGINT and SIGTERM, so that the step ends and is saved; a second Ctrl-C acts at once."""
     received: list[int] = []
 
     def note(number: int, _frame: object) -> None:

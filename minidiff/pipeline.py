@@ -1,8 +1,8 @@
 """A trained run, ready to sample from: everything a run folder needs to say is said by its config.json.
 
-    run = minidiff.load("runs/ddpm-shapes-1")
-    run.model, run.schedule             # a callable (x_t, t) -> prediction, and the noise it was trained on
-    for images in run.sample(64): ...   # float [n,C,H,W] in [-1,1]
+run = minidiff.load("runs/ddpm-shapes-1")
+run.model, run.schedule             # a callable (x_t, t) -> prediction, and the noise it was trained on
+for images in run.sample(64): ...   # float [n,C,H,W] in [-1,1]
 """
 
 from collections.abc import Callable, Iterator
@@ -85,7 +85,9 @@ class Run:
         sampler = options.setdefault("sampler", "ddim")
         for name, owner in (("eta", "ddim"), ("variance", "ddpm")):
             if name in options and sampler != owner:
-                raise UserError(f"--{name} belongs to the sampler {owner}, not {sampler}. Leave it out, or --sampler {owner}.")
+                raise UserError(
+                    f"--{name} belongs to the sampler {owner}, not {sampler}. Leave it out, or --sampler {owner}."
+                )
         if sampler == "ddpm":
             options.setdefault("variance", self.config["diffusion"]["variance"])
         return options
@@ -168,7 +170,7 @@ def load(folder: str | Path, weights: str = "ema", device: str | torch.device = 
     else:
         raise UserError(f"unknown weights '{weights}'. Known: ema, raw.")
     checkpoint.load_exactly(model, tensors, source)
-    model = model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Run(folder, config, model, schedule)
 
 
@@ -179,7 +181,9 @@ def build(config: dict[str, Any]) -> tuple[UNet, Schedule]:
         schedule = build_schedule(config["diffusion"])
         model.prediction = config["diffusion"]["prediction"]  # type: ignore[assignment]
     except (KeyError, TypeError) as error:
-        raise UserError(f"the config.json of this run does not describe a network this version can build ({error}).") from None
+        raise UserError(
+            f"the config.json of this run does not describe a network this version can build ({error})."
+        ) from None
     return model, schedule
 
 

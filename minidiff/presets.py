@@ -41,7 +41,8 @@ PRESETS: dict[str, Preset] = {
         "the CIFAR-10 network in mixed precision, about an hour on one recent GPU",
         image_size=32,
         network={"channels": (128, 256, 256, 256), "attention": (False, True, False, False), "dropout": 0.1},
-        training={"steps": 60_000, "batch_size": 128, "lr": 2e-4, "warmup": 1000, "decay": "cosine", "ema_decay": 0.9995},
+        training={"steps": 60_000, "batch_size": 128, "lr": 2e-4, "warmup": 1000, "decay": "cosine",
+                  "ema_decay": 0.9995},
     ),
     "cifar10": Preset(
         "CIFAR-10 as in the DDPM paper (appendix B): 35.7M parameters, 800,000 steps",
@@ -53,7 +54,8 @@ PRESETS: dict[str, Preset] = {
     "base-64": Preset(
         "64x64 images: four levels, attention at 16 and 8, cosine schedule as in Improved DDPM",
         image_size=64,
-        network={"channels": (128, 256, 384, 512), "attention": (False, False, True, True), "dropout": 0.1, "head_dim": 64},
+        network={"channels": (128, 256, 384, 512), "attention": (False, False, True, True), "head_dim": 64,
+                 "dropout": 0.1},
         diffusion={"schedule": "cosine"},
         training={"steps": 200_000, "batch_size": 128, "lr": 1e-4, "warmup": 2000, "ema_decay": 0.9999},
     ),

@@ -11,7 +11,7 @@ from minidiff.errors import UserError
 
 
 def describe_run(folder: str | Path) -> str:
-    """Several lines: kind, data, network with its parameters, diffusion, training, progress, files. Raises UserError."""
+    """Several lines: kind, data, network, parameters, diffusion, training, progress, files. Raises UserError."""
     folder = Path(folder)
     config = checkpoint.read_config(folder)
     try:
@@ -24,8 +24,8 @@ def describe_run(folder: str | Path) -> str:
             "network": f"UNet, channels {network['channels']}, {network['layers_per_block']} blocks a level, "
             f"attention at {', '.join(map(str, attention)) or 'the middle alone'}",
             "parameters": parameters(folder / checkpoint.MODEL),
-            "diffusion": f"{diffusion['schedule']} schedule, T = {diffusion['timesteps']}, predicts {diffusion['prediction']}"
-            + (", zero terminal SNR" if diffusion["zero_terminal_snr"] else ""),
+            "diffusion": f"{diffusion['schedule']} schedule, T = {diffusion['timesteps']}, "
+            f"predicts {diffusion['prediction']}" + (", zero terminal SNR" if diffusion["zero_terminal_snr"] else ""),
             "training": f"{training['steps']:,} steps of {training['batch_size']} images, lr {training['lr']:g} "
             f"({training['decay']}), EMA {training['ema_decay']:g}, seed {training['seed']}",
             "progress": progress(folder, training["steps"]),
@@ -40,7 +40,8 @@ def summarise_run(folder: Path) -> str:
     """One line: name, kind, data, progress."""
     config = checkpoint.read_config(folder)
     data, steps = config.get("data", {}), config.get("training", {}).get("steps", 0)
-    return f"{folder}  {config['kind']} on {data.get('name')} {data.get('image_size')}x{data.get('image_size')}, {progress(folder, steps)}"
+    size = data.get("image_size")
+    return f"{folder}  {config['kind']} on {data.get('name')} {size}x{size}, {progress(folder, steps)}"
 
 
 def progress(folder: Path, steps: int) -> str:

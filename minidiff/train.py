@@ -94,10 +94,13 @@ class Trainer:
         self.slice_size = config.batch_size // slices
         self.step = 0
         # Channels last is how the fast convolutions of both CPU and GPU want their images.
-        self.model = model.to(self.device, memory_format=torch.channels_last).train()
+        self.model = model.to(self.device).to(memory_format=torch.channels_last).train()
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=self.device.type in ("cpu", "cuda")
+            self.model.parameters(),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
         )
         self.autocast = mixed_precision(config.precision, self.device)
         self.forward: nn.Module = self.model
@@ -242,7 +245,11 @@ def load_batches(
             yield images[chosen], labels[chosen], rows
     elif device.type == "cuda":
         loader = torch.utils.data.DataLoader(
-            Reader(data), batch_size=None, sampler=items, num_workers=4, pin_memory=True  # type: ignore[arg-type]
+            Reader(data),
+            batch_size=None,
+            sampler=items,
+            num_workers=4,
+            pin_memory=True,  # type: ignore[arg-type]
         )
         for images, labels, rows in loader:
             yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True), rows

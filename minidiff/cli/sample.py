@@ -17,23 +17,52 @@ from minidiff.schedules import SPACINGS
 @click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True, help="The reverse chain.")
 @click.option("--steps", type=click.IntRange(min=1), help="Network calls. Default: ddim 50, ddpm every timestep.")
 @click.option("--eta", type=click.FloatRange(0, 1), help="Noise of ddim: 0 none, 1 that of ddpm. Default: 0.")
-@click.option("--variance", type=Name("variance", VARIANCES), help="Noise of ddpm. Default: what the run was trained for.")
-@click.option("--spacing", type=Name("spacing", SPACINGS), default="trailing", show_default=True,
-              help="How skipped timesteps are spread.")
+@click.option(
+    "--variance", type=Name("variance", VARIANCES), help="Noise of ddpm. Default: what the run was trained for."
+)
+@click.option(
+    "--spacing",
+    type=Name("spacing", SPACINGS),
+    default="trailing",
+    show_default=True,
+    help="How skipped timesteps are spread.",
+)
 @click.option("--start-t", type=click.IntRange(min=0), help="First timestep of the reverse chain. Default: T-1.")
 @click.option("--init", type=click.Path(), help="An image, or a folder of them, to start from at --start-t.")
-@click.option("--init-mode", type=Name("init mode", INIT_MODES), default="noise", show_default=True,
-              help="noise: bring the init to the noise level of start-t; as-is: it is x_t already.")
+@click.option(
+    "--init-mode",
+    type=Name("init mode", INIT_MODES),
+    default="noise",
+    show_default=True,
+    help="noise: bring the init to the noise level of start-t; as-is: it is x_t already.",
+)
 @click.option("--clip/--no-clip", default=True, show_default=True, help="Hold the predicted image in [-1, 1].")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Image k of a seed is always the same.")
-@click.option("--weights", type=Name("weights", ("ema", "raw")), default="ema", show_default=True,
-              help="The averaged weights, or those being trained.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Images at a time, a process.")
-@click.option("--progressive", type=click.IntRange(min=2), metavar="N",
-              help="Also draw x_t and the predicted x0 of up to 8 images at N moments of the chain.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Image k of a seed is always the same."
+)
+@click.option(
+    "--weights",
+    type=Name("weights", ("ema", "raw")),
+    default="ema",
+    show_default=True,
+    help="The averaged weights, or those being trained.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Images at a time, a process."
+)
+@click.option(
+    "--progressive",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Also draw x_t and the predicted x0 of up to 8 images at N moments of the chain.",
+)
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--out", type=click.Path(), help="A grid (.png), an array (.npz, uint8 [N,H,W,3]), or a folder. "
-              "Default: sample.png, kept if it is there: then sample-2.png, ...")
+@click.option(
+    "--out",
+    type=click.Path(),
+    help="A grid (.png), an array (.npz, uint8 [N,H,W,3]), or a folder. "
+    "Default: sample.png, kept if it is there: then sample-2.png, ...",
+)
 @click.option("--force", is_flag=True, help="Replace what is at --out.")
 @click.pass_context
 def sample(

@@ -27,13 +27,24 @@ def train() -> None:
 
 
 @train.command()
-@click.option("--dataset", type=Name("data set", DATASETS), default="shapes", show_default=True, help="What to train on.")
+@click.option(
+    "--dataset", type=Name("data set", DATASETS), default="shapes", show_default=True, help="What to train on."
+)
 @click.option("--data-dir", type=click.Path(), help="Where the data set lies, or goes when it is downloaded.")
 @click.option("--image-size", type=click.IntRange(8, 1024), help="Pixels a side. Default: the preset's.")
-@click.option("--on-bad", type=Name("choice", ("skip", "stop")), default="skip", show_default=True,
-              help="What to do about unreadable image files of a folder.")
-@click.option("--preset", type=Name("preset", PRESETS), help="Network and settings for a purpose; any option overrides "
-              "it. Default: gpu where there is one, else cpu. See `minidiff train presets`.")
+@click.option(
+    "--on-bad",
+    type=Name("choice", ("skip", "stop")),
+    default="skip",
+    show_default=True,
+    help="What to do about unreadable image files of a folder.",
+)
+@click.option(
+    "--preset",
+    type=Name("preset", PRESETS),
+    help="Network and settings for a purpose; any option overrides "
+    "it. Default: gpu where there is one, else cpu. See `minidiff train presets`.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images a step, over all processes.")
 @click.option("--lr", type=click.FloatRange(0, 1, min_open=True), help="Peak learning rate, after the warm-up.")
@@ -41,15 +52,21 @@ def train() -> None:
 @click.option("--timesteps", type=click.IntRange(2, 100_000), help="T, the length of the diffusion.")
 @click.option("--prediction", type=Name("prediction", PREDICTIONS), help="What the network learns to predict.")
 @click.option("--min-snr-gamma", type=click.FloatRange(0, min_open=True), help="Weigh the loss by min-SNR; 5 is usual.")
-@click.option("--zero-terminal-snr/--no-zero-terminal-snr", default=None, help="Rescale the schedule to end in pure noise.")
+@click.option(
+    "--zero-terminal-snr/--no-zero-terminal-snr", default=None, help="Rescale the schedule to end in pure noise."
+)
 @click.option("--ema-decay", type=click.FloatRange(0, 1, max_open=True), help="How slowly the averaged weights move.")
 @click.option("--precision", type=Name("precision", ("auto", "fp32", "bf16")), help="auto: bf16 on a GPU that has it.")
 @click.option("--accumulate", type=click.IntRange(min=1), help="Cut a batch into so many slices, to fit the memory.")
 @click.option("--compile/--no-compile", default=None, help="torch.compile. Default: on a GPU, in long runs.")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The one seed of the run.")
-@click.option("--save-every", type=click.IntRange(min=1), help="Steps between checkpoints. Default: a tenth, at most 1000.")
-@click.option("--sample-every", type=click.IntRange(min=1), help="Steps between sample grids. Default: a quarter, at most 5000.")
+@click.option(
+    "--save-every", type=click.IntRange(min=1), help="Steps between checkpoints. Default: a tenth, at most 1000."
+)
+@click.option(
+    "--sample-every", type=click.IntRange(min=1), help="Steps between sample grids. Default: a quarter, at most 5000."
+)
 @click.option("--out", type=click.Path(), help="The run folder. Default: the next free runs/ddpm-DATASET-N.")
 @click.option("--resume", type=click.Path(), help="Go on with this run folder, to the bit.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained, and stop.")
@@ -92,5 +109,8 @@ def presets() -> None:
     for name, preset in PRESETS.items():
         network, training = preset.network, preset.training
         click.echo(f"{name:14} {preset.help}")
-        click.echo(f"{'':14} {preset.image_size}x{preset.image_size}, channels {', '.join(map(str, network['channels']))}; "
-                   f"{training['steps']:,} steps of {training['batch_size']}, lr {training['lr']:g}")  # fmt: skip
+        channels = ", ".join(map(str, network["channels"]))
+        click.echo(
+            f"{'':14} {preset.image_size}x{preset.image_size}, channels {channels}; "
+            f"{training['steps']:,} steps of {training['batch_size']}, lr {training['lr']:g}"
+        )

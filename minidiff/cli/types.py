@@ -44,7 +44,9 @@ class Device(click.ParamType):
         count = torch.cuda.device_count()
         if device.type == "cuda" and not count:
             built = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no GPU"
-            self.fail(f"--device {value}: {built}. Use --device cpu, or mend the driver (`nvidia-smi` must work).", param, ctx)
+            self.fail(
+                f"--device {value}: {built}. Use --device cpu, or mend the driver (`nvidia-smi` must work).", param, ctx
+            )
         if device.type == "cuda" and (device.index or 0) >= count:
             self.fail(f"--device {value}: there are {count} GPUs, counted from 0.", param, ctx)
         if device.type == "mps" and not torch.backends.mps.is_available():

@@ -1,0 +1,53 @@
+"""What the tests share: one thread, no cache of the user's, and small runs that train in a second."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tests neither read nor fill the user's cache; commands they start as processes inherit this one."""
+    cache = tmp_path_factory.mktemp("cache")
+    os.environ["MINIDIFF_CACHE"] = str(cache)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 smooth 16x16 colour pictures: enough to train something on."""
+    from minidiff.images import write_image
+
+    folder = tmp_path_factory.mktemp("photos")
+    y, x = np.mgrid[0:16, 0:16] / 16
+    for number in range(24):
+        angle = 2 * np.pi * number / 24
+        wave = 0.5 + 0.5 * np.sin(2 * np.pi * (np.cos(angle) * x + np.sin(angle) * y))
+        picture = np.stack([wave, 1 - wave, np.full_like(wave, number / 24)], axis=2)
+        write_image(folder / f"{number:02d}.png", (255 * picture).astype(np.uint8))
+    return folder
+
+
+TINY = {
+    "image_size": 16,
+    "steps": 6,
+    "batch_size": 4,
+    "lr": 1e-3,
+    "timesteps": 50,
+}
+
+
+@pytest.fixture()
+def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A preset of a network with 8 channels, for this process only."""
+    from minidiff.presets import PRESETS, Preset
+
+    network = {"channels": (8, 16), "layers_per_block": 1, "attention": (False, True), "norm_groups": 4, "dropout": 0.1}
+    training = {"steps": 6, "batch_size": 4, "lr": 1e-3, "warmup": 2}
+    monkeypatch.setitem(PRESETS, "tiny", Preset("tests", 16, network, training, {"timesteps": 50}))
+    return "tiny"
