@@ -194,7 +194,7 @@ def test_gaussian_data_comes_out_with_its_mean_and_variance(kind, variance):
 PEER_PREDICTION = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 PEER_BETAS = {"linear": (LINEAR, "linear"), "cosine": (Schedule.cosine(), "squaredcos_cap_v2")}
 # What diffusers' float32 alphas_cumprod may cost it. The cosine's last one is 2e-9: of a jump from there,
-# 1 - alpha_bar_next - sigma^2 = 8e-8 is all rounding in float32. Measured 1.0e-4 and 7.7e-4; with our table 5e-6.
+# 1 - alpha_bar_next - sigma^2 = 8e-8 is all rounding in float32. Measured 6.2e-5 and 7.7e-4; with our table 5e-6.
 FLOAT32_TABLE = {"linear": 1e-4, "cosine": 1e-3}
 STEPS_AND_SPACINGS = [(1000, "trailing"), *itertools.product((50, 10), ("leading", "trailing", "linspace"))]
 
@@ -267,7 +267,7 @@ def test_ddpm_is_that_of_diffusers(steps, spacing, kind, betas, monkeypatch):
         config = {"variance_type": variance, "clip_sample": clip}
         given = (peer, ddpm, betas, steps, spacing, kind, options, config, {})
         assert parity(*given, exact=True, monkeypatch=monkeypatch) < 2e-5
-        if steps < 1000 or kind == "eps":
+        if clip and (steps < 1000 or kind == "eps"):
             assert parity(*given, exact=False, monkeypatch=monkeypatch) < FLOAT32_TABLE[betas]
 
 
@@ -287,7 +287,7 @@ def test_ddim_is_that_of_diffusers(steps, spacing, kind, betas, monkeypatch):
         peer_options = {"eta": eta, "use_clipped_model_output": not keep_eps}
         given = (peer, ddim, betas, steps, spacing, kind, options, {"clip_sample": clip}, peer_options)
         assert parity(*given, exact=True, monkeypatch=monkeypatch) < 2e-5
-        if steps < 1000 or kind == "eps":
+        if keep_eps and (steps < 1000 or kind == "eps"):  # diffusers' own defaults
             assert parity(*given, exact=False, monkeypatch=monkeypatch) < FLOAT32_TABLE[betas]
 
 
