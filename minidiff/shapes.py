@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 1  # part of every cache key: raise it whenever a pixel or a label of some scene changes
+VERSION = 2  # part of every cache key: raise it whenever a pixel or a label of some scene changes
 
 SHAPES = ("cube", "sphere", "cylinder")
 COLOURS = {  # RGB of a surface in full light; CLEVR's, a little brighter, so that they stay apart at 32x32
@@ -169,6 +169,12 @@ def lamp_rays() -> list[tuple[float, Vector]]:
     return lamp + sky
 
 
+def neighbours(picture: Floats) -> Floats:
+    """For each pixel, the sum over the 3x3 pixels around it."""
+    rows = picture + np.roll(picture, 1, axis=0) + np.roll(picture, -1, axis=0)
+    return rows + np.roll(rows, 1, axis=1) + np.roll(rows, -1, axis=1)
+
+
 class Sprite(NamedTuple):
     """One solid as float32 [h,w,1] pictures; its foot is `-top` rows down and `-left` columns in."""
 
@@ -212,11 +218,15 @@ def sprite(shape: str, scale: float, angle: float, right: float, down: float) ->
     x, y, z = rays(1)
     reach = np.where(z < 0, -eye[2] / np.minimum(z, -1e-6), 0)
     ground = (eye[0] + reach * x, eye[1] + reach * y, np.full_like(x, 1e-4))
-    shadow = np.zeros_like(x)
+    lit, outside = np.ones_like(x), np.ones_like(x)
     for weight, towards in lamp_rays():
-        shadow += weight * np.isfinite(distance(shape, ground, turned(towards, angle)))
+        met = distance(shape, ground, turned(towards, angle))
+        lit -= weight * np.isfinite(met)
+        outside[met < 0] = 0  # below the solid
+    # A pixel on the solid's lower edge shows some floor though its centre is below the solid: as light as beside it.
+    lit = np.where(outside > 0, lit, neighbours(lit * outside) / np.maximum(neighbours(outside), 1))
     return Sprite(left, top, 1 - reduced(seen), reduced(diffuse * seen), reduced(gloss * seen),
-                  (1 - shadow).astype(np.float32)[..., None])
+                  lit.astype(np.float32)[..., None])
 
 
 # -- One scene ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,358 @@
+"""How fast is our U-Net? A training step and a sampling step of it beside diffusers' UNet2DModel.
+
+Same architecture, same weights, one process; the contenders take turns in an order drawn anew each round, so that a
+busy machine slows all of them, and the ratio is taken within a round. Prints a Markdown table: see README.md here.
+"""
+
+import copy
+import datetime
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from diffusers_weights import pair, randomise  # noqa: E402
+
+from minidiff.unet import UNet  # noqa: E402
+
+SIX_LEVELS: dict[str, Any] = {"channels": (128, 128, 256, 256, 512, 512), "attention": (False,) * 4 + (True, False)}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "cifar10": {},
+    "celebahq": SIX_LEVELS | {"image_size": 256},
+    "lab": SIX_LEVELS | {"image_size": 64, "head_dim": 8, "norm_eps": 1e-5, "downsample_padding": 1,
+                         "flip_sin_to_cos": True, "freq_shift": 0},
+    "tiny": {"channels": (32, 64), "attention": (False, True)},  # to try this script
+}  # fmt: skip
+DECAY = 0.9999
+HAVE_DIFFUSERS = find_spec("diffusers") is not None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One line of the table. The first is what the others are held against."""
+
+    name: str
+    ours: bool
+    precision: str = "fp32"
+    channels_last: bool = False
+    compile: str | None = None  # a mode of torch.compile
+    quick_update: bool = False  # fused AdamW, foreach EMA
+    tf32: bool = True  # torch's own default for convolutions on a GPU
+
+
+def contenders(device: str, precision: str, everything: bool) -> list[Settings]:
+    """What is run on this device."""
+    plain = Settings("diffusers, as it comes", ours=False)
+    if not HAVE_DIFFUSERS:
+        plain = Settings("minidiff, plain (eager, contiguous, AdamW loop): diffusers is not installed", ours=True)
+    eager = Settings(f"minidiff, {precision}", True, precision, channels_last=True, quick_update=True)
+    if device == "cpu" and not everything:
+        return [plain, eager]
+    best = {"precision": precision, "channels_last": True, "quick_update": True}
+    return [
+        plain,
+        Settings(f"{plain.name}, TF32 off", plain.ours, tf32=False),
+        *([Settings(f"diffusers, {precision}, channels_last, compiled", False, compile="default", **best)]
+          if HAVE_DIFFUSERS else []),
+        eager,
+        Settings(f"minidiff, {precision}, compiled", True, compile="default", **best),
+        Settings(f"minidiff, {precision}, compiled, CUDA graphs", True, compile="reduce-overhead", **best),
+    ]  # fmt: skip
+
+
+class Contender:
+    """A network with its optimizer and its EMA, ready to take a step."""
+
+    def __init__(self, settings: Settings, network: nn.Module, x: Tensor, t: Tensor, noise: Tensor) -> None:
+        self.settings, device = settings, x.device
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.network = copy.deepcopy(network).to(device=device, memory_format=layout)
+        self.x, self.t, self.noise = x.contiguous(memory_format=layout), t, noise.contiguous(memory_format=layout)
+        self.parameters = list(self.network.parameters())
+        self.forward = torch.compile(self.network, mode=settings.compile) if settings.compile else self.network
+        fused = {"fused": True} if settings.quick_update else {}
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, **fused)
+        self.update_ema = ema_update("foreach" if settings.quick_update else "diffusers", self.parameters)
+
+    def predict(self) -> Tensor:
+        """The network's output, whichever network it is."""
+        output = self.forward(self.x, self.t)
+        return output if isinstance(output, Tensor) else output.sample
+
+    def autocast(self) -> Any:
+        """bf16 where asked for."""
+        if self.settings.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.x.device.type, dtype=torch.bfloat16)
+
+    def train_step(self) -> None:
+        """Forward, loss, backward, AdamW, EMA."""
+        if self.settings.compile:
+            torch.compiler.cudagraph_mark_step_begin()
+        with self.autocast():
+            loss = F.mse_loss(self.predict().float(), self.noise)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.update_ema()
+
+    @torch.no_grad()
+    def sample_step(self) -> None:
+        """One call of the network, as a sampler makes it."""
+        if self.settings.compile:
+            torch.compiler.cudagraph_mark_step_begin()
+        with self.autocast():
+            self.predict()
+
+    def timed(self, kind: str, repeats: int) -> float:
+        """Seconds for one step."""
+        self.network.train(kind == "train")
+        torch.backends.cudnn.allow_tf32 = self.settings.tf32
+        step = self.train_step if kind == "train" else self.sample_step
+        return seconds(step, repeats, self.x.device)
+
+
+def ema_update(kind: str, parameters: list[nn.Parameter]) -> Callable[[], None]:
+    """A function that moves an average of the parameters towards them."""
+    if kind == "diffusers" and HAVE_DIFFUSERS:
+        from diffusers.training_utils import EMAModel
+
+        average = EMAModel(parameters, decay=DECAY)
+        return lambda: average.step(parameters)
+    shadow = [parameter.detach().clone() for parameter in parameters]
+
+    @torch.no_grad()
+    def one_by_one() -> None:
+        for mean, parameter in zip(shadow, parameters, strict=True):
+            mean.sub_((1 - DECAY) * (mean - parameter))
+
+    @torch.no_grad()
+    def together() -> None:
+        torch._foreach_lerp_(shadow, parameters, 1 - DECAY)
+
+    return together if kind == "foreach" else one_by_one
+
+
+def seconds(step: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Wall-clock seconds of one call, the GPU's queue emptied before and after."""
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    wait()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    wait()
+    return (time.perf_counter() - start) / repeats
+
+
+def rounds_of(steps: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Every step once a round, in an order drawn anew; the times of each."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name in random.sample(list(steps), len(steps)):
+            times[name].append(steps[name]())
+    return times
+
+
+def ratio(base: list[float], other: list[float]) -> str:
+    """How many times faster than the base: the median of the rounds' ratios, and the least and greatest."""
+    ratios = [a / b for a, b in zip(base, other, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def matmul_ceiling(device: torch.device, precision: str) -> float:
+    """FLOP/s of a large square matrix product: what convolutions could reach at best."""
+    side = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(side, side, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    seconds(lambda: a @ a, 2, device)
+    return 2 * side**3 / min(seconds(lambda: a @ a, 5, device) for _ in range(5))
+
+
+def resident(field: str) -> int | None:
+    """Bytes of this process' memory now (VmRSS) or at most so far (VmHWM); None where there is no /proc."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), None)
+
+
+def peak_on_cpu(contender: Contender, before: int | None) -> int | None:
+    """Most memory the network, its optimizer, EMA and two training steps took, over what was there before it."""
+    contender.timed("train", 2)
+    peak = resident("VmHWM")
+    return None if before is None or peak is None else peak - before
+
+
+def gib(amount: int | None) -> str:
+    return "-" if amount is None else f"{amount / 2**30:.2f}"
+
+
+@click.command()
+@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
+@click.option("--config", type=click.Choice(list(CONFIGS)), default="cifar10", show_default=True, help="The network.")
+@click.option("--image-size", type=click.IntRange(min=1), help="Another size than the network's own.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Default: 16 on the CPU, 128 on a GPU.")
+@click.option("--rounds", type=click.IntRange(min=1), default=6, show_default=True, help="Paired, shuffled rounds.")
+@click.option("--repeats", type=click.IntRange(min=1), help="Steps timed together. Default: 1 on the CPU, 10 on a GPU.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of ours. Default: fp32 on the CPU, bf16 on GPU.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: torch's choice.")
+@click.option("--everything", is_flag=True, help="On the CPU too: the contenders of the GPU.")
+@click.option("--seed", default=0, show_default=True, help="Of the weights and of the order of the rounds.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the table here.")
+@click.option("--memory-of", type=int, hidden=True, help="Print the peak memory of one contender, in bytes.")
+def main(device: str, config: str, image_size: int | None, batch_size: int | None, rounds: int, repeats: int | None,
+         precision: str | None, threads: int | None, everything: bool, seed: int, out: Path | None,
+         memory_of: int | None) -> None:  # fmt: skip
+    """Time our U-Net beside diffusers'."""
+    on_gpu = device.startswith("cuda")
+    batch_size, repeats = batch_size or (128 if on_gpu else 16), repeats or (10 if on_gpu else 1)
+    precision = precision or ("bf16" if on_gpu else "fp32")
+    if threads:
+        torch.set_num_threads(threads)
+    random.seed(seed)
+    arguments = CONFIGS[config] | ({"image_size": image_size} if image_size else {})
+    before = resident("VmRSS")
+
+    # One pair of networks with the same weights, and one batch, for everyone.
+    if HAVE_DIFFUSERS:
+        theirs, ours = pair(arguments, seed)
+    else:
+        ours = UNet(**arguments)
+        randomise(ours, seed)
+        theirs = ours
+    size, generator = ours.config["image_size"], torch.Generator().manual_seed(seed)
+    x = torch.randn(batch_size, 3, size, size, generator=generator).to(device)
+    noise = torch.randn(batch_size, 3, size, size, generator=generator).to(device)
+    t = torch.randint(1000, (batch_size,), generator=generator).to(device)
+    settings = contenders("cuda" if on_gpu else "cpu", precision, everything)
+
+    def build(chosen: Settings) -> Contender:
+        return Contender(chosen, ours if chosen.ours else theirs, x, t, noise)
+
+    if memory_of is not None:
+        print(peak_on_cpu(build(settings[memory_of]), before) or "")
+        return
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        expected = ours(x[:1].cpu(), t[:1].cpu())
+    forward_flops = counter.get_total_flops()
+    with torch.no_grad():
+        theirs_output = theirs(x[:1].cpu(), t[:1].cpu())
+    theirs_output = theirs_output if isinstance(theirs_output, Tensor) else theirs_output.sample
+    difference = (expected - theirs_output).abs().max().item()
+
+    racers: dict[str, Contender] = {}
+    peaks: dict[str, int | None] = {}
+    for chosen in settings:
+        allocated = torch.cuda.memory_allocated() if on_gpu else 0
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        racers[chosen.name] = racer = build(chosen)
+        for kind in ("train", "sample"):
+            racer.timed(kind, 3 if on_gpu or chosen.compile else 1)  # warm up, compile
+        peaks[chosen.name] = torch.cuda.max_memory_allocated() - allocated if on_gpu else None
+
+    times = {
+        kind: rounds_of({n: lambda r=r, k=kind: r.timed(k, repeats) for n, r in racers.items()}, rounds)
+        for kind in ("train", "sample")
+    }
+    updates = update_times(ours, torch.device(device), max(rounds, 5), repeats)
+    ceilings = {p: matmul_ceiling(torch.device(device), p) for p in {s.precision for s in settings}}
+    racers.clear()
+    if not on_gpu:  # the peak of a process can be asked, not of a part of it: one process for each
+        for i, chosen in enumerate(settings):
+            command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", str(i)]
+            answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            peaks[chosen.name] = int(answer) if answer else None
+
+    base = settings[0].name
+    lines = [
+        f"## {config}, {size}x{size}, batch {batch_size}: {machine(device)}, {datetime.date.today()}",
+        "",
+        versions(),
+        f"`python benchmarks/unet_speed.py {' '.join(sys.argv[1:])}`: {rounds} rounds, {torch.get_num_threads()} CPU "
+        f"threads. {sum(p.numel() for p in ours.parameters()):,} parameters, {forward_flops / 1e9:.1f} GFLOP an image "
+        f"forward. Largest difference of the two networks' outputs: {difference:.1e}.",
+        "",
+        "| | training step, ms | images/s | ratio (range) | sampling step, ms | images/s | ratio (range) "
+        "| peak memory, GiB | of the matmul ceiling, training / sampling |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for chosen in settings:
+        cells = [chosen.name]
+        shares = []
+        for kind, flops in (("train", 3 * forward_flops), ("sample", forward_flops)):
+            mine = times[kind][chosen.name]
+            median = statistics.median(mine)
+            cells += [f"{1e3 * median:.1f}", f"{batch_size / median:.2f}", ratio(times[kind][base], mine)]
+            shares.append(f"{batch_size * flops / median / ceilings[chosen.precision]:.0%}")
+        lines.append("| " + " | ".join([*cells, gib(peaks[chosen.name]), " / ".join(shares)]) + " |")
+    lines += ["", "Ceilings: " + ", ".join(f"{p} {c / 1e12:.2f} TFLOP/s" for p, c in sorted(ceilings.items())) + ".", ""]
+    lines += ["| one update of all parameters | ms | ratio (range) |", "| --- | --- | --- |"]
+    for group in updates:
+        first = next(iter(group.values()))
+        lines += [f"| {n} | {1e3 * statistics.median(s):.1f} | {ratio(first, s)} |" for n, s in group.items()]
+    table = "\n".join(lines) + "\n"
+    print(table)
+    if out:
+        out.write_text(table)
+
+
+def update_times(network: UNet, device: torch.device, rounds: int, repeats: int) -> list[dict[str, list[float]]]:
+    """Times of AdamW and of the EMA by themselves, each in its ways."""
+    parameters = [nn.Parameter(p.detach().clone().to(device)) for p in network.parameters()]
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    options = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+    optimizers = {
+        f"AdamW, {name}": torch.optim.AdamW(parameters, lr=0.0, **option).step for name, option in options.items()
+    }
+    averages = {
+        ("EMA, diffusers" if HAVE_DIFFUSERS else "EMA, loop"): ema_update("diffusers", parameters),
+        "EMA, `torch._foreach_lerp_`": ema_update("foreach", parameters),
+    }
+    groups = []
+    for steps in (optimizers, averages):
+        for step in steps.values():
+            seconds(step, 1, device)  # allocates the state
+        groups.append(rounds_of({n: lambda s=s: seconds(s, repeats, device) for n, s in steps.items()}, rounds))
+    return groups
+
+
+def machine(device: str) -> str:
+    """The GPU, or the processor."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    names = names if info.exists() else []
+    return f"{len(names)} x {names[0]}" if names else platform.processor()
+
+
+def versions() -> str:
+    """Of everything that matters here."""
+    from importlib.metadata import version
+
+    packages = ["torch", *(["diffusers"] if HAVE_DIFFUSERS else [])]
+    return f"Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages) + ". "
+
+
+if __name__ == "__main__":
+    main()

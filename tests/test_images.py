@@ -1,0 +1,201 @@
+"""Images at the edge: conversions are exact, files are read upright, a broken one is one line, noise is noticed."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minidiff.errors import UserError
+from minidiff.images import (
+    ImageSink,
+    crop_resize,
+    free_name,
+    grid,
+    neighbour_correlation,
+    problems,
+    read_image,
+    read_images,
+    to_float,
+    to_uint8,
+    write_image,
+)
+
+
+def ramp(height: int = 16, width: int = 16) -> np.ndarray:
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([y * 255 // height, x * 255 // width, (x + y) * 127 // height], axis=2).astype(np.uint8)
+
+
+def test_every_byte_survives_the_round_trip() -> None:
+    """All 256 values, there and back: fails on truncation instead of rounding, or a scale of 256."""
+    images = np.arange(256 * 3, dtype=np.uint8).reshape(1, 16, 16, 3)
+    x = to_float(images)
+    assert x.shape == (1, 3, 16, 16) and x.dtype == torch.float32
+    assert x.min() == -1 and x.max() == 1
+    assert (to_uint8(x) == images).all()
+
+
+def test_to_uint8_clips_and_repeats_grey() -> None:
+    x = torch.tensor([-3.0, 0.0, 3.0]).reshape(1, 1, 1, 3)
+    assert to_uint8(x).tolist() == [[[[0] * 3, [128] * 3, [255] * 3]]]
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(1, 3, 4, 4), np.zeros((4, 4, 3), np.uint8)])
+def test_to_float_refuses_other_forms(wrong: object) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        to_float(wrong)  # type: ignore[arg-type]
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    """Orientation 6: the camera was turned, the first row of the file is the right column of the picture."""
+    image = Image.fromarray(ramp(8, 12))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert (read_image(tmp_path / "turned.png") == np.rot90(ramp(8, 12), 3)).all()
+
+
+def test_modes_are_all_read_as_colour(tmp_path: Path) -> None:
+    """Grey, palette, 16 bit at full scale, and transparency over white."""
+    grey = Image.fromarray(ramp()[..., 0])
+    grey.save(tmp_path / "grey.png")
+    assert (read_image(tmp_path / "grey.png") == ramp()[..., :1].repeat(3, 2)).all()
+    assert read_image(tmp_path / "grey.png", channels=1).shape == (16, 16, 1)
+
+    Image.fromarray(ramp()).quantize(256).save(tmp_path / "palette.png")
+    assert np.abs(read_image(tmp_path / "palette.png").astype(int) - ramp()).mean() < 12
+
+    deep = np.array([[0, 257, 65535]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png")[0, :, 0].tolist() == [0, 1, 255]
+
+    clear = np.zeros((1, 2, 4), np.uint8)
+    clear[0, 1] = 0, 0, 0, 255
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    assert read_image(tmp_path / "clear.png")[0].tolist() == [[255] * 3, [0] * 3]
+
+
+def test_broken_files_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(buffer, "PNG")
+    (tmp_path / "cut.png").write_bytes(buffer.getvalue()[:2000])
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no image")
+    for name in ("cut", "empty", "text"):
+        with pytest.raises(UserError, match=rf"{name}.png is not a readable image") as caught:
+            read_image(tmp_path / f"{name}.png")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="no such image file"):
+        read_image(tmp_path / "absent.png")
+    write_image(tmp_path / "huge.png", np.zeros((64, 64, 3), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match="huge.png is not a readable image"):
+        read_image(tmp_path / "huge.png")
+
+
+def test_crop_resize_takes_the_centre() -> None:
+    wide = np.zeros((8, 24, 3), np.uint8)
+    wide[:, 8:16] = 200
+    assert (crop_resize(wide, 8) == 200).all()
+    assert crop_resize(wide[..., :1], 4).shape == (4, 4, 1)
+    chess = np.indices((64, 64)).sum(0) % 2 * 255
+    small = crop_resize(chess.astype(np.uint8)[..., None].repeat(3, 2), 16)
+    assert np.abs(small.astype(int) - 127).max() <= 20  # antialiased: grey, not black and white
+
+
+def test_grid_places_every_image() -> None:
+    images = np.stack([np.full((64, 64, 3), 10 * k, np.uint8) for k in range(5)])
+    sheet = grid(images, columns=3)
+    assert sheet.shape == (2 * 66 + 2, 3 * 66 + 2, 3)
+    assert [sheet[2 + 66 * (k // 3) + 30, 2 + 66 * (k % 3) + 30, 0] for k in range(5)] == [0, 10, 20, 30, 40]
+    assert grid(images[:, :32, :32]).shape[0] == 2 * 66 + 2  # 32x32 is shown twice as large
+
+
+def test_noise_constants_and_saturation_are_noticed() -> None:
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    clipped = (255 * (random.random((20, 32, 32, 3)) > 0.5)).astype(np.uint8)
+    flat = np.full((20, 32, 32, 3), 90, np.uint8)
+    good = np.stack([np.roll(ramp(32, 32), k, axis=1) for k in range(20)])
+    assert "20 of 20 images are noise" in problems(noise)[0]
+    assert "noise" in problems(clipped)[0] and "saturated" in problems(clipped)[1]
+    assert "one flat colour" in problems(flat)[0]
+    assert problems(good) == []
+    assert problems(np.concatenate([good, good, noise[:3]])) == []  # under a tenth
+    assert abs(neighbour_correlation(noise).mean()) < 0.02
+
+
+def test_real_clothing_is_not_called_noise() -> None:
+    """The most textured of 10,000 real images still correlates well above the threshold's neighbourhood."""
+    folder = Path("/usr/share/datasets/fashion-mnist")
+    if not folder.exists():
+        pytest.skip("Debian's dataset-fashion-mnist is not installed")
+    from minidiff.data import load_data
+
+    data = load_data("fashion-mnist", split="test")
+    assert problems(np.repeat(data.images[:2000], 3, axis=3)) == []
+
+
+class TestSink:
+    images = np.stack([np.full((8, 8, 3), k, np.uint8) for k in range(6)])
+
+    def test_array(self, tmp_path: Path) -> None:
+        with ImageSink(tmp_path / "all.npz") as sink:
+            sink.write(self.images[:4])
+            sink.write(self.images[4:])
+            assert sink.finish() == f"6 images: {tmp_path / 'all.npz'}"
+        with np.load(tmp_path / "all.npz") as archive:
+            assert archive["images"].dtype == np.uint8 and (archive["images"] == self.images).all()
+        assert os.listdir(tmp_path) == ["all.npz"]
+
+    def test_folder(self, tmp_path: Path) -> None:
+        with ImageSink(tmp_path / "all") as sink:
+            sink.write(self.images)
+            sink.finish()
+        assert sorted(os.listdir(tmp_path / "all"))[:2] == ["000000.png", "000001.png"]
+        assert (read_images(tmp_path / "all", 8) == self.images).all()
+
+    def test_grid_says_how_many_it_shows(self, tmp_path: Path) -> None:
+        with ImageSink(tmp_path / "all.png") as sink:
+            for _ in range(50):
+                sink.write(self.images)
+            assert sink.finish().startswith("300 images") and len(sink.shown) == 256
+
+    @pytest.mark.parametrize("name", ["all.npz", "all.png", "all"])
+    def test_nothing_is_overwritten_and_nothing_left_behind(self, tmp_path: Path, name: str) -> None:
+        target = tmp_path / name
+        if target.suffix:
+            target.write_text("mine")
+        else:
+            target.mkdir()
+            (target / "mine").touch()
+        with pytest.raises(UserError, match="exists. Give another --out, or --force"):
+            ImageSink(target)
+        with pytest.raises(KeyboardInterrupt), ImageSink(target, overwrite=True) as sink:
+            sink.write(self.images)
+            raise KeyboardInterrupt
+        assert os.listdir(tmp_path) == [name]
+        if target.suffix:
+            assert target.read_text() == "mine"
+
+    def test_unknown_and_unwritable_places(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="Give a .png, a .npz, or a folder"):
+            ImageSink(tmp_path / "all.txt")
+        (tmp_path / "file").touch()
+        with pytest.raises(UserError, match="cannot write|is a file"):
+            ImageSink(tmp_path / "file" / "all.png")
+
+
+def test_write_image_names_the_suffix(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Try picture.png"):
+        write_image(tmp_path / "picture", ramp())
+
+
+def test_free_name(tmp_path: Path) -> None:
+    for expected in ("a.png", "a-2.png", "a-3.png"):
+        assert free_name(tmp_path / "a.png").name == expected
+        (tmp_path / expected).touch()
