@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from minidiff.errors import UserError
+from minidiff.errors import UserError, one_line
 
 if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
     from torch import Tensor, nn
@@ -49,7 +49,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
                 f"cannot write {path}: {cause.strerror}. What was there before is unharmed; make room and resume."
             ) from None
         if isinstance(error, RuntimeError):
-            raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}. The old file is unharmed.") from None
+            raise UserError(f"cannot write {path}: {one_line(error)}. The old file is unharmed.") from None
         raise
 
 
@@ -111,8 +111,6 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
 
 def read_state(folder: Path) -> dict[str, Any] | None:
     """The training state on the CPU, or None when the run has not written one yet. Raises UserError when damaged."""
-    import pickle
-
     import torch
 
     path = folder / STATE
@@ -120,8 +118,8 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}). Start again in another --out.") from None
+    except Exception as error:  # whatever bytes are there: the restricted unpickler fails on them in many ways
+        raise UserError(f"{path} is damaged ({one_line(error)}). Start again in another --out.") from None
 
 
 # --- run folders --------------------------------------------------------------------------------------------------

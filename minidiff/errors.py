@@ -27,3 +27,8 @@ def lookup(kind: str, name: str, table: Mapping[str, Value]) -> Value:
     if name not in table:
         raise UserError(f"unknown {kind} '{name}'. {suggestion(name, table)}")
     return table[name]
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its name when it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

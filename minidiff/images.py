@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from minidiff.errors import UserError
+from minidiff.errors import UserError, one_line
 
 Pixels = NDArray[np.uint8]
 
@@ -70,7 +70,7 @@ def read_image(path: str | Path, channels: int = 3) -> Pixels:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path} is not a readable image ({str(error).splitlines()[0]}).") from None
+        raise UserError(f"{path} is not a readable image ({one_line(error)}).") from None
     return array.reshape(*array.shape[:2], channels)
 
 

@@ -1,6 +1,9 @@
 """The forward process, its posterior and the three predictions, against Bayes' rule and the papers' formulas."""
 
+import importlib
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -230,3 +233,32 @@ def test_eps_prediction_and_zero_snr_exclude_each_other():
     check_prediction(SCHEDULES["zero-snr"], "x0")
     with pytest.raises(UserError, match=r"zero SNR .* Predict v or x0"):
         check_prediction(SCHEDULES["zero-snr"], "eps")
+
+
+# The chapters
+
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_every_place_that_the_notation_names_exists():
+    """The last column of docs/notation.md: `module.name`, or `module.Class.name`."""
+    rows = [line for line in (DOCS / "notation.md").read_text("utf-8").splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 15
+    for row in rows:
+        places = re.findall(r"`([\w.]+)`", row.rsplit("|", 2)[1])
+        assert places, row
+        for place in places:
+            module, *names = place.split(".")
+            found = importlib.import_module(f"minidiff.{module}")
+            for name in names:
+                found = getattr(found, name)
+
+
+@pytest.mark.parametrize("chapter", ["schedules", "diffusion", "samplers"])
+def test_the_code_in_the_chapters_runs(chapter, capsys):
+    """All of a chapter's blocks, one after another, as a reader would type them; a bare formula is left out."""
+    text = (DOCS / f"{chapter}.md").read_text("utf-8")
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "import" in block]
+    assert blocks
+    exec("\n".join(blocks), {})
