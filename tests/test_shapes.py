@@ -1,4 +1,4 @@
-"""The embedded data set: the same scenes everywhere, colours and solids that can be told apart, held-out combinations."""
+"""The embedded data set: the same scenes everywhere, visible labels, held-out combinations."""
 
 import hashlib
 import os
