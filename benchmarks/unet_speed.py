@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from diffusers_weights import pair, randomise  # noqa: E402
 
+from minidiff.presets import PRESETS  # noqa: E402
 from minidiff.unet import UNet  # noqa: E402
 
 SIX_LEVELS: dict[str, Any] = {"channels": (128, 128, 256, 256, 512, 512), "attention": (False,) * 4 + (True, False)}
@@ -37,9 +39,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "celebahq": SIX_LEVELS | {"image_size": 256},
     "lab": SIX_LEVELS | {"image_size": 64, "head_dim": 8, "norm_eps": 1e-5, "downsample_padding": 1,
                          "flip_sin_to_cos": True, "freq_shift": 0},
-    "tiny": {"channels": (32, 64), "attention": (False, True)},  # to try this script
+    "cpu": {"image_size": PRESETS["cpu"].image_size} | PRESETS["cpu"].network,
 }  # fmt: skip
 DECAY = 0.9999
+Times = dict[str, list[float]]  # seconds of each contender, round by round
 HAVE_DIFFUSERS = find_spec("diffusers") is not None
 
 
@@ -86,8 +89,8 @@ class Contender:
         self.x, self.t, self.noise = x.contiguous(memory_format=layout), t, noise.contiguous(memory_format=layout)
         self.parameters = list(self.network.parameters())
         self.forward = torch.compile(self.network, mode=settings.compile) if settings.compile else self.network
-        fused = {"fused": True} if settings.quick_update else {}
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, **fused)
+        fused = True if settings.quick_update else None  # None: torch's default
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, fused=fused)
         self.update_ema = ema_update("foreach" if settings.quick_update else "diffusers", self.parameters)
 
     def predict(self) -> Tensor:
@@ -151,6 +154,7 @@ def ema_update(kind: str, parameters: list[nn.Parameter]) -> Callable[[], None]:
 
 def seconds(step: Callable[[], object], repeats: int, device: torch.device) -> float:
     """Wall-clock seconds of one call, the GPU's queue emptied before and after."""
+
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -163,9 +167,9 @@ def seconds(step: Callable[[], object], repeats: int, device: torch.device) -> f
     return (time.perf_counter() - start) / repeats
 
 
-def rounds_of(steps: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def rounds_of(steps: dict[str, Callable[[], float]], rounds: int) -> Times:
     """Every step once a round, in an order drawn anew; the times of each."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    times: Times = {name: [] for name in steps}
     for _ in range(rounds):
         for name in random.sample(list(steps), len(steps)):
             times[name].append(steps[name]())
@@ -206,12 +210,12 @@ def gib(amount: int | None) -> str:
 
 @click.command()
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--config", type=click.Choice(list(CONFIGS)), default="cifar10", show_default=True, help="The network.")
+@click.option("--config", type=click.Choice(list(CONFIGS)), default="cifar10", show_default=True, help="cpu: the preset.")
 @click.option("--image-size", type=click.IntRange(min=1), help="Another size than the network's own.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Default: 16 on the CPU, 128 on a GPU.")
 @click.option("--rounds", type=click.IntRange(min=1), default=6, show_default=True, help="Paired, shuffled rounds.")
 @click.option("--repeats", type=click.IntRange(min=1), help="Steps timed together. Default: 1 on the CPU, 10 on a GPU.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of ours. Default: fp32 on the CPU, bf16 on GPU.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of ours. Default: fp32; on a GPU bf16.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: torch's choice.")
 @click.option("--everything", is_flag=True, help="On the CPU too: the contenders of the GPU.")
 @click.option("--seed", default=0, show_default=True, help="Of the weights and of the order of the rounds.")
@@ -270,7 +274,7 @@ def main(device: str, config: str, image_size: int | None, batch_size: int | Non
         peaks[chosen.name] = torch.cuda.max_memory_allocated() - allocated if on_gpu else None
 
     times = {
-        kind: rounds_of({n: lambda r=r, k=kind: r.timed(k, repeats) for n, r in racers.items()}, rounds)
+        kind: rounds_of({name: partial(racer.timed, kind, repeats) for name, racer in racers.items()}, rounds)
         for kind in ("train", "sample")
     }
     updates = update_times(ours, torch.device(device), max(rounds, 5), repeats)
@@ -282,49 +286,64 @@ def main(device: str, config: str, image_size: int | None, batch_size: int | Non
             answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
             peaks[chosen.name] = int(answer) if answer else None
 
-    base = settings[0].name
-    lines = [
+    heading = [
         f"## {config}, {size}x{size}, batch {batch_size}: {machine(device)}, {datetime.date.today()}",
         "",
-        versions(),
-        f"`python benchmarks/unet_speed.py {' '.join(sys.argv[1:])}`: {rounds} rounds, {torch.get_num_threads()} CPU "
-        f"threads. {sum(p.numel() for p in ours.parameters()):,} parameters, {forward_flops / 1e9:.1f} GFLOP an image "
-        f"forward. Largest difference of the two networks' outputs: {difference:.1e}.",
-        "",
-        "| | training step, ms | images/s | ratio (range) | sampling step, ms | images/s | ratio (range) "
-        "| peak memory, GiB | of the matmul ceiling, training / sampling |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"`python benchmarks/unet_speed.py {' '.join(sys.argv[1:])}`".replace(" `", "`") + f": {rounds} rounds, "
+        f"{torch.get_num_threads()} CPU threads, {versions()}. {sum(p.numel() for p in ours.parameters()):,} "
+        f"parameters, {forward_flops / 1e9:.1f} GFLOP an image forward (a training step counted as three times that). "
+        f"Largest difference of the two networks' outputs: {difference:.1e}.",
     ]
-    for chosen in settings:
-        cells = [chosen.name]
-        shares = []
-        for kind, flops in (("train", 3 * forward_flops), ("sample", forward_flops)):
-            mine = times[kind][chosen.name]
-            median = statistics.median(mine)
-            cells += [f"{1e3 * median:.1f}", f"{batch_size / median:.2f}", ratio(times[kind][base], mine)]
-            shares.append(f"{batch_size * flops / median / ceilings[chosen.precision]:.0%}")
-        lines.append("| " + " | ".join([*cells, gib(peaks[chosen.name]), " / ".join(shares)]) + " |")
-    lines += ["", "Ceilings: " + ", ".join(f"{p} {c / 1e12:.2f} TFLOP/s" for p, c in sorted(ceilings.items())) + ".", ""]
-    lines += ["| one update of all parameters | ms | ratio (range) |", "| --- | --- | --- |"]
-    for group in updates:
-        first = next(iter(group.values()))
-        lines += [f"| {n} | {1e3 * statistics.median(s):.1f} | {ratio(first, s)} |" for n, s in group.items()]
-    table = "\n".join(lines) + "\n"
+    images = {kind: {n: batch_size / statistics.median(s) for n, s in times[kind].items()} for kind in times}
+    table = "\n".join([*heading, "", *step_table(settings, times, images, peaks, forward_flops, ceilings), "",
+                       *update_table(updates)]) + "\n"  # fmt: skip
     print(table)
     if out:
         out.write_text(table)
 
 
-def update_times(network: UNet, device: torch.device, rounds: int, repeats: int) -> list[dict[str, list[float]]]:
+def step_table(settings: list[Settings], times: dict[str, Times], images: dict[str, dict[str, float]],
+               peaks: dict[str, int | None], flops: float, ceilings: dict[str, float]) -> list[str]:  # fmt: skip
+    """Training and sampling, a line for each contender; then the ceilings the last column is a share of."""
+    lines = [
+        "| | training step, ms | images/s | ratio (range) | sampling step, ms | images/s | ratio (range) "
+        "| peak memory, GiB | of the matmul ceiling, training / sampling |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    base = settings[0].name
+    for chosen in settings:
+        name, ceiling = chosen.name, ceilings[chosen.precision]
+        cells = [name]
+        for kind in ("train", "sample"):
+            mine = times[kind][name]
+            cells += [f"{1e3 * statistics.median(mine):.1f}", f"{images[kind][name]:.2f}"]
+            cells += [ratio(times[kind][base], mine)]
+        shares = [3 * flops * images["train"][name] / ceiling, flops * images["sample"][name] / ceiling]
+        lines.append("| " + " | ".join([*cells, gib(peaks[name]), f"{shares[0]:.0%} / {shares[1]:.0%}"]) + " |")
+    measured = ", ".join(f"{precision} {ceiling / 1e12:.2f} TFLOP/s" for precision, ceiling in ceilings.items())
+    return [*lines, "", f"Matmul ceilings measured: {measured}."]
+
+
+def update_table(updates: list[Times]) -> list[str]:
+    """Optimizer and EMA by themselves; each group against its first line."""
+    lines = ["| one update of all parameters | ms | ratio (range) |", "| --- | --- | --- |"]
+    for group in updates:
+        first = next(iter(group.values()))
+        lines += [f"| {n} | {1e3 * statistics.median(s):.1f} | {ratio(first, s)} |" for n, s in group.items()]
+    return lines
+
+
+def update_times(network: UNet, device: torch.device, rounds: int, repeats: int) -> list[Times]:
     """Times of AdamW and of the EMA by themselves, each in its ways."""
     parameters = [nn.Parameter(p.detach().clone().to(device)) for p in network.parameters()]
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
-    options = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
-    optimizers = {
-        f"AdamW, {name}": torch.optim.AdamW(parameters, lr=0.0, **option).step for name, option in options.items()
+    optimizers: dict[str, Callable[[], object]] = {
+        "AdamW, loop": torch.optim.AdamW(parameters, lr=0.0, foreach=False).step,
+        "AdamW, foreach": torch.optim.AdamW(parameters, lr=0.0, foreach=True).step,
+        "AdamW, fused": torch.optim.AdamW(parameters, lr=0.0, fused=True).step,
     }
-    averages = {
+    averages: dict[str, Callable[[], object]] = {
         ("EMA, diffusers" if HAVE_DIFFUSERS else "EMA, loop"): ema_update("diffusers", parameters),
         "EMA, `torch._foreach_lerp_`": ema_update("foreach", parameters),
     }
@@ -332,7 +351,7 @@ def update_times(network: UNet, device: torch.device, rounds: int, repeats: int)
     for steps in (optimizers, averages):
         for step in steps.values():
             seconds(step, 1, device)  # allocates the state
-        groups.append(rounds_of({n: lambda s=s: seconds(s, repeats, device) for n, s in steps.items()}, rounds))
+        groups.append(rounds_of({n: partial(seconds, s, repeats, device) for n, s in steps.items()}, rounds))
     return groups
 
 
@@ -341,8 +360,8 @@ def machine(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    names = names if info.exists() else []
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{len(names)} x {names[0]}" if names else platform.processor()
 
 
@@ -351,7 +370,7 @@ def versions() -> str:
     from importlib.metadata import version
 
     packages = ["torch", *(["diffusers"] if HAVE_DIFFUSERS else [])]
-    return f"Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages) + ". "
+    return f"Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages)
 
 
 if __name__ == "__main__":

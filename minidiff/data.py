@@ -244,8 +244,9 @@ def npy_header(shape: Sequence[int]) -> bytes:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not."""
     for left_over in path.parent.glob(f".{path.name}.tmp*"):  # by a process that was killed, a day ago or more
-        if time.time() - left_over.stat().st_mtime > 86_400:
-            left_over.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if time.time() - left_over.stat().st_mtime > 86_400:
+                left_over.unlink()
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -467,7 +468,7 @@ def load_folder(want: Want) -> ImageData:
         raise UserError(f"{want.data_dir} holds no image files ({' '.join(IMAGE_SUFFIXES)}).")
     place = f"folder-{want.image_size}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
     files = Files(place, root, paths, want).load(threads())
-    kinds = [paths[i].split(os.sep)[0] if os.sep in paths[i] else "" for i in files.kept]
+    kinds = [printable(paths[i].split(os.sep)[0]) if os.sep in paths[i] else "" for i in files.kept]
     names, notes = sorted(set(kinds) - {""}), list(files.notes)
     if len(names) > MAX_FOLDER_LABELS:
         notes.append(f"{len(names)} sub-folders are too many for labels (at most {MAX_FOLDER_LABELS})")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from minidiff import checkpoint, distributed
-from minidiff.diffusion import diffusion_loss, q_sample
+from minidiff.diffusion import check_prediction, diffusion_loss, q_sample
 from minidiff.errors import UserError, lookup
 from minidiff.images import Pixels, to_uint8
 from minidiff.rng import Draws, randn, sample_generators
@@ -194,7 +194,11 @@ def build_schedule(diffusion: dict[str, Any]) -> Schedule:
 
 
 def ddpm_loss(schedule: Schedule, prediction: str, min_snr_gamma: float | None, device: torch.device) -> Loss:
-    """What a DDPM minimises (Ho et al. 2020, algorithm 1), as the closure that `Trainer` calls."""
+    """What a DDPM minimises (Ho et al. 2020, algorithm 1), as the closure that `Trainer` calls.
+
+    Raises UserError for eps under zero terminal SNR, from which no image can be predicted at T-1.
+    """
+    check_prediction(schedule, prediction)
     schedule = schedule.to(device)
 
     def loss(model: torch.nn.Module, x0: Tensor, labels: Tensor, draws: Draws) -> Tensor:

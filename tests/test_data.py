@@ -375,7 +375,7 @@ def test_cifar_through_torchvision(tmp_path, monkeypatch):
 
 
 def test_celeba(tmp_path):
-    """Cut 178x178 out of the middle, split by number as the authors do, attributes as labels, what is missing counted."""
+    """Cut 178x178 out of the middle, split by number, attributes as labels, what is missing counted."""
     names = ["Bald", "Smiling", "Young"]
     rows = {"000001": [1, -1, 1], "000002": [-1, -1, -1], "162771": [1, 1, 1], "182638": [-1, 1, -1]}
     for number in rows:
@@ -397,7 +397,7 @@ def test_celeba(tmp_path):
 
 
 def test_a_folder_of_every_kind_of_image(tmp_path):
-    """All suffixes and modes, nested, upright by EXIF; hidden files, __MACOSX, other files and link loops left alone."""
+    """All suffixes and modes, nested, upright by EXIF; hidden and other files, __MACOSX and link loops are left alone."""
     for number, suffix in enumerate(("png", "jpg", "jpeg", "bmp", "webp", "gif", "tif", "PNG")):
         picture(tmp_path / "cats" / "deep" / f"{number}.{suffix}")
     for mode in ("L", "P", "RGBA", "1", "LA"):

@@ -1,0 +1,70 @@
+"""Two processes under torchrun do what one does: the same weights from the same global batch, the same samples."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from minidiff import checkpoint
+
+
+def minidiff(processes: int, arguments: str, folder: Path) -> "subprocess.Popen[str]":
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "minidiff", *arguments.split()],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def finish(process: "subprocess.Popen[str]") -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_two_processes_train_and_sample_as_one(photos: Path, tmp_path: Path) -> None:
+    """The same global batch of 8, as 8 and as 2 x 2 x 2 (processes, accumulation slices): the losses and weights agree
+    to rounding. Fails when processes draw the same noise, see the same images, or gradients are not averaged. Then 5
+    samples by two processes, of which the second gets fewer, equal those of one."""
+    train = f"train ddpm --device cpu --dataset folder --data-dir {photos} --image-size 16 --steps 4 --batch-size 8"
+    one = finish(minidiff(1, f"{train} --out one", tmp_path))
+    two = finish(minidiff(2, f"{train} --accumulate 2 --out two", tmp_path))
+    assert "over 2 processes" in two and "processes" not in one
+    assert two.count("done      look at") == 1  # only the main process speaks
+
+    weights = [checkpoint.read_tensors(tmp_path / run / "model.safetensors") for run in ("one", "two")]
+    difference = max((weights[0][name] - weights[1][name]).abs().max().item() for name in weights[0])
+    assert difference < 1e-4, difference
+    losses = [[r["loss"] for r in checkpoint.read_metrics(tmp_path / run)] for run in ("one", "two")]
+    assert np.allclose(*losses, rtol=1e-4), losses
+    assert len(losses[1]) == 4
+
+    for processes in (1, 2):
+        options = f"sample one --device cpu -n 5 --steps 5 --batch-size 3 --out {processes}.npz"
+        finish(minidiff(processes, options, tmp_path))
+    images = [np.load(tmp_path / f"{processes}.npz")["images"].astype(int) for processes in (1, 2)]
+    assert images[0].shape == images[1].shape == (5, 16, 16, 3)
+    assert np.abs(images[0] - images[1]).max() <= 1
+
+
+def test_an_interrupt_stops_all_processes_and_saves(photos: Path, tmp_path: Path) -> None:
+    """SIGTERM to torchrun, as a cluster sends it: all processes agree on the step to stop after; one saves."""
+    train = f"train ddpm --device cpu --dataset folder --data-dir {photos} --image-size 16 --steps 5000 --batch-size 4"
+    process = minidiff(2, f"{train} --save-every 5000 --out run", tmp_path)
+    for _ in range(600):
+        if checkpoint.read_metrics(tmp_path / "run"):
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "minidiff train ddpm --resume run" in output, output
+    state = checkpoint.read_state(tmp_path / "run")
+    assert state is not None and state["step"] >= 50
+    assert all(torch.isfinite(tensor).all() for tensor in state["ema"].values())
