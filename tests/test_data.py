@@ -397,7 +397,7 @@ def test_celeba(tmp_path):
 
 
 def test_a_folder_of_every_kind_of_image(tmp_path):
-    """All suffixes and modes, nested, upright by EXIF; hidden and other files, __MACOSX and link loops are left alone."""
+    """All suffixes and modes, nested, upright by EXIF; hidden and other files, __MACOSX and link loops left alone."""
     for number, suffix in enumerate(("png", "jpg", "jpeg", "bmp", "webp", "gif", "tif", "PNG")):
         picture(tmp_path / "cats" / "deep" / f"{number}.{suffix}")
     for mode in ("L", "P", "RGBA", "1", "LA"):
@@ -461,16 +461,16 @@ def test_bad_files_stop_when_asked_to(spoiled):
 def test_a_changed_folder_is_decoded_again(tmp_path):
     """A file added, removed or changed in place is noticed; the store does not grow with every change."""
     folder = tmp_path / "photos"
-    picture(folder / "a.png")
-    picture(folder / "b.png")
-    assert len(load_data("folder", data_dir=folder)) == 2
-    picture(folder / "c.png")
-    assert len(load_data("folder", data_dir=folder)) == 3
-    before = load_data("folder", data_dir=folder).images[0].copy()
-    Image.new("RGB", (40, 30), "red").save(folder / "a.png")
-    assert (load_data("folder", data_dir=folder).images[0] != before).any()
-    (folder / "a.png").unlink()
-    assert len(load_data("folder", data_dir=folder)) == 2
+    for name in "abcd":
+        picture(folder / f"{name}.png")
+    assert len(load_data("folder", data_dir=folder)) == 4
+    picture(folder / "e.png")
+    assert len(load_data("folder", data_dir=folder)) == 5
+    before = load_data("folder", data_dir=folder).images[1].copy()
+    Image.new("RGB", (40, 30), "red").save(folder / "b.png")  # none of the three that are decoded again to compare
+    assert (load_data("folder", data_dir=folder).images[1] != before).any()
+    (folder / "b.png").unlink()
+    assert len(load_data("folder", data_dir=folder)) == 4
     assert len(files_in(data_module.cache_dir() / "images")) == 2
 
 
