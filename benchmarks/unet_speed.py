@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,16 +67,16 @@ def contenders(device: str, precision: str, everything: bool) -> list[Settings]:
     eager = Settings(f"minidiff, {precision}", True, precision, channels_last=True, quick_update=True)
     if device == "cpu" and not everything:
         return [plain, eager]
-    best = {"precision": precision, "channels_last": True, "quick_update": True}
+    compiled = replace(eager, name=f"{eager.name}, compiled", compile="default")
+    theirs = replace(compiled, name=f"diffusers, {precision}, channels_last, compiled", ours=False)
     return [
         plain,
-        Settings(f"{plain.name}, TF32 off", plain.ours, tf32=False),
-        *([Settings(f"diffusers, {precision}, channels_last, compiled", False, compile="default", **best)]
-          if HAVE_DIFFUSERS else []),
+        replace(plain, name=f"{plain.name}, TF32 off", tf32=False),
+        *([theirs] if HAVE_DIFFUSERS else []),
         eager,
-        Settings(f"minidiff, {precision}, compiled", True, compile="default", **best),
-        Settings(f"minidiff, {precision}, compiled, CUDA graphs", True, compile="reduce-overhead", **best),
-    ]  # fmt: skip
+        compiled,
+        replace(eager, name=f"{eager.name}, compiled, CUDA graphs", compile="reduce-overhead"),
+    ]
 
 
 class Contender:
@@ -85,7 +85,7 @@ class Contender:
     def __init__(self, settings: Settings, network: nn.Module, x: Tensor, t: Tensor, noise: Tensor) -> None:
         self.settings, device = settings, x.device
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.network = copy.deepcopy(network).to(device=device, memory_format=layout)
+        self.network = copy.deepcopy(network).to(device).to(memory_format=layout)
         self.x, self.t, self.noise = x.contiguous(memory_format=layout), t, noise.contiguous(memory_format=layout)
         self.parameters = list(self.network.parameters())
         self.forward = torch.compile(self.network, mode=settings.compile) if settings.compile else self.network
@@ -139,6 +139,7 @@ def ema_update(kind: str, parameters: list[nn.Parameter]) -> Callable[[], None]:
         average = EMAModel(parameters, decay=DECAY)
         return lambda: average.step(parameters)
     shadow = [parameter.detach().clone() for parameter in parameters]
+    targets: list[Tensor] = list(parameters)
 
     @torch.no_grad()
     def one_by_one() -> None:
@@ -147,24 +148,28 @@ def ema_update(kind: str, parameters: list[nn.Parameter]) -> Callable[[], None]:
 
     @torch.no_grad()
     def together() -> None:
-        torch._foreach_lerp_(shadow, parameters, 1 - DECAY)
+        torch._foreach_lerp_(shadow, targets, 1 - DECAY)
 
     return together if kind == "foreach" else one_by_one
 
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+clock = "wall"
+
+
 def seconds(step: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Wall-clock seconds of one call, the GPU's queue emptied before and after."""
+    """Seconds of one call by the chosen clock, the GPU's queue emptied before and after."""
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
     wait()
-    start = time.perf_counter()
+    start = CLOCKS[clock]()
     for _ in range(repeats):
         step()
     wait()
-    return (time.perf_counter() - start) / repeats
+    return (CLOCKS[clock]() - start) / repeats
 
 
 def rounds_of(steps: dict[str, Callable[[], float]], rounds: int) -> Times:
@@ -210,21 +215,25 @@ def gib(amount: int | None) -> str:
 
 @click.command()
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-@click.option("--config", type=click.Choice(list(CONFIGS)), default="cifar10", show_default=True, help="cpu: the preset.")
+@click.option("--config", type=click.Choice(list(CONFIGS)), default="cifar10", show_default=True)
 @click.option("--image-size", type=click.IntRange(min=1), help="Another size than the network's own.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Default: 16 on the CPU, 128 on a GPU.")
 @click.option("--rounds", type=click.IntRange(min=1), default=6, show_default=True, help="Paired, shuffled rounds.")
 @click.option("--repeats", type=click.IntRange(min=1), help="Steps timed together. Default: 1 on the CPU, 10 on a GPU.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of ours. Default: fp32; on a GPU bf16.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: torch's choice.")
+@click.option("--clock", "clock_name", type=click.Choice(list(CLOCKS)), default="wall", show_default=True,
+              help="cpu: processor seconds, for one thread on a machine that others use too.")
 @click.option("--everything", is_flag=True, help="On the CPU too: the contenders of the GPU.")
 @click.option("--seed", default=0, show_default=True, help="Of the weights and of the order of the rounds.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the table here.")
 @click.option("--memory-of", type=int, hidden=True, help="Print the peak memory of one contender, in bytes.")
 def main(device: str, config: str, image_size: int | None, batch_size: int | None, rounds: int, repeats: int | None,
-         precision: str | None, threads: int | None, everything: bool, seed: int, out: Path | None,
+         precision: str | None, threads: int | None, clock_name: str, everything: bool, seed: int, out: Path | None,
          memory_of: int | None) -> None:  # fmt: skip
     """Time our U-Net beside diffusers'."""
+    global clock
+    clock = clock_name
     on_gpu = device.startswith("cuda")
     batch_size, repeats = batch_size or (128 if on_gpu else 16), repeats or (10 if on_gpu else 1)
     precision = precision or ("bf16" if on_gpu else "fp32")
@@ -290,9 +299,9 @@ def main(device: str, config: str, image_size: int | None, batch_size: int | Non
         f"## {config}, {size}x{size}, batch {batch_size}: {machine(device)}, {datetime.date.today()}",
         "",
         f"`python benchmarks/unet_speed.py {' '.join(sys.argv[1:])}`".replace(" `", "`") + f": {rounds} rounds, "
-        f"{torch.get_num_threads()} CPU threads, {versions()}. {sum(p.numel() for p in ours.parameters()):,} "
-        f"parameters, {forward_flops / 1e9:.1f} GFLOP an image forward (a training step counted as three times that). "
-        f"Largest difference of the two networks' outputs: {difference:.1e}.",
+        f"{torch.get_num_threads()} CPU threads, {clock_name} clock, {versions()}. "
+        f"{sum(p.numel() for p in ours.parameters()):,} parameters, {forward_flops / 1e9:.1f} GFLOP an image "
+        f"forward (a training step counted as three times that). Largest difference of the two networks' outputs: {difference:.1e}.",
     ]
     images = {kind: {n: batch_size / statistics.median(s) for n, s in times[kind].items()} for kind in times}
     table = "\n".join([*heading, "", *step_table(settings, times, images, peaks, forward_flops, ceilings), "",

@@ -1,7 +1,8 @@
 """A reverse chain whose answer is known: data that is Gaussian has an exact denoiser, so no network is needed.
 
 For x0 ~ N(m, s^2), x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps is Gaussian too, and the best prediction of eps
-is its conditional mean, one line below. Sampling with it must give back m and s.
+is its conditional mean, one line below. Sampling with it must give back m and s, but for what finite steps cost: a
+few percent of s at 1000 steps, and DDPM's fixed_small, the variance for data that is one point, loses the most.
 
     python examples/gaussian.py
 """
@@ -29,7 +30,7 @@ def main(steps: int = 1000, mean: float = 0.3, deviation: float = 0.1) -> dict[s
         for step in sampler(exact_eps, schedule, x, steps=steps, generator=generator):
             x = step.x
         found[name] = (x.mean().item(), x.std().item())
-        print(f"{name:8} {steps} steps: mean {found[name][0]:.4f} of {mean}, deviation {found[name][1]:.4f} of {deviation}")
+        print(f"{name:8} mean {found[name][0]:.4f} of {mean}, deviation {found[name][1]:.4f} of {deviation}")
     return found
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from minidiff.presets import PRESETS, Preset
+
 torch.set_num_threads(1)
 
 
@@ -33,21 +35,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-TINY = {
-    "image_size": 16,
-    "steps": 6,
-    "batch_size": 4,
-    "lr": 1e-3,
-    "timesteps": 50,
-}
+def tiny() -> Preset:
+    """A network of 8 channels and six steps of training."""
+    network = {"channels": (8, 16), "layers_per_block": 1, "attention": (False, True), "norm_groups": 4, "dropout": 0.1}
+    training = {"steps": 6, "batch_size": 4, "lr": 1e-3, "warmup": 2}
+    return Preset("tests", 16, network, training, {"timesteps": 50})
 
 
 @pytest.fixture()
 def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A preset of a network with 8 channels, for this process only."""
-    from minidiff.presets import PRESETS, Preset
-
-    network = {"channels": (8, 16), "layers_per_block": 1, "attention": (False, True), "norm_groups": 4, "dropout": 0.1}
-    training = {"steps": 6, "batch_size": 4, "lr": 1e-3, "warmup": 2}
-    monkeypatch.setitem(PRESETS, "tiny", Preset("tests", 16, network, training, {"timesteps": 50}))
+    """That preset, by name, for this process and this test."""
+    monkeypatch.setitem(PRESETS, "tiny", tiny())
     return "tiny"

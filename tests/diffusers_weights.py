@@ -48,10 +48,10 @@ def their_key(config: dict[str, Any], key: str) -> str:
 
 def diffusers_unet(config: dict[str, Any]) -> nn.Module:
     """The UNet2DModel with the architecture of `UNet(**config)`, its weights drawn anew."""
-    from diffusers import UNet2DModel
+    import diffusers
 
     attention = config["attention"]
-    network = UNet2DModel(
+    network: nn.Module = diffusers.UNet2DModel(
         sample_size=config["image_size"],
         in_channels=config["in_channels"],
         out_channels=config["out_channels"],

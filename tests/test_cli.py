@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import tiny
 from PIL import Image
 
 from minidiff import checkpoint, cli, load
 from minidiff.images import to_uint8, write_image
+from minidiff.presets import PRESETS
 from minidiff.samplers import SAMPLERS
 
 
@@ -35,25 +37,17 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 6 steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("trained"))
-        from minidiff.presets import PRESETS
-
         patch.setitem(PRESETS, "tiny", tiny())
         assert cli.run(train(photos, "--out", "run")) == 0
         return Path("run").resolve()
 
 
-def tiny():  # type: ignore[no-untyped-def]
-    from minidiff.presets import Preset
-
-    network = {"channels": (8, 16), "layers_per_block": 1, "attention": (False, True), "norm_groups": 4, "dropout": 0.1}
-    training = {"steps": 6, "batch_size": 4, "lr": 1e-3, "warmup": 2}
-    return Preset("tests", 16, network, training, {"timesteps": 50})
-
-
 # --- train --------------------------------------------------------------------------------------------------------
 
 
-def test_train_writes_a_run_that_explains_itself(tiny_preset: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_writes_a_run_that_explains_itself(
+    tiny_preset: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(train(photos, "--sample-every", "3")) == 0
     said = capsys.readouterr().out
     assert "runs/ddpm-folder-1" in said and "next      minidiff sample runs/ddpm-folder-1" in said
@@ -75,8 +69,8 @@ def test_train_writes_a_run_that_explains_itself(tiny_preset: str, photos: Path,
 
 
 def test_options_override_the_preset(tiny_preset: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = "--steps 9 --batch-size 8 --lr 0.01 --schedule cosine --timesteps 70 --prediction v --ema-decay 0.5 --seed 4"
-    assert cli.run(train(photos, *options.split(), "--dry-run")) == 0
+    options = "--steps 9 --batch-size 8 --lr 0.01 --schedule cosine --timesteps 70 --prediction v --seed 4 --dry-run"
+    assert cli.run(train(photos, *options.split())) == 0
     said = capsys.readouterr().out
     assert not Path("runs").exists()
     for part in ("9 steps of 8 images", "lr 0.01", "cosine schedule, T = 70, predicts v", "seed 4"):
@@ -88,7 +82,7 @@ def test_resume_goes_on_to_the_bit_and_keeps_the_options(tiny_preset: str, photo
     assert cli.run(train(photos, "--out", "whole")) == 0
     assert cli.run(train(photos, "--out", "half", "--save-every", "3", "--steps", "3")) == 0
     assert cli.run(["train", "ddpm", "--resume", "half", "--steps", "6"]) == 0
-    whole, half = checkpoint.read_tensors(Path("whole/model.safetensors")), checkpoint.read_tensors(Path("half/model.safetensors"))
+    whole, half = (checkpoint.read_tensors(Path(run, "model.safetensors")) for run in ("whole", "half"))
     assert all(torch.equal(whole[name], half[name]) for name in whole)
     losses = [[r["loss"] for r in checkpoint.read_metrics(Path(run))] for run in ("whole", "half")]
     assert losses[0] == losses[1] and len(losses[0]) == 6
@@ -119,15 +113,15 @@ def test_nan_stops_the_run_with_the_last_checkpoint_kept(
     assert "the loss became nan by step 5" in error and "last good checkpoint is kept" in error and "--lr" in error
     state = checkpoint.read_state(Path("run"))
     assert state is not None and state["step"] == 4
-    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.read_tensors(Path("run/model.safetensors")).values())
+    tensors = checkpoint.read_tensors(Path("run/model.safetensors"))
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
-START = [sys.executable, "-c"]
 PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
 from minidiff.presets import PRESETS
-from test_cli import tiny
+from conftest import tiny
 PRESETS["tiny"] = tiny()
 from minidiff.cli import main
 main(sys.argv[1:])
@@ -161,7 +155,8 @@ def test_an_interrupt_saves_and_says_how_to_resume(photos: Path, number: int) ->
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number, output
-    match = re.search(r"Stopped by SIG\w+ at step (\d+) of 5000; saved. Resume with: minidiff train ddpm --resume run", output)
+    said = r"Stopped by SIG\w+ at step (\d+) of 5000; saved. Resume with: minidiff train ddpm --resume run"
+    match = re.search(said, output)
     assert match and "Traceback" not in output
     state = checkpoint.read_state(Path("run"))
     assert state is not None and state["step"] == int(match[1])
@@ -207,7 +202,8 @@ def test_kill_9_at_any_moment_loses_nothing(photos: Path, kills: int) -> None:
             assert last.returncode == 0, output
     ours, theirs = (checkpoint.read_tensors(Path(r, "model.safetensors")) for r in ("run", "alone"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert [r["step"] for r in checkpoint.read_metrics(run)] == [r["step"] for r in checkpoint.read_metrics(Path("alone"))]
+    steps_logged = [[r["step"] for r in checkpoint.read_metrics(folder)] for folder in (run, Path("alone"))]
+    assert steps_logged[0] == steps_logged[1]
 
 
 # --- sample -------------------------------------------------------------------------------------------------------
