@@ -10,7 +10,7 @@ from diffusers_weights import copy_weights, diffusers_unet, pair, randomise, the
 from torch import Tensor, nn
 
 from minidiff.errors import UserError
-from minidiff.unet import ResidualBlock, UNet, timestep_embedding
+from minidiff.unet import ResidualBlock, UNet, Upsample, timestep_embedding
 
 CIFAR10 = {}  # the defaults
 CELEBAHQ = {
@@ -167,6 +167,22 @@ def test_published_sizes(config, parameters, tensors, diffusers):
     for key, tensor in ours.state_dict().items():
         assert theirs.pop(their_key(ours.config, key)).shape == tensor.shape
     assert not theirs
+
+
+def test_upsample_is_nearest_and_a_convolution():
+    """The two steps that it says it is, output and gradients, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    upsample = Upsample(6).double()
+    with torch.no_grad():
+        upsample.conv.bias.normal_(generator=generator)
+    x = torch.randn(2, 6, 5, 3, dtype=torch.float64, generator=generator, requires_grad=True)
+    expected = upsample.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    direction = torch.randn(expected.shape, dtype=torch.float64, generator=generator)
+    wanted = torch.autograd.grad((expected * direction).sum(), [x, *upsample.parameters()])
+    output = upsample(x)
+    got = torch.autograd.grad((output * direction).sum(), [x, *upsample.parameters()])
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(got, wanted)
 
 
 # ---- timestep embedding and first weights ----
