@@ -49,6 +49,12 @@ def local_device(name: str) -> torch.device:
     return device
 
 
+def barrier() -> None:
+    """Wait until every process has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether the flag is up in any process; all of them learn the same answer at the same step."""
     if world_size() == 1:

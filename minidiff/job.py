@@ -107,7 +107,7 @@ def plan(device: torch.device, options: dict[str, Any]) -> Job:
     name = options.get("preset") or default_preset(device.type)
     preset = lookup("preset", name, PRESETS)
     size = options.get("image_size", preset.image_size)
-    data = load_data(
+    data = load_together(
         options.get("dataset", "shapes"),
         data_dir=options.get("data_dir"),
         image_size=size,
@@ -151,7 +151,7 @@ def resume(folder: str | Path, device: torch.device, options: dict[str, Any]) ->
     config["training"] |= {name: options[name] for name in ("steps", "compile") if name in options}
     config |= {name: options[name] for name in ("save_every", "sample_every") if name in options}
     stored = config["data"]
-    data = load_data(
+    data = load_together(
         stored["name"],
         data_dir=options.get("data_dir", stored["data_dir"]),
         image_size=stored["image_size"],
@@ -172,6 +172,13 @@ def resume(folder: str | Path, device: torch.device, options: dict[str, Any]) ->
     if distributed.is_main():
         checkpoint.write_json(folder / checkpoint.CONFIG, config)
     return job
+
+
+def load_together(name: str, **options: Any) -> ImageData:
+    """The data set, read by the main process first: what has to be downloaded or decoded is so once."""
+    data = load_data(name, **options) if distributed.is_main() else None
+    distributed.barrier()
+    return data or load_data(name, **options)
 
 
 def assemble(config: dict[str, Any], data: ImageData, device: torch.device, out: str | Path | None) -> Job:

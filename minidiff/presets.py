@@ -35,7 +35,7 @@ PRESETS: dict[str, Preset] = {
         image_size=32,
         network={"channels": (32, 64, 96), "layers_per_block": 1, "attention": (False, False, True), "norm_groups": 8},
         diffusion={"schedule": "cosine", "prediction": "v"},
-        training={"steps": 1200, "batch_size": 32, "lr": 1e-3, "warmup": 100, "decay": "cosine", "ema_decay": 0.995},
+        training={"steps": 600, "batch_size": 32, "lr": 1e-3, "warmup": 100, "decay": "cosine", "ema_decay": 0.995},
     ),
     "gpu": Preset(
         "the CIFAR-10 network in mixed precision, about an hour on one recent GPU",

@@ -64,6 +64,9 @@ def run(args: list[str] | None = None) -> int:
     try:
         cli.main(args=args, prog_name="minidiff", standalone_mode=False)
         return 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())  # a group by itself: its help is the answer
+        return 0
     except click.UsageError as error:
         command = f" See `{error.ctx.command_path} --help`." if error.ctx else ""
         return fail(error.format_message() + command, 2)

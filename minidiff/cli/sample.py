@@ -13,7 +13,7 @@ from minidiff.schedules import SPACINGS
 
 @click.command()
 @click.argument("run", required=False)
-@click.option("-n", "--num", type=click.IntRange(min=1), help="How many images. Default: 16, or one for each --init image.")
+@click.option("-n", "--num", type=click.IntRange(min=1), help="How many images. Default: 16, or one for each init.")
 @click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True, help="The reverse chain.")
 @click.option("--steps", type=click.IntRange(min=1), help="Network calls. Default: ddim 50, ddpm every timestep.")
 @click.option("--eta", type=click.FloatRange(0, 1), help="Noise of ddim: 0 none, 1 that of ddpm. Default: 0.")
