@@ -1,7 +1,7 @@
 """Images at the edge of the package: files, uint8 arrays, grids, and a look at whether a sample is an image at all.
 
 Inside minidiff an image is float32 [N,C,H,W] in [-1, 1]; on disk and in metrics it is uint8 [N,H,W,3].
-This chapter is the only one that turns one into the other, and the only one, beside `shapes`, that knows Pillow.
+This chapter is the only one that turns one into the other, and the only one that knows Pillow.
 """
 
 import io

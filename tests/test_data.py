@@ -19,10 +19,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from minidiff import data as data_module
-from minidiff import shapes
+from minidiff import decoded, shapes
 from minidiff.cli.data import data as command
-from minidiff.data import DATASETS, DEBIAN, Pictures, export, image_paths, load_data
+from minidiff.data import DATASETS, DEBIAN, load_data
+from minidiff.decoded import Pictures, image_paths
 from minidiff.errors import UserError
+from minidiff.export import export
 from minidiff.images import crop_resize, read_image
 
 
@@ -150,7 +152,7 @@ def test_large_sets_are_mapped_and_small_ones_held(monkeypatch):
     """Above IN_MEMORY the images are a read-only map of the file, with the same content."""
     small = load_data("shapes").images
     assert small.flags.writeable and not isinstance(small.base, np.memmap)
-    monkeypatch.setattr(data_module, "IN_MEMORY", 1000)
+    monkeypatch.setattr(decoded, "IN_MEMORY", 1000)
     large = load_data("shapes").images
     assert isinstance(large.base, np.memmap) and not large.flags.writeable
     np.testing.assert_array_equal(small, large)
@@ -158,7 +160,7 @@ def test_large_sets_are_mapped_and_small_ones_held(monkeypatch):
 
 def test_memory_does_not_grow_with_the_set(monkeypatch):
     """61 MB decoded and mapped with a peak below 12 MB: fails when blocks are collected, or the map is read."""
-    monkeypatch.setattr(data_module, "IN_MEMORY", 1 << 20)
+    monkeypatch.setattr(decoded, "IN_MEMORY", 1 << 20)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     tracemalloc.start()
     found = Pictures("flat", 1, 5000, (64, 64, 3), lambda i: np.roll(noise, i)).load(workers=2)
@@ -174,14 +176,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(monkeypatch, cache):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(data_module.os, "fsync", full)
+        patch.setattr(decoded.os, "fsync", full)
         np.testing.assert_array_equal(load_data("shapes").images, shapes.make(40)[0])
         assert files_in(cache / "images") == []
-        patch.setattr(data_module, "IN_MEMORY", 1000)
+        patch.setattr(decoded, "IN_MEMORY", 1000)
         assert "No space left on device. Set MINIDIFF_CACHE" in message_of(load_data, "shapes")
         assert files_in(cache / "images") == []
-    monkeypatch.setattr(data_module, "IN_MEMORY", 1000)
-    monkeypatch.setattr(data_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+    monkeypatch.setattr(decoded, "IN_MEMORY", 1000)
+    monkeypatch.setattr(decoded.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
     assert "GB are needed and not free" in message_of(load_data, "shapes")
 
 
@@ -471,7 +473,7 @@ def test_a_changed_folder_is_decoded_again(tmp_path):
     assert (load_data("folder", data_dir=folder).images[1] != before).any()
     (folder / "b.png").unlink()
     assert len(load_data("folder", data_dir=folder)) == 4
-    assert len(files_in(data_module.cache_dir() / "images")) == 2
+    assert len(files_in(decoded.cache_dir() / "images")) == 2
 
 
 def test_folders_that_hold_nothing(tmp_path):

@@ -7,8 +7,9 @@ import numpy as np
 from tqdm import tqdm
 
 from minidiff.cli.types import Name, say, warn
-from minidiff.data import DATASETS, ImageData, check_new, export, load_data
+from minidiff.data import DATASETS, ImageData, load_data
 from minidiff.errors import UserError
+from minidiff.export import check_new, export
 from minidiff.images import grid, write_image
 
 DATA_DIR = click.option(
