@@ -115,7 +115,10 @@ def plan(device: torch.device, options: dict[str, Any]) -> Job:
     )
     training_names = {field.name for field in fields(TrainConfig)}
     training = preset.training | {k: v for k, v in options.items() if k in training_names}
-    diffusion = DIFFUSION | preset.diffusion | {k: v for k, v in options.items() if k in DIFFUSION}
+    diffusion = DIFFUSION | preset.diffusion
+    if options.get("schedule", diffusion["schedule"]) != diffusion["schedule"]:
+        diffusion |= {"beta_start": None, "beta_end": None}  # the preset's range was that of its own schedule
+    diffusion |= {k: v for k, v in options.items() if k in DIFFUSION}
     channels = data.images.shape[3]
     network = preset.network | {"image_size": size, "in_channels": channels}
     torch.manual_seed(seed_from(training.get("seed", 0), WEIGHTS))

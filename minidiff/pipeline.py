@@ -189,7 +189,12 @@ def build(config: dict[str, Any]) -> tuple[UNet, Schedule]:
 
 def build_schedule(diffusion: dict[str, Any]) -> Schedule:
     """The schedule named in a run's config, with its zero-terminal-SNR rescaling."""
-    schedule = lookup("schedule", diffusion["schedule"], SCHEDULES)(diffusion["timesteps"])
+    name, T = diffusion["schedule"], diffusion["timesteps"]
+    given = {end: diffusion[end] for end in ("beta_start", "beta_end") if diffusion[end] is not None}
+    if given and name != "linear":
+        option = next(iter(given)).replace("_", "-")
+        raise UserError(f"--{option} belongs to the linear schedule, not {name}. Leave it out.")
+    schedule = lookup("schedule", name, SCHEDULES)(T, **given)
     return schedule.zero_terminal_snr() if diffusion["zero_terminal_snr"] else schedule
 
 

@@ -23,6 +23,8 @@ class Preset:
 DIFFUSION: dict[str, Any] = {
     "schedule": "linear",
     "timesteps": 1000,
+    "beta_start": None,  # of the linear schedule; None for both: 1e-4 and 0.02, scaled by 1000 / timesteps
+    "beta_end": None,
     "prediction": "eps",
     "min_snr_gamma": None,
     "zero_terminal_snr": False,
@@ -66,7 +68,7 @@ PRESETS: dict[str, Preset] = {
             "channels": (128, 128, 256, 256, 512, 512), "attention": (False, False, False, False, True, False),
             "head_dim": 8, "norm_eps": 1e-5, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0,
         },
-        diffusion={"timesteps": 1200},
+        diffusion={"timesteps": 1200, "beta_start": 1e-4, "beta_end": 0.02},
         training={"steps": 15_000, "batch_size": 96, "lr": 1e-4, "warmup": 500, "decay": "cosine", "ema_decay": 0.999,
                   "weight_decay": 0.01},
     ),

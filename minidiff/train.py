@@ -10,7 +10,7 @@ is no random state to save, and a resumed run is the run that was never interrup
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -244,17 +244,18 @@ def load_batches(
             chosen = torch.from_numpy(indices).to(device, non_blocking=True)
             yield images[chosen], labels[chosen], rows
     elif device.type == "cuda":
-        loader = torch.utils.data.DataLoader(
-            Reader(data),
-            batch_size=None,
-            sampler=items,
-            num_workers=4,
-            pin_memory=True,  # type: ignore[arg-type]
-        )
-        for images, labels, rows in loader:
+        for images, labels, rows in read_by_workers(data, items):
             yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True), rows
     else:
         reader = Reader(data)
         for item in items:
             images, labels, rows = reader[item]
             yield images.to(device), labels.to(device), rows
+
+
+def read_by_workers(data: ImageData, items: Iterable[tuple[np.ndarray, slice]], workers: int = 4) -> Iterable[Any]:
+    """The slices in order, read ahead by other processes; in pinned memory where there is a GPU to send them to."""
+    pinned = torch.cuda.is_available()
+    return torch.utils.data.DataLoader(
+        Reader(data), batch_size=None, sampler=items, num_workers=workers, pin_memory=pinned  # type: ignore[arg-type]
+    )

@@ -288,6 +288,8 @@ BAD = {
     "train ddpm --preset cpuu": (2, "Did you mean 'cpu'"),
     "train ddpm --schedule cosin": (2, "Did you mean 'cosine'"),
     "train ddpm --image-size 30": (1, r"30 does not divide by 4, .* Try 28 or 32"),
+    "train ddpm --schedule cosine --beta-end 0.01": (1, "--beta-end belongs to the linear schedule"),
+    "train ddpm --schedule linear --zero-terminal-snr --prediction eps": (1, "zero"),
     "train ddpm --steps 0": (2, "--steps"),
     "train ddpm --lr -1": (2, "--lr"),
     "train ddpm --device gpu": (2, "unknown device 'gpu'"),

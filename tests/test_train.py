@@ -13,7 +13,17 @@ from minidiff.errors import UserError
 from minidiff.pipeline import ddpm_loss
 from minidiff.rng import Draws
 from minidiff.schedules import Schedule
-from minidiff.train import TrainConfig, Trainer, epoch_order, global_batch, load_batches, prepare, update_ema
+from minidiff.train import (
+    TrainConfig,
+    Trainer,
+    epoch_order,
+    global_batch,
+    load_batches,
+    prepare,
+    read_by_workers,
+    slices_of,
+    update_ema,
+)
 from minidiff.unet import UNet
 
 
@@ -160,6 +170,16 @@ def test_slices_of_all_processes_make_the_global_batch(monkeypatch: pytest.Monke
             assert (images.numpy() == expected).all()
             seen[rows] += 1
     assert (seen == 1).all()
+
+
+def test_worker_processes_read_the_same_slices_in_order() -> None:
+    """What a GPU run with much data reads through workers is what a CPU run reads itself."""
+    data, config = some_images(), TrainConfig(steps=5, batch_size=4, accumulate=2)
+    direct = list(load_batches(data, config, 2, 0, torch.device("cpu")))
+    ahead = list(read_by_workers(data, slices_of(10, config, 2, 0), workers=2))
+    assert len(direct) == len(ahead) == 10
+    for (images, labels, rows), (others, other_labels, other_rows) in zip(direct, ahead, strict=True):
+        assert torch.equal(images, others) and torch.equal(labels, other_labels) and rows == other_rows
 
 
 def test_draws_do_not_depend_on_the_slicing() -> None:

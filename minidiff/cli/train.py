@@ -50,6 +50,8 @@ def train() -> None:
 @click.option("--lr", type=click.FloatRange(0, 1, min_open=True), help="Peak learning rate, after the warm-up.")
 @click.option("--schedule", type=Name("schedule", SCHEDULES), help="The noise schedule.")
 @click.option("--timesteps", type=click.IntRange(2, 100_000), help="T, the length of the diffusion.")
+@click.option("--beta-start", type=click.FloatRange(0, 1, min_open=True), help="First beta of the linear schedule.")
+@click.option("--beta-end", type=click.FloatRange(0, 1, min_open=True), help="Last beta of the linear schedule.")
 @click.option("--prediction", type=Name("prediction", PREDICTIONS), help="What the network learns to predict.")
 @click.option("--min-snr-gamma", type=click.FloatRange(0, min_open=True), help="Weigh the loss by min-SNR; 5 is usual.")
 @click.option(
