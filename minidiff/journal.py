@@ -47,11 +47,12 @@ def keep(
     records = checkpoint.read_metrics(folder, upto=trainer.step)
     if main:
         checkpoint.write_metrics(folder, records)  # without the steps that a kill lost and that now come again
-    board = tensorboard(folder) if main else None
-    losses, norms, count, since = 0.0 * torch.zeros(1), torch.zeros(1), 0, time.perf_counter()
-    losses, norms = losses.to(trainer.device), norms.to(trainer.device)
+    # Summed on the device and read when a line is due: reading each loss would make a GPU wait for the host. A loss
+    # that is not a number stays in the sum, so none is missed.
+    losses, norms = torch.zeros((), device=trainer.device), torch.zeros((), device=trainer.device)
+    count, since = 0, time.perf_counter()
     bar = tqdm(total=last, initial=trainer.step, unit="step", disable=not main, dynamic_ncols=True, smoothing=0.05)
-    with stop_signals() as stop, bar:
+    with stop_signals() as stop, tensorboard(folder if main else None) as board, bar:
         for record in trainer.steps():
             losses += record.loss
             norms += record.grad_norm
@@ -59,7 +60,7 @@ def keep(
             bar.update()
             step = record.step
             saving = step % save_every == 0 or step == last
-            sampling = preview is not None and (step % sample_every == 0 or step == last)
+            sampling = step % sample_every == 0 or step == last
             logging = step % log_every == 0 or step == last
             checking = distributed.world_size() == 1 or logging  # asking the other processes costs a message
             stopping = checking and distributed.any_process(bool(stop), trainer.device)
@@ -74,18 +75,16 @@ def keep(
                     bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} images/s")
                 losses.zero_(), norms.zero_()
                 count, since = 0, time.perf_counter()
-            if main and (saving or stopping):
-                save(trainer, folder)
-            if stopping:
-                name, code = signal.Signals(stop[0]).name if stop else "another process", 128 + (stop or [15])[0]
-                raise Interrupted(f"Stopped by {name} at step {step} of {last}; saved.", code)
-            if main and preview is not None and sampling:
+            if main and preview and sampling and not stopping:
                 draw_curves(folder)
                 for warning in preview(step):
-                    bar.write(f"Warning: {warning}" if main else "")
+                    bar.write(f"Warning: {warning}")
                 since = time.perf_counter()
-    if board is not None:
-        board.close()
+            if main and (saving or stopping):  # last, so that a run whose state says it is done has its pictures too
+                save(trainer, folder)
+            if stopping:
+                number = signal.Signals(stop[0] if stop else signal.SIGTERM)  # none here: another process was asked
+                raise Interrupted(f"Stopped by {number.name} at step {step} of {last}; saved.", 128 + number)
 
 
 def save(trainer: Trainer, folder: Path) -> None:
@@ -102,12 +101,10 @@ def log(folder: Path, board: Any, entry: dict[str, Any]) -> None:
 
 
 def diverged(step: int, loss: float, folder: Path) -> str:
-    good = checkpoint.STATE if (folder / checkpoint.STATE).exists() else None
-    kept = f"The last good checkpoint is kept in {folder}." if good else "No checkpoint had been written yet."
-    return (
-        f"the loss became {loss} by step {step}; stopped. {kept} "
-        "Try a lower --lr (a third), --precision fp32, or a longer warm-up by a smaller batch."
-    )
+    saved = (folder / checkpoint.STATE).exists()
+    kept = f"The last good checkpoint is kept in {folder}." if saved else "No checkpoint had been written yet."
+    what = f"the loss became {loss}" if not math.isfinite(loss) else "the gradient became infinite"
+    return f"{what} by step {step}; stopped. {kept} Try a third of the --lr, a longer --warmup, or --precision fp32."
 
 
 @contextmanager
@@ -128,13 +125,21 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def tensorboard(folder: Path) -> Any:
-    """A TensorBoard writer, when TensorBoard is installed (extra `tensorboard`); else None."""
+@contextmanager
+def tensorboard(folder: Path | None) -> Iterator[Any]:
+    """A TensorBoard writer in the run folder, when TensorBoard is installed (extra `tensorboard`); else None."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"))
+        folder = None
+    if folder is None:
+        yield None
+        return
+    writer = SummaryWriter(str(folder / "tensorboard"))
+    try:
+        yield writer
+    finally:
+        writer.close()
 
 
 def draw_curves(folder: Path) -> None:
@@ -149,8 +154,7 @@ def draw_curves(folder: Path) -> None:
     steps, losses = [r["step"] for r in records], [r["loss"] for r in records]
     smooth, value = [], losses[0]
     for number, loss in enumerate(losses):
-        weight = max(0.05, 1 / (number + 1))
-        value += weight * (loss - value)
+        value += (loss - value) / min(number + 1, max(5, len(losses) // 15))
         smooth.append(value)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()

@@ -48,6 +48,7 @@ def train() -> None:
 @click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images a step, over all processes.")
 @click.option("--lr", type=click.FloatRange(0, 1, min_open=True), help="Peak learning rate, after the warm-up.")
+@click.option("--warmup", type=click.IntRange(min=0), help="Steps in which the rate rises to --lr.")
 @click.option("--schedule", type=Name("schedule", SCHEDULES), help="The noise schedule.")
 @click.option("--timesteps", type=click.IntRange(2, 100_000), help="T, the length of the diffusion.")
 @click.option("--beta-start", type=click.FloatRange(0, 1, min_open=True), help="First beta of the linear schedule.")
