@@ -14,9 +14,12 @@ included, a file is the whole old one or the whole new one. Nothing is ever unpi
 `state.pt` is read with `weights_only=True`.
 """
 
+import errno
 import json
 import os
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
 
 CONFIG, MODEL, STATE, METRICS = "config.json", "model.safetensors", "state.pt", "metrics.jsonl"
 
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, or in a file
 
 # --- write atomically ---------------------------------------------------------------------------------------------
 
@@ -45,9 +50,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         # torch.save reports a failed write as a RuntimeError, with the OSError it met as the context.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):
-            raise UserError(
-                f"cannot write {path}: {cause.strerror}. What was there before is unharmed; make room and resume."
-            ) from None
+            mend = " Make room, then try again." if cause.errno in FULL else ""
+            kept = "What was there before is unharmed."
+            raise UserError(f"cannot write {path}: {cause.strerror}. {kept}{mend}") from None
         if isinstance(error, RuntimeError):
             raise UserError(f"cannot write {path}: {one_line(error)}. The old file is unharmed.") from None
         raise
@@ -117,7 +122,10 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or "step" not in state:
+            raise ValueError("not the state of a run")
+        return state
     except Exception as error:  # whatever bytes are there: the restricted unpickler fails on them in many ways
         raise UserError(f"{path} is damaged ({one_line(error)}). Start again in another --out.") from None
 
@@ -179,28 +187,58 @@ def create_run(folder: str | Path | None, name: str, config: Mapping[str, Any]) 
             number += 1
         folder = Path("runs", f"{name}-{number}")
     folder = Path(folder)
+    check_free(folder)
+    before = folder.exists()
+    try:
+        (folder / "samples").mkdir(parents=True)
+        write_json(folder / CONFIG, config)
+    except OSError as error:
+        raise UserError(f"cannot make the run folder {folder}: {error.strerror}. Choose another --out.") from None
+    except UserError:
+        shutil.rmtree(folder / "samples" if before else folder, ignore_errors=True)  # no half-made run stays behind
+        raise
+    return folder
+
+
+def check_free(folder: Path) -> None:
+    """A UserError unless `folder` is empty or not there."""
     if folder.is_dir() and any(folder.iterdir()):
         hint = f"--resume {folder} to go on with it, or " if (folder / CONFIG).exists() else ""
         raise UserError(f"{folder} is not empty. Use {hint}another --out.")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process: two trainings in one folder would write over each other.
+
+    The lock goes with the process, `kill -9` included. Raises UserError when another process has it.
+    """
     try:
-        (folder / "samples").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the run folder {folder}: {error.strerror}. Choose another --out.") from None
-    write_json(folder / CONFIG, config)
-    return folder
+        import fcntl
+    except ImportError:  # Windows has no such locks; there it is the user who must not start two
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"another process is training in {folder}. Wait for it, or stop it first.") from None
+    finally:
+        os.close(handle)
 
 
 def read_metrics(folder: Path, upto: int | None = None) -> list[dict[str, Any]]:
     """The records of metrics.jsonl, up to a step; a last line cut short by a kill is left out."""
     records = []
     path = folder / METRICS
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
-        except ValueError:
+            if upto is None or record["step"] <= upto:
+                records.append({"step": int(record["step"]), "loss": float(record["loss"])} | record)
+        except (ValueError, TypeError, KeyError):
             continue
-        if upto is None or record["step"] <= upto:
-            records.append(record)
     return records
 
 

@@ -5,13 +5,18 @@ torchrun all of this is one process, rank 0 of 1, and costs nothing.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from minidiff.errors import UserError
+
+Value = TypeVar("Value")
 
 
 def rank() -> int:
@@ -33,7 +38,11 @@ def process_group(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # The others wait while the main process decodes a large data set: longer than the usual ten minutes.
+    if device.type == "cuda":
+        dist.init_process_group("nccl", timeout=timedelta(hours=4), device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=timedelta(hours=4))
     try:
         yield
     finally:
@@ -41,18 +50,17 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def local_device(name: str) -> torch.device:
-    """The device of this process: its own GPU under torchrun."""
-    device = torch.device(name)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    """The device of this process: its own GPU under torchrun. UserError when there are not enough of them."""
+    device, local = torch.device(name), int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type == "cuda":
+        if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError(f"--device {name} would put every process on one GPU. Under torchrun use --device cuda.")
+        if local >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise UserError(f"process {local} has no GPU of its own: there are {count}. Lower --nproc_per_node.")
+        device = torch.device("cuda", local if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device
-
-
-def barrier() -> None:
-    """Wait until every process has come here."""
-    if world_size() > 1:
-        dist.barrier()
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
@@ -86,7 +94,31 @@ def gather_rows(rows: Tensor, count: int) -> Tensor:
     return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
 
 
-def from_main(value: Any) -> Any:
+def main_first(work: Callable[[], Value]) -> Value | None:
+    """Do `work` in the main process while the others wait: its result there, None in the others.
+
+    A UserError is raised in all of them, so that none is left waiting for the rest.
+    """
+    if world_size() == 1:
+        return work()
+    value, error = None, None
+    if is_main():
+        try:
+            value = work()
+        except UserError as failure:
+            error = failure
+    box = [None if error is None else str(error)]
+    dist.broadcast_object_list(box)
+    if error is not None:
+        raise error
+    if box[0] is not None:
+        error = UserError(box[0])
+        error.told = True
+        raise error
+    return value
+
+
+def from_main(value: Value) -> Value:
     """What the main process holds, in every process."""
     if world_size() == 1:
         return value

@@ -10,8 +10,11 @@ Value = TypeVar("Value")
 class UserError(ValueError):
     """Something the user can put right. The message is one line: what is wrong, with the value, then the mend.
 
-    The command line prints it after `Error: ` and exits with code 1, without a traceback.
+    The command line prints it after `Error: ` and exits with code 1, without a traceback. told: whether another
+    process says it already, so that torchrun's processes do not all repeat the line.
     """
+
+    told = False
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

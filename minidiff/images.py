@@ -7,6 +7,7 @@ This chapter is the only one that turns one into the other, and the only one tha
 import io
 import math
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -91,7 +92,9 @@ def crop_resize(image: Pixels, size: int) -> Pixels:
 def read_images(source: str | Path, size: int, channels: int = 3) -> Pixels:
     """A file, or every image of a folder in the order of its names: uint8 [N,size,size,channels]."""
     source = Path(source)
-    paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES) if source.is_dir() else [source]
+    paths = [source]
+    if source.is_dir():
+        paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
     if not paths:
         raise UserError(f"{source} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
     return np.stack([crop_resize(read_image(path, channels), size) for path in paths])
@@ -100,11 +103,10 @@ def read_images(source: str | Path, size: int, channels: int = 3) -> Pixels:
 def write_image(path: str | Path, image: Pixels) -> None:
     """uint8 [H,W,3] to a file, whole or not at all; the format follows the suffix. Raises UserError."""
     path = Path(path)
-    formats = Image.registered_extensions()
-    if path.suffix.lower() not in formats:
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"'{path.name}' has no image suffix. Try {path.stem}.png.")
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format=formats[path.suffix.lower()])
+    Image.fromarray(image).save(buffer, format=Image.registered_extensions()[path.suffix.lower()])
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,12 +139,23 @@ class ImageSink:
         if self.path.exists() and self.path.is_dir() != (self.kind == "folder"):
             raise UserError(f"{path} is {'a folder' if self.path.is_dir() else 'a file'}. Give another --out.")
         self.first: list[Pixels] = []
-        self.raw = self.path.with_name(f".{self.path.name}.tmp{os.getpid()}")
+        home = self.path if self.kind == "folder" else self.path.parent
+        self.raw = home / f".{self.path.name}.tmp{os.getpid()}"
         try:
-            (self.path if self.kind == "folder" else self.path.parent).mkdir(parents=True, exist_ok=True)
+            home.mkdir(parents=True, exist_ok=True)
             self.raw.touch()  # a read-only place is found out now, not after the sampling
+            if self.kind == "folder":
+                self.clear()
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}.") from None
+
+    def clear(self) -> None:
+        """Take the images of an earlier sampling out of the folder; one that holds anything else is not ours."""
+        self.raw.unlink()
+        if foreign := [path.name for path in self.path.iterdir() if not re.fullmatch(r"\d{6}\.png", path.name)]:
+            raise UserError(f"{self.path} holds more than samples ({foreign[0]}). Give another --out.")
+        for path in self.path.iterdir():
+            path.unlink()
 
     def write(self, images: Pixels) -> None:
         try:

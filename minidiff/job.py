@@ -4,24 +4,30 @@ job = plan(torch.device("cpu"), {"dataset": "shapes", "steps": 500})
 job.start(); job.run(); print(job.conclusion())
 """
 
+import hashlib
+import os
+import shlex
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from minidiff import __version__, checkpoint, distributed, journal
 from minidiff.data import ImageData, load_data
+from minidiff.diffusion import check_prediction
 from minidiff.errors import UserError, lookup
 from minidiff.images import grid, problems, to_uint8, write_image
-from minidiff.pipeline import Run, build, ddpm_loss
+from minidiff.pipeline import Run, build, build_schedule, ddpm_loss
 from minidiff.presets import DIFFUSION, PRESETS, default_preset
 from minidiff.rng import seed_from
 from minidiff.schedules import Schedule
 from minidiff.train import TrainConfig, Trainer
-from minidiff.unet import UNet
+from minidiff.unet import UNet, check_size
 
 PREVIEW_IMAGES = 36
+TRAINING_MAY_CHANGE = ("steps", "lr", "warmup", "precision", "compile")  # on resuming; without, it goes on to the bit
 WEIGHTS = 3  # what a seed is for, beside those of `train`
 
 
@@ -55,11 +61,14 @@ class Job:
 
     def start(self) -> str:
         """Make the run folder, unless the run is being resumed; returns a line that names it."""
-        if self.folder is not None:
-            return f"resuming  {self.folder} at step {self.trainer.step:,}"
-        name = f"ddpm-{self.config['data']['name']}"
-        folder = checkpoint.create_run(self.out, name, self.config) if distributed.is_main() else None
-        self.folder = distributed.from_main(folder)
+        folder, config = self.folder, self.config
+        if folder is not None:  # with what the options have changed: steps, rate, where the data lie
+            distributed.main_first(lambda: checkpoint.write_json(folder / checkpoint.CONFIG, config))
+            return f"resuming  {folder} at step {self.trainer.step:,}"
+        name = f"ddpm-{config['data']['name']}"
+        self.folder = distributed.from_main(
+            distributed.main_first(lambda: checkpoint.create_run(self.out, name, config))
+        )
         return f"run       {self.folder}"
 
     def run(self) -> None:
@@ -75,26 +84,37 @@ class Job:
                 preview=self.preview,
             )
         except journal.Interrupted as stop:
-            resume = f"Resume with: minidiff train ddpm --resume {self.folder}"
+            resume = f"Resume with: minidiff train ddpm --resume {shlex.quote(str(self.folder))}"
             raise journal.Interrupted(f"{stop} {resume}", stop.exit_code) from None
+        last = self.trainer.config.steps
+        if distributed.is_main() and not self.grid(last).exists():  # killed after the last save, before its pictures
+            journal.draw_curves(self.folder)
+            self.preview(last)
 
     def preview(self, step: int) -> list[str]:
         """A grid drawn with the EMA weights, always from the same noise, in samples/; returns what is wrong with it."""
         assert self.folder is not None
-        run = Run(self.folder, self.config, self.trainer.ema, self.schedule)  # type: ignore[arg-type]
-        seed = self.config["training"]["seed"]
-        for last in run.chain(list(range(PREVIEW_IMAGES)), seed=seed):  # noqa: B007  (only the last is wanted)
-            pass
-        pixels = to_uint8(last.x)
-        write_image(self.folder / "samples" / f"{step:07d}.png", grid(pixels))
-        return [f"samples at step {step}: {problem}" for problem in problems(pixels)]
+        run = Run(self.folder, self.config, self.trainer.ema, self.schedule, self.trainer.config.precision)  # type: ignore
+        seed, at_once = self.config["training"]["seed"], max(1, self.trainer.slice_size)
+        pixels = []
+        for first in range(0, PREVIEW_IMAGES, at_once):  # no more at a time than training itself has room for
+            for last in run.chain(list(range(PREVIEW_IMAGES))[first : first + at_once], seed=seed):
+                x = last.x
+            pixels.append(to_uint8(x))
+        images = np.concatenate(pixels)
+        write_image(self.grid(step), grid(images))
+        return [f"samples at step {step}: {problem}" for problem in problems(images)]
+
+    def grid(self, step: int) -> Path:
+        """Where the preview of a step lies."""
+        assert self.folder is not None
+        return self.folder / "samples" / f"{step:07d}.png"
 
     def conclusion(self) -> str:
         """What to look at, and the command to try next."""
-        last = self.trainer.config.steps
         return (
-            f"done      look at {self.folder}/samples/{last:07d}.png and {self.folder}/curves.png\n"
-            f"next      minidiff sample {self.folder} --num 64 --progressive 10 --out grid.png"
+            f"done      look at {self.grid(self.trainer.config.steps)} and {self.folder}/curves.png\n"
+            f"next      minidiff sample {shlex.quote(str(self.folder))} --num 64 --progressive 10 --out grid.png"
         )
 
 
@@ -107,32 +127,41 @@ def plan(device: torch.device, options: dict[str, Any]) -> Job:
     name = options.get("preset") or default_preset(device.type)
     preset = lookup("preset", name, PRESETS)
     size = options.get("image_size", preset.image_size)
-    data = load_together(
-        options.get("dataset", "shapes"),
-        data_dir=options.get("data_dir"),
-        image_size=size,
-        on_bad=options.get("on_bad", "skip"),
-    )
     training_names = {field.name for field in fields(TrainConfig)}
     training = preset.training | {k: v for k, v in options.items() if k in training_names}
+    if "warmup" not in options:
+        training["warmup"] = min(training["warmup"], training["steps"] // 6)  # a short run must get past it
     diffusion = DIFFUSION | preset.diffusion
     if options.get("schedule", diffusion["schedule"]) != diffusion["schedule"]:
         diffusion |= {"beta_start": None, "beta_end": None}  # the preset's range was that of its own schedule
     diffusion |= {k: v for k, v in options.items() if k in DIFFUSION}
+    # All that can be wrong with the options is found before the data are read, or downloaded.
+    check_prediction(build_schedule(diffusion), diffusion["prediction"])
+    check_size(size, 2 ** (len(preset.network["channels"]) - 1), "--image-size")
+    if options.get("out") is not None:
+        distributed.main_first(lambda: checkpoint.check_free(Path(options["out"])))
+
+    data_dir = os.path.abspath(options["data_dir"]) if options.get("data_dir") else None
+    data = load_together(
+        options.get("dataset", "shapes"),
+        data_dir=data_dir,
+        image_size=size,
+        on_bad=options.get("on_bad", "skip"),
+    )
     channels = data.images.shape[3]
     network = preset.network | {"image_size": size, "in_channels": channels}
-    torch.manual_seed(seed_from(training.get("seed", 0), WEIGHTS))
     config = {
         "minidiff": __version__,
         "kind": "ddpm",
         "preset": name,
         "data": {
             "name": data.name,
-            "data_dir": options.get("data_dir"),
+            "data_dir": data_dir,
             "image_size": size,
             "channels": channels,
             "on_bad": options.get("on_bad", "skip"),
             "images": len(data.images),
+            "fingerprint": fingerprint(data),
         },
         "network": UNet(**network).config,
         "diffusion": diffusion,
@@ -146,42 +175,57 @@ def plan(device: torch.device, options: dict[str, Any]) -> Job:
 def resume(folder: str | Path, device: torch.device, options: dict[str, Any]) -> Job:
     """The training of a run folder, at its last checkpoint.
 
-    options: any of steps, data_dir, compile, save_every and sample_every, on which the run itself does not depend.
-    Raises UserError when the folder is no ddpm run, its state is damaged, or the data are not those it began with.
+    options: any of data_dir, save_every, sample_every and TRAINING_MAY_CHANGE. A run at its last step has nothing left
+    to do but the pictures it may lack. Raises UserError when the folder is no ddpm run, its state is damaged or gone,
+    or the data are not those it began with.
     """
     folder = Path(folder)
     config = checkpoint.read_config(folder, kind="ddpm")
-    config["training"] |= {name: options[name] for name in ("steps", "compile") if name in options}
-    config |= {name: options[name] for name in ("save_every", "sample_every") if name in options}
-    stored = config["data"]
-    data = load_together(
-        stored["name"],
-        data_dir=options.get("data_dir", stored["data_dir"]),
-        image_size=stored["image_size"],
-        on_bad=stored["on_bad"],
-    )
-    if len(data.images) != stored["images"]:
-        raise UserError(
-            f"{folder} was trained on {stored['images']} images and {stored['name']} now holds {len(data.images)}. "
-            "Bring back the data it began with, or start a new run."
+    try:
+        config["training"] |= {name: options[name] for name in TRAINING_MAY_CHANGE if name in options}
+        config |= {name: options[name] for name in ("save_every", "sample_every") if name in options}
+        stored = config["data"]
+        if "data_dir" in options:
+            stored["data_dir"] = os.path.abspath(options["data_dir"])
+        data = load_together(
+            stored["name"],
+            data_dir=stored["data_dir"],
+            image_size=stored["image_size"],
+            on_bad=stored["on_bad"],
         )
-    job = assemble(config, data, device, folder)
+        if (len(data.images), fingerprint(data)) != (stored["images"], stored["fingerprint"]):
+            raise UserError(
+                f"{folder} was trained on {stored['images']} images and {stored['name']} now holds {len(data.images)} "
+                "that are not the same. Bring back the data it began with, or start a new run."
+            )
+        job = assemble(config, data, device, folder)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / checkpoint.CONFIG} lacks what a ddpm run has ({error}).") from None
     job.folder = folder
     state = checkpoint.read_state(folder)
     if state is not None:
         job.trainer.load_state_dict(state, str(folder / checkpoint.STATE))
-    if job.trainer.step >= job.trainer.config.steps:
-        raise UserError(f"{folder} is at step {job.trainer.step} and done. Give more --steps to train on.")
-    if distributed.is_main():
-        checkpoint.write_json(folder / checkpoint.CONFIG, config)
+    elif (folder / checkpoint.MODEL).exists():
+        raise UserError(
+            f"{folder} has weights but no {checkpoint.STATE}, without which training cannot go on. "
+            "Bring it back, or start a new run; `minidiff sample` works without it."
+        )
     return job
 
 
 def load_together(name: str, **options: Any) -> ImageData:
     """The data set, read by the main process first: what has to be downloaded or decoded is so once."""
-    data = load_data(name, **options) if distributed.is_main() else None
-    distributed.barrier()
-    return data or load_data(name, **options)
+    return distributed.main_first(lambda: load_data(name, **options)) or load_data(name, **options)
+
+
+def fingerprint(data: ImageData) -> str:
+    """A digest of the images, to know the same data again: of all, or beyond 512 MB of 4,096 spread evenly."""
+    count = len(data.images)
+    chosen = range(count) if data.images.nbytes <= 512 << 20 else np.linspace(0, count - 1, 4096).astype(int)
+    digest = hashlib.sha256(str(data.images.shape).encode())
+    for index in chosen:
+        digest.update(data.images[index].tobytes())
+    return digest.hexdigest()[:16]
 
 
 def assemble(config: dict[str, Any], data: ImageData, device: torch.device, out: str | Path | None) -> Job:

@@ -6,9 +6,10 @@ interrupted by Ctrl-C or SIGTERM it saves first. A loss that is not a number end
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,15 @@ def keep(
     """
     main = distributed.is_main()
     last = trainer.config.steps
-    records = checkpoint.read_metrics(folder, upto=trainer.step)
-    if main:
-        checkpoint.write_metrics(folder, records)  # without the steps that a kill lost and that now come again
     # Summed on the device and read when a line is due: reading each loss would make a GPU wait for the host. A loss
     # that is not a number stays in the sum, so none is missed.
     losses, norms = torch.zeros((), device=trainer.device), torch.zeros((), device=trainer.device)
     count, since = 0, time.perf_counter()
     bar = tqdm(total=last, initial=trainer.step, unit="step", disable=not main, dynamic_ncols=True, smoothing=0.05)
-    with stop_signals() as stop, tensorboard(folder if main else None) as board, bar:
+    lock = checkpoint.locked(folder) if main else nullcontext()
+    with lock, stop_signals() as stop, tensorboard(folder if main else None, trainer.step + 1) as board, bar:
+        if main:  # without the steps that a kill lost and that now come again
+            checkpoint.write_metrics(folder, checkpoint.read_metrics(folder, upto=trainer.step))
         for record in trainer.steps():
             losses += record.loss
             norms += record.grad_norm
@@ -62,8 +63,9 @@ def keep(
             saving = step % save_every == 0 or step == last
             sampling = step % sample_every == 0 or step == last
             logging = step % log_every == 0 or step == last
-            checking = distributed.world_size() == 1 or logging  # asking the other processes costs a message
-            stopping = checking and distributed.any_process(bool(stop), trainer.device)
+            # Asking the other processes makes a GPU wait, and torchrun kills 30 s after the signal: every tenth step.
+            checking = distributed.world_size() == 1 or trainer.device.type == "cpu" or step % 10 == 0 or logging
+            stopping = checking and step < last and distributed.any_process(bool(stop), trainer.device)
             if logging or saving or stopping:
                 loss, norm = losses.item() / count, norms.item() / count
                 if not math.isfinite(loss) or not math.isfinite(norm):
@@ -75,16 +77,16 @@ def keep(
                     bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} images/s")
                 losses.zero_(), norms.zero_()
                 count, since = 0, time.perf_counter()
-            if main and preview and sampling and not stopping:
-                draw_curves(folder)
-                for warning in preview(step):
-                    bar.write(f"Warning: {warning}")
-                since = time.perf_counter()
-            if main and (saving or stopping):  # last, so that a run whose state says it is done has its pictures too
+            if main and (saving or stopping):
                 save(trainer, folder)
             if stopping:
                 number = signal.Signals(stop[0] if stop else signal.SIGTERM)  # none here: another process was asked
                 raise Interrupted(f"Stopped by {number.name} at step {step} of {last}; saved.", 128 + number)
+            if main and preview and sampling:
+                draw_curves(folder)
+                for warning in preview(step):
+                    bar.write(f"Warning: {warning}", file=sys.stderr)
+                since = time.perf_counter()
 
 
 def save(trainer: Trainer, folder: Path) -> None:
@@ -104,7 +106,10 @@ def diverged(step: int, loss: float, folder: Path) -> str:
     saved = (folder / checkpoint.STATE).exists()
     kept = f"The last good checkpoint is kept in {folder}." if saved else "No checkpoint had been written yet."
     what = f"the loss became {loss}" if not math.isfinite(loss) else "the gradient became infinite"
-    return f"{what} by step {step}; stopped. {kept} Try a third of the --lr, a longer --warmup, or --precision fp32."
+    return (
+        f"{what} by step {step}; stopped. {kept} "
+        "Go on from there, or start again, with a third of the --lr, a longer --warmup, or --precision fp32."
+    )
 
 
 @contextmanager
@@ -126,8 +131,11 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 @contextmanager
-def tensorboard(folder: Path | None) -> Iterator[Any]:
-    """A TensorBoard writer in the run folder, when TensorBoard is installed (extra `tensorboard`); else None."""
+def tensorboard(folder: Path | None, next_step: int) -> Iterator[Any]:
+    """A TensorBoard writer in the run folder, when TensorBoard is installed (extra `tensorboard`); else None.
+
+    What an earlier process wrote of next_step and beyond is dropped from the plots: those steps come again.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -135,7 +143,7 @@ def tensorboard(folder: Path | None) -> Iterator[Any]:
     if folder is None:
         yield None
         return
-    writer = SummaryWriter(str(folder / "tensorboard"))
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step)
     try:
         yield writer
     finally:

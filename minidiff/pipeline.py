@@ -24,7 +24,7 @@ from minidiff.schedules import SCHEDULES, Schedule
 from minidiff.train import Loss, mixed_precision
 from minidiff.unet import UNet
 
-INIT_MODES = ("noise", "as-is")
+INIT_MODES = {name: name for name in ("noise", "as-is")}
 
 
 @dataclass
@@ -35,6 +35,7 @@ class Run:
     config: dict[str, Any]
     model: UNet
     schedule: Schedule
+    precision: str = "auto"  # to sample in: fp32, bf16, auto
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -42,7 +43,7 @@ class Run:
         size = self.config["data"]["image_size"]
         return self.config["data"]["channels"], size, size
 
-    def chain(
+    def start(
         self,
         indices: list[int],
         *,
@@ -52,29 +53,45 @@ class Run:
         init_mode: str = "noise",
         seed: int = 0,
         **options: Any,
-    ) -> Iterator[Step]:
-        """The reverse chain of the samples with these indices, as one batch; yields after every network call.
+    ) -> tuple[Tensor, list[torch.Generator]]:
+        """What the chains of these samples begin with: x [n,C,H,W], and the generators of their further noise.
 
         init: float [n,C,H,W] in [-1,1], to start from at start_t; None is pure noise. init_mode: `noise` brings the
-        clean init to the noise level of start_t by q_sample; `as-is` takes it for x_t. options: the sampler's own.
-        Sample k of a seed has its own random numbers: the same in any batch, process and device, up to rounding.
+        clean init to the noise level of start_t by q_sample; `as-is` takes it for x_t. UserError for an init without a
+        start_t: from T-1 nothing of it would be left.
         """
-        draw = lookup("sampler", sampler, SAMPLERS)
         device = next(self.model.parameters()).device
         generators = sample_generators(seed, indices)
         noise = randn((len(indices), *self.shape), generators, like=torch.empty(0, device=device))
         if init is None:
             x = noise
-        elif init_mode == "as-is":
+        elif start_t is None:
+            raise UserError("an init image needs --start-t, the timestep to start from. Try 100.")
+        elif lookup("init mode", init_mode, INIT_MODES) == "as-is":
             x = init.to(device)
-        elif init_mode == "noise":
-            top = self.timesteps(sampler, start_t=start_t, **options)[0]
-            t = torch.full((len(indices),), top, device=device)
-            x = q_sample(self.schedule, init.to(device), t, noise)
         else:
-            raise UserError(f"unknown init mode '{init_mode}'. Known: {', '.join(INIT_MODES)}.")
-        x = x.contiguous(memory_format=torch.channels_last)
-        yield from draw(self.denoiser(), self.schedule, x, start_t=start_t, generator=generators, **options)
+            t = torch.full((len(indices),), self.timesteps(sampler, start_t=start_t, **options)[0], device=device)
+            x = q_sample(self.schedule, init.to(device), t, noise)
+        return x.contiguous(memory_format=torch.channels_last), generators
+
+    def chain(
+        self,
+        indices: list[int],
+        *,
+        sampler: str = "ddim",
+        init: Tensor | None = None,
+        init_mode: str = "noise",
+        seed: int = 0,
+        **options: Any,
+    ) -> Iterator[Step]:
+        """The reverse chain of the samples with these indices, as one batch; yields after every network call.
+
+        init, init_mode: see `start`. options: start_t, steps and what else the sampler takes.
+        Sample k of a seed has its own random numbers: the same in any batch, process and device, up to rounding.
+        """
+        draw = lookup("sampler", sampler, SAMPLERS)
+        x, generators = self.start(indices, sampler=sampler, init=init, init_mode=init_mode, seed=seed, **options)
+        yield from draw(self.denoiser(), self.schedule, x, generator=generators, **options)
 
     def options(self, **given: Any) -> dict[str, Any]:
         """Options for `chain`: those not given (None) left out, and the variance this run was trained for put in.
@@ -126,22 +143,27 @@ class Run:
             yield distributed.gather_rows(x.contiguous(), batch_size).cpu()
 
     def progressive(self, indices: list[int], columns: int, **options: Any) -> Pixels:
-        """The chains of a few samples, side by side: uint8 [2 * n * columns,H,W,3], for a grid `columns` wide.
+        """The chains of a few samples, side by side: uint8 [n * 2 * columns,H,W,3], for a grid `columns` wide.
 
-        Two rows a sample: x as it goes, and the x0 predicted there, at `columns` moments spread evenly over the calls.
+        Two rows a sample, at `columns` of the calls, spread evenly from the first to the last: x_t as the network was
+        given it, and the x0 it predicted from that; with fewer calls than columns, that many. Only these are kept.
         """
-        steps = list(self.chain(indices, **options))
-        moments = np.linspace(0, len(steps) - 1, columns).round().astype(int)
-        rows = []
-        for sample in range(len(indices)):
-            rows += [to_uint8(torch.stack([steps[m].x[sample] for m in moments]).clamp(-1, 1))]
-            rows += [to_uint8(torch.stack([steps[m].x0[sample] for m in moments]))]
-        return np.concatenate(rows)
+        timesteps = self.timesteps(**options)
+        moments = set(np.linspace(0, len(timesteps) - 1, columns).round().astype(int).tolist())
+        noisy, predicted = [], []
+        x, _ = self.start(indices, **options)
+        for call, step in enumerate(self.chain(indices, **options)):
+            if call in moments:
+                noisy.append(to_uint8(x.clamp(-1, 1)))
+                predicted.append(to_uint8(step.x0.clamp(-1, 1)))
+            x = step.x
+        rows = np.stack([np.stack(noisy), np.stack(predicted)])  # [2, columns, n, H, W, 3]
+        return rows.transpose(2, 0, 1, 3, 4, 5).reshape(-1, *rows.shape[3:])
 
     def denoiser(self) -> Denoiser:
-        """The network as samplers call it: in mixed precision on a GPU that has it, float32 out."""
+        """The network as samplers call it: in the run's precision, float32 out."""
         device = next(self.model.parameters()).device
-        autocast = mixed_precision("auto", device)
+        autocast = mixed_precision(self.precision, device)
 
         def call(x: Tensor, t: Tensor) -> Tensor:
             with autocast():
@@ -151,15 +173,19 @@ class Run:
         return call
 
 
-def load(folder: str | Path, weights: str = "ema", device: str | torch.device = "cpu") -> Run:
+def load(
+    folder: str | Path, weights: str = "ema", device: str | torch.device = "cpu", precision: str | None = None
+) -> Run:
     """A ddpm run folder, rebuilt from its config.json alone.
 
-    weights: `ema`, the averaged ones to sample from, or `raw`, the ones being trained. Raises UserError when the folder
+    weights: `ema`, the averaged ones to sample from, or `raw`, the ones being trained. precision: fp32, bf16 or auto;
+    None is the one it was trained in. Raises UserError when the folder
     is no ddpm run, has no weights yet, or has weights that do not fit its network exactly.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     config = checkpoint.read_config(folder, kind="ddpm")
     model, schedule = build(config)
+    precision = precision or config.get("training", {}).get("precision", "auto")
     if weights == "ema":
         tensors, source = checkpoint.read_tensors(folder / checkpoint.MODEL), folder / checkpoint.MODEL
     elif weights == "raw":
@@ -171,7 +197,7 @@ def load(folder: str | Path, weights: str = "ema", device: str | torch.device = 
         raise UserError(f"unknown weights '{weights}'. Known: ema, raw.")
     checkpoint.load_exactly(model, tensors, source)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    return Run(folder, config, model, schedule)
+    return Run(folder, config, model, schedule, precision)
 
 
 def build(config: dict[str, Any]) -> tuple[UNet, Schedule]:
@@ -190,7 +216,7 @@ def build(config: dict[str, Any]) -> tuple[UNet, Schedule]:
 def build_schedule(diffusion: dict[str, Any]) -> Schedule:
     """The schedule named in a run's config, with its zero-terminal-SNR rescaling."""
     name, T = diffusion["schedule"], diffusion["timesteps"]
-    given = {end: diffusion[end] for end in ("beta_start", "beta_end") if diffusion[end] is not None}
+    given = {end: diffusion[end] for end in ("beta_start", "beta_end") if diffusion.get(end) is not None}
     if given and name != "linear":
         option = next(iter(given)).replace("_", "-")
         raise UserError(f"--{option} belongs to the linear schedule, not {name}. Leave it out.")

@@ -31,7 +31,7 @@ def describe_run(folder: str | Path) -> str:
             "progress": progress(folder, training["steps"]),
             "files": files(folder),
         }
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / checkpoint.CONFIG} lacks what a {config['kind']} run has ({error}).") from None
     return "\n".join(f"{name:11} {text}" for name, text in lines.items())
 
@@ -39,9 +39,11 @@ def describe_run(folder: str | Path) -> str:
 def summarise_run(folder: Path) -> str:
     """One line: name, kind, data, progress."""
     config = checkpoint.read_config(folder)
-    data, steps = config.get("data", {}), config.get("training", {}).get("steps", 0)
-    size = data.get("image_size")
-    return f"{folder}  {config['kind']} on {data.get('name')} {size}x{size}, {progress(folder, steps)}"
+    try:
+        data, size, steps = config["data"]["name"], config["data"]["image_size"], config["training"]["steps"]
+        return f"{folder}  {config['kind']} on {data} {size}x{size}, {progress(folder, steps)}"
+    except (KeyError, TypeError, ValueError):
+        return f"{folder}  {config['kind']}"
 
 
 def progress(folder: Path, steps: int) -> str:

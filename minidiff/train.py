@@ -10,10 +10,12 @@ is no random state to save, and a resumed run is the run that was never interrup
 
 import copy
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +79,7 @@ class TrainStep(NamedTuple):
 class Trainer:
     """Model, EMA and optimizer at one step of a run; `steps()` moves them on.
 
-    Raises UserError when the batch does not divide, or the data are fewer than one batch needs.
+    Raises UserError when the batch does not divide.
     """
 
     def __init__(
@@ -107,7 +109,8 @@ class Trainer:
         if distributed.world_size() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.forward = DistributedDataParallel(self.model, device_ids=ids, gradient_as_bucket_view=True)
-        pays = self.device.type == "cuda" and config.steps >= 2000
+        torch.backends.cudnn.benchmark = True  # every batch has the same shape: try the algorithms once
+        pays = self.device.type == "cuda" and config.steps >= 2000 and can_compile()
         if config.compile or (config.compile is None and pays):
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
 
@@ -121,6 +124,8 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any], source: str = "state") -> None:
         """Go on from a saved state; a state of another network is a UserError."""
+        if missing := sorted({"model", "ema", "optimizer", "step"} - state.keys()):
+            raise UserError(f"{source} is no training state: it has no {missing[0]}. Start again in another --out.")
         load_exactly(self.model, state["model"], source)
         load_exactly(self.ema, state["ema"], source)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -140,8 +145,9 @@ class Trainer:
             for number in range(config.accumulate):
                 images, labels, rows = next(batches)
                 draws = Draws(seed_from(config.seed, NOISE, step), config.batch_size, rows, self.device)
-                with self.synchronised(last=number == config.accumulate - 1), self.autocast():
-                    loss = self.loss(self.forward, prepare(images, self.data.flip, draws), labels, draws)
+                with self.synchronised(last=number == config.accumulate - 1):
+                    with self.autocast():
+                        loss = self.loss(self.forward, prepare(images, self.data.flip, draws), labels, draws)
                     (loss / config.accumulate).backward()
                 total += loss.detach() / config.accumulate
             grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
@@ -187,6 +193,11 @@ def mixed_precision(precision: str, device: torch.device) -> Callable[[], Abstra
     if precision == "fp32":
         return nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)
+
+
+def can_compile() -> bool:
+    """Whether torch.compile can work on a GPU here: it needs Triton and a C compiler."""
+    return find_spec("triton") is not None and any(shutil.which(name) for name in ("cc", "gcc", "clang"))
 
 
 # --- the order of the data ----------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ from minidiff.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = Path(sys.argv[1])
 small, large = {"w": torch.zeros(10)}, {"w": torch.zeros(1_000_000)}
-checkpoint.save_state(folder, small), checkpoint.save_model(folder, small)
+checkpoint.save_state(folder, {"step": 1, **small}), checkpoint.save_model(folder, small)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 for save in (checkpoint.save_state, checkpoint.save_model):
     try:

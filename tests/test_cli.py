@@ -77,6 +77,51 @@ def test_options_override_the_preset(tiny_preset: str, photos: Path, capsys: pyt
         assert part in said
 
 
+def test_a_finished_run_gets_the_pictures_it_lacks(
+    tiny_preset: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed between the last save and the last grid; a second --resume has nothing to do, changes nothing, and says
+    the same. A --dry-run leaves the config as it is."""
+    assert cli.run(train(photos, "--out", "run")) == 0
+    weights, config = Path("run/model.safetensors").read_bytes(), Path("run/config.json").read_bytes()
+    Path("run/samples/0000006.png").unlink()
+    assert cli.run(["train", "ddpm", "--resume", "run", "--steps", "9", "--dry-run"]) == 0
+    assert Path("run/config.json").read_bytes() == config
+    assert cli.run(["train", "ddpm", "--resume", "run"]) == 0
+    assert Path("run/samples/0000006.png").exists() and "done      look at run/samples" in capsys.readouterr().out
+    assert Path("run/model.safetensors").read_bytes() == weights
+
+
+def test_other_data_are_noticed_on_resume(tiny_preset: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One image of 24 replaced: the run could not go on as it began."""
+    Path("data").mkdir()
+    for path in photos.glob("*.png"):
+        Path("data", path.name).write_bytes(path.read_bytes())
+    assert cli.run(train(Path("data"), "--out", "run")) == 0
+    write_image("data/03.png", np.zeros((16, 16, 3), np.uint8))
+    assert cli.run(["train", "ddpm", "--resume", "run", "--steps", "9"]) == 1
+    assert "that are not the same" in capsys.readouterr().err
+
+
+def test_two_trainings_cannot_share_a_folder(
+    tiny_preset: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(train(photos, "--out", "run")) == 0
+    with checkpoint.locked(Path("run")):
+        assert cli.run(["train", "ddpm", "--resume", "run", "--steps", "9"]) == 1
+    assert "another process is training in run" in capsys.readouterr().err
+    assert cli.run(["train", "ddpm", "--resume", "run", "--steps", "9"]) == 0
+
+
+def test_a_damaged_run_does_not_hide_the_others(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/bad").mkdir(parents=True)
+    Path("runs/bad/config.json").write_text("{")
+    os.symlink(trained, "runs/good")
+    assert cli.run(["info"]) == 0
+    said = capsys.readouterr().out
+    assert "runs/good  ddpm on folder 16x16, step 6 of 6" in said and "runs/bad" in said
+
+
 def test_resume_goes_on_to_the_bit_and_keeps_the_options(tiny_preset: str, photos: Path) -> None:
     """Train 6 steps in one go; train 3, then resume to 6 with the schedule of rates of 6."""
     assert cli.run(train(photos, "--out", "whole")) == 0
@@ -266,7 +311,13 @@ def test_progressive_strip(trained: Path) -> None:
     assert cli.run(["sample", str(trained), *options]) == 0
     strip = np.asarray(Image.open("g-progressive.png"))
     assert strip.shape == (6 * 66 + 2, 4 * 66 + 2, 3)
-    assert np.abs(strip[2:66, -66:-2].astype(int) - np.asarray(Image.open("g.png"))[2:66, 2:66]).max() <= 1
+    final = np.asarray(Image.open("g.png"))[2:66, 2:66].astype(int)  # the last prediction of ddim is the image
+    assert np.abs(strip[68:132, -66:-2] - final).max() <= 1
+    start = strip[2:66:4, 2:66:4].astype(float)  # the first column is the noise the chain begins with
+    assert (start.std(axis=(0, 1)) > 60).all()
+    assert cli.run(["sample", str(trained), *options[:-1], "new.png"]) == 0
+    os.unlink("new.png")
+    assert cli.run(["sample", str(trained), *options[:-1], "new.png"]) == 1  # the strip is still there
 
 
 def test_noise_is_warned_of(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,8 +350,12 @@ BAD = {
     "train ddpm --dataset folder --data-dir empty": (1, "empty"),
     "train ddpm --resume nowhere": (1, "nowhere does not exist"),
     "train ddpm --resume empty": (1, "empty is not a run folder"),
-    "train ddpm --resume {run} --lr 1": (2, "--lr is part of the run"),
-    "train ddpm --resume {run}": (1, "is at step 6 and done. Give more --steps"),
+    "train ddpm --resume {run} --seed 1": (2, "--seed is part of the run"),
+    "train ddpm --resume stateless": (1, "stateless has weights but no state.pt"),
+    "train ddpm --resume gan": (1, "gan is a gan run"),
+    "train ddpm --resume hollow": (1, "config.json lacks what a ddpm run has"),
+    "train ddpm --lr nan": (2, "nan is not a finite number"),
+    "train ddpm --out taken": (1, "taken is not empty"),
     "train dppm": (2, "dppm"),
     "trian": (2, "Did you mean 'train'"),
     "sample {run} --sampler dim": (2, "Did you mean 'ddim'"),
@@ -329,11 +384,15 @@ def test_bad_input_is_one_line(
 ) -> None:
     """The exit code, the words, no traceback, and nothing written."""
     code, words = BAD[line]
-    for folder, config in (("empty", None), ("gan", {"kind": "gan"}), ("unsaved", None)):
+    folders = {"empty": None, "gan": {"kind": "gan"}, "unsaved": None, "hollow": {"kind": "ddpm"}, "stateless": None}
+    for folder, config in folders.items():
         (own_folder / folder).mkdir()
         if config:
             (own_folder / folder / "config.json").write_text(json.dumps(config))
-    (own_folder / "unsaved/config.json").write_bytes((trained / "config.json").read_bytes())
+    for name in ("unsaved/config.json", "stateless/config.json", "stateless/model.safetensors"):
+        (own_folder / name).write_bytes((trained / Path(name).name).read_bytes())
+    (own_folder / "taken").mkdir()
+    (own_folder / "taken/mine").touch()
     (own_folder / "taken.png").write_text("mine")
     before = sorted(own_folder.rglob("*"))
     assert cli.run(line.format(run=trained, photo=photos / "00.png").split()) == code

@@ -175,12 +175,23 @@ class TestSink:
             (target / "mine").touch()
         with pytest.raises(UserError, match="exists. Give another --out, or --force"):
             ImageSink(target)
+        if not target.suffix:
+            with pytest.raises(UserError, match="holds more than samples"):
+                ImageSink(target, overwrite=True)
+            return
         with pytest.raises(KeyboardInterrupt), ImageSink(target, overwrite=True) as sink:
             sink.write(self.images)
             raise KeyboardInterrupt
         assert os.listdir(tmp_path) == [name]
-        if target.suffix:
-            assert target.read_text() == "mine"
+        assert target.read_text() == "mine"
+
+    def test_a_folder_is_not_a_mixture(self, tmp_path: Path) -> None:
+        """Two images over five: the last three of the earlier sampling are gone."""
+        for count in (5, 2):
+            with ImageSink(tmp_path / "all", overwrite=True) as sink:
+                sink.write(self.images[:count])
+                sink.finish()
+        assert sorted(os.listdir(tmp_path / "all")) == ["000000.png", "000001.png"]
 
     def test_unknown_and_unwritable_places(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="Give a .png, a .npz, or a folder"):

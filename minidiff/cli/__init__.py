@@ -81,7 +81,7 @@ def run(args: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return fail("interrupted.", 130)
     except UserError as error:
-        return fail(str(error), 1)
+        return 1 if error.told else fail(str(error), 1)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe has gone; nobody is left to tell
         return 1
@@ -92,6 +92,8 @@ def run(args: list[str] | None = None) -> int:
             return int(code)
         if type(error).__name__ == "OutOfMemoryError":
             return fail("the GPU is out of memory. Try half the --batch-size, or --accumulate 2 when training.", 1)
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            return fail("out of memory. Try half the --batch-size, or --accumulate 2 when training.", 1)
         if isinstance(error, OSError) and error.strerror and error.filename:
             return fail(f"{error.filename}: {error.strerror}.", 1)
         raise

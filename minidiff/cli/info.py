@@ -2,6 +2,8 @@
 
 import click
 
+from minidiff.errors import UserError
+
 
 @click.command()
 @click.argument("run", required=False)
@@ -16,4 +18,7 @@ def info(run: str | None) -> None:
     if not runs:
         click.echo("No runs under runs/ yet. Start with: minidiff train ddpm")
     for folder in runs:
-        click.echo(report.summarise_run(folder))
+        try:
+            click.echo(report.summarise_run(folder))
+        except UserError as error:  # a damaged run must not hide the others
+            click.echo(f"{folder}  {error}")

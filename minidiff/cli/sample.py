@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from minidiff.cli.types import Device, Name, say, warn
+from minidiff.cli.types import Device, Name, Number, Place, say, warn
+from minidiff.errors import UserError
 from minidiff.pipeline import INIT_MODES
 from minidiff.samplers import SAMPLERS, VARIANCES
 from minidiff.schedules import SPACINGS
@@ -16,7 +17,7 @@ from minidiff.schedules import SPACINGS
 @click.option("-n", "--num", type=click.IntRange(min=1), help="How many images. Default: 16, or one for each init.")
 @click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True, help="The reverse chain.")
 @click.option("--steps", type=click.IntRange(min=1), help="Network calls. Default: ddim 50, ddpm every timestep.")
-@click.option("--eta", type=click.FloatRange(0, 1), help="Noise of ddim: 0 none, 1 that of ddpm. Default: 0.")
+@click.option("--eta", type=Number(0, 1), help="Noise of ddim: 0 none, 1 that of ddpm. Default: 0.")
 @click.option(
     "--variance", type=Name("variance", VARIANCES), help="Noise of ddpm. Default: what the run was trained for."
 )
@@ -28,7 +29,7 @@ from minidiff.schedules import SPACINGS
     help="How skipped timesteps are spread.",
 )
 @click.option("--start-t", type=click.IntRange(min=0), help="First timestep of the reverse chain. Default: T-1.")
-@click.option("--init", type=click.Path(), help="An image, or a folder of them, to start from at --start-t.")
+@click.option("--init", type=Place(), help="An image, or a folder of them, to start from at --start-t.")
 @click.option(
     "--init-mode",
     type=Name("init mode", INIT_MODES),
@@ -56,10 +57,11 @@ from minidiff.schedules import SPACINGS
     metavar="N",
     help="Also draw x_t and the predicted x0 of up to 8 images at N moments of the chain.",
 )
+@click.option("--precision", type=Name("precision", ("auto", "fp32", "bf16")), help="Default: as the run was trained.")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option(
     "--out",
-    type=click.Path(),
+    type=Place(),
     help="A grid (.png), an array (.npz, uint8 [N,H,W,3]), or a folder. "
     "Default: sample.png, kept if it is there: then sample-2.png, ...",
 )
@@ -67,7 +69,7 @@ from minidiff.schedules import SPACINGS
 @click.pass_context
 def sample(
     ctx: click.Context, run: str | None, num: int | None, init: str | None, weights: str, batch_size: int,
-    progressive: int | None, device: str, out: str | None, force: bool, **chain: Any,
+    progressive: int | None, precision: str | None, device: str, out: str | None, force: bool, **chain: Any,
 ) -> None:  # fmt: skip
     """Draw images from a trained model: RUN, or the newest run under runs/.
 
@@ -89,32 +91,40 @@ def sample(
         say(f"run       {run} (the newest)")
     place = distributed.local_device(device)
     with distributed.process_group(place):
-        model = pipeline.load(run, weights, place)
+        model = pipeline.load(run, weights, place, precision)
         options = model.options(**chain)
         starts = None
         if init is not None:
             starts = to_float(read_images(init, model.shape[1], model.shape[0]))
+            size = f"{model.shape[1]}x{model.shape[2]}"
+            say(f"init      {init}: {len(starts)} at {size}, cut to the centre where not square")
+        elif chain["start_t"] is not None:
+            warn("--start-t without --init starts from pure noise, which is what x looks like at T-1 only.")
         num = num or (16 if starts is None else len(starts))
         timesteps = model.timesteps(**options)
         say(f"sampling  {num} images, {chain['sampler']}, {len(timesteps)} calls, t = {shortened(timesteps)}")
         target = Path(out) if out else free_name(Path("sample.png"))
+        strip = target.with_name(f"{target.stem}-progressive.png")
+        if progressive and strip.exists() and not force:
+            raise UserError(f"{strip} exists. Give another --out, or --force to replace it.")
+        sink = distributed.main_first(lambda: ImageSink(target, overwrite=force))
         rounds = -(-num // (batch_size * distributed.world_size()))
-        bar = tqdm(total=len(timesteps) * rounds, unit="call", disable=not distributed.is_main(), dynamic_ncols=True)
+        bar = tqdm(total=len(timesteps) * rounds, unit="call", disable=sink is None, dynamic_ncols=True)
         batches = model.sample(num, batch_size=batch_size, init=starts, on_step=lambda _: bar.update(), **options)
-        if not distributed.is_main():
+        if sink is None:
             for _ in batches:  # this process's share goes to the main one, which writes
                 pass
             return
-        with bar, ImageSink(target, overwrite=force) as sink:
+        with bar, sink:
             for images in batches:
                 sink.write(to_uint8(images))
             written = sink.finish()
         say(f"written   {written}")
         if progressive:
-            strip = target.with_name(f"{target.stem}-progressive.png")
             some = list(range(min(num, 8)))
             first = None if starts is None else starts[[index % len(starts) for index in some]]
-            write_image(strip, grid(model.progressive(some, progressive, init=first, **options), progressive))
+            columns = min(progressive, len(timesteps))
+            write_image(strip, grid(model.progressive(some, columns, init=first, **options), columns))
             say(f"written   {strip}: two rows an image, x_t and the predicted x0")
         for problem in problems(sink.shown):
             warn(problem)

@@ -5,14 +5,22 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from minidiff.cli.types import Device, Name, say, warn
+from minidiff.cli.types import Device, Name, Number, Place, say, warn
 from minidiff.data import DATASETS
 from minidiff.diffusion import PREDICTIONS
-from minidiff.presets import PRESETS
+from minidiff.job import TRAINING_MAY_CHANGE
+from minidiff.presets import DIFFUSION, PRESETS
 from minidiff.schedules import SCHEDULES
 
-# Options that describe the machine or the bookkeeping, so a resumed run may change them; the others are the run itself.
-MAY_CHANGE = {"steps", "data_dir", "device", "compile", "save_every", "sample_every", "resume", "dry_run"}
+# What a resumed run may change: where and how it is trained on. The others are the run itself.
+MAY_CHANGE = {"data_dir", "device", "save_every", "sample_every", "resume", "dry_run", *TRAINING_MAY_CHANGE}
+
+
+def default(help: str, name: str) -> str:
+    """The help of an option that a preset answers, with what the default presets answer."""
+    values = [(DIFFUSION | p.diffusion | p.training)[name] for p in (PRESETS["cpu"], PRESETS["gpu"])]
+    said = f"{values[0]}" if values[0] == values[1] else f"cpu: {values[0]}, gpu: {values[1]}"
+    return f"{help} Default: the preset's ({said})."
 
 
 @click.group()
@@ -30,7 +38,7 @@ def train() -> None:
 @click.option(
     "--dataset", type=Name("data set", DATASETS), default="shapes", show_default=True, help="What to train on."
 )
-@click.option("--data-dir", type=click.Path(), help="Where the data set lies, or goes when it is downloaded.")
+@click.option("--data-dir", type=Place(), help="Where the data set lies, or goes when it is downloaded.")
 @click.option("--image-size", type=click.IntRange(8, 1024), help="Pixels a side. Default: the preset's.")
 @click.option(
     "--on-bad",
@@ -45,22 +53,48 @@ def train() -> None:
     help="Network and settings for a purpose; any option overrides "
     "it. Default: gpu where there is one, else cpu. See `minidiff train presets`.",
 )
-@click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Images a step, over all processes.")
-@click.option("--lr", type=click.FloatRange(0, 1, min_open=True), help="Peak learning rate, after the warm-up.")
-@click.option("--warmup", type=click.IntRange(min=0), help="Steps in which the rate rises to --lr.")
-@click.option("--schedule", type=Name("schedule", SCHEDULES), help="The noise schedule.")
-@click.option("--timesteps", type=click.IntRange(2, 100_000), help="T, the length of the diffusion.")
-@click.option("--beta-start", type=click.FloatRange(0, 1, min_open=True), help="First beta of the linear schedule.")
-@click.option("--beta-end", type=click.FloatRange(0, 1, min_open=True), help="Last beta of the linear schedule.")
-@click.option("--prediction", type=Name("prediction", PREDICTIONS), help="What the network learns to predict.")
-@click.option("--min-snr-gamma", type=click.FloatRange(0, min_open=True), help="Weigh the loss by min-SNR; 5 is usual.")
+@click.option("--steps", type=click.IntRange(min=1), help=default("Optimizer steps.", "steps"))
 @click.option(
-    "--zero-terminal-snr/--no-zero-terminal-snr", default=None, help="Rescale the schedule to end in pure noise."
+    "--batch-size", type=click.IntRange(min=1), help=default("Images a step, over all processes.", "batch_size")
 )
-@click.option("--ema-decay", type=click.FloatRange(0, 1, max_open=True), help="How slowly the averaged weights move.")
-@click.option("--precision", type=Name("precision", ("auto", "fp32", "bf16")), help="auto: bf16 on a GPU that has it.")
-@click.option("--accumulate", type=click.IntRange(min=1), help="Cut a batch into so many slices, to fit the memory.")
+@click.option("--lr", type=Number(0, 1, min_open=True), help=default("Peak learning rate, after the warm-up.", "lr"))
+@click.option("--warmup", type=click.IntRange(min=0), help=default("Steps in which the rate rises to --lr.", "warmup"))
+@click.option("--schedule", type=Name("schedule", SCHEDULES), help=default("The noise schedule.", "schedule"))
+@click.option(
+    "--timesteps", type=click.IntRange(2, 100_000), help=default("T, the length of the diffusion.", "timesteps")
+)
+@click.option(
+    "--beta-start", type=Number(0, 1, min_open=True), help="First beta of the linear schedule. Default: 1e-4, scaled."
+)
+@click.option(
+    "--beta-end",
+    type=Number(0, 1, min_open=True),
+    help="Last beta of the linear schedule. Default: 0.02, scaled by 1000 / T.",
+)
+@click.option(
+    "--prediction",
+    type=Name("prediction", PREDICTIONS),
+    help=default("What the network learns to predict.", "prediction"),
+)
+@click.option(
+    "--min-snr-gamma", type=Number(0, min_open=True), help="Weigh the loss by min-SNR; 5 is usual. Default: no weights."
+)
+@click.option(
+    "--zero-terminal-snr/--no-zero-terminal-snr",
+    default=None,
+    help="Rescale the schedule to end in pure noise. Default: no.",
+)
+@click.option(
+    "--ema-decay", type=Number(0, 1, max_open=True), help=default("How slowly the averaged weights move.", "ema_decay")
+)
+@click.option(
+    "--precision",
+    type=Name("precision", ("auto", "fp32", "bf16")),
+    help="auto: bf16 on a GPU that has it. Default: auto.",
+)
+@click.option(
+    "--accumulate", type=click.IntRange(min=1), help="Cut a batch into so many slices, to fit the memory. Default: 1."
+)
 @click.option("--compile/--no-compile", default=None, help="torch.compile. Default: on a GPU, in long runs.")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The one seed of the run.")
@@ -70,8 +104,8 @@ def train() -> None:
 @click.option(
     "--sample-every", type=click.IntRange(min=1), help="Steps between sample grids. Default: a quarter, at most 5000."
 )
-@click.option("--out", type=click.Path(), help="The run folder. Default: the next free runs/ddpm-DATASET-N.")
-@click.option("--resume", type=click.Path(), help="Go on with this run folder, to the bit.")
+@click.option("--out", type=Place(), help="The run folder. Default: the next free runs/ddpm-DATASET-N.")
+@click.option("--resume", type=Place(), help="Go on with this run folder, to the bit.")
 @click.option("--dry-run", is_flag=True, help="Say what would be trained, and stop.")
 @click.pass_context
 def ddpm(ctx: click.Context, resume: str | None, dry_run: bool, device: str, **options: Any) -> None:

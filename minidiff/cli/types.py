@@ -1,5 +1,7 @@
 """What several commands share: parameter types that name the nearest match, the device, and progress."""
 
+import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,23 @@ class Name(click.ParamType):
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return "|".join(self.known())
+
+
+class Place(click.Path):
+    """A file or folder; `~` is the home folder, also where the shell leaves it, as in `--out=~/run`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+class Number(click.FloatRange):
+    """A number in a range; `nan`, which no comparison refuses, is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class Device(click.ParamType):
