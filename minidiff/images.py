@@ -86,7 +86,7 @@ def crop_resize(image: Pixels, size: int) -> Pixels:
     resized = Image.fromarray(square if channels == 3 else square[..., 0]).resize(
         (size, size), Image.Resampling.BICUBIC
     )
-    return np.asarray(resized).reshape(size, size, channels)
+    return np.array(resized).reshape(size, size, channels)
 
 
 def read_images(source: str | Path, size: int, channels: int = 3) -> Pixels:

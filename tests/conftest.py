@@ -47,3 +47,20 @@ def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> str:
     """That preset, by name, for this process and this test."""
     monkeypatch.setitem(PRESETS, "tiny", tiny())
     return "tiny"
+
+
+def tiny_training(data: Path, *more: str) -> list[str]:
+    """The command line of a training that takes a second."""
+    return ["train", "ddpm", "--preset", "tiny", "--dataset", "folder", "--data-dir", str(data), *more]
+
+
+@pytest.fixture(scope="session")
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 6 steps."""
+    from minidiff import cli
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("trained"))
+        patch.setitem(PRESETS, "tiny", tiny())
+        assert cli.run(tiny_training(photos, "--out", "run")) == 0
+        return Path("run").resolve()

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from conftest import tiny_training as train
 from PIL import Image
 
 from minidiff import checkpoint, cli, load
 from minidiff.images import to_uint8, write_image
-from minidiff.presets import PRESETS
 from minidiff.samplers import SAMPLERS
 
 
@@ -25,21 +24,6 @@ from minidiff.samplers import SAMPLERS
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def train(photos: Path, *more: str) -> list[str]:
-    """The arguments of a training that takes a second."""
-    return ["train", "ddpm", "--preset", "tiny", "--dataset", "folder", "--data-dir", str(photos), *more]
-
-
-@pytest.fixture(scope="session")
-def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 6 steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("trained"))
-        patch.setitem(PRESETS, "tiny", tiny())
-        assert cli.run(train(photos, "--out", "run")) == 0
-        return Path("run").resolve()
 
 
 # --- train --------------------------------------------------------------------------------------------------------
@@ -165,8 +149,7 @@ def test_nan_stops_the_run_with_the_last_checkpoint_kept(
 PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
-from minidiff.presets import PRESETS
-from conftest import tiny
+from conftest import tiny_training as train
 PRESETS["tiny"] = tiny()
 from minidiff.cli import main
 main(sys.argv[1:])
