@@ -16,9 +16,19 @@ if TYPE_CHECKING:
     from minidiff.diffusion import diffusion_loss as diffusion_loss
     from minidiff.diffusion import q_posterior as q_posterior
     from minidiff.diffusion import q_sample as q_sample
+    from minidiff.dip import EARLY_STOPS as EARLY_STOPS
+    from minidiff.dip import FitConfig as FitConfig
+    from minidiff.dip import FitStep as FitStep
+    from minidiff.dip import Fitter as Fitter
+    from minidiff.dip import MovingVariance as MovingVariance
+    from minidiff.dip import WindowVariance as WindowVariance
+    from minidiff.dip import fit as fit
+    from minidiff.dip_nets import DIP_NETS as DIP_NETS
     from minidiff.errors import UserError as UserError
     from minidiff.pipeline import Run as Run
     from minidiff.pipeline import load as load
+    from minidiff.quality import psnr as psnr
+    from minidiff.quality import ssim as ssim
     from minidiff.samplers import SAMPLERS as SAMPLERS
     from minidiff.samplers import Step as Step
     from minidiff.schedules import SCHEDULES as SCHEDULES
@@ -29,7 +39,13 @@ if TYPE_CHECKING:
 
 PUBLIC = {
     "DATASETS": "data",
+    "DIP_NETS": "dip_nets",
+    "EARLY_STOPS": "dip",
+    "FitConfig": "dip",
+    "FitStep": "dip",
+    "Fitter": "dip",
     "ImageData": "data",
+    "MovingVariance": "dip",
     "Run": "pipeline",
     "SAMPLERS": "samplers",
     "SCHEDULES": "schedules",
@@ -39,11 +55,15 @@ PUBLIC = {
     "Trainer": "train",
     "UNet": "unet",
     "UserError": "errors",
+    "WindowVariance": "dip",
     "diffusion_loss": "diffusion",
+    "fit": "dip",
     "load": "pipeline",
     "load_data": "data",
+    "psnr": "quality",
     "q_posterior": "diffusion",
     "q_sample": "diffusion",
+    "ssim": "quality",
 }
 
 __all__ = ["__version__", *PUBLIC]
