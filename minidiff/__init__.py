@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from minidiff.dip import fit as fit
     from minidiff.dip_nets import DIP_NETS as DIP_NETS
     from minidiff.errors import UserError as UserError
+    from minidiff.noise_level import noise_sigma as noise_sigma
+    from minidiff.noise_level import start_from as start_from
+    from minidiff.noise_level import timestep_for as timestep_for
     from minidiff.pipeline import Run as Run
     from minidiff.pipeline import load as load
     from minidiff.quality import psnr as psnr
@@ -60,10 +63,13 @@ PUBLIC = {
     "fit": "dip",
     "load": "pipeline",
     "load_data": "data",
+    "noise_sigma": "noise_level",
     "psnr": "quality",
     "q_posterior": "diffusion",
     "q_sample": "diffusion",
     "ssim": "quality",
+    "start_from": "noise_level",
+    "timestep_for": "noise_level",
 }
 
 __all__ = ["__version__", *PUBLIC]

@@ -58,7 +58,7 @@ def test_any_size_comes_out_as_it_went_in(name: str, size: tuple[int, int]) -> N
     net = DIP_NETS[name](in_channels=5, out_channels=1)
     image = net(torch.randn(1, 5, *size))
     assert image.shape == (1, 1, *size) and image.dtype == torch.float32
-    assert image.min() >= -1 and image.max() <= 1 and image.std() > 0
+    assert -1 <= image.min() < 0 < image.max() <= 1
 
 
 def count(net: torch.nn.Module) -> int:
@@ -105,6 +105,7 @@ def test_the_hourglass_joins_the_scales() -> None:
                     weights.zero_()
         assert net(z).std() > 0.01
     assert [m.mode for m in net.modules() if isinstance(m, torch.nn.Upsample)] == ["bilinear"] * 2
+    assert {m.negative_slope for m in net.modules() if isinstance(m, torch.nn.LeakyReLU)} == {0.2}
 
 
 def test_wrong_options_of_networks() -> None:
@@ -177,7 +178,7 @@ def test_records() -> None:
         average = record.output if average is None else 0.9 * average + 0.1 * record.output
         assert torch.allclose(record.averaged, average, atol=1e-6)
         assert not record.output.requires_grad
-    assert records[-1].loss < 0.8 * records[0].loss
+    assert records[-1].loss < records[0].loss
 
 
 def test_seed_and_jitter() -> None:

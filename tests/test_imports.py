@@ -15,7 +15,7 @@ PACKAGE = Path(minidiff.__file__).parent
 LAYERS = [
     {"errors", "rng", "images", "schedules", "unet", "shapes", "checkpoint", "distributed", "presets", "report",
      "dip_nets", "quality"},
-    {"diffusion", "samplers", "data", "decoded", "downloads", "export", "train", "journal", "dip"},
+    {"diffusion", "samplers", "data", "decoded", "downloads", "export", "train", "journal", "dip", "noise_level"},
     {"pipeline", "job"},
     {"cli", "__main__"},
 ]
