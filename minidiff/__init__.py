@@ -16,9 +16,22 @@ if TYPE_CHECKING:
     from minidiff.diffusion import diffusion_loss as diffusion_loss
     from minidiff.diffusion import q_posterior as q_posterior
     from minidiff.diffusion import q_sample as q_sample
+    from minidiff.dip import EARLY_STOPS as EARLY_STOPS
+    from minidiff.dip import FitConfig as FitConfig
+    from minidiff.dip import FitStep as FitStep
+    from minidiff.dip import Fitter as Fitter
+    from minidiff.dip import MovingVariance as MovingVariance
+    from minidiff.dip import WindowVariance as WindowVariance
+    from minidiff.dip import fit as fit
+    from minidiff.dip_nets import DIP_NETS as DIP_NETS
     from minidiff.errors import UserError as UserError
+    from minidiff.noise_level import noise_sigma as noise_sigma
+    from minidiff.noise_level import start_from as start_from
+    from minidiff.noise_level import timestep_for as timestep_for
     from minidiff.pipeline import Run as Run
     from minidiff.pipeline import load as load
+    from minidiff.quality import psnr as psnr
+    from minidiff.quality import ssim as ssim
     from minidiff.samplers import SAMPLERS as SAMPLERS
     from minidiff.samplers import Step as Step
     from minidiff.schedules import SCHEDULES as SCHEDULES
@@ -29,7 +42,13 @@ if TYPE_CHECKING:
 
 PUBLIC = {
     "DATASETS": "data",
+    "DIP_NETS": "dip_nets",
+    "EARLY_STOPS": "dip",
+    "FitConfig": "dip",
+    "FitStep": "dip",
+    "Fitter": "dip",
     "ImageData": "data",
+    "MovingVariance": "dip",
     "Run": "pipeline",
     "SAMPLERS": "samplers",
     "SCHEDULES": "schedules",
@@ -39,11 +58,18 @@ PUBLIC = {
     "Trainer": "train",
     "UNet": "unet",
     "UserError": "errors",
+    "WindowVariance": "dip",
     "diffusion_loss": "diffusion",
+    "fit": "dip",
     "load": "pipeline",
     "load_data": "data",
+    "noise_sigma": "noise_level",
+    "psnr": "quality",
     "q_posterior": "diffusion",
     "q_sample": "diffusion",
+    "ssim": "quality",
+    "start_from": "noise_level",
+    "timestep_for": "noise_level",
 }
 
 __all__ = ["__version__", *PUBLIC]

@@ -13,8 +13,9 @@ PACKAGE = Path(minidiff.__file__).parent
 
 # A module may import modules of its own layer, as long as there is no circle, and of the layers below.
 LAYERS = [
-    {"errors", "rng", "images", "schedules", "unet", "shapes", "checkpoint", "distributed", "presets", "report"},
-    {"diffusion", "samplers", "data", "decoded", "downloads", "export", "train", "journal"},
+    {"errors", "rng", "images", "schedules", "unet", "shapes", "checkpoint", "distributed", "presets", "report",
+     "dip_nets", "quality"},
+    {"diffusion", "samplers", "data", "decoded", "downloads", "export", "train", "journal", "dip", "noise_level"},
     {"pipeline", "job"},
     {"cli", "__main__"},
 ]
