@@ -51,7 +51,8 @@ def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def tiny_training(data: Path, *more: str) -> list[str]:
     """The command line of a training that takes a second."""
-    return ["train", "ddpm", "--preset", "tiny", "--dataset", "folder", "--data-dir", str(data), *more]
+    tiny = ["--preset", "tiny", "--dataset", "folder", "--data-dir", str(data), "--sample-every", "60"]
+    return ["train", "ddpm", *tiny, *more]
 
 
 @pytest.fixture(scope="session")

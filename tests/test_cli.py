@@ -149,7 +149,7 @@ def test_nan_stops_the_run_with_the_last_checkpoint_kept(
 PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
-from conftest import tiny_training as train
+from conftest import PRESETS, tiny
 PRESETS["tiny"] = tiny()
 from minidiff.cli import main
 main(sys.argv[1:])
