@@ -194,7 +194,7 @@ def test_an_interrupt_saves_and_says_how_to_resume(photos: Path, number: int) ->
 def test_kill_9_at_any_moment_loses_nothing(photos: Path, kills: int) -> None:
     """Killed again and again at random moments, then resumed: every file can be read at every moment, and the end is
     bit for bit the weights and losses of a run that was left alone."""
-    steps = 400
+    steps = 100 * kills  # enough that every kill finds it at work
     options = ["--steps", str(steps), "--save-every", "7", "--sample-every", "60"]
     alone = spawn(train(photos, *options, "--out", "alone"))
     assert alone.communicate(timeout=600) and alone.returncode == 0
@@ -220,6 +220,7 @@ def test_kill_9_at_any_moment_loses_nothing(photos: Path, kills: int) -> None:
             break
         process = spawn(["train", "ddpm", "--resume", "run", "--device", "cpu"])
         wait_for_step(run, done + 4, process)
+    assert killed == kills
     if done < steps:
         process.kill()
         process.communicate()
