@@ -220,10 +220,11 @@ def locked(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is training in {folder}. Wait for it, or stop it first.") from None
         yield
-    except BlockingIOError:
-        raise UserError(f"another process is training in {folder}. Wait for it, or stop it first.") from None
     finally:
         os.close(handle)
 

@@ -88,8 +88,7 @@ class Job:
             raise journal.Interrupted(f"{stop} {resume}", stop.exit_code) from None
         last = self.trainer.config.steps
         if distributed.is_main() and not self.grid(last).exists():  # killed after the last save, before its pictures
-            journal.draw_curves(self.folder)
-            self.preview(last)
+            journal.draw(self.folder, self.preview, last)
 
     def preview(self, step: int) -> list[str]:
         """A grid drawn with the EMA weights, always from the same noise, in samples/; returns what is wrong with it."""
@@ -149,7 +148,6 @@ def plan(device: torch.device, options: dict[str, Any]) -> Job:
         on_bad=options.get("on_bad", "skip"),
     )
     channels = data.images.shape[3]
-    network = preset.network | {"image_size": size, "in_channels": channels}
     config = {
         "minidiff": __version__,
         "kind": "ddpm",
@@ -163,7 +161,7 @@ def plan(device: torch.device, options: dict[str, Any]) -> Job:
             "images": len(data.images),
             "fingerprint": fingerprint(data),
         },
-        "network": UNet(**network).config,
+        "network": preset.network | {"image_size": size, "in_channels": channels},
         "diffusion": diffusion,
         "training": asdict(TrainConfig(**training)),
         "save_every": options.get("save_every"),
@@ -233,6 +231,7 @@ def assemble(config: dict[str, Any], data: ImageData, device: torch.device, out:
     training, diffusion = TrainConfig(**config["training"]), config["diffusion"]
     torch.manual_seed(seed_from(training.seed, WEIGHTS))
     model, schedule = build(config)
+    config["network"] = model.config  # with the defaults that it was not told, so that they cannot change under it
     loss = ddpm_loss(schedule, diffusion["prediction"], diffusion["min_snr_gamma"], device)
     trainer = Trainer(model, loss, data, training, device)
     return Job(

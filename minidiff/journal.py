@@ -83,10 +83,15 @@ def keep(
                 number = signal.Signals(stop[0] if stop else signal.SIGTERM)  # none here: another process was asked
                 raise Interrupted(f"Stopped by {number.name} at step {step} of {last}; saved.", 128 + number)
             if main and preview and sampling:
-                draw_curves(folder)
-                for warning in preview(step):
-                    bar.write(f"Warning: {warning}", file=sys.stderr)
+                draw(folder, preview, step)
                 since = time.perf_counter()
+
+
+def draw(folder: Path, preview: Callable[[int], list[str]], step: int) -> None:
+    """The pictures of a step: the curves and the preview, with its warnings printed above the progress bar."""
+    draw_curves(folder)
+    for warning in preview(step):
+        tqdm.write(f"Warning: {warning}", file=sys.stderr)
 
 
 def save(trainer: Trainer, folder: Path) -> None:

@@ -6,14 +6,14 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from minidiff.cli.types import Name, say, warn
+from minidiff.cli.types import Name, Place, say, warn
 from minidiff.data import DATASETS, ImageData, load_data
 from minidiff.errors import UserError
 from minidiff.export import check_new, export
 from minidiff.images import grid, write_image
 
 DATA_DIR = click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Where the files are, or are to go. Default: the cache folder."
+    "--data-dir", type=Place(path_type=Path), help="Where the files are, or are to go. Default: the cache folder."
 )
 IMAGE_SIZE = click.option("--image-size", type=click.IntRange(8, 1024), help="Height and width. Default: its own.")
 SPLIT = click.option("--split", default="train", show_default=True, help="train, test, ...: see `minidiff data list`.")
@@ -51,7 +51,7 @@ def list_(data_dir: Path | None) -> None:
 
 @data.command()
 @click.argument("name", type=Name("data set", DATASETS), metavar="NAME")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The picture to write, e.g. grid.png.")
+@click.option("--out", type=Place(path_type=Path), required=True, help="The picture to write, e.g. grid.png.")
 @click.option("--num", type=click.IntRange(1, 1024), default=64, show_default=True, help="How many images.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which images.")
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
@@ -84,7 +84,7 @@ def preview(
 
 @data.command("export", short_help="Write a data set as .png files with its labels.")
 @click.argument("name", type=Name("data set", DATASETS), metavar="NAME")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=Place(path_type=Path))
 @click.option("--num", type=click.IntRange(min=1), help="How many images, from the first on. Default: all.")
 @IMAGE_SIZE
 @SPLIT

@@ -131,7 +131,7 @@ def ddpm(ctx: click.Context, resume: str | None, dry_run: bool, device: str, **o
         else:
             training = job.plan(place, chosen)
         for note in training.data.notes:
-            warn(note)
+            warn(note + ".")
         say(training.describe())
         if dry_run:
             return
