@@ -179,8 +179,13 @@ def newest_run(kind: str, root: str | Path = "runs") -> Path:
     return runs[0]
 
 
-def create_run(folder: str | Path | None, name: str, config: Mapping[str, Any]) -> Path:
-    """A new run folder with its config.json: `folder`, or the first free `runs/NAME-1`, `-2`, ... Raises UserError."""
+def create_run(
+    folder: str | Path | None, name: str, config: Mapping[str, Any], pictures: str = "samples"
+) -> Path:
+    """A new run folder with its config.json: `folder`, or the first free `runs/NAME-1`, `-2`, ... Raises UserError.
+
+    pictures: the name of the folder inside it for what the run draws.
+    """
     if folder is None:
         number = 1
         while Path("runs", f"{name}-{number}").exists():
@@ -190,12 +195,12 @@ def create_run(folder: str | Path | None, name: str, config: Mapping[str, Any]) 
     check_free(folder)
     before = folder.exists()
     try:
-        (folder / "samples").mkdir(parents=True)
+        (folder / pictures).mkdir(parents=True)
         write_json(folder / CONFIG, config)
     except OSError as error:
         raise UserError(f"cannot make the run folder {folder}: {error.strerror}. Choose another --out.") from None
     except UserError:
-        shutil.rmtree(folder / "samples" if before else folder, ignore_errors=True)  # no half-made run stays behind
+        shutil.rmtree(folder / pictures if before else folder, ignore_errors=True)  # no half-made run stays behind
         raise
     return folder
 
@@ -223,7 +228,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process is training in {folder}. Wait for it, or stop it first.") from None
+            raise UserError(f"another process is at work in {folder}. Wait for it, or stop it first.") from None
         yield
     finally:
         os.close(handle)

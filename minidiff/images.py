@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,15 +90,23 @@ def crop_resize(image: Pixels, size: int) -> Pixels:
     return np.array(resized).reshape(size, size, channels)
 
 
-def read_images(source: str | Path, size: int, channels: int = 3) -> Pixels:
-    """A file, or every image of a folder in the order of its names: uint8 [N,size,size,channels]."""
-    source = Path(source)
-    paths = [source]
-    if source.is_dir():
-        paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
-    if not paths:
-        raise UserError(f"{source} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
-    return np.stack([crop_resize(read_image(path, channels), size) for path in paths])
+def image_files(folder: str | Path) -> list[Path]:
+    """The image files of a folder, in the order of their names. Raises UserError when it has none, or is not there."""
+    folder = Path(folder)
+    try:
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}.") from None
+    if not files:
+        raise UserError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+    return files
+
+
+def read_images(source: str | Path | Sequence[Path], size: int, channels: int = 3) -> Pixels:
+    """A file, every image of a folder in the order of its names, or the files of a list: uint8 [N,size,size,channels]."""
+    if isinstance(source, str | Path):
+        source = image_files(source) if Path(source).is_dir() else [Path(source)]
+    return np.stack([crop_resize(read_image(path, channels), size) for path in source])
 
 
 def write_image(path: str | Path, image: Pixels) -> None:

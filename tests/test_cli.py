@@ -93,7 +93,7 @@ def test_two_trainings_cannot_share_a_folder(
     assert cli.run(train(photos, "--out", "run")) == 0
     with checkpoint.locked(Path("run")):
         assert cli.run(["train", "ddpm", "--resume", "run", "--steps", "9"]) == 1
-    assert "another process is training in run" in capsys.readouterr().err
+    assert "another process is at work in run" in capsys.readouterr().err
     assert cli.run(["train", "ddpm", "--resume", "run", "--steps", "9"]) == 0
 
 
