@@ -103,7 +103,7 @@ def image_files(folder: str | Path) -> list[Path]:
 
 
 def read_images(source: str | Path | Sequence[Path], size: int, channels: int = 3) -> Pixels:
-    """A file, every image of a folder in the order of its names, or the files of a list: uint8 [N,size,size,channels]."""
+    """A file, every image of a folder in the order of its names, or a list of files: uint8 [N,size,size,channels]."""
     if isinstance(source, str | Path):
         source = image_files(source) if Path(source).is_dir() else [Path(source)]
     return np.stack([crop_resize(read_image(path, channels), size) for path in source])
