@@ -5,26 +5,60 @@ run.model, run.schedule             # a callable (x_t, t) -> prediction, and the
 for images in run.sample(64): ...   # float [n,C,H,W] in [-1,1]
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from minidiff import checkpoint, distributed
-from minidiff.diffusion import check_prediction, diffusion_loss, q_sample
+from minidiff.diffusion import check_prediction, diffusion_loss, q_sample, rates
 from minidiff.errors import UserError, lookup
 from minidiff.images import Pixels, to_uint8
+from minidiff.noise_level import start_from
 from minidiff.rng import Draws, randn, sample_generators
 from minidiff.samplers import SAMPLERS, Denoiser, Step
 from minidiff.schedules import SCHEDULES, Schedule
 from minidiff.train import Loss, mixed_precision
 from minidiff.unet import UNet
 
-INIT_MODES = {name: name for name in ("noise", "as-is")}
+# --- from an init image to x_t -------------------------------------------------------------------------------------
+
+
+def scaled(schedule: Schedule, init: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """sqrt(alpha_bar_t) * init [N,C,H,W]: x_t, of an image that has the noise of t in it already. Takes no more."""
+    signal_rate, _ = rates(schedule, t, like=init)
+    return signal_rate * init  # DDPM eq. 4, with init = x0 + sqrt((1 - alpha_bar) / alpha_bar) * eps
+
+
+INIT_MODES: dict[str, Callable[[Schedule, Tensor, Tensor, Tensor], Tensor]] = {
+    "noise": q_sample,  # the init is clean: it gets the noise of t
+    "scale": scaled,  # the init has that noise: only its scale is not yet that of x_t
+    "as-is": lambda schedule, init, t, noise: init,  # the init is x_t
+}
+
+StartT = int | Sequence[int] | Literal["auto"] | None
+
+
+class Moments(NamedTuple):
+    """Pictures from the chains of n samples, see `Run.moments`."""
+
+    t: list[list[int]]  # of every sample, the timestep of each column
+    x: Pixels  # uint8 [n,columns,H,W,3]: x_t, as the network was given it there
+    x0: Pixels  # uint8 [n,columns,H,W,3]: the image it predicted from that
+    image: Pixels  # uint8 [n,H,W,3]: what came out in the end
+
+    def strip(self) -> Pixels:
+        """For a grid `columns` wide, two rows a sample: x_t, and the x0 predicted from it."""
+        return np.stack([self.x, self.x0], axis=1).reshape(-1, *self.image.shape[1:])
+
+    def table(self, init: Pixels) -> Pixels:
+        """For a grid `columns` + 2 wide, one row a sample: its init (uint8 [n,H,W,3]), every x_t, the image."""
+        rows = np.concatenate([init[:, None], self.x, self.image[:, None]], axis=1)
+        return rows.reshape(-1, *self.image.shape[1:])
 
 
 @dataclass
@@ -56,22 +90,20 @@ class Run:
     ) -> tuple[Tensor, list[torch.Generator]]:
         """What the chains of these samples begin with: x [n,C,H,W], and the generators of their further noise.
 
-        init: float [n,C,H,W] in [-1,1], to start from at start_t; None is pure noise. init_mode: `noise` brings the
-        clean init to the noise level of start_t by q_sample; `as-is` takes it for x_t. UserError for an init without a
-        start_t: from T-1 nothing of it would be left.
+        init: float [n,C,H,W] in [-1,1], to start from at start_t; None is pure noise. init_mode: `noise` brings a clean
+        init to the noise level of start_t by q_sample; `scale` takes it to have that much noise already, and only
+        scales it; `as-is` takes it for x_t. UserError for an init without a start_t: from T-1 nothing of it would be
+        left.
         """
         device = next(self.model.parameters()).device
         generators = sample_generators(seed, indices)
-        noise = randn((len(indices), *self.shape), generators, like=torch.empty(0, device=device))
-        if init is None:
-            x = noise
-        elif start_t is None:
-            raise UserError("an init image needs --start-t, the timestep to start from. Try 100.")
-        elif lookup("init mode", init_mode, INIT_MODES) == "as-is":
-            x = init.to(device)
-        else:
+        x = randn((len(indices), *self.shape), generators, like=torch.empty(0, device=device))
+        if init is not None:
+            bring = lookup("init mode", init_mode, INIT_MODES)
+            if start_t is None:
+                raise UserError("an init image needs --start-t, the timestep to start from. Try 100, or auto.")
             t = torch.full((len(indices),), self.timesteps(sampler, start_t=start_t, **options)[0], device=device)
-            x = q_sample(self.schedule, init.to(device), t, noise)
+            x = bring(self.schedule, init.to(device), t, x)
         return x.contiguous(memory_format=torch.channels_last), generators
 
     def chain(
@@ -121,44 +153,103 @@ class Run:
         num: int,
         *,
         batch_size: int = 64,
-        init: Tensor | None = None,
         on_step: Callable[[Step], None] | None = None,
         **options: Any,
     ) -> Iterator[Tensor]:
         """Images 0 .. num-1, in order, as batches of float [n,C,H,W] in [-1,1] on the CPU.
 
-        init [M,C,H,W]: image k starts from init k mod M. on_step: called after every network call, for a progress bar.
-        Under torchrun the processes share each batch, and all of them get all of it. options: see `chain`.
+        on_step: called after every network call, for a progress bar. options: see `chains`.
+        Under torchrun the processes share each batch, and all of them get all of it.
         """
-        rank, world = distributed.rank(), distributed.world_size()
-        for first in range(0, num, batch_size * world):
-            mine = range(min(num, first + rank * batch_size), min(num, first + (rank + 1) * batch_size))
-            x = torch.empty((0, *self.shape), device=next(self.model.parameters()).device)
-            if len(mine):
-                start = None if init is None else init[[index % len(init) for index in mine]]
-                for step in self.chain(list(mine), init=start, **options):
-                    x = step.x
+        for mine in shares(num, batch_size):
+            x = torch.empty((len(mine), *self.shape), device=next(self.model.parameters()).device)
+            for rows, chain in self.chains(mine, **options):
+                for step in self.chain(**chain):
                     if on_step is not None:
                         on_step(step)
-            yield distributed.gather_rows(x.contiguous(), batch_size).cpu()
+                x[rows] = step.x
+            yield distributed.gather_rows(x, batch_size).cpu()
 
-    def progressive(self, indices: list[int], columns: int, **options: Any) -> Pixels:
-        """The chains of a few samples, side by side: uint8 [n * 2 * columns,H,W,3], for a grid `columns` wide.
+    def chains(
+        self,
+        indices: Sequence[int],
+        *,
+        batch_size: int = 64,
+        init: Tensor | None = None,
+        start_t: StartT = None,
+        **options: Any,
+    ) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """The chains that draw these samples: those that start from the same timestep share one, up to batch_size.
 
-        Two rows a sample, at `columns` of the calls, spread evenly from the first to the last: x_t as the network was
-        given it, and the x0 it predicted from that; with fewer calls than columns, that many. Only these are kept.
+        init [M,C,H,W]: sample k starts from init k mod M. start_t: one for all; or one for each init; or `auto`, the
+        timestep of the noise in each init (`noise_level.start_from`), with the init_mode `scale` unless one is given.
+        Where each init has its own, `steps` is cut to the timesteps below it. options: see `chain`.
+        Yields the rows of `indices` that a chain draws, and what to call `chain` with. Raises UserError.
         """
-        timesteps = self.timesteps(**options)
-        moments = set(np.linspace(0, len(timesteps) - 1, columns).round().astype(int).tolist())
-        noisy, predicted = [], []
-        x, _ = self.start(indices, **options)
-        for call, step in enumerate(self.chain(indices, **options)):
-            if call in moments:
-                noisy.append(to_uint8(x.clamp(-1, 1)))
-                predicted.append(to_uint8(step.x0.clamp(-1, 1)))
-            x = step.x
-        rows = np.stack([np.stack(noisy), np.stack(predicted)])  # [2, columns, n, H, W, 3]
-        return rows.transpose(2, 0, 1, 3, 4, 5).reshape(-1, *rows.shape[3:])
+        first = self.first_timesteps(indices, init, start_t)
+        if start_t == "auto":
+            options.setdefault("init_mode", "scale")
+        for t in dict.fromkeys(first):
+            same = [row for row, other in enumerate(first) if other == t]
+            for begin in range(0, len(same), batch_size):
+                rows = same[begin : begin + batch_size]
+                chain = options | {"indices": [indices[row] for row in rows], "start_t": t}
+                if init is not None:
+                    chain["init"] = init[[index % len(init) for index in chain["indices"]]]
+                if t is not None and t != start_t and chain.get("steps"):
+                    chain["steps"] = min(chain["steps"], t + 1)
+                yield rows, chain
+
+    def first_timesteps(self, indices: Sequence[int], init: Tensor | None, start_t: StartT) -> list[int | None]:
+        """The timestep that the chain of each sample starts from, see `chains`."""
+        if start_t is None or isinstance(start_t, int):
+            return [start_t] * len(indices)
+        if isinstance(start_t, str) and start_t != "auto":
+            raise UserError(f"unknown start_t '{start_t}'. Take a timestep, or auto.")
+        if init is None:
+            raise UserError("--start-t auto needs --init, an image to measure. Give one, or a number as --start-t.")
+        sources = [index % len(init) for index in indices]
+        if isinstance(start_t, str):
+            return [start_from(self.schedule, init[k : k + 1]).t for k in sources]
+        return [start_t[k] for k in sources]
+
+    def calls(self, indices: Sequence[int], **options: Any) -> int:
+        """How often the chains of these samples will call the network. options: see `chains`."""
+        return sum(len(self.timesteps(**chain)) for _, chain in self.chains(indices, **options))
+
+    def moments(
+        self,
+        indices: Sequence[int],
+        columns: int,
+        *,
+        on_step: Callable[[Step], None] | None = None,
+        **options: Any,
+    ) -> Moments:
+        """Look at the chains of a few samples at `columns` of their calls, spread evenly from the first to the last.
+
+        If none has so many calls there are fewer columns; a chain that has fewer than others shows some calls twice.
+        Only these pictures are kept. on_step, options: see `sample`.
+        """
+        chains = list(self.chains(indices, **options))
+        columns = min(columns, max(len(self.timesteps(**chain)) for _, chain in chains))
+        count, (_, height, width) = len(indices), self.shape
+        t: list[list[int]] = [[]] * count
+        x_t, x0 = np.empty((2, count, columns, height, width, 3), np.uint8)
+        image = np.empty((count, height, width, 3), np.uint8)
+        for rows, chain in chains:
+            timesteps = self.timesteps(**chain)
+            shown = np.linspace(0, len(timesteps) - 1, columns).round().astype(int)
+            for row in rows:
+                t[row] = [timesteps[call] for call in shown]
+            x, _ = self.start(**chain)
+            for call, step in enumerate(self.chain(**chain)):
+                for column in np.flatnonzero(shown == call):
+                    x_t[rows, column], x0[rows, column] = to_uint8(x), to_uint8(step.x0)
+                x = step.x
+                if on_step is not None:
+                    on_step(step)
+            image[rows] = to_uint8(x)
+        return Moments(t, x_t, x0, image)
 
     def denoiser(self) -> Denoiser:
         """The network as samplers call it: in the run's precision, float32 out."""
@@ -171,6 +262,13 @@ class Run:
 
         call.prediction = self.model.prediction  # type: ignore[attr-defined]
         return call
+
+
+def shares(num: int, batch_size: int) -> Iterator[range]:
+    """This process's samples of 0 .. num-1, batch by batch: all of them, unless torchrun's processes share them."""
+    rank, world = distributed.rank(), distributed.world_size()
+    for first in range(rank * batch_size, num + rank * batch_size, batch_size * world):
+        yield range(num)[first : first + batch_size]
 
 
 def load(

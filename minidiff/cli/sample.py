@@ -4,9 +4,24 @@ from pathlib import Path
 from typing import Any
 
 import click
+from tqdm import tqdm
 
-from minidiff.cli.types import Device, Name, Number, Place, say, warn
+from minidiff import checkpoint, distributed, pipeline
+from minidiff.cli.types import Device, Name, Number, Place, Steps, Timestep, say, warn
 from minidiff.errors import UserError
+from minidiff.images import (
+    IMAGE_SUFFIXES,
+    ImageSink,
+    free_name,
+    grid,
+    image_files,
+    problems,
+    read_images,
+    to_float,
+    to_uint8,
+    write_image,
+)
+from minidiff.noise_level import start_from
 from minidiff.pipeline import INIT_MODES
 from minidiff.samplers import SAMPLERS, VARIANCES
 from minidiff.schedules import SPACINGS
@@ -28,14 +43,21 @@ from minidiff.schedules import SPACINGS
     show_default=True,
     help="How skipped timesteps are spread.",
 )
-@click.option("--start-t", type=click.IntRange(min=0), help="First timestep of the reverse chain. Default: T-1.")
-@click.option("--init", type=Place(), help="An image, or a folder of them, to start from at --start-t.")
+@click.option(
+    "--start-t", type=Timestep(), help="First timestep of the chain; auto: that of the noise in --init. Default: T-1."
+)
+@click.option("--init", type=Place(), help="An image, a folder of them, or a DIP run, to start from at --start-t.")
 @click.option(
     "--init-mode",
     type=Name("init mode", INIT_MODES),
-    default="noise",
-    show_default=True,
-    help="noise: bring the init to the noise level of start-t; as-is: it is x_t already.",
+    help="noise: add the noise of start-t to the init; scale: it has that noise, only scale it to x_t; "
+    "as-is: it is x_t. Default: noise; with --start-t auto scale.",
+)
+@click.option(
+    "--init-steps",
+    type=Steps(),
+    help="Of the DIP run at --init these saved steps. A picture at --out then has a row for each: "
+    "the init, x_t at --progressive moments (8 if not given), the image.",
 )
 @click.option("--clip/--no-clip", default=True, show_default=True, help="Hold the predicted image in [-1, 1].")
 @click.option(
@@ -68,8 +90,9 @@ from minidiff.schedules import SPACINGS
 @click.option("--force", is_flag=True, help="Replace what is at --out.")
 @click.pass_context
 def sample(
-    ctx: click.Context, run: str | None, num: int | None, init: str | None, weights: str, batch_size: int,
-    progressive: int | None, precision: str | None, device: str, out: str | None, force: bool, **chain: Any,
+    ctx: click.Context, run: str | None, num: int | None, init: str | None, init_steps: list[int] | None, weights: str,
+    batch_size: int, progressive: int | None, precision: str | None, device: str, out: str | None, force: bool,
+    **chain: Any,
 ) -> None:  # fmt: skip
     """Draw images from a trained model: RUN, or the newest run under runs/.
 
@@ -77,57 +100,120 @@ def sample(
     minidiff sample runs/ddpm-shapes-1 --num 64 --out grid.png
     minidiff sample --num 50000 --batch-size 500 --out samples.npz
     minidiff sample --start-t 100 --init dip.png
+    minidiff sample --start-t auto --init noisy.png
+    minidiff sample --start-t 100 --init runs/dip-photo-1 --init-steps 30,250,460
     torchrun --nproc_per_node=8 -m minidiff sample -n 50000 --out samples.npz
     """
-    from tqdm import tqdm
-
-    from minidiff import checkpoint, distributed, pipeline
-    from minidiff.images import ImageSink, free_name, grid, problems, read_images, to_float, to_uint8, write_image
-
-    if init is not None and chain["start_t"] is None:
-        raise click.UsageError("--init needs --start-t, the timestep to start from. Try --start-t 100.", ctx)
+    start_t = chain["start_t"]
+    if init is not None and start_t is None:
+        raise click.UsageError("--init needs --start-t, the timestep to start from. Try --start-t 100, or auto.", ctx)
+    if init is None and (init_steps or start_t == "auto"):
+        option = "--init-steps" if init_steps else "--start-t auto"
+        raise click.UsageError(f"{option} needs --init, what to start from. Try --init dip.png.", ctx)
+    if init_steps and num not in (None, len(init_steps)):
+        raise click.UsageError(f"--init-steps draws {len(init_steps)} images, one for each. Leave --num out.", ctx)
     if run is None:
         run = str(checkpoint.newest_run("ddpm"))
         say(f"run       {run} (the newest)")
     place = distributed.local_device(device)
     with distributed.process_group(place):
         model = pipeline.load(run, weights, place, precision)
-        options = model.options(**chain)
-        starts = None
+        options = model.options(**chain) | {"batch_size": batch_size}
         if init is not None:
-            starts = to_float(read_images(init, model.shape[1], model.shape[0]))
-            size = f"{model.shape[1]}x{model.shape[2]}"
-            say(f"init      {init}: {len(starts)} at {size}, cut to the centre where not square")
-        elif chain["start_t"] is not None:
+            options |= starts(model, init, init_steps, num, options)
+        elif start_t is not None:
             warn("--start-t without --init starts from pure noise, which is what x looks like at T-1 only.")
-        num = num or (16 if starts is None else len(starts))
-        timesteps = model.timesteps(**options)
-        say(f"sampling  {num} images, {chain['sampler']}, {len(timesteps)} calls, t = {shortened(timesteps)}")
+        num = num or (16 if init is None else len(options["init"]))
+        say(f"sampling  {num} image{'s' * (num != 1)}, {chain['sampler']}, {journey(model, num, options)}")
         target = Path(out) if out else free_name(Path("sample.png"))
-        strip = target.with_name(f"{target.stem}-progressive.png")
-        if progressive and strip.exists() and not force:
+        rows = init_steps if target.suffix.lower() in IMAGE_SUFFIXES else None  # of the grid with --init-steps
+        strip = target.with_name(f"{target.stem}-progressive.png") if progressive and not rows else None
+        if strip and strip.exists() and not force:
             raise UserError(f"{strip} exists. Give another --out, or --force to replace it.")
         sink = distributed.main_first(lambda: ImageSink(target, overwrite=force))
-        rounds = -(-num // (batch_size * distributed.world_size()))
-        bar = tqdm(total=len(timesteps) * rounds, unit="call", disable=sink is None, dynamic_ncols=True)
-        batches = model.sample(num, batch_size=batch_size, init=starts, on_step=lambda _: bar.update(), **options)
+        mine = [range(num)] if rows else pipeline.shares(num, batch_size)
+        calls = sum(model.calls(indices, **options) for indices in mine)
+        bar = tqdm(total=calls, unit="call", disable=sink is None, dynamic_ncols=True)
         if sink is None:
-            for _ in batches:  # this process's share goes to the main one, which writes
+            for _ in () if rows else model.sample(num, **options):  # the main process gets this one's share, and writes
                 pass
             return
         with bar, sink:
-            for images in batches:
-                sink.write(to_uint8(images))
-            written = sink.finish()
+            if rows:
+                seen = model.moments(range(num), progressive or 8, on_step=lambda _: bar.update(), **options)
+                sink.write(seen.image)
+                write_image(target, grid(seen.table(to_uint8(options["init"])), columns=len(seen.t[0]) + 2))
+                written = f"{target}: {legend(rows, seen.t)}"
+            else:
+                for images in model.sample(num, on_step=lambda _: bar.update(), **options):
+                    sink.write(to_uint8(images))
+                written = sink.finish()
         say(f"written   {written}")
-        if progressive:
-            some = list(range(min(num, 8)))
-            first = None if starts is None else starts[[index % len(starts) for index in some]]
-            columns = min(progressive, len(timesteps))
-            write_image(strip, grid(model.progressive(some, columns, init=first, **options), columns))
+        if strip and progressive:
+            seen = model.moments(range(min(num, 8)), progressive, **options)
+            write_image(strip, grid(seen.strip(), columns=len(seen.t[0])))
             say(f"written   {strip}: two rows an image, x_t and the predicted x0")
         for problem in problems(sink.shown):
             warn(problem)
+
+
+def starts(
+    model: pipeline.Run, init: str, steps: list[int] | None, num: int | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """What --init adds to the options: the images, and with `auto` the timestep of each. Says what it found."""
+    files = init_files(init, steps)[:num]
+    images = to_float(read_images(files, model.shape[1], model.shape[0]))
+    size = f"{model.shape[2]}x{model.shape[1]}"
+    say(f"init      {init}: {len(images)} at {size}, cut to the centre where not square")
+    if options["start_t"] != "auto":
+        return {"init": images}
+    names = [f"step {step}" for step in steps] if steps else [file.name for file in files]
+    found = [start_from(model.schedule, image[None])[:2] for image in images]
+    told = [
+        f"{name}: noise {sigma:.3f} ({127.5 * sigma:.1f} of 255), so t = {t}"
+        for name, (t, sigma) in zip(names[:8], found, strict=False)
+    ]
+    if len(found) > 8:
+        t, sigma = zip(*found[7:], strict=True)
+        told[7:] = [f"and {len(t)} more: noise {min(sigma):.3f} to {max(sigma):.3f}, so t = {min(t)} to {max(t)}"]
+    for line in told:
+        say(f"start     {line}")
+    return {"init": images, "start_t": [t for t, _ in found], "init_mode": options.get("init_mode", "scale")}
+
+
+def init_files(init: str, steps: list[int] | None) -> list[Path]:
+    """The files --init names: an image, those of a folder, or of a DIP run its answers or its output at these steps."""
+    folder = Path(init)
+    if (folder / checkpoint.CONFIG).is_file():
+        from minidiff import dip_job
+
+        if dip_job.is_dip_run(folder):
+            return [dip_job.saved_step(folder, step) for step in steps] if steps else dip_job.chosen_images(folder)
+        kind = checkpoint.read_config(folder)["kind"]
+        raise UserError(f"{init} is a {kind} run, and no image to start from. Give an image, a folder, or a dip run.")
+    if steps:
+        raise UserError(f"--init-steps needs a dip run as --init, {init} is none. `minidiff dip fit` makes one.")
+    return image_files(folder) if folder.is_dir() else [folder]
+
+
+def journey(model: pipeline.Run, num: int, options: dict[str, Any]) -> str:
+    """How the chains go, in words."""
+    timesteps = {chain["start_t"]: model.timesteps(**chain) for _, chain in model.chains(range(num), **options)}
+    if len(timesteps) > 1:
+        return f"{len(timesteps)} chains one after another, for each t its own"
+    (only,) = timesteps.values()
+    return f"{len(only)} calls, t = {shortened(only)}"
+
+
+def legend(steps: list[int], timesteps: list[list[int]]) -> str:
+    """What the rows and columns of the grid are."""
+    if all(t == timesteps[0] for t in timesteps):
+        return (
+            f"a row for each of the steps {', '.join(map(str, steps))}\n"
+            f"columns   the init, x_t at t = {', '.join(map(str, timesteps[0]))}, the image"
+        )
+    rows = [f"row       step {step}, t = {', '.join(map(str, t))}" for step, t in zip(steps, timesteps, strict=True)]
+    return "\n".join(["a row for each step; columns: the init, x_t at the t below, the image", *rows])
 
 
 def shortened(timesteps: list[int]) -> str:

@@ -46,6 +46,35 @@ class Number(click.FloatRange):
         return number
 
 
+class Timestep(click.ParamType):
+    """A timestep, 0 or more, as a number; or `auto`."""
+
+    name = "t|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto":
+            return "auto"
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"'{value}' is neither a whole number nor auto.", param, ctx)
+        if number < 0:
+            self.fail(f"{number} is below 0, the last timestep of every chain.", param, ctx)
+        return number
+
+
+class Steps(click.ParamType):
+    """Steps of a fit, with commas between: `30,250,460`."""
+
+    name = "n,n,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        try:
+            return [int(word) for word in value.split(",")]
+        except ValueError:
+            self.fail(f"'{value}' is no list of steps. Give whole numbers, as in 30,250,460.", param, ctx)
+
+
 class Device(click.ParamType):
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`: checked to be there. Gives the name."""
 
