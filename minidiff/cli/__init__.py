@@ -1,12 +1,11 @@
 """The command line: parse, build, loop, save. Nothing here computes; a script can call all that these commands call."""
 
-import os
 import sys
 from importlib import import_module
 
 import click
 
-from minidiff import __version__
+from minidiff import __version__, cpu
 from minidiff.errors import UserError, suggestion
 
 # Command -> where it is, and its line in `minidiff --help`: a module is imported when its command is called.
@@ -63,9 +62,7 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code. Everything the user can mend is one line, never a traceback."""
-    # OpenMP threads wait for each other by spinning. Where another program wants a core too, they then spin most of the
-    # time away: training ran at a tenth of its speed beside one busy process. Short spins cost some 4% when alone.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    cpu.tune()
     try:
         cli.main(args=args, prog_name="minidiff", standalone_mode=False)
         return 0
