@@ -350,6 +350,17 @@ BAD = {
     "sample {run} --init {photo}": (2, "--init needs --start-t"),
     "sample {run} --start-t 9 --init nowhere.png": (1, "nowhere.png: no such image file"),
     "sample {run} --start-t 9 --init empty": (1, "empty holds no images"),
+    "sample {run} --start-t soon --init {photo}": (2, "'soon' is neither a whole number nor auto"),
+    "sample {run} --start-t 1.5": (2, "'1.5' is neither"),
+    "sample {run} --start-t auto": (2, "--start-t auto needs --init"),
+    "sample {run} --start-t auto --init {run}": (1, "is a ddpm run, and no image"),
+    "sample {run} --start-t 9 --init gan": (1, "gan is a gan run, and no image"),
+    "sample {run} --start-t 9 --init dip": (1, "dip is not finished"),
+    "sample {run} --start-t 9 --init dip --init-steps 10,20": (1, "has not saved step 20. The nearest are 10 and 40"),
+    "sample {run} --start-t 9 --init dip --init-steps 10,": (2, "'10,' is no list of steps"),
+    "sample {run} --start-t 9 --init dip --init-steps 10 --num 3": (2, "--init-steps draws 1, an image for each"),
+    "sample {run} --start-t 9 --init {photo} --init-steps 10": (1, "--init-steps needs a dip run"),
+    "sample {run} --init-steps 10": (2, "--init-steps needs --init"),
     "sample {run} --eta 1 --sampler ddpm": (1, "--eta belongs to the sampler ddim"),
     "sample {run} --out taken.png": (1, "taken.png exists"),
     "sample {run} --out grid.doc": (1, "cannot tell what 'grid.doc' should be"),
@@ -368,13 +379,16 @@ def test_bad_input_is_one_line(
 ) -> None:
     """The exit code, the words, no traceback, and nothing written."""
     code, words = BAD[line]
-    folders = {"empty": None, "gan": {"kind": "gan"}, "unsaved": None, "hollow": {"kind": "ddpm"}, "stateless": None}
+    folders = {"empty": None, "gan": {"kind": "gan"}, "unsaved": None, "hollow": {"kind": "ddpm"}, "stateless": None,
+               "dip": {"kind": "dip"}}  # fmt: skip
     for folder, config in folders.items():
         (own_folder / folder).mkdir()
         if config:
             (own_folder / folder / "config.json").write_text(json.dumps(config))
     for name in ("unsaved/config.json", "stateless/config.json", "stateless/model.safetensors"):
         (own_folder / name).write_bytes((trained / Path(name).name).read_bytes())
+    for step in (10, 40):
+        write_image(own_folder / f"dip/steps/{step:06d}.png", np.zeros((16, 16, 3), np.uint8))
     (own_folder / "taken").mkdir()
     (own_folder / "taken/mine").touch()
     (own_folder / "taken.png").write_text("mine")

@@ -111,7 +111,7 @@ def sample(
         option = "--init-steps" if init_steps else "--start-t auto"
         raise click.UsageError(f"{option} needs --init, what to start from. Try --init dip.png.", ctx)
     if init_steps and num not in (None, len(init_steps)):
-        raise click.UsageError(f"--init-steps draws {len(init_steps)} images, one for each. Leave --num out.", ctx)
+        raise click.UsageError(f"--init-steps draws {len(init_steps)}, an image for each. Leave out --num.", ctx)
     if run is None:
         run = str(checkpoint.newest_run("ddpm"))
         say(f"run       {run} (the newest)")
@@ -178,6 +178,8 @@ def starts(
         told[7:] = [f"and {len(t)} more: noise {min(sigma):.3f} to {max(sigma):.3f}, so t = {min(t)} to {max(t)}"]
     for line in told:
         say(f"start     {line}")
+    if max(sigma for _, sigma in found) < 1 / 127.5:
+        warn("hardly any noise was found, so the chain changes little. To repaint a smooth image, try --start-t 100.")
     return {"init": images, "start_t": [t for t, _ in found], "init_mode": options.get("init_mode", "scale")}
 
 
@@ -200,9 +202,9 @@ def journey(model: pipeline.Run, num: int, options: dict[str, Any]) -> str:
     """How the chains go, in words."""
     timesteps = {chain["start_t"]: model.timesteps(**chain) for _, chain in model.chains(range(num), **options)}
     if len(timesteps) > 1:
-        return f"{len(timesteps)} chains one after another, for each t its own"
+        return f"{len(timesteps)} chains one after another, one for each t"
     (only,) = timesteps.values()
-    return f"{len(only)} calls, t = {shortened(only)}"
+    return f"{len(only)} call{'s' * (len(only) != 1)}, t = {shortened(only)}"
 
 
 def legend(steps: list[int], timesteps: list[list[int]]) -> str:
