@@ -58,6 +58,7 @@ class DipJob:
     reference: Pixels | None  # [H,W,3] of the answer's size
     out: str | Path | None  # where the run folder is to be; None: the next free one under runs/
     folder: Path | None = None  # where it is, once there is one
+    resume: str = ""  # the command that goes on when this fit is interrupted; by default its own
 
     def describe(self) -> str:
         """Three lines: the picture, the network, the fit."""
@@ -122,10 +123,9 @@ class DipJob:
                     saved = time.monotonic()
                 if signals:
                     number = signal.Signals(signals[0])
+                    command = self.resume or f"minidiff dip fit --resume {shlex.quote(str(folder))}"
                     raise Interrupted(
-                        f"Stopped by {number.name} at step {step.step}; saved. "
-                        f"Resume with: minidiff dip fit --resume {shlex.quote(str(folder))}",
-                        128 + number,
+                        f"Stopped by {number.name} at step {step.step}; saved. Resume with: {command}", 128 + number
                     )
             assert step is not None, "a finished fit is not run again"
             return self.finish(step, stop)
@@ -482,11 +482,6 @@ class FolderJob:
                 answer = self.folder / ANSWERS / f"{file.name.replace('.', '-')}.png"
                 if not answer.exists():
                     write_image(answer, read_image(home / ANSWER))
-            except Interrupted as stop:
-                done = str(stop).partition(" Resume with:")[0]
-                raise Interrupted(
-                    f"{done} Resume with: minidiff dip fit --resume {shlex.quote(str(self.folder))}", stop.exit_code
-                ) from None
             except UserError as error:
                 failures.append(str(error))
         return failures
@@ -494,8 +489,11 @@ class FolderJob:
     def job(self, file: Path, home: Path) -> DipJob:
         """The fit of one picture: new, or where it was left."""
         if (home / checkpoint.CONFIG).exists():
-            return resume(home, self.device)
-        return plan(file, self.device, self.options | {"out": home})
+            job = resume(home, self.device)
+        else:
+            job = plan(file, self.device, self.options | {"out": home})
+        job.resume = f"minidiff dip fit --resume {shlex.quote(str(self.folder))}"
+        return job
 
 
 def resume_folder(folder: Path, config: dict[str, Any], device: torch.device) -> FolderJob:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,39 +12,105 @@ from minidiff.errors import UserError
 
 
 def describe_run(folder: str | Path) -> str:
-    """Several lines: kind, data, network, parameters, diffusion, training, progress, files. Raises UserError."""
+    """Several lines about a run folder of any kind. Raises UserError."""
     folder = Path(folder)
     config = checkpoint.read_config(folder)
     try:
-        data, network, diffusion, training = (config[key] for key in ("data", "network", "diffusion", "training"))
-        attention = [data["image_size"] >> level for level, attends in enumerate(network["attention"]) if attends]
-        lines = {
-            "run": f"{folder} ({config['kind']}, preset {config['preset']}, minidiff {config['minidiff']})",
-            "data": f"{data['name']}: {data['images']:,} images, {data['image_size']}x{data['image_size']}, "
-            f"{data['channels']} channel{'s' * (data['channels'] > 1)}",
-            "network": f"UNet, channels {network['channels']}, {network['layers_per_block']} blocks a level, "
-            f"attention at {', '.join(map(str, attention)) or 'the middle alone'}",
-            "parameters": parameters(folder / checkpoint.MODEL),
-            "diffusion": f"{diffusion['schedule']} schedule, T = {diffusion['timesteps']}, "
-            f"predicts {diffusion['prediction']}" + (", zero terminal SNR" if diffusion["zero_terminal_snr"] else ""),
-            "training": f"{training['steps']:,} steps of {training['batch_size']} images, lr {training['lr']:g} "
-            f"({training['decay']}), EMA {training['ema_decay']:g}, seed {training['seed']}",
-            "progress": progress(folder, training["steps"]),
-            "files": files(folder),
-        }
+        lines = KINDS[config["kind"]][0](folder, config) if config["kind"] in KINDS else {}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / checkpoint.CONFIG} lacks what a {config['kind']} run has ({error}).") from None
-    return "\n".join(f"{name:11} {text}" for name, text in lines.items())
+    lines = {"run": f"{folder} ({config['kind']}, minidiff {config.get('minidiff', '?')})"} | lines
+    return "\n".join(f"{name:11} {text}" for name, text in (lines | {"files": files(folder)}).items())
 
 
 def summarise_run(folder: Path) -> str:
     """One line: name, kind, data, progress."""
     config = checkpoint.read_config(folder)
     try:
-        data, size, steps = config["data"]["name"], config["data"]["image_size"], config["training"]["steps"]
-        return f"{folder}  {config['kind']} on {data} {size}x{size}, {progress(folder, steps)}"
+        return f"{folder}  {config['kind']} {KINDS[config['kind']][1](folder, config)}"
     except (KeyError, TypeError, ValueError):
         return f"{folder}  {config['kind']}"
+
+
+# --- what each kind has to say ------------------------------------------------------------------------------------
+
+
+def describe_ddpm(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    data, network, diffusion, training = (config[key] for key in ("data", "network", "diffusion", "training"))
+    attention = [data["image_size"] >> level for level, attends in enumerate(network["attention"]) if attends]
+    return {
+        "preset": config["preset"],
+        "data": f"{data['name']}: {data['images']:,} images, {data['image_size']}x{data['image_size']}, "
+        f"{data['channels']} channel{'s' * (data['channels'] > 1)}",
+        "network": f"UNet, channels {network['channels']}, {network['layers_per_block']} blocks a level, "
+        f"attention at {', '.join(map(str, attention)) or 'the middle alone'}",
+        "parameters": parameters(folder / checkpoint.MODEL),
+        "diffusion": f"{diffusion['schedule']} schedule, T = {diffusion['timesteps']}, "
+        f"predicts {diffusion['prediction']}" + (", zero terminal SNR" if diffusion["zero_terminal_snr"] else ""),
+        "training": f"{training['steps']:,} steps of {training['batch_size']} images, lr {training['lr']:g} "
+        f"({training['decay']}), EMA {training['ema_decay']:g}, seed {training['seed']}",
+        "progress": progress(folder, training["steps"]),
+    }
+
+
+def summarise_ddpm(folder: Path, config: dict[str, Any]) -> str:
+    data = config["data"]
+    return (
+        f"on {data['name']} {data['image_size']}x{data['image_size']}, {progress(folder, config['training']['steps'])}"
+    )
+
+
+def describe_dip(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    if "images" in config:
+        return {"images": config["images"], "progress": summarise_dip(folder, config)}
+    fit, net = config["fit"], config["net"]
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in net.items() if name != "name")
+    stop = config["early_stop"]
+    ending = f"{stop['name']}, patience {stop['patience']:,}" if stop else "off"
+    return {
+        "image": config["image"] + (f", noise {config['noise_sigma']:g}/255" if config["noise_sigma"] else ""),
+        "network": f"{net['name']}: {settings}; its input {fit['input_kind']}",
+        "fit": f"{fit['task']}, lr {fit['lr']:g}, jitter {fit['jitter']:.3g}, average {fit['average']:g}, "
+        f"seed {fit['seed']}; early stop {ending}",
+        "progress": fit_progress(folder, fit["steps"]),
+    }
+
+
+def summarise_dip(folder: Path, config: dict[str, Any]) -> str:
+    if "images" in config:
+        return f"of the pictures in {config['images']}, {len(list((folder / 'dip').glob('*.png')))} fitted"
+    return f"of {config['image']}, {fit_progress(folder, config['fit']['steps'])}"
+
+
+def fit_progress(folder: Path, steps: int) -> str:
+    """How a fit ended, or how far it is."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return progress(folder, steps)
+    measured = f", PSNR {result['psnr']:.2f} dB" if "psnr" in result else ""
+    return f"done at step {result['steps']:,}, its answer that of step {result['best_step']:,}{measured}"
+
+
+def describe_restore(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    return {"image": config["image"], "model": config["model"], "progress": restore_progress(folder)}
+
+
+def summarise_restore(folder: Path, config: dict[str, Any]) -> str:
+    return f"of {config['image']}, {restore_progress(folder)}"
+
+
+def restore_progress(folder: Path) -> str:
+    return "done" if (folder / "restored.png").exists() else "not finished"
+
+
+Lines = Callable[[Path, dict[str, Any]], dict[str, str]]
+Line = Callable[[Path, dict[str, Any]], str]
+KINDS: dict[str, tuple[Lines, Line]] = {
+    "ddpm": (describe_ddpm, summarise_ddpm),
+    "dip": (describe_dip, summarise_dip),
+    "restore": (describe_restore, summarise_restore),
+}
 
 
 def progress(folder: Path, steps: int) -> str:
@@ -73,4 +140,5 @@ def parameters(path: Path) -> str:
 def files(folder: Path) -> str:
     """The sizes of what is in the folder."""
     sizes = [f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in sorted(folder.iterdir()) if path.is_file()]
-    return ", ".join(sizes) + f", samples/ {len(list((folder / 'samples').glob('*.png')))} grids"
+    within = [f"{path.name}/ {len(list(path.glob('*.png')))} pictures" for path in folder.iterdir() if path.is_dir()]
+    return ", ".join([*sizes, *sorted(within)])
