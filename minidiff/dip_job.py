@@ -543,8 +543,8 @@ def step_file(folder: Path, step: int) -> Path:
     return folder / STEPS / f"{step:06d}.png"
 
 
-def deliver(folder: Path, target: Path, replace: bool) -> Path:
-    """Copy a fit's answer to `target`, or beside it when that is there and is not to be replaced."""
+def deliver(answer: Path, target: Path, replace: bool) -> Path:
+    """Copy an answer to `target`, or beside it when that is there and is not to be replaced; returns where it is."""
     target = target if replace else free_name(target)
-    write_image(target, read_image(folder / ANSWER))
+    write_image(target, read_image(answer))
     return target

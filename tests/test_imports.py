@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "rng", "images", "schedules", "unet", "shapes", "checkpoint", "distributed", "presets", "report",
      "dip_nets", "quality", "cpu"},
     {"diffusion", "samplers", "data", "decoded", "downloads", "export", "train", "journal", "dip", "noise_level", "dip_pictures"},
-    {"pipeline", "job", "dip_job"},
+    {"pipeline", "job", "dip_job", "restore"},
     {"cli", "__main__"},
 ]
 ALLOWED_IN_LAYER_0 = {"errors", "rng", "checkpoint"}  # the ground the others of layer 0 stand on

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": ("minidiff.cli.train:train", "Train a model; try `minidiff train ddpm`."),
     "sample": ("minidiff.cli.sample:sample", "Draw images from a trained model."),
     "dip": ("minidiff.cli.dip:dip", "Fit a deep image prior to a picture: `minidiff dip fit`."),
+    "restore": ("minidiff.cli.restore:restore", "Clean a noisy picture: a deep image prior, then a trained model."),
     "info": ("minidiff.cli.info:info", "Tell what a run is, or list the runs."),
     "data": ("minidiff.cli.data:data", "List, look at and export data sets."),
 }

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from minidiff.cli.types import Device, Name, Number, Place, warn
+from minidiff.cli.types import Device, Name, Number, Place, refuse_options, warn
 from minidiff.dip import EARLY_STOPS, INPUTS, TASKS, FitConfig
 from minidiff.dip_nets import DIP_NETS
 from minidiff.errors import UserError
@@ -104,7 +104,7 @@ def fit(
     if (image is None) == (resume is None):
         raise click.UsageError("give an IMAGE to fit, or --resume RUN to go on with one.", ctx)
     if resume is not None:
-        refuse_options(ctx, allowed={"resume", "device", "force"})
+        refuse_options(ctx, {"resume", "device", "force"})
         config = checkpoint.read_config(resume, kind="dip")
         if "images" in config:
             return fit_folder(dip_job.resume_folder(Path(resume), config, place))
@@ -122,7 +122,9 @@ def fit(
     result = job.run()
     assert job.folder is not None
     click.echo(f"done      {dip_job.conclusion(result)}")
-    answer = dip_job.deliver(job.folder, Path(dip_job.ANSWER), force) if deliver else job.folder / dip_job.ANSWER
+    answer = job.folder / dip_job.ANSWER
+    if deliver:
+        answer = dip_job.deliver(answer, Path(dip_job.ANSWER), force)
     click.echo(f"written   {answer}; look at {job.folder / 'sheet.png'} and {job.folder / 'curves.png'}")
     click.echo(f"next      minidiff sample --start-t 100 --init {answer}")
 
@@ -137,13 +139,3 @@ def fit_folder(job: Any) -> None:
     if failures:
         raise UserError(f"{len(failures)} of the pictures could not be fitted; see above.")
     click.echo(f"next      minidiff sample --start-t 100 --init {job.folder}")
-
-
-def refuse_options(ctx: click.Context, allowed: set[str]) -> None:
-    """A usage error for an option that was typed and is part of the run that is being resumed."""
-    from click.core import ParameterSource
-
-    for name in ctx.params:
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in allowed:
-            option = name.replace("_", "-")
-            raise click.UsageError(f"--{option} is part of the run and cannot change on --resume. Leave it out.", ctx)

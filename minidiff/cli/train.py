@@ -3,9 +3,8 @@
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from minidiff.cli.types import Device, Name, Number, Place, say, warn
+from minidiff.cli.types import Device, Name, Number, Place, refuse_options, say, warn
 from minidiff.data import DATASETS
 from minidiff.diffusion import PREDICTIONS
 from minidiff.job import TRAINING_MAY_CHANGE
@@ -122,11 +121,7 @@ def ddpm(ctx: click.Context, resume: str | None, dry_run: bool, device: str, **o
     place = distributed.local_device(device)
     with distributed.process_group(place):
         if resume is not None:
-            given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-            fixed = sorted(given - MAY_CHANGE)
-            if fixed:
-                name = fixed[0].replace("_", "-")
-                raise click.UsageError(f"--{name} is part of the run and cannot change on --resume. Leave it out.", ctx)
+            refuse_options(ctx, MAY_CHANGE)
             training = job.resume(resume, place, chosen)
         else:
             training = job.plan(place, chosen)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from minidiff.errors import suggestion
 
@@ -118,3 +119,11 @@ def warn(message: str) -> None:
 
     if is_main():
         click.echo(f"Warning: {message}", err=True)
+
+
+def refuse_options(ctx: click.Context, allowed: set[str]) -> None:
+    """A usage error for an option that was typed although it belongs to the run that is being resumed."""
+    for name in sorted(ctx.params):
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in allowed:
+            option = name.replace("_", "-")
+            raise click.UsageError(f"--{option} is part of the run and cannot change on --resume. Leave it out.", ctx)

@@ -1,0 +1,146 @@
+"""A noisy picture back to a clean one: fit a deep image prior, measure what noise it left, let a DDPM take that away.
+
+    config.json      the picture, the model, the fit's options, the chain
+    dip/             the fit, a run folder of its own
+    restored.png     the answer; comparison.png: the picture, the fit's answer and this, side by side
+    result.json      where the chain started, and PSNR and SSIM of all three where there is a reference
+
+What `minidiff restore` does. The fit takes the time; the chain starts so low that it is a few calls.
+"""
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minidiff import __version__, checkpoint, dip_job
+from minidiff.dip_pictures import draw_sheet
+from minidiff.errors import UserError
+from minidiff.images import Pixels, read_images, to_float, to_uint8, write_image
+from minidiff.noise_level import start_from
+from minidiff.pipeline import Run, load
+from minidiff.quality import psnr, ssim
+
+ANSWER, RESULT, FIT = "restored.png", "result.json", "dip"
+
+
+@dataclass
+class RestoreJob:
+    """One picture, a model, and a fit that is new, half done or done."""
+
+    config: dict[str, Any]
+    model: Run
+    fit: dip_job.DipJob | None  # None: its answer is there already
+    out: str | Path | None  # where the run folder is to be; None: the next free one under runs/
+    folder: Path | None = None  # where it is, once there is one
+
+    def describe(self) -> str:
+        """The fit's lines, and one about the model."""
+        channels, height, width = self.model.shape
+        model = f"model     {self.config['model']}: {width}x{height}, {dip_job.COLOURS[channels]}"
+        return f"{self.fit.describe()}\n{model}" if self.fit else f"image     {self.config['image']}\n{model}"
+
+    def start(self) -> str:
+        """Make the run folder, unless the run is being resumed; returns a line that names it."""
+        resuming = self.folder is not None
+        if self.folder is None:
+            name = f"restore-{Path(self.config['image']).stem}"
+            self.folder = checkpoint.create_run(self.out, name, self.config, pictures=FIT)
+        if self.fit is not None:
+            self.fit.resume = f"minidiff restore --resume {shlex.quote(str(self.folder))}"
+            if self.fit.folder is None:
+                self.fit.out = self.folder / FIT
+                self.fit.start()
+        return f"{'resuming ' if resuming else 'run      '} {self.folder}"
+
+    def run_fit(self) -> dict[str, Any] | None:
+        """The long part, unless it is done: what the fit's result.json holds. Raises journal.Interrupted."""
+        return self.fit.run() if self.fit else None
+
+    def run_chain(self) -> dict[str, Any]:
+        """From the fit's answer down to the image. Writes the pictures; returns what result.json holds."""
+        assert self.folder is not None, "start() first"
+        model, options = self.model, dict(self.config["chain"])
+        fitted = read_images([self.folder / FIT / dip_job.ANSWER], model.shape[1], model.shape[0])
+        t, sigma, _ = start_from(model.schedule, to_float(fitted))
+        if options["start_t"] == "auto":
+            options |= {"start_t": t, "init_mode": options.get("init_mode", "scale")}
+        result: dict[str, Any] = {"noise": 127.5 * sigma, "start_t": options["start_t"]}
+        result["timesteps"] = model.timesteps(**options)
+        (images,) = model.sample(1, init=to_float(fitted), **options)
+        pictures = {
+            "picture": read_images([self.folder / FIT / "target.png"], model.shape[1], model.shape[0]),
+            "deep image prior": fitted,
+            "restored": to_uint8(images),
+        }
+        shown: dict[str, Pixels] = {name: in_colour(pixels) for name, pixels in pictures.items()}
+        write_image(self.folder / ANSWER, shown["restored"])
+        reference = self.reference()
+        if reference is not None:
+            result["psnr"] = {name: psnr(pixels, reference) for name, pixels in shown.items()}
+            if min(reference.shape[:2]) >= 11:
+                result["ssim"] = {name: ssim(pixels, reference) for name, pixels in shown.items()}
+        draw_sheet(self.folder / "comparison.png", shown, reference)
+        checkpoint.write_json(self.folder / RESULT, result)
+        return result
+
+    def reference(self) -> Pixels | None:
+        """The clean picture as the model would see it, uint8 [H,W,3]; None without one."""
+        source = self.config["reference"] or (self.config["image"] if self.config["noise_sigma"] else None)
+        if source is None:
+            return None
+        return in_colour(read_images(source, self.model.shape[1], self.model.shape[0]))
+
+
+def in_colour(images: Pixels) -> Pixels:
+    """The one image of uint8 [1,H,W,1 or 3], as uint8 [H,W,3]."""
+    return to_uint8(to_float(images))[0]
+
+
+def plan(
+    image: str | Path, model: str | Path, device: torch.device, fit: dict[str, Any], chain: dict[str, Any],
+    out: str | Path | None = None,
+) -> RestoreJob:  # fmt: skip
+    """A new restoration. fit: options of `dip_job.plan`; chain: of `Run.sample`, with start_t. Raises UserError."""
+    if out is not None:
+        checkpoint.check_free(Path(out))
+    run = load(model, device=device)
+    options = run.options(**chain)
+    if options["start_t"] != "auto":
+        run.timesteps(**options)  # raises if it is out of range
+    fit = fit | {"size": run.shape[1]}
+    if fit.get("reference"):
+        fit["reference"] = os.path.abspath(fit["reference"])
+    config = {
+        "minidiff": __version__,
+        "kind": "restore",
+        "image": os.path.abspath(image),
+        "model": os.path.abspath(model),
+        "reference": fit.get("reference"),
+        "noise_sigma": fit.get("noise_sigma", 0.0),
+        "fit": fit,
+        "chain": options,
+    }
+    return RestoreJob(config, run, dip_job.plan(image, device, fit), out)
+
+
+def resume(folder: str | Path, device: torch.device) -> RestoreJob:
+    """The restoration of a run folder, with its fit as far as it came. Raises UserError."""
+    folder = Path(folder)
+    config = checkpoint.read_config(folder, kind="restore")
+    try:
+        run = load(config["model"], device=device)
+        fit = None
+        if not (folder / FIT / dip_job.RESULT).exists():
+            begun = (folder / FIT / checkpoint.CONFIG).exists()
+            fit = (
+                dip_job.resume(folder / FIT, device)
+                if begun
+                else dip_job.plan(config["image"], device, config["fit"] | {"out": folder / FIT})
+            )
+    except KeyError as error:
+        raise UserError(f"{folder / checkpoint.CONFIG} lacks what a restore run has ({error}).") from None
+    return RestoreJob(config, run, fit, folder, folder)
