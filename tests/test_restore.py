@@ -1,0 +1,116 @@
+"""`minidiff restore`: the parts it is made of, replayed; interrupted, refused."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_dip_job import interrupt_at, smooth
+
+from minidiff import checkpoint, cli, load
+from minidiff.images import read_image, read_images, to_float, to_uint8, write_image
+from minidiff.noise_level import noise_sigma, timestep_for
+from minidiff.quality import psnr, ssim
+
+FIT = ["--channels", "8", "--steps", "12", "--save-every", "5", "--window", "4"]
+
+
+@pytest.fixture(autouse=True)
+def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_image("photo.png", smooth())
+    return Path("photo.png")
+
+
+def restore(*words: str | Path) -> int:
+    return cli.run(["restore", *map(str, words)])
+
+
+def test_it_is_the_fit_the_noise_it_left_and_the_chain_from_there(
+    photo: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert restore(photo, "--model", trained, "--noise-sigma", "40", *FIT) == 0
+    said, run, model = capsys.readouterr().out, Path("runs/restore-photo-1"), load(trained)
+    fitted = read_image(run / "dip/dip.png")
+    sigma = noise_sigma(to_float(fitted[None]))
+    t = timestep_for(model.schedule, sigma)
+    assert t > 0, "nothing would be tested"
+    (images,) = model.sample(1, init=to_float(fitted[None]), start_t=t, init_mode="scale")
+    restored = to_uint8(images)[0]
+    np.testing.assert_array_equal(read_image(run / "restored.png"), restored)
+    assert Path("restored.png").read_bytes() == (run / "restored.png").read_bytes()
+
+    clean = read_images(photo, 16)[0]
+    result = json.loads((run / "result.json").read_text())
+    assert result["start_t"] == t == result["timesteps"][0] and abs(result["noise"] - 127.5 * sigma) < 1e-9
+    expected = {"picture": read_image(run / "dip/target.png"), "deep image prior": fitted, "restored": restored}
+    assert result["psnr"] == {name: psnr(pixels, clean) for name, pixels in expected.items()}
+    assert result["ssim"] == {name: ssim(pixels, clean) for name, pixels in expected.items()}
+    assert f"chain from t = {t}" in said and f"PSNR {psnr(restored, clean):.2f} dB" in said
+    assert (run / "comparison.png").exists()
+    assert cli.run(["info", str(run)]) == 0 and "done" in capsys.readouterr().out
+
+
+def test_a_timestep_and_a_mode_can_be_given(photo: Path, trained: Path) -> None:
+    words = ["--start-t", "9", "--init-mode", "noise", "--sampler", "ddpm", "--seed", "3"]
+    assert restore(photo, "--model", trained, "--out", "here", *words, *FIT) == 0
+    model = load(trained)
+    options = model.options(start_t=9, init_mode="noise", sampler="ddpm", seed=3)
+    (images,) = model.sample(1, init=to_float(read_images("here/dip/dip.png", 16)), **options)
+    np.testing.assert_array_equal(read_image("here/restored.png"), to_uint8(images)[0])
+    assert not Path("restored.png").exists() and not Path("runs").exists()
+    assert "psnr" not in json.loads(Path("here/result.json").read_text())
+
+
+def test_a_restoration_goes_on_where_it_stopped(
+    photo: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped in the fit, then killed between the fit and the chain."""
+    words = [photo, "--model", trained, "--reference", photo, *FIT]
+    assert restore(*words, "--out", "whole") == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(10, patch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert restore(*words) == 143
+    assert "Resume with: minidiff restore --resume runs/restore-photo-1" in capsys.readouterr().out
+    assert restore("--resume", "runs/restore-photo-1") == 0
+    for name in ("restored.png", "result.json", "dip/dip.png", "dip/metrics.jsonl"):
+        assert Path("runs/restore-photo-1", name).read_bytes() == Path("whole", name).read_bytes(), name
+    Path("runs/restore-photo-1/restored.png").unlink()
+    fitted = Path("runs/restore-photo-1/dip/dip.png").stat().st_mtime_ns
+    assert restore("--resume", "runs/restore-photo-1") == 0
+    assert Path("runs/restore-photo-1/restored.png").read_bytes() == Path("whole/restored.png").read_bytes()
+    assert Path("runs/restore-photo-1/dip/dip.png").stat().st_mtime_ns == fitted
+
+
+def test_the_model_is_the_newest_where_none_is_named(photo: Path, trained: Path) -> None:
+    Path("runs").mkdir()
+    os.symlink(trained, "runs/mine")
+    assert restore(photo, *FIT) == 0
+    assert checkpoint.read_config("runs/restore-photo-1")["model"] == str(Path("runs/mine").absolute())
+
+
+BAD = {
+    "nothing.png --model MODEL": "nothing.png: no such image file",
+    "photo.png --model nowhere": "nowhere does not exist",
+    "photo.png": "no ddpm run with weights under runs/",
+    "photo.png --model MODEL --start-t 50": "50",
+    "photo.png --model MODEL --start-t often": "'often' is neither a whole number nor auto",
+    "photo.png --model MODEL --net resnet18": "a side of 16 pixels is less than the 32",
+    "photo.png --model MODEL --size 8": "No such option",
+    "photo.png --resume MODEL": "give an IMAGE to restore, or --resume RUN",
+    "--resume MODEL": "is a ddpm run; this command needs a restore run",
+    "--resume MODEL --lr 1": "--lr is part of the run",
+    "": "give an IMAGE to restore",
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_what_is_wrong_is_one_line_before_anything_is_written(
+    words: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert restore(*words.replace("MODEL", str(trained)).split()) in (1, 2)
+    said = capsys.readouterr().err
+    assert BAD[words].lower() in said.lower() and said.count("\n") == 1 and said.startswith("Error: ")
+    assert os.listdir() == ["photo.png"]
