@@ -34,6 +34,7 @@ class FitConfig:
     jitter: float = 1 / 30  # deviation of the noise added to the input, anew in every step
     average: float = 0.99  # weight of the past in the averaged output; 0 for no averaging
     seed: int = 0  # of input and jitter; the initial weights are the network's own
+    compile: bool = False  # the network with torch.compile, which takes a minute first and needs a C compiler
 
 
 class FitStep(NamedTuple):
@@ -42,7 +43,7 @@ class FitStep(NamedTuple):
     step: int  # 1, 2, ...
     loss: Tensor
     output: Tensor  # [1,C,H,W] in [-1,1]: the image this loss was computed from
-    averaged: Tensor  # [1,C,H,W]: the exponential moving average of the outputs so far
+    averaged: Tensor  # [1,C,H,W]: the exponential moving average of the outputs so far, corrected as Adam's are
 
 
 # --- what the target shows of the image ---------------------------------------------------------------------------
@@ -140,6 +141,8 @@ class Fitter:
             self.net.parameters(), lr=config.lr, fused=self.device.type in ("cpu", "cuda")
         )
         self.averaged: Tensor | None = None
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.net) if config.compile else self.net
+        torch.backends.cudnn.benchmark = True  # every step has the same shapes: try the algorithms once
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -165,14 +168,16 @@ class Fitter:
             if config.jitter > 0:
                 draws = Draws(seed_from(config.seed, JITTER, step), 1, slice(None), self.device)
                 z = z + config.jitter * draws.randn(*z.shape[1:])
-            output = self.net(z)
+            output = self.forward(z)
             loss = F.mse_loss(self.degrade(output), self.known)
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             output = output.detach()
+            # Without this correction the first output, which is no picture yet, would still count a third at step 100.
+            weight = config.average * (1 - config.average ** (step - 1)) / (1 - config.average**step)  # Adam, section 3
             past = output if self.averaged is None else self.averaged
-            self.averaged = config.average * past + (1 - config.average) * output
+            self.averaged = weight * past + (1 - weight) * output
             self.step = step
             yield FitStep(step, loss.detach(), output, self.averaged.clone())
 

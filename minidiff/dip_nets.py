@@ -1,6 +1,7 @@
 """The networks of the deep image prior: an untrained network is fitted to one image, and its shape is all it knows.
 
-Rests on torch alone; `resnet18` takes its encoder from torchvision. `DIP_NETS` names them, `dip` fits them.
+Rests on torch alone; `resnet18` takes its encoder from torchvision. `DIP_NETS` names them, `dip` fits them. Activations
+work in place: on the way back neither convolution nor batch norm needs the output it gave.
 Ulyanov et al. 2018 (deep image prior); He et al. 2016 (ResNet).
 """
 
@@ -74,7 +75,7 @@ class CNN(DipNet):
         self.image = nn.Sequential()
         for number, (before, after) in enumerate(pairwise(widths)):
             if number > 0:
-                self.image.append(nn.ReLU())
+                self.image.append(nn.ReLU(inplace=True))
             self.image.append(nn.Conv2d(before, after, kernel_size, padding=kernel_size // 2))
 
 
@@ -113,7 +114,7 @@ class ResNet18(DipNet):
             # Kernel 4 at stride 2: every output pixel sums as many terms, so there is no checkerboard from the start.
             self.image.append(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1))
             self.image.append(nn.BatchNorm2d(after))
-            self.image.append(nn.ReLU())
+            self.image.append(nn.ReLU(inplace=True))
         self.image.append(nn.Conv2d(widths[-1], out_channels, 3, padding=1))
 
 
@@ -146,7 +147,7 @@ def layer(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
             padding_mode="reflect" if kernel_size > 1 else "zeros",  # a 1x1 convolution has nothing to pad
         ),
         nn.BatchNorm2d(out_channels),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(0.2, inplace=True),
     )
 
 

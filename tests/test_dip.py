@@ -1,6 +1,7 @@
 """The deep image prior: networks counted by hand, a fit that resumes to the bit, stopping by the definition."""
 
 import math
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -170,15 +171,31 @@ def test_a_resumed_fit_is_the_uninterrupted_one_to_the_bit(tmp_path: Path) -> No
 
 
 def test_records() -> None:
-    """The loss is that of the output beside it; the average is Ulyanov's; kept tensors are not overwritten."""
-    y, average = noisy(), None
+    """The loss is that of the output beside it; the average weighs each output by 0.9 to the power of its age, and the
+    weights add up to 1; kept tensors are not overwritten."""
+    y = noisy()
     records = list(fit(small_net(), y, replace(CONFIG, average=0.9)))
     for record in records:
         assert torch.equal(record.loss, (record.output - y).square().mean())
-        average = record.output if average is None else 0.9 * average + 0.1 * record.output
+        weights = 0.9 ** torch.arange(record.step).flip(0).view(-1, 1, 1, 1)
+        outputs = torch.cat([earlier.output for earlier in records[: record.step]])
+        average = (weights * outputs).sum(dim=0, keepdim=True) / weights.sum()
         assert torch.allclose(record.averaged, average, atol=1e-6)
         assert not record.output.requires_grad
     assert records[-1].loss < records[0].loss
+
+
+@pytest.mark.skipif(not any(shutil.which(name) for name in ("c++", "g++", "clang++")), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_a_compiled_fit_is_the_same_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its losses are the eager ones up to rounding, and its state is that of the plain network."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # so that it compiles now
+    eager, compiled = (Fitter(conv2(4, channels=8), noisy(), replace(CONFIG, compile=c)) for c in (False, True))
+    compiled.load_state_dict(eager.state_dict())
+    for one, other in zip(eager.steps(), compiled.steps(), strict=True):
+        assert torch.allclose(one.loss, other.loss, rtol=1e-4)
+    assert compiled.forward is not compiled.net and eager.forward is eager.net
+    assert compiled.state_dict()["net"].keys() == eager.state_dict()["net"].keys()
 
 
 def test_seed_and_jitter() -> None:
