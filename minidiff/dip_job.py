@@ -245,7 +245,7 @@ def plan(image: str | Path, device: torch.device, options: dict[str, Any]) -> Di
     config["fit"] = asdict(FitConfig(**fit))
     name = options.get("early_stop", "window")
     if name != "off":
-        config["early_stop"] = stop_settings(name, options, target.shape[0] * target.shape[1] * channels * 4)
+        config["early_stop"] = stop_settings(name, options, (*target.shape[:2], channels))
     elif options.get("window") or options.get("patience"):
         raise UserError("--window and --patience belong to early stopping, which is off. Leave them out.")
     job = assemble(config, device, options.get("out"))
@@ -329,13 +329,19 @@ def net_settings(name: str, options: dict[str, Any], side: int) -> dict[str, Any
     return given
 
 
-def stop_settings(name: str, options: dict[str, Any], image_bytes: int) -> dict[str, Any]:
-    """The early stop of this name, its patience and, of a window, its length and the resolution it has room for."""
+def stop_settings(name: str, options: dict[str, Any], shape: tuple[int, int, int]) -> dict[str, Any]:
+    """The early stop of this name for an image of `shape` (height, width, channels).
+
+    Its patience is the published 1000 from 250 pixels a side, below that 4 for each pixel. The noise of a thumbnail is
+    learnt so soon that within 1000 steps the statistic would fall again, below the minimum that counts (docs/dip.md).
+    A window has its length, and the resolution it has room for.
+    """
     takes = inspect.signature(lookup("early stop", name, EARLY_STOPS)).parameters
-    settings: dict[str, Any] = {"name": name, "patience": options.get("patience") or takes["patience"].default}
+    patience = max(100, min(takes["patience"].default, 4 * min(shape[:2])))
+    settings: dict[str, Any] = {"name": name, "patience": options.get("patience") or patience}
     if "window" in takes:
         settings["window"] = options.get("window") or takes["window"].default
-        settings["downscale"] = math.ceil(math.sqrt(settings["window"] * image_bytes / WINDOW_BYTES))
+        settings["downscale"] = math.ceil(math.sqrt(4 * settings["window"] * math.prod(shape) / WINDOW_BYTES))
     elif options.get("window"):
         raise UserError(f"--window belongs to --early-stop window, not {name}. Leave it out.")
     return settings

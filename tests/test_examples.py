@@ -28,6 +28,11 @@ def test_gaussian() -> None:
         assert mean == pytest.approx(0.3, abs=2e-3) and deviation == pytest.approx(0.1, rel=0.04)
 
 
+def test_dip(tmp_path: Path) -> None:
+    assert set(example("dip").main(steps=1, out=tmp_path / "dip.png")) == {"noisy", "answer", "last"}
+    assert (tmp_path / "dip.png").exists()
+
+
 def test_every_example_is_run_here() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"train_ddpm", "gaussian"}
+    assert names == {"train_ddpm", "gaussian", "dip"}
