@@ -211,6 +211,8 @@ class Run:
         sources = [index % len(init) for index in indices]
         if isinstance(start_t, str):
             return [start_from(self.schedule, init[k : k + 1]).t for k in sources]
+        if len(start_t) != len(init):
+            raise ValueError(f"{len(start_t)} timesteps for {len(init)} inits: give one for each")
         return [start_t[k] for k in sources]
 
     def calls(self, indices: Sequence[int], **options: Any) -> int:

@@ -164,6 +164,8 @@ def test_what_auto_cannot_start_from(trained: Path) -> None:
     run = load(trained)
     with pytest.raises(UserError, match="auto needs --init"):
         next(run.sample(2, start_t="auto"))
+    with pytest.raises(ValueError, match="2 timesteps for 1 inits"):
+        next(run.sample(2, start_t=[3, 4], init=torch.zeros(1, 3, 16, 16)))
     with pytest.raises(UserError, match="unknown start_t 'soon'"):
         next(run.sample(2, start_t="soon", init=torch.zeros(1, 3, 16, 16)))
     with pytest.raises(UserError, match="needs --start-t"):
@@ -258,7 +260,7 @@ def test_steps_of_a_fit_each_from_its_own_timestep(
         assert abs(timestep_for(run.schedule, float(sigma)) - int(t)) <= 1
     timesteps = [int(t) for *_, t in found]
     assert timesteps == sorted(timesteps, reverse=True) and len(set(timesteps)) == 3
-    assert "3 chains one after another" in said
+    assert "3 images, ddim, from 3 different t, one chain after another" in said
     for step, *_, t in found:
         assert f"row       step {step}, t = {t}, " in said
     table = cells("g.png", 6)

@@ -202,7 +202,7 @@ def journey(model: pipeline.Run, num: int, options: dict[str, Any]) -> str:
     """How the chains go, in words."""
     timesteps = {chain["start_t"]: model.timesteps(**chain) for _, chain in model.chains(range(num), **options)}
     if len(timesteps) > 1:
-        return f"{len(timesteps)} chains one after another, one for each t"
+        return f"from {len(timesteps)} different t, one chain after another"
     (only,) = timesteps.values()
     return f"{len(only)} call{'s' * (len(only) != 1)}, t = {shortened(only)}"
 
