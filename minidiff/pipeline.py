@@ -186,6 +186,8 @@ class Run:
         Where each init has its own, `steps` is cut to the timesteps below it. options: see `chain`.
         Yields the rows of `indices` that a chain draws, and what to call `chain` with. Raises UserError.
         """
+        if init is not None and init.shape[1:] != self.shape:
+            raise UserError(f"an init is {list(init.shape[1:])}, this run's images {list(self.shape)}. Resize it.")
         first = self.first_timesteps(indices, init, start_t)
         if start_t == "auto":
             options.setdefault("init_mode", "scale")

@@ -18,10 +18,10 @@ def test_links_and_pictures_are_there(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/checkpoint.md", "docs/training.md", "docs/unet.md"])
-def test_python_runs_as_it_stands(
-    name: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/checkpoint.md", "docs/training.md", "docs/unet.md", "docs/samplers.md", "docs/dip.md"]
+)
+def test_python_runs_as_it_stands(name: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page, one after the other, beside a run like the one they name."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()

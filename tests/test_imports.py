@@ -15,7 +15,8 @@ PACKAGE = Path(minidiff.__file__).parent
 LAYERS = [
     {"errors", "rng", "images", "schedules", "unet", "shapes", "checkpoint", "distributed", "presets", "report",
      "dip_nets", "quality", "cpu"},
-    {"diffusion", "samplers", "data", "decoded", "downloads", "export", "train", "journal", "dip", "noise_level", "dip_pictures"},
+    {"diffusion", "samplers", "data", "decoded", "downloads", "export", "train", "journal", "dip", "noise_level",
+     "dip_pictures"},
     {"pipeline", "job", "dip_job", "restore"},
     {"cli", "__main__"},
 ]

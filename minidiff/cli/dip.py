@@ -37,7 +37,10 @@ FIT_OPTIONS = [
         "--early-stop", type=Name("early stop", (*EARLY_STOPS, "off")), default="window", show_default=True,
         help="What watches for the noise; off: run all steps and take the last.",
     ),
-    click.option("--patience", type=click.IntRange(min=1), help="Steps without a new minimum. Default: 1000, of small pictures 4 a pixel of a side."),
+    click.option(
+        "--patience", type=click.IntRange(min=1),
+        help="Steps without a new minimum. Default: 1000; of small pictures 4 for each pixel of a side.",
+    ),
     click.option("--window", type=click.IntRange(min=2), help="Outputs that --early-stop window holds. Default: 100."),
     click.option(
         "--save-every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between saved outputs."
