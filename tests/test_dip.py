@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -185,13 +186,22 @@ def test_records() -> None:
     assert records[-1].loss < records[0].loss
 
 
-@pytest.mark.skipif(not any(shutil.which(name) for name in ("c++", "g++", "clang++")), reason="needs a C++ compiler")
+NO_COMPILER = not any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "eager",  # traces the network, and compiles nothing
+        pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.skipif(NO_COMPILER, reason="needs a compiler")]),
+    ],
+)
 @pytest.mark.filterwarnings("default")  # the compiler's own
-def test_a_compiled_fit_is_the_same_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_fit_is_the_same_fit(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its losses are the eager ones up to rounding, and its state is that of the plain network."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # so that it compiles now
-    eager, compiled = (Fitter(conv2(4, channels=8), noisy(), replace(CONFIG, compile=c)) for c in (False, True))
-    compiled.load_state_dict(eager.state_dict())
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    eager, compiled = (Fitter(small_net(), noisy(), replace(CONFIG, compile=c)) for c in (False, True))
     for one, other in zip(eager.steps(), compiled.steps(), strict=True):
         assert torch.allclose(one.loss, other.loss, rtol=1e-4)
     assert compiled.forward is not compiled.net and eager.forward is eager.net
