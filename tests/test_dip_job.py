@@ -183,6 +183,24 @@ def test_the_hourglass_has_as_many_scales_as_there_is_room_for(side: int, scales
     assert dip_job.net_settings("hourglass", {"scales": 2}, side) == {"scales": 2}
 
 
+@pytest.mark.parametrize(
+    ("shape", "patience", "downscale"),
+    [
+        ((16, 20, 3), 100, 1),
+        ((64, 32, 3), 128, 1),
+        ((256, 256, 3), 1000, 1),  # as published
+        ((512, 512, 3), 1000, 2),  # 100 outputs of 3.1 MB would be 315 MB; at half the size they are 79
+        ((512, 512, 1), 1000, 1),
+        ((3000, 4000, 3), 1000, 11),
+    ],
+)
+def test_the_early_stop_suits_the_size(shape: tuple[int, int, int], patience: int, downscale: int) -> None:
+    settings = dip_job.stop_settings("window", {}, shape)
+    assert settings == {"name": "window", "patience": patience, "window": 100, "downscale": downscale}
+    assert 4 * 100 * np.prod(shape) / downscale**2 <= dip_job.WINDOW_BYTES
+    assert dip_job.stop_settings("moving", {"patience": 7}, shape) == {"name": "moving", "patience": 7}
+
+
 # --- what it reads ------------------------------------------------------------------------------------------------
 
 
