@@ -406,7 +406,10 @@ def check_memory(net: DipNet, size: tuple[int, int], device: torch.device, name:
 
 
 def bytes_a_pixel(net: DipNet) -> float:
-    """What one step keeps for every pixel: all that autograd saves, seen at a small size, and half as much to work."""
+    """What one step takes for every pixel: all that autograd saves, seen at a small size, and as much again to work.
+
+    Measured from 256 to 512 pixels a side it is 1.7 times what autograd saves for hourglass, 2.3 for cnn.
+    """
     side = max(64, 2 * net.stride)
     held: dict[int, int] = {}
     own = {parameter.data_ptr() for parameter in net.parameters()}
@@ -421,7 +424,7 @@ def bytes_a_pixel(net: DipNet) -> float:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = torch.func.functional_call(net, buffers, (z,))
     del output
-    return 1.5 * sum(held.values()) / side**2
+    return 2 * sum(held.values()) / side**2
 
 
 def free_memory(device: torch.device) -> int | None:
