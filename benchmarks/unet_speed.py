@@ -6,12 +6,10 @@ busy machine slows all of them, and the ratio is taken within a round. Prints a 
 
 import copy
 import datetime
-import platform
 import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -21,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import common
 import torch
 import torch.nn.functional as F
+from common import CLOCKS, Times, gib, machine, ratio, resident, rounds_of, seconds, versions
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,7 +42,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "cpu": {"image_size": PRESETS["cpu"].image_size} | PRESETS["cpu"].network,
 }  # fmt: skip
 DECAY = 0.9999
-Times = dict[str, list[float]]  # seconds of each contender, round by round
 HAVE_DIFFUSERS = find_spec("diffusers") is not None
 
 
@@ -153,40 +152,6 @@ def ema_update(kind: str, parameters: list[nn.Parameter]) -> Callable[[], None]:
     return together if kind == "foreach" else one_by_one
 
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-clock = "wall"
-
-
-def seconds(step: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Seconds of one call by the chosen clock, the GPU's queue emptied before and after."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    wait()
-    start = CLOCKS[clock]()
-    for _ in range(repeats):
-        step()
-    wait()
-    return (CLOCKS[clock]() - start) / repeats
-
-
-def rounds_of(steps: dict[str, Callable[[], float]], rounds: int) -> Times:
-    """Every step once a round, in an order drawn anew; the times of each."""
-    times: Times = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name in random.sample(list(steps), len(steps)):
-            times[name].append(steps[name]())
-    return times
-
-
-def ratio(base: list[float], other: list[float]) -> str:
-    """How many times faster than the base: the median of the rounds' ratios, and the least and greatest."""
-    ratios = [a / b for a, b in zip(base, other, strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-
-
 def matmul_ceiling(device: torch.device, precision: str) -> float:
     """FLOP/s of a large square matrix product: what convolutions could reach at best."""
     side = 8192 if device.type == "cuda" else 2048
@@ -195,22 +160,11 @@ def matmul_ceiling(device: torch.device, precision: str) -> float:
     return 2 * side**3 / min(seconds(lambda: a @ a, 5, device) for _ in range(5))
 
 
-def resident(field: str) -> int | None:
-    """Bytes of this process' memory now (VmRSS) or at most so far (VmHWM); None where there is no /proc."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), None)
-
-
 def peak_on_cpu(contender: Contender, before: int | None) -> int | None:
     """Most memory the network, its optimizer, EMA and two training steps took, over what was there before it."""
     contender.timed("train", 2)
     peak = resident("VmHWM")
     return None if before is None or peak is None else peak - before
-
-
-def gib(amount: int | None) -> str:
-    return "-" if amount is None else f"{amount / 2**30:.2f}"
 
 
 @click.command()
@@ -232,8 +186,7 @@ def main(device: str, config: str, image_size: int | None, batch_size: int | Non
          precision: str | None, threads: int | None, clock_name: str, everything: bool, seed: int, out: Path | None,
          memory_of: int | None) -> None:  # fmt: skip
     """Time our U-Net beside diffusers'."""
-    global clock
-    clock = clock_name
+    common.clock = clock_name
     on_gpu = device.startswith("cuda")
     batch_size, repeats = batch_size or (128 if on_gpu else 16), repeats or (10 if on_gpu else 1)
     precision = precision or ("bf16" if on_gpu else "fp32")
@@ -298,7 +251,7 @@ def main(device: str, config: str, image_size: int | None, batch_size: int | Non
         f"## {config}, {size}x{size}, batch {batch_size}: {machine(device)}, {datetime.date.today()}",
         "",
         f"`python benchmarks/unet_speed.py {' '.join(sys.argv[1:])}`".replace(" `", "`") + f": {rounds} rounds, "
-        f"{torch.get_num_threads()} CPU threads, {clock_name} clock, {versions()}. "
+        f"{torch.get_num_threads()} CPU threads, {clock_name} clock, {versions('diffusers')}. "
         f"{sum(p.numel() for p in ours.parameters()):,} parameters, {forward_flops / 1e9:.1f} GFLOP an image "
         f"forward (a training step counted as three times that). "
         f"Largest difference of the two networks' outputs: {difference:.1e}.",
@@ -362,24 +315,6 @@ def update_times(network: UNet, device: torch.device, rounds: int, repeats: int)
             seconds(step, 1, device)  # allocates the state
         groups.append(rounds_of({n: partial(seconds, s, repeats, device) for n, s in steps.items()}, rounds))
     return groups
-
-
-def machine(device: str) -> str:
-    """The GPU, or the processor."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
-
-
-def versions() -> str:
-    """Of everything that matters here."""
-    from importlib.metadata import version
-
-    packages = ["torch", *(["diffusers"] if HAVE_DIFFUSERS else [])]
-    return f"Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages)
 
 
 if __name__ == "__main__":

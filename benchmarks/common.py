@@ -1,0 +1,74 @@
+"""What the benchmarks share: a clock, rounds in shuffled order, ratios within a round, what to say of the machine."""
+
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+Times = dict[str, list[float]]  # seconds of each contender, round by round
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+clock = "wall"  # a script sets it once
+
+
+def seconds(step: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Seconds of one call by the chosen clock, the GPU's queue emptied before and after."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    wait()
+    start = CLOCKS[clock]()
+    for _ in range(repeats):
+        step()
+    wait()
+    return (CLOCKS[clock]() - start) / repeats
+
+
+def rounds_of(steps: dict[str, Callable[[], float]], rounds: int) -> Times:
+    """Every step once a round, in an order drawn anew; the times of each."""
+    times: Times = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name in random.sample(list(steps), len(steps)):
+            times[name].append(steps[name]())
+    return times
+
+
+def ratio(base: list[float], other: list[float]) -> str:
+    """How many times faster than the base: the median of the rounds' ratios, and the least and greatest."""
+    ratios = [a / b for a, b in zip(base, other, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def resident(field: str) -> int | None:
+    """Bytes of this process' memory now (VmRSS) or at most so far (VmHWM); None where there is no /proc."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), None)
+
+
+def gib(amount: int | None) -> str:
+    return "-" if amount is None else f"{amount / 2**30:.2f}"
+
+
+def machine(device: str) -> str:
+    """The GPU, or the processor."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()
+
+
+def versions(*packages: str) -> str:
+    """Of Python, torch, and those of the packages that are installed."""
+    found = ["torch", *filter(find_spec, packages)]
+    return f"Python {platform.python_version()}, " + ", ".join(f"{package} {version(package)}" for package in found)
