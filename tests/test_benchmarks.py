@@ -1,0 +1,53 @@
+"""The start-timestep study at its smallest: every file it promises, and figures that could not be otherwise."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture()
+def study(monkeypatch: pytest.MonkeyPatch, trained: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
+    """The command, with two images, short fits and chains of two calls."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import start_timestep
+
+    monkeypatch.setattr(start_timestep, "NET", {"scales": 2, "channels": 8})
+    monkeypatch.setattr(start_timestep, "STOP", {"window": 10, "patience": 20})
+
+    out = str(tmp_path / "out")
+
+    def run(*more: str) -> Result:
+        options = ["--images", "2", "--noise-sigma", "50", "--dip-steps", "3,60", "--start-t", "0,5,last",
+                   "--calls", "2", "--modes", "noise,scale", "--ddpm-t", "5", "--out", out]  # fmt: skip
+        return CliRunner().invoke(start_timestep.main, [str(trained), *options, *more])
+
+    return run
+
+
+def test_start_timestep(study, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """A DIP of 60 steps is nearer to the clean image than one of 3; a chain of one call from t = 0 changes little."""
+    done = study()
+    assert done.exit_code == 0, done.output
+    assert "| DIP at its early stop |" in done.output and "| noisy image, scale, auto (no DIP) |" in done.output
+    for name in ("start-timestep.png", "start-timestep-grid.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 10_000
+    (noise,) = json.loads((tmp_path / "out" / "results.json").read_text())["noise"]
+    assert noise["alone"]["60"]["psnr"] > noise["alone"]["3"]["psnr"] + 2
+    assert max(noise["alone"]["stop"]["steps"]) > 10
+    chains = {(c["init"], c["mode"], c["start_t"]): c for c in noise["chains"] if c["sampler"] == "ddim"}
+    assert set(chains) == {
+        (init, mode, t) for init in ("3", "60", "stop", "noisy") for mode in ("noise", "scale") for t in (0, 5, 49)
+    }
+    assert chains["60", "scale", 0]["psnr"] == pytest.approx(noise["alone"]["60"]["psnr"], abs=0.5)
+    assert all(np.isfinite(chain["psnr"]) for chain in chains.values())
+
+    kept = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npz"))
+    assert study().exit_code == 0
+    assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.npz")) == kept  # nothing twice
+    other = study("--images", "1")
+    assert other.exit_code == 1 and "study with other images" in other.output
