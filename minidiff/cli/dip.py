@@ -48,7 +48,7 @@ FIT_OPTIONS = [
     click.option("--reference", type=Place(), metavar="IMAGE", help="The clean picture, for PSNR and SSIM."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The one seed of the fit."),
     click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
-    click.option("--compile/--no-compile", default=False, help="torch.compile the network; a minute first. Default: no."),
+    click.option("--compile/--no-compile", default=False, help="torch.compile; takes a minute first. Default: no."),
 ]  # fmt: skip
 
 
