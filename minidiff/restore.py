@@ -1,11 +1,13 @@
-"""A noisy picture back to a clean one: fit a deep image prior, measure what noise it left, let a DDPM take that away.
+"""A noisy picture back to a clean one: fit a deep image prior, and let a DDPM end what it began.
 
     config.json      the picture, the model, the fit's options, the chain
     dip/             the fit, a run folder of its own
     restored.png     the answer; comparison.png: the picture, the fit's answer and this, side by side
     result.json      where the chain started, and PSNR and SSIM of all three where there is a reference
 
-What `minidiff restore` does. The fit takes the time; the chain starts so low that it is a few calls.
+The picture has noise, the fit's answer has lost detail, and the errors of the two have little in common: their mean is
+nearer to the truth than either. It enters the reverse chain at the timestep that has the picture's noise, scaled to be
+x_t; no noise is added. docs/results.md has the study behind this. What `minidiff restore` does: the fit takes the time.
 """
 
 import os
@@ -20,7 +22,7 @@ from minidiff import __version__, checkpoint, dip_job
 from minidiff.dip_pictures import draw_sheet
 from minidiff.errors import UserError
 from minidiff.images import Pixels, read_images, to_float, to_uint8, write_image
-from minidiff.noise_level import start_from
+from minidiff.noise_level import noise_sigma, timestep_for
 from minidiff.pipeline import Run, load
 from minidiff.quality import psnr, ssim
 
@@ -63,20 +65,22 @@ class RestoreJob:
     def run_chain(self) -> dict[str, Any]:
         """From the fit's answer down to the image. Writes the pictures; returns what result.json holds."""
         assert self.folder is not None, "start() first"
-        model, options = self.model, dict(self.config["chain"])
-        fitted = read_images([self.folder / FIT / dip_job.ANSWER], model.shape[1], model.shape[0])
-        t, sigma, _ = start_from(model.schedule, to_float(fitted))
+        model, options, mix = self.model, dict(self.config["chain"]), self.config["mix"]
+        _, size, _ = model.shape
+        picture, fitted = (
+            read_images(self.folder / FIT / n, size, model.shape[0]) for n in ("target.png", dip_job.ANSWER)
+        )
+        sigma = noise_sigma(to_float(picture))
         if options["start_t"] == "auto":
-            options |= {"start_t": t, "init_mode": options.get("init_mode", "scale")}
-        result: dict[str, Any] = {"noise": 127.5 * sigma, "start_t": options["start_t"]}
-        result["timesteps"] = model.timesteps(**options)
-        (images,) = model.sample(1, init=to_float(fitted), **options)
-        pictures = {
-            "picture": read_images([self.folder / FIT / "target.png"], model.shape[1], model.shape[0]),
-            "deep image prior": fitted,
-            "restored": to_uint8(images),
+            options["start_t"] = timestep_for(model.schedule, sigma)
+        init = mix * to_float(picture) + (1 - mix) * to_float(fitted)
+        (images,) = model.sample(1, init=init, **options)
+        shown = {"picture": in_colour(picture), "deep image prior": in_colour(fitted), "restored": to_uint8(images)[0]}
+        result: dict[str, Any] = {
+            "noise": 127.5 * sigma,  # of 255
+            "start_t": options["start_t"],
+            "timesteps": model.timesteps(**options),
         }
-        shown: dict[str, Pixels] = {name: in_colour(pixels) for name, pixels in pictures.items()}
         write_image(self.folder / ANSWER, shown["restored"])
         reference = self.reference()
         if reference is not None:
@@ -102,9 +106,13 @@ def in_colour(images: Pixels) -> Pixels:
 
 def plan(
     image: str | Path, model: str | Path, device: torch.device, fit: dict[str, Any], chain: dict[str, Any],
-    out: str | Path | None = None,
+    mix: float = 0.5, out: str | Path | None = None,
 ) -> RestoreJob:  # fmt: skip
-    """A new restoration. fit: options of `dip_job.plan`; chain: of `Run.sample`, with start_t. Raises UserError."""
+    """A new restoration. Raises UserError.
+
+    fit: options of `dip_job.plan`. chain: options of `Run.sample` with start_t, a timestep or "auto", and init_mode.
+    mix: how much of the picture itself is in what the chain starts from; the rest is the fit's answer.
+    """
     if out is not None:
         checkpoint.check_free(Path(out))
     run = load(model, device=device)
@@ -122,6 +130,7 @@ def plan(
         "reference": fit.get("reference"),
         "noise_sigma": fit.get("noise_sigma", 0.0),
         "fit": fit,
+        "mix": mix,
         "chain": options,
     }
     return RestoreJob(config, run, dip_job.plan(image, device, fit), out)

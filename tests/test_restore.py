@@ -28,16 +28,18 @@ def restore(*words: str | Path) -> int:
     return cli.run(["restore", *map(str, words)])
 
 
-def test_it_is_the_fit_the_noise_it_left_and_the_chain_from_there(
+def test_it_is_half_the_fit_half_the_picture_and_the_chain_from_its_noise(
     photo: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert restore(photo, "--model", trained, "--noise-sigma", "40", *FIT) == 0
     said, run, model = capsys.readouterr().out, Path("runs/restore-photo-1"), load(trained)
     fitted = read_image(run / "dip/dip.png")
-    sigma = noise_sigma(to_float(fitted[None]))
+    picture = read_image(run / "dip/target.png")
+    sigma = noise_sigma(to_float(picture[None]))
     t = timestep_for(model.schedule, sigma)
     assert t > 0, "nothing would be tested"
-    (images,) = model.sample(1, init=to_float(fitted[None]), start_t=t, init_mode="scale")
+    init = (to_float(picture[None]) + to_float(fitted[None])) / 2
+    (images,) = model.sample(1, init=init, start_t=t, init_mode="scale")
     restored = to_uint8(images)[0]
     np.testing.assert_array_equal(read_image(run / "restored.png"), restored)
     assert Path("restored.png").read_bytes() == (run / "restored.png").read_bytes()
@@ -45,7 +47,7 @@ def test_it_is_the_fit_the_noise_it_left_and_the_chain_from_there(
     clean = read_images(photo, 16)[0]
     result = json.loads((run / "result.json").read_text())
     assert result["start_t"] == t == result["timesteps"][0] and abs(result["noise"] - 127.5 * sigma) < 1e-9
-    expected = {"picture": read_image(run / "dip/target.png"), "deep image prior": fitted, "restored": restored}
+    expected = {"picture": picture, "deep image prior": fitted, "restored": restored}
     assert result["psnr"] == {name: psnr(pixels, clean) for name, pixels in expected.items()}
     assert result["ssim"] == {name: ssim(pixels, clean) for name, pixels in expected.items()}
     assert f"chain from t = {t}" in said and f"PSNR {psnr(restored, clean):.2f} dB" in said
@@ -54,7 +56,7 @@ def test_it_is_the_fit_the_noise_it_left_and_the_chain_from_there(
 
 
 def test_a_timestep_and_a_mode_can_be_given(photo: Path, trained: Path) -> None:
-    words = ["--start-t", "9", "--init-mode", "noise", "--sampler", "ddpm", "--seed", "3"]
+    words = ["--start-t", "9", "--init-mode", "noise", "--mix", "0", "--sampler", "ddpm", "--seed", "3"]
     assert restore(photo, "--model", trained, "--out", "here", *words, *FIT) == 0
     model = load(trained)
     options = model.options(start_t=9, init_mode="noise", sampler="ddpm", seed=3)
@@ -98,6 +100,7 @@ BAD = {
     "photo.png --model MODEL --start-t 50": "50",
     "photo.png --model MODEL --start-t often": "'often' is neither a whole number nor auto",
     "photo.png --model MODEL --net resnet18": "a side of 16 pixels is less than the 32",
+    "photo.png --model MODEL --mix 2": "--mix",
     "photo.png --model MODEL --size 8": "No such option",
     "photo.png --resume MODEL": "give an IMAGE to restore, or --resume RUN",
     "--resume MODEL": "is a ddpm run; this command needs a restore run",

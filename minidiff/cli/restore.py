@@ -15,17 +15,25 @@ from minidiff.samplers import SAMPLERS
 @click.argument("image", type=Place(), required=False)
 @click.option("--model", type=Place(), metavar="RUN", help="The trained DDPM. Default: the newest run under runs/.")
 @click.option(
+    "--mix",
+    type=Number(0, 1),
+    default=0.5,
+    show_default=True,
+    help="How much of the picture itself goes into the chain; the rest is the fit's answer.",
+)
+@click.option(
     "--start-t",
     type=Timestep(),
     default="auto",
     show_default=True,
-    help="First timestep of the reverse chain; auto: by the noise the fit has left.",
+    help="First timestep of the reverse chain; auto: that which has the picture's noise.",
 )
 @click.option(
     "--init-mode",
     type=Name("init mode", INIT_MODES),
-    help="noise: bring the fit's answer to the noise level of start-t; scale: it has that noise. "
-    "Default: scale for auto, else noise.",
+    default="scale",
+    show_default=True,
+    help="scale: what enters has the noise of start-t; noise: it is clean, and gets that noise; as-is: it is x_t.",
 )
 @click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True, help="The reverse chain.")
 @click.option("--noise-sigma", type=Number(0, 255), help="Add noise of this deviation, of 255, to a clean picture.")
@@ -35,10 +43,10 @@ from minidiff.samplers import SAMPLERS
 @click.option("--force", is_flag=True, help="Replace ./restored.png; else one that is there is kept.")
 @click.pass_context
 def restore(
-    ctx: click.Context, image: str | None, model: str | None, start_t: int | str, init_mode: str | None, sampler: str,
-    out: str | None, resume: str | None, force: bool, device: str, **options: Any,
+    ctx: click.Context, image: str | None, model: str | None, start_t: int | str, init_mode: str, mix: float,
+    sampler: str, out: str | None, resume: str | None, force: bool, device: str, **options: Any,
 ) -> None:  # fmt: skip
-    """Clean IMAGE: fit a deep image prior to it, measure the noise left, and end with a trained DDPM.
+    """Clean IMAGE: fit a deep image prior to it, and end with the reverse chain of a trained DDPM.
 
     The picture is cut to its centre square, at the size the model was trained for.
 
@@ -63,7 +71,7 @@ def restore(
             click.echo(f"model     {model} (the newest)")
         fit = {name: value for name, value in options.items() if value is not None}
         chain = {"start_t": start_t, "init_mode": init_mode, "sampler": sampler, "seed": options["seed"]}
-        job = job_of.plan(str(image), model, place, fit, chain, out)
+        job = job_of.plan(str(image), model, place, fit, chain, mix, out)
         job.config["deliver"] = out is None
     click.echo(job.describe())
     click.echo(job.start())
@@ -71,7 +79,7 @@ def restore(
     if fitted is not None:
         click.echo(f"fitted    {dip_job.conclusion(fitted)}")
     result = job.run_chain()
-    click.echo(f"start     noise {result['noise']:.1f} of 255 left, chain from t = {result['start_t']}, "
+    click.echo(f"start     noise {result['noise']:.1f} of 255 in the picture, chain from t = {result['start_t']}, "
                f"{len(result['timesteps'])} calls")  # fmt: skip
     for name, value in result.get("psnr", {}).items():
         similar = f", SSIM {result['ssim'][name]:.3f}" if "ssim" in result else ""
