@@ -23,6 +23,8 @@ def tune() -> None:
 
     # glibc gives large freed blocks back to the system at once (each of more than 32 MiB, and what lies free at the end
     # of the heap), and the next step's block of that size comes back page by page, each page a fault and a clearing.
+    # Without that a DIP step at 256x256 took 20% less processor time with the hourglass, 10% less with the CNN, and a
+    # training step of the CPU preset 2 to 3% less. The peak memory was up to 16% higher, and stayed where it was.
     if any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     if sys.platform.startswith("linux"):
