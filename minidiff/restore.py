@@ -5,9 +5,10 @@
     restored.png     the answer; comparison.png: the picture, the fit's answer and this, side by side
     result.json      where the chain started, and PSNR and SSIM of all three where there is a reference
 
-The picture has noise, the fit's answer has lost detail, and the errors of the two have little in common: their mean is
-nearer to the truth than either. It enters the reverse chain at the timestep that has the picture's noise, scaled to be
-x_t; no noise is added. docs/results.md has the study behind this. What `minidiff restore` does: the fit takes the time.
+What enters the reverse chain is three quarters of the picture and one quarter of the fit's answer, at the timestep that
+has the picture's noise, scaled to be x_t; no noise is added. docs/results.md has the study behind this: the fit's answer
+alone has lost detail for good, the picture alone comes out a little worse.
+What `minidiff restore` does. The fit takes the time; the chain is a few calls.
 """
 
 import os
@@ -106,7 +107,7 @@ def in_colour(images: Pixels) -> Pixels:
 
 def plan(
     image: str | Path, model: str | Path, device: torch.device, fit: dict[str, Any], chain: dict[str, Any],
-    mix: float = 0.5, out: str | Path | None = None,
+    mix: float = 0.75, out: str | Path | None = None,
 ) -> RestoreJob:  # fmt: skip
     """A new restoration. Raises UserError.
 

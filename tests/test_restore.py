@@ -28,7 +28,7 @@ def restore(*words: str | Path) -> int:
     return cli.run(["restore", *map(str, words)])
 
 
-def test_it_is_half_the_fit_half_the_picture_and_the_chain_from_its_noise(
+def test_it_is_some_of_the_fit_most_of_the_picture_and_the_chain_from_its_noise(
     photo: Path, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert restore(photo, "--model", trained, "--noise-sigma", "40", *FIT) == 0
@@ -38,7 +38,7 @@ def test_it_is_half_the_fit_half_the_picture_and_the_chain_from_its_noise(
     sigma = noise_sigma(to_float(picture[None]))
     t = timestep_for(model.schedule, sigma)
     assert t > 0, "nothing would be tested"
-    init = (to_float(picture[None]) + to_float(fitted[None])) / 2
+    init = 0.75 * to_float(picture[None]) + 0.25 * to_float(fitted[None])
     (images,) = model.sample(1, init=init, start_t=t, init_mode="scale")
     restored = to_uint8(images)[0]
     np.testing.assert_array_equal(read_image(run / "restored.png"), restored)
