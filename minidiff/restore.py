@@ -6,8 +6,8 @@
     result.json      where the chain started, and PSNR and SSIM of all three where there is a reference
 
 What enters the reverse chain is three quarters of the picture and one quarter of the fit's answer, at the timestep that
-has the picture's noise, scaled to be x_t; no noise is added. docs/results.md has the study behind this: the fit's answer
-alone has lost detail for good, the picture alone comes out a little worse.
+has the picture's noise, scaled to be x_t; no noise is added. The fit's answer alone has lost detail for good, and the
+picture alone comes out a little worse: docs/results.md.
 What `minidiff restore` does. The fit takes the time; the chain is a few calls.
 """
 

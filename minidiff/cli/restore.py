@@ -17,7 +17,7 @@ from minidiff.samplers import SAMPLERS
 @click.option(
     "--mix",
     type=Number(0, 1),
-    default=0.5,
+    default=0.75,
     show_default=True,
     help="How much of the picture itself goes into the chain; the rest is the fit's answer.",
 )
