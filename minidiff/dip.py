@@ -67,7 +67,12 @@ def inpaint(mask: Tensor | None, factor: int) -> Degrade:
 
 def super_resolve(mask: Tensor | None, factor: int) -> Degrade:
     """A smaller version: bicubic with antialiasing, what an image editor's resize does."""
-    return lambda x: F.interpolate(x, scale_factor=1 / factor, mode="bicubic", antialias=True)
+
+    def reduce(x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        return F.interpolate(x, (height // factor, width // factor), mode="bicubic", antialias=True)
+
+    return reduce
 
 
 TASKS: dict[str, Callable[[Tensor | None, int], Degrade]] = {

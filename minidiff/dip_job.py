@@ -38,7 +38,7 @@ from minidiff.journal import Interrupted, stop_signals
 from minidiff.quality import psnr, ssim
 from minidiff.rng import Draws, seed_from
 
-ANSWER, RESULT, STEPS, IMAGES, ANSWERS = "dip.png", "result.json", "steps", "images", "dip"
+ANSWER, TARGET, RESULT, STEPS, IMAGES, ANSWERS = "dip.png", "target.png", "result.json", "steps", "images", "dip"
 SAVE_SECONDS = 60.0  # between two states: a kill costs a minute at most, the writing a percent at most
 WINDOW_BYTES = (
     128 << 20
@@ -75,6 +75,8 @@ class DipJob:
         if stop:
             coarse = f" at 1/{stop['downscale']} of the size" if stop.get("downscale", 1) > 1 else ""
             ending = f"stops {stop['patience']:,} steps after the {stop['name']} variance{coarse} was lowest"
+            if stop.get("window", 0) > fit.steps:
+                ending = f"no early stop, whose window of {stop['window']} steps would not fill"
         task = fit.task + (f" x{fit.factor}" if fit.task == "super-resolve" else "")
         return (
             f"image     {config['image']}: {width}x{height}, {COLOURS[self.fitter.known.shape[1]]}{noise}\n"
@@ -89,7 +91,6 @@ class DipJob:
             return f"resuming  {self.folder} at step {self.fitter.step:,}"
         name = f"dip-{Path(self.config['image']).stem}"
         self.folder = checkpoint.create_run(self.out, name, self.config, pictures=STEPS)
-        write_image(self.folder / "target.png", self.target)
         return f"run       {self.folder}"
 
     def run(self) -> dict[str, Any]:
@@ -99,19 +100,26 @@ class DipJob:
         """
         assert self.folder is not None, "start() first"
         config, fitter, folder = self.config, self.fitter, self.folder
-        bar = tqdm(total=fitter.config.steps, initial=fitter.step, unit="step", dynamic_ncols=True, smoothing=0.05)
-        saved = time.monotonic()
-        with checkpoint.locked(folder), stop_signals() as signals, bar:
+        total, saved = fitter.config.steps, time.monotonic()
+        with (
+            checkpoint.locked(folder),
+            stop_signals() as signals,
+            tqdm(total=total, initial=fitter.step, unit="step", dynamic_ncols=True, smoothing=0.05) as bar,
+        ):
+            write_image(folder / TARGET, self.target)
             checkpoint.write_metrics(folder, checkpoint.read_metrics(folder, upto=fitter.step))
             step: FitStep | None = None
             for step in fitter.steps():
                 statistic, stop = self.stopper.update(step.output, step.averaged) if self.stopper else (None, False)
                 bar.update()
-                last = stop or step.step == fitter.config.steps
+                last = stop or step.step == total
                 if step.step % config["save_every"] == 0 or last:
                     record = self.measure(step, statistic)
                     if not math.isfinite(record["loss"]):
-                        raise UserError(f"the loss became {record['loss']} by step {step.step}. Try a third of the lr.")
+                        raise UserError(
+                            f"the loss became {record['loss']} by step {step.step}. "
+                            "Start anew with a third of the --lr, and the usual --jitter."
+                        )
                     checkpoint.append_metrics(folder, record)
                     write_image(step_file(folder, step.step), to_uint8(step.output)[0])
                     best = f", best so far {self.stopper.best_step}" if self.stopper and self.stopper.best_step else ""
@@ -134,8 +142,8 @@ class DipJob:
         """The record of a step; PSNR and SSIM of the raw output and of the averaged one where there is a reference."""
         record = {"step": step.step, "loss": step.loss.item(), "statistic": statistic}
         if self.reference is not None:
-            output, averaged = to_uint8(step.output)[0], to_uint8(step.averaged)[0]
-            record |= {"psnr": psnr(output, self.reference), "psnr_average": psnr(averaged, self.reference)}
+            for suffix, image in (("", step.output), ("_average", step.averaged)):
+                record |= {name + suffix: value for name, value in quality(to_uint8(image)[0], self.reference).items()}
         return record
 
     def save(self, step: FitStep) -> None:
@@ -162,13 +170,15 @@ class DipJob:
     def answer(self, step: FitStep) -> tuple[Pixels, int]:
         """What the fit has come to, uint8 [H,W,3], and the step it is of: the early stop's, or without one the last.
 
-        Of an inpainting the known pixels are the target's own.
+        Of an inpainting the known pixels are the target's own, unless it was made noisy.
         """
         best, best_step = step.averaged, step.step
         if self.stopper is not None and self.stopper.best is not None:
             best, best_step = self.stopper.best, self.stopper.best_step
         pixels = to_uint8(best)[0]
-        return (pixels if self.mask is None else np.where(self.mask > 0, self.target, pixels)), best_step
+        if self.mask is not None and not self.config["noise_sigma"]:
+            pixels = np.where(self.mask > 0, self.target, pixels)
+        return pixels, best_step
 
     def finish(self, step: FitStep, stopped: bool) -> dict[str, Any]:
         """The answer and its pictures, then result.json, and only then is the state let go."""
@@ -178,11 +188,10 @@ class DipJob:
         self.draw(step)
         result: dict[str, Any] = {"steps": step.step, "best_step": best_step, "stopped": stopped}
         if self.reference is not None:
-            result |= {"psnr": psnr(pixels, self.reference)}
-            if min(pixels.shape[:2]) >= 11:
-                result |= {"ssim": ssim(pixels, self.reference)}
+            result |= quality(pixels, self.reference)
             if self.target.shape == self.reference.shape:
-                result |= {"psnr_target": psnr(self.target, self.reference)}
+                before = quality(self.target, self.reference)
+                result |= {f"{name}_target": value for name, value in before.items()}
         checkpoint.write_json(self.folder / RESULT, result)
         (self.folder / checkpoint.STATE).unlink(missing_ok=True)
         return result
@@ -190,6 +199,16 @@ class DipJob:
 
 UNTOLD = {"name", "in_channels", "out_channels"}  # of a network's settings: said elsewhere in the description
 COLOURS = {1: "grey", 3: "colour"}
+
+
+def quality(pixels: Pixels, reference: Pixels) -> dict[str, float]:
+    """PSNR, unless the two are equal, and SSIM, unless they are smaller than its window."""
+    found = {}
+    if not np.array_equal(pixels, reference):
+        found["psnr"] = psnr(pixels, reference)
+    if min(pixels.shape[:2]) >= 11:
+        found["ssim"] = ssim(pixels, reference)
+    return found
 
 
 def conclusion(result: dict[str, Any]) -> str:
@@ -245,7 +264,8 @@ def plan(image: str | Path, device: torch.device, options: dict[str, Any]) -> Di
     config["fit"] = asdict(FitConfig(**fit))
     name = options.get("early_stop", "window")
     if name != "off":
-        config["early_stop"] = stop_settings(name, options, (*target.shape[:2], channels))
+        height, width = (side * enlargement(fit) for side in target.shape[:2])
+        config["early_stop"] = stop_settings(name, options, (height, width, channels))
     elif options.get("window") or options.get("patience"):
         raise UserError("--window and --patience belong to early stopping, which is off. Leave them out.")
     job = assemble(config, device, options.get("out"))
@@ -287,6 +307,10 @@ def assemble(config: dict[str, Any], device: torch.device, out: str | Path | Non
     mask = None
     if config["mask"]:
         mask = np.where(read_picture(config["mask"], size)[..., :1] > 127, 255, 0).astype(np.uint8)
+        if mask.all():
+            raise UserError(
+                f"{config['mask']} is white everywhere, so there is nothing to fill in. Make the holes black."
+            )
         if mask.shape[:2] != target.shape[:2]:
             raise UserError(
                 f"{config['mask']} is {sides(mask)}, {config['image']} {sides(target)}. Give one of its size."
@@ -304,7 +328,7 @@ def assemble(config: dict[str, Any], device: torch.device, out: str | Path | Non
     torch.manual_seed(seed_from(fit.seed, WEIGHTS))
     net = build(**net_config)
     net.padding(min(height, width))  # raises if the picture is too small for the network
-    check_memory(net, (height, width), device, config["image"])
+    check_memory(net, (height, width), enlargement(config["fit"]), device, config["image"])
     known = None if mask is None else (torch.from_numpy(mask).permute(2, 0, 1)[None] > 0).float()
     fitter = Fitter(net, to_float(target[None, :, :, :channels]), fit, known, device)
     stop = dict(config["early_stop"] or {})
@@ -322,7 +346,7 @@ def net_settings(name: str, options: dict[str, Any], side: int) -> dict[str, Any
         if key not in takes:
             owners = [other for other, build in DIP_NETS.items() if key in inspect.signature(build).parameters]
             option = key.replace("_", "-")
-            raise UserError(f"--{option} belongs to the net {' and '.join(owners)}, not {name}. Leave it out.")
+            raise UserError(f"--{option} belongs to {' and '.join(owners)}, not {name}. Leave it out, or change --net.")
     if "scales" in takes and "scales" not in given:
         # Five as published, fewer for a thumbnail: the coarsest level keeps four pixels.
         given["scales"] = max(1, min(5, int(math.log2(max(side, 2))) - 2))
@@ -341,7 +365,8 @@ def stop_settings(name: str, options: dict[str, Any], shape: tuple[int, int, int
     settings: dict[str, Any] = {"name": name, "patience": options.get("patience") or patience}
     if "window" in takes:
         settings["window"] = options.get("window") or takes["window"].default
-        settings["downscale"] = math.ceil(math.sqrt(4 * settings["window"] * math.prod(shape) / WINDOW_BYTES))
+        downscale = math.ceil(math.sqrt(4 * settings["window"] * math.prod(shape) / WINDOW_BYTES))
+        settings["downscale"] = min(downscale, *shape[:2])
     elif options.get("window"):
         raise UserError(f"--window belongs to --early-stop window, not {name}. Leave it out.")
     return settings
@@ -392,16 +417,19 @@ def digest(job: DipJob) -> str:
 # --- memory -------------------------------------------------------------------------------------------------------
 
 
-def check_memory(net: DipNet, size: tuple[int, int], device: torch.device, name: str) -> None:
-    """A UserError when a fit of this size would end with the process being killed: say so now, and what would fit."""
+def check_memory(net: DipNet, size: tuple[int, int], enlarge: int, device: torch.device, name: str) -> None:
+    """A UserError when a fit of this size would end with the process being killed: say so now, and what would do.
+
+    What is suggested is a target of 512 pixels a side at most, for the time it takes; size is that of the result.
+    """
     free, height, width = free_memory(device), *size
     a_pixel = bytes_a_pixel(net)
     if free is None or a_pixel * height * width < 0.9 * free:
         return
-    fits = int(math.sqrt(0.7 * free / a_pixel)) // 32 * 32
+    fits = min(512, int(math.sqrt(0.7 * free / a_pixel)) // 32 * 32 // enlarge)
     raise UserError(
         f"{name} at {width}x{height} needs some {a_pixel * height * width / 1e9:.0f} GB, {free / 1e9:.0f} GB are free. "
-        f"Try --size {max(32, fits)}, which cuts out the centre, or a smaller picture."
+        f"Try --size {max(8, fits)}, which cuts out the centre, or fewer --channels."
     )
 
 
@@ -482,17 +510,17 @@ class FolderJob:
         assert self.folder is not None, "start() first"
         failures = []
         for file in image_files(self.source):
-            home = self.folder / IMAGES / file.name.replace(".", "-")
+            home = self.folder / IMAGES / file.name
             try:
                 if not (home / RESULT).exists():
                     job = self.job(file, home)
                     say(f"{job.describe()}\n{job.start()}")
                     say(f"done      {conclusion(job.run())}")
-                answer = self.folder / ANSWERS / f"{file.name.replace('.', '-')}.png"
+                answer = self.folder / ANSWERS / f"{file.name}.png"
                 if not answer.exists():
                     write_image(answer, read_image(home / ANSWER))
             except UserError as error:
-                failures.append(str(error))
+                failures.append(str(error) if str(file) in str(error) else f"{file}: {error}")
         return failures
 
     def job(self, file: Path, home: Path) -> DipJob:

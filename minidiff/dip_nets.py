@@ -49,7 +49,7 @@ class DipNet(nn.Module):
         if side < self.stride:
             raise UserError(
                 f"a side of {side} pixels is less than the {self.stride} this network reduces to one. "
-                f"Take an image of at least {self.stride}x{self.stride}, or the net cnn."
+                f"Take a larger image, fewer --scales, or the net cnn."
             )
         least = 2 * self.stride if self.stride > 1 else 1
         missing = max(least, -(-side // self.stride) * self.stride) - side
@@ -69,8 +69,10 @@ class CNN(DipNet):
         self, in_channels: int = 32, out_channels: int = 3, layers: int = 4, channels: int = 128, kernel_size: int = 3
     ) -> None:
         super().__init__(in_channels)
-        if layers < 2 or kernel_size % 2 == 0:
-            raise UserError(f"{layers} layers of kernel size {kernel_size}: take 2 or more, of an odd size.")
+        if layers < 2:
+            raise UserError(f"{layers} layers leave nothing between input and output. Take 2 or more.")
+        if kernel_size % 2 == 0:
+            raise UserError(f"a kernel of {kernel_size} pixels has no middle. Take an odd size, such as 3.")
         widths = [in_channels, *[channels] * (layers - 1), out_channels]
         self.image = nn.Sequential()
         for number, (before, after) in enumerate(pairwise(widths)):

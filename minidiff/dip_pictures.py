@@ -14,7 +14,7 @@ from minidiff.quality import psnr
 
 
 def draw_fit(folder: Path, records: list[dict[str, Any]], best_step: int) -> None:
-    """curves.png: loss, PSNR where it was measured, stopping statistic where there is one, and the chosen step."""
+    """curves.png: loss; PSNR, SSIM and stopping statistic where there are any; and the chosen step."""
     from matplotlib.figure import Figure
 
     if not records:
@@ -22,9 +22,11 @@ def draw_fit(folder: Path, records: list[dict[str, Any]], best_step: int) -> Non
     curves: list[dict[str, str]] = [{"loss": "loss"}]
     if "psnr" in records[-1]:
         curves.append({"psnr": "output", "psnr_average": "averaged"})
+    if "ssim" in records[-1]:
+        curves.append({"ssim": "output", "ssim_average": "averaged"})
     if any(record.get("statistic") is not None for record in records):
         curves.append({"statistic": "variance over the last outputs"})
-    names = {"loss": "loss", "psnr": "PSNR in dB", "statistic": "stopping statistic"}
+    names = {"loss": "loss", "psnr": "PSNR in dB", "ssim": "SSIM", "statistic": "stopping statistic"}
 
     figure = Figure(figsize=(8, 2.6 * len(curves) + 0.6), layout="constrained")
     panels = figure.subplots(len(curves), sharex=True, squeeze=False)[:, 0]
@@ -33,7 +35,7 @@ def draw_fit(folder: Path, records: list[dict[str, Any]], best_step: int) -> Non
             points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
             axes.plot(*zip(*points, strict=True), label=label)
         first = next(iter(lines))
-        axes.set(ylabel=names[first], yscale="linear" if first == "psnr" else "log")
+        axes.set(ylabel=names[first], yscale="linear" if first in ("psnr", "ssim") else "log")
         axes.axvline(best_step, color="tab:gray", linestyle="--", label=f"chosen: step {best_step:,}")
         axes.legend()
     panels[0].set_title(folder.name)
@@ -53,7 +55,9 @@ def draw_sheet(path: Path, panels: dict[str, Pixels], reference: Pixels | None) 
         panels, titles = {"reference": reference} | panels, ["reference", *titles]
     height, width = next(iter(panels.values())).shape[:2]
     across = 3.2  # inches a picture
-    figure = Figure(figsize=(across * len(panels), across * height / width + 0.6), layout="constrained")
+    figure = Figure(
+        figsize=(across * len(panels), min(4 * across, across * height / width) + 0.6), layout="constrained"
+    )
     for axes, title, pixels in zip(figure.subplots(1, len(panels)), titles, panels.values(), strict=True):
         axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 200 else "antialiased")
         axes.set_title(title, fontsize=10)

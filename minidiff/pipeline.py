@@ -212,7 +212,8 @@ class Run:
             raise UserError("--start-t auto needs --init, an image to measure. Give one, or a number as --start-t.")
         sources = [index % len(init) for index in indices]
         if isinstance(start_t, str):
-            return [start_from(self.schedule, init[k : k + 1]).t for k in sources]
+            found = {k: start_from(self.schedule, init[k : k + 1]).t for k in dict.fromkeys(sources)}
+            return [found[k] for k in sources]
         if len(start_t) != len(init):
             raise ValueError(f"{len(start_t)} timesteps for {len(init)} inits: give one for each")
         return [start_t[k] for k in sources]

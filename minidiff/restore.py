@@ -25,7 +25,6 @@ from minidiff.errors import UserError
 from minidiff.images import Pixels, read_images, to_float, to_uint8, write_image
 from minidiff.noise_level import noise_sigma, timestep_for
 from minidiff.pipeline import Run, load
-from minidiff.quality import psnr, ssim
 
 ANSWER, RESULT, FIT = "restored.png", "result.json", "dip"
 
@@ -67,9 +66,9 @@ class RestoreJob:
         """From the fit's answer down to the image. Writes the pictures; returns what result.json holds."""
         assert self.folder is not None, "start() first"
         model, options, mix = self.model, dict(self.config["chain"]), self.config["mix"]
-        _, size, _ = model.shape
+        size = model.shape[1]
         picture, fitted = (
-            read_images(self.folder / FIT / n, size, model.shape[0]) for n in ("target.png", dip_job.ANSWER)
+            read_images(self.folder / FIT / n, size, model.shape[0]) for n in (dip_job.TARGET, dip_job.ANSWER)
         )
         sigma = noise_sigma(to_float(picture))
         if options["start_t"] == "auto":
@@ -85,9 +84,7 @@ class RestoreJob:
         write_image(self.folder / ANSWER, shown["restored"])
         reference = self.reference()
         if reference is not None:
-            result["psnr"] = {name: psnr(pixels, reference) for name, pixels in shown.items()}
-            if min(reference.shape[:2]) >= 11:
-                result["ssim"] = {name: ssim(pixels, reference) for name, pixels in shown.items()}
+            result["quality"] = {name: dip_job.quality(pixels, reference) for name, pixels in shown.items()}
         draw_sheet(self.folder / "comparison.png", shown, reference)
         checkpoint.write_json(self.folder / RESULT, result)
         return result
@@ -114,6 +111,8 @@ def plan(
     fit: options of `dip_job.plan`. chain: options of `Run.sample` with start_t, a timestep or "auto", and init_mode.
     mix: how much of the picture itself is in what the chain starts from; the rest is the fit's answer.
     """
+    if Path(image).is_dir():
+        raise UserError(f"{image} is a folder. Give one picture to restore.")
     if out is not None:
         checkpoint.check_free(Path(out))
     run = load(model, device=device)
@@ -141,8 +140,11 @@ def resume(folder: str | Path, device: torch.device) -> RestoreJob:
     """The restoration of a run folder, with its fit as far as it came. Raises UserError."""
     folder = Path(folder)
     config = checkpoint.read_config(folder, kind="restore")
+    if (folder / RESULT).exists() and (folder / ANSWER).exists():
+        raise UserError(f"{folder} is finished: its answer is {folder / ANSWER}.")
     try:
         run = load(config["model"], device=device)
+        config["mix"], config["chain"]["start_t"]  # what `run_chain` will ask for
         fit = None
         if not (folder / FIT / dip_job.RESULT).exists():
             begun = (folder / FIT / checkpoint.CONFIG).exists()

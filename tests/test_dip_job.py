@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from minidiff import checkpoint, cli, dip_job
-from minidiff.dip import FitConfig, Fitter, WindowVariance, fit
+from minidiff.dip import TASKS, FitConfig, Fitter, WindowVariance, fit
 from minidiff.dip_nets import DIP_NETS
 from minidiff.errors import UserError
 from minidiff.images import Pixels, read_image, to_float, to_uint8, write_image
@@ -76,11 +76,13 @@ def test_the_answer_is_the_averaged_output_at_the_minimum(photo: Path, capsys: p
     result = json.loads((run / "result.json").read_text())
     assert (result["steps"], result["best_step"]) == (len(steps), stopper.best_step)
     assert result["psnr"] == psnr(answer, smooth()) and result["ssim"] == ssim(answer, smooth())
-    assert result["psnr_target"] == psnr(target, smooth())
+    assert result["psnr_target"] == psnr(target, smooth()) and result["ssim_target"] == ssim(target, smooth())
     for record in records("runs/dip-photo-1"):
         step = steps[record["step"] - 1]
         assert record["loss"] == step.loss.item() and record["psnr"] == psnr(to_uint8(step.output)[0], smooth())
         assert record["psnr_average"] == psnr(to_uint8(step.averaged)[0], smooth())
+        assert record["ssim"] == ssim(to_uint8(step.output)[0], smooth())
+        assert record["ssim_average"] == ssim(to_uint8(step.averaged)[0], smooth())
     assert not (run / "state.pt").exists()
     assert "hourglass, " in said and "scales 2" in said and "minidiff sample --start-t 100 --init dip.png" in said
     for name in ("curves.png", "sheet.png"):
@@ -140,6 +142,34 @@ def test_super_resolution_is_larger_and_measured_there(photo: Path) -> None:
     assert "psnr" in json.loads(Path("runs/dip-photo-1/result.json").read_text())
 
 
+def test_the_early_stop_of_a_super_resolution_is_that_of_its_result(photo: Path) -> None:
+    """Outputs of 480x400: 100 of them would be 230 MB, at half the size they are 58."""
+    job = dip_job.plan(photo, CPU, {"task": "super-resolve", "factor": 20, "channels": 4})
+    assert job.config["early_stop"]["downscale"] == 2 and job.config["early_stop"]["patience"] == 1000
+
+
+@pytest.mark.parametrize("factor", [3, 7, 49])
+def test_any_factor_comes_back_to_the_size_of_the_target(factor: int) -> None:
+    """1/49 in floating point times 49 * 24 is less than 24."""
+    x = torch.zeros(1, 3, 24 * factor, 20 * factor)
+    assert TASKS["super-resolve"](None, factor)(x).shape == (1, 3, 24, 20)
+
+
+def test_a_reference_equal_to_the_picture_has_no_psnr(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be infinite, which JSON has no word for."""
+    assert dip_fit(photo, "--reference", photo, *SMALL) == 0
+    result = json.loads(Path("runs/dip-photo-1/result.json").read_text(), parse_constant=pytest.fail)
+    assert "psnr_target" not in result and result["ssim_target"] == 1 and "inf" not in capsys.readouterr().out
+
+
+def test_noise_added_to_an_inpainting_does_not_stay(photo: Path) -> None:
+    mask = np.full((24, 20, 3), 255, np.uint8)
+    mask[8:12, 6:10] = 0
+    write_image("mask.png", mask)
+    assert dip_fit(photo, "--task", "inpaint", "--mask", "mask.png", "--noise-sigma", "25", *SMALL) == 0
+    assert (read_image("dip.png") != read_image("runs/dip-photo-1/target.png")).mean() > 0.5
+
+
 def test_size_cuts_the_centre_of_picture_and_reference(photo: Path) -> None:
     assert dip_fit(photo, "--size", "16", "--reference", photo, *SMALL) == 0
     assert read_image("runs/dip-photo-1/target.png").shape == (16, 16, 3)
@@ -192,6 +222,7 @@ def test_the_hourglass_has_as_many_scales_as_there_is_room_for(side: int, scales
         ((512, 512, 3), 1000, 2),  # 100 outputs of 3.1 MB would be 315 MB; at half the size they are 79
         ((512, 512, 1), 1000, 1),
         ((3000, 4000, 3), 1000, 11),
+        ((1, 40, 3), 100, 1),
     ],
 )
 def test_the_early_stop_suits_the_size(shape: tuple[int, int, int], patience: int, downscale: int) -> None:
@@ -247,8 +278,10 @@ BAD = {
     "photo.png --net resnet18": "a side of 20 pixels is less than the 32",
     "photo.png --net hourglass --scales 5": "a side of 20 pixels is less than the 32",
     "photo.png --net hourgless": "Did you mean 'hourglass'?",
-    "photo.png --net cnn --scales 3": "--scales belongs to the net hourglass, not cnn",
-    "photo.png --layers 6": "--layers belongs to the net cnn, not hourglass",
+    "photo.png --net cnn --scales 3": "--scales belongs to hourglass, not cnn",
+    "photo.png --layers 6": "--layers belongs to cnn, not hourglass",
+    "photo.png --net cnn --kernel-size 4": "a kernel of 4 pixels has no middle",
+    "photo.png --task inpaint --mask white.png": "white.png is white everywhere",
     "photo.png --task inpaint": "--task inpaint needs --mask",
     "photo.png --mask photo.png": "--mask belongs to --task inpaint",
     "photo.png --task inpaint --mask small.png": "small.png is 6x5, ",
@@ -275,6 +308,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
     Path("cut.png").write_bytes(photo.read_bytes()[:-400])
     write_image("small.png", smooth(5, 6))
     write_image("black.png", 0 * smooth())
+    write_image("white.png", 0 * smooth() + 255)
     Path("full").mkdir()
     Path("full/notes.txt").write_text("mine")
     Image.fromarray(np.zeros((300, 300), np.uint8)).save("bomb.png")
@@ -298,6 +332,10 @@ def test_a_picture_too_large_for_the_memory_is_refused_with_a_size_that_fits(
     monkeypatch.setattr(dip_job, "free_memory", lambda device: 50_000)
     assert dip_fit(photo) == 1
     assert "at 20x24 needs some" in capsys.readouterr().err
+    monkeypatch.setattr(dip_job, "free_memory", lambda device: int(0.9 * a_pixel * 400 * 400))
+    large = {"task": "super-resolve", "factor": 20}  # of 400x480: a target of that memory has a side of some 16
+    with pytest.raises(UserError, match=r"at 400x480 needs some .* Try --size (1[4-9]),"):
+        dip_job.plan(photo, CPU, large)
     monkeypatch.setattr(dip_job, "free_memory", lambda device: None)
     dip_job.plan(photo, CPU, {})
 
@@ -432,13 +470,13 @@ def test_a_folder_is_fitted_one_after_another_and_goes_on_where_it_stopped(
         assert dip_fit("photos", *SMALL) == 143
     assert "Resume with: minidiff dip fit --resume runs/dip-photos-1" in capsys.readouterr().out
     run_folder = Path("runs/dip-photos-1")
-    assert [path.name for path in sorted((run_folder / "dip").iterdir())] == ["a-jpg.png"]
-    first = (run_folder / "images/a-jpg/metrics.jsonl").stat().st_mtime_ns
+    assert [path.name for path in sorted((run_folder / "dip").iterdir())] == ["a.jpg.png"]
+    first = (run_folder / "images/a.jpg/metrics.jsonl").stat().st_mtime_ns
     assert dip_fit("--resume", run_folder) == 0
-    assert (run_folder / "images/a-jpg/metrics.jsonl").stat().st_mtime_ns == first
-    assert [path.name for path in dip_job.chosen_images(run_folder)] == ["a-jpg.png", "a-png.png", "b-png.png"]
+    assert (run_folder / "images/a.jpg/metrics.jsonl").stat().st_mtime_ns == first
+    assert [path.name for path in dip_job.chosen_images(run_folder)] == ["a.jpg.png", "a.png.png", "b.png.png"]
     assert dip_fit("photos/a.png", *SMALL) == 0
-    assert Path("dip.png").read_bytes() == (run_folder / "dip/a-png.png").read_bytes()
+    assert Path("dip.png").read_bytes() == (run_folder / "dip/a.png.png").read_bytes()
     capsys.readouterr()
     assert cli.run(["info", str(run_folder)]) == 0
     assert "3 fitted" in capsys.readouterr().out
@@ -448,10 +486,12 @@ def test_one_bad_picture_does_not_stop_the_others(own_folder: Path, capsys: pyte
     Path("photos").mkdir()
     Path("photos/a.png").write_text("not a picture")
     write_image("photos/b.png", smooth())
+    write_image("photos/c.png", smooth(1, 20))
     assert dip_fit("photos", *SMALL) == 1
     said = capsys.readouterr().err
-    assert "a.png is not a readable image" in said and "1 of the pictures could not be fitted" in said
-    assert Path("runs/dip-photos-1/dip/b-png.png").exists()
+    assert "a.png is not a readable image" in said and "2 of the pictures could not be fitted" in said
+    assert "photos/c.png: a side of 1 pixels" in said
+    assert Path("runs/dip-photos-1/dip/b.png.png").exists()
     assert dip_fit("photos", "--reference", "photos/b.png") == 1
     assert "--reference belongs to one picture" in capsys.readouterr().err
 

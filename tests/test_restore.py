@@ -48,8 +48,9 @@ def test_it_is_some_of_the_fit_most_of_the_picture_and_the_chain_from_its_noise(
     result = json.loads((run / "result.json").read_text())
     assert result["start_t"] == t == result["timesteps"][0] and abs(result["noise"] - 127.5 * sigma) < 1e-9
     expected = {"picture": picture, "deep image prior": fitted, "restored": restored}
-    assert result["psnr"] == {name: psnr(pixels, clean) for name, pixels in expected.items()}
-    assert result["ssim"] == {name: ssim(pixels, clean) for name, pixels in expected.items()}
+    assert result["quality"] == {
+        name: {"psnr": psnr(pixels, clean), "ssim": ssim(pixels, clean)} for name, pixels in expected.items()
+    }
     assert f"chain from t = {t}" in said and f"PSNR {psnr(restored, clean):.2f} dB" in said
     assert (run / "comparison.png").exists()
     assert cli.run(["info", str(run)]) == 0 and "done" in capsys.readouterr().out
@@ -63,7 +64,7 @@ def test_a_timestep_and_a_mode_can_be_given(photo: Path, trained: Path) -> None:
     (images,) = model.sample(1, init=to_float(read_images("here/dip/dip.png", 16)), **options)
     np.testing.assert_array_equal(read_image("here/restored.png"), to_uint8(images)[0])
     assert not Path("restored.png").exists() and not Path("runs").exists()
-    assert "psnr" not in json.loads(Path("here/result.json").read_text())
+    assert "quality" not in json.loads(Path("here/result.json").read_text())
 
 
 def test_a_restoration_goes_on_where_it_stopped(
@@ -81,6 +82,8 @@ def test_a_restoration_goes_on_where_it_stopped(
         assert Path("runs/restore-photo-1", name).read_bytes() == Path("whole", name).read_bytes(), name
     Path("runs/restore-photo-1/restored.png").unlink()
     fitted = Path("runs/restore-photo-1/dip/dip.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert restore("--resume", "whole") == 1 and "whole is finished: its answer is" in capsys.readouterr().err
     assert restore("--resume", "runs/restore-photo-1") == 0
     assert Path("runs/restore-photo-1/restored.png").read_bytes() == Path("whole/restored.png").read_bytes()
     assert Path("runs/restore-photo-1/dip/dip.png").stat().st_mtime_ns == fitted
@@ -102,6 +105,7 @@ BAD = {
     "photo.png --model MODEL --net resnet18": "a side of 16 pixels is less than the 32",
     "photo.png --model MODEL --mix 2": "--mix",
     "photo.png --model MODEL --size 8": "No such option",
+    ". --model MODEL": ". is a folder. Give one picture",
     "photo.png --resume MODEL": "give an IMAGE to restore, or --resume RUN",
     "--resume MODEL": "is a ddpm run; this command needs a restore run",
     "--resume MODEL --lr 1": "--lr is part of the run",

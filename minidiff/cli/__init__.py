@@ -89,10 +89,11 @@ def run(args: list[str] | None = None) -> int:
         if code is not None:
             click.echo(str(error))
             return int(code)
+        mend = "Try half the --batch-size, or --accumulate 2 when training; in a fit, a smaller --size."
         if type(error).__name__ == "OutOfMemoryError":
-            return fail("the GPU is out of memory. Try half the --batch-size, or --accumulate 2 when training.", 1)
+            return fail(f"the GPU is out of memory. {mend}", 1)
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-            return fail("out of memory. Try half the --batch-size, or --accumulate 2 when training.", 1)
+            return fail(f"out of memory. {mend}", 1)
         if isinstance(error, OSError) and error.strerror and error.filename:
             return fail(f"{error.filename}: {error.strerror}.", 1)
         raise

@@ -1,5 +1,6 @@
 """`minidiff dip ...`: fit an untrained network to one picture, and stop before it has learnt the noise."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ FIT_OPTIONS = [
     click.option("--layers", type=click.IntRange(min=2), help="Layers of cnn. Default: 4."),
     click.option("--channels", type=click.IntRange(min=1), help="Channels inside. Default: 128; conv2 64."),
     click.option("--kernel-size", type=click.IntRange(min=1), help="Of cnn, odd. Default: 3."),
-    click.option("--scales", type=click.IntRange(min=1), help="Of hourglass. Default: 5, of thumbnails fewer."),
+    click.option("--scales", type=click.IntRange(1, 8), help="Of hourglass. Default: 5, of thumbnails fewer."),
     click.option("--weights", type=Name("weights", ("imagenet",)), help="Encoder of resnet18. Default: untrained."),
     click.option(
         "--steps", type=click.IntRange(min=1), default=DEFAULTS.steps, show_default=True, help="The most to take."
@@ -41,14 +42,14 @@ FIT_OPTIONS = [
         "--patience", type=click.IntRange(min=1),
         help="Steps without a new minimum. Default: 1000; of small pictures 4 for each pixel of a side.",
     ),
-    click.option("--window", type=click.IntRange(min=2), help="Outputs that --early-stop window holds. Default: 100."),
+    click.option("--window", type=click.IntRange(2, 10_000), help="Outputs of --early-stop window. Default: 100."),
     click.option(
         "--save-every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between saved outputs."
     ),
     click.option("--reference", type=Place(), metavar="IMAGE", help="The clean picture, for PSNR and SSIM."),
     click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The one seed of the fit."),
     click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
-    click.option("--compile/--no-compile", default=False, help="torch.compile; takes a minute first. Default: no."),
+    click.option("--compile/--no-compile", default=False, help="torch.compile; takes minutes first. Default: no."),
 ]  # fmt: skip
 
 
@@ -76,7 +77,9 @@ def dip() -> None:
     "--mask", type=Place(), metavar="IMAGE", help="For inpaint: white where the picture is known, black holes."
 )
 @click.option("--factor", type=click.IntRange(min=2), help="For super-resolve: how many times larger. Default: 4.")
-@click.option("--size", type=click.IntRange(min=8), help="Cut out the centre square at this size. Default: all of it.")
+@click.option(
+    "--size", type=click.IntRange(8, 4096), help="Cut out the centre square at this size. Default: all of it."
+)
 @click.option(
     "--noise-sigma", type=Number(0, 255), default=0.0, help="Add noise of this deviation, of 255, to a clean picture."
 )
@@ -130,7 +133,7 @@ def fit(
     if deliver:
         answer = dip_job.deliver(answer, Path(dip_job.ANSWER), force)
     click.echo(f"written   {answer}; look at {job.folder / 'sheet.png'} and {job.folder / 'curves.png'}")
-    click.echo(f"next      minidiff sample --start-t 100 --init {answer}")
+    click.echo(f"next      minidiff sample --start-t 100 --init {shlex.quote(str(answer))}")
 
 
 def fit_folder(job: Any) -> None:
@@ -142,4 +145,4 @@ def fit_folder(job: Any) -> None:
     click.echo(f"written   {job.folder / 'dip'}")
     if failures:
         raise UserError(f"{len(failures)} of the pictures could not be fitted; see above.")
-    click.echo(f"next      minidiff sample --start-t 100 --init {job.folder}")
+    click.echo(f"next      minidiff sample --start-t 100 --init {shlex.quote(str(job.folder))}")

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from minidiff.cli.dip import fit_options
-from minidiff.cli.types import Name, Number, Place, Timestep, refuse_options
+from minidiff.cli.types import Name, Number, Place, Timestep, refuse_options, warn
 from minidiff.pipeline import INIT_MODES
 from minidiff.samplers import SAMPLERS
 
@@ -48,7 +48,8 @@ def restore(
 ) -> None:  # fmt: skip
     """Clean IMAGE: fit a deep image prior to it, and end with the reverse chain of a trained DDPM.
 
-    The picture is cut to its centre square, at the size the model was trained for.
+    The picture is cut to its centre square, at the size the model was trained for. It makes everything like the
+    pictures it knows, so it should know such.
 
     \b
     minidiff restore photo.png --model runs/ddpm-folder-1
@@ -81,9 +82,14 @@ def restore(
     result = job.run_chain()
     click.echo(f"start     noise {result['noise']:.1f} of 255 in the picture, chain from t = {result['start_t']}, "
                f"{len(result['timesteps'])} calls")  # fmt: skip
-    for name, value in result.get("psnr", {}).items():
-        similar = f", SSIM {result['ssim'][name]:.3f}" if "ssim" in result else ""
-        click.echo(f"{'':9} {name}: PSNR {value:.2f} dB{similar}")
+    measured = result.get("quality", {})
+    for name, value in measured.items():
+        figures = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.3f}"}
+        click.echo(f"{'':9} {name}: " + ", ".join(figures[key].format(number) for key, number in value.items()))
+    if measured and measured["restored"].get("psnr", 1e9) < measured["deep image prior"].get("psnr", 1e9):
+        warn(
+            "the fit alone is nearer to the reference: the model may not know such pictures. Its answer is dip/dip.png."
+        )
     assert job.folder is not None
     answer = job.folder / job_of.ANSWER
     if job.config.get("deliver"):
