@@ -110,6 +110,8 @@ def sample(
     if init is None and (init_steps or start_t == "auto"):
         option = "--init-steps" if init_steps else "--start-t auto"
         raise click.UsageError(f"{option} needs --init, what to start from. Try --init dip.png.", ctx)
+    if init is None and chain["init_mode"]:
+        raise click.UsageError("--init-mode needs --init, what to start from. Try --init dip.png.", ctx)
     if init_steps and num not in (None, len(init_steps)):
         raise click.UsageError(f"--init-steps draws {len(init_steps)}, an image for each. Leave out --num.", ctx)
     if run is None:
