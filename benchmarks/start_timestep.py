@@ -143,25 +143,24 @@ def measured(images: Pixels) -> list[float]:
     return [noise_sigma(to_float(image[None])) for image in images]
 
 
-def share(part: float) -> Callable[[Case], Choice]:
-    """The DIP output with as much new noise as `part` of what the noisy image has."""
-    return lambda case: (case.init(STOPPED), [part * sigma for sigma in measured(case.noisy)], "noise")
-
-
-def blend(dip: float) -> Callable[[Case], Choice]:
-    """`dip` parts of the DIP output, the rest of the noisy image, which brings that share of its noise along."""
+def mix(dip: float, mode: str, level: float) -> Callable[[Case], Choice]:
+    """`dip` parts of the DIP output and the rest noisy image, started at `level` times the noisy image's noise."""
 
     def choose(case: Case) -> Choice:
         mixed = dip * to_float(case.init(STOPPED)) + (1 - dip) * to_float(case.noisy)
-        return pixels(mixed, like=case.noisy), [(1 - dip) * sigma for sigma in measured(case.noisy)], "scale"
+        return pixels(mixed, like=case.noisy), [level * sigma for sigma in measured(case.noisy)], mode
 
     return choose
 
 
+def distance(a: Pixels, b: Pixels) -> list[float]:
+    """The root mean square difference of each image of a from that of b, in [-1, 1]."""
+    return (to_float(a) - to_float(b)).square().mean(dim=(1, 2, 3)).sqrt().tolist()
+
+
 def drift(case: Case) -> list[float]:
-    """How far the raw output at the stop lies from the averaged one."""
-    raw, averaged = to_float(case.init("raw")), to_float(case.init(STOPPED))
-    return (raw - averaged).square().mean(dim=(1, 2, 3)).sqrt().tolist()
+    """How far the raw output at the stop lies from the averaged one: what the average took away, and left in part."""
+    return distance(case.init("raw"), case.init(STOPPED))
 
 
 def excess(case: Case) -> list[float]:
@@ -172,16 +171,27 @@ def excess(case: Case) -> list[float]:
 
 RULES: dict[str, Callable[[Case], Choice]] = {
     "DIP, scale, auto": lambda case: (case.init(STOPPED), measured(case.init(STOPPED)), "scale"),
-    "DIP, noise, 1/4 of the image's": share(1 / 4),
-    "DIP, noise, 1/2 of the image's": share(1 / 2),
-    "DIP, noise, all of the image's": share(1),
+    "DIP, scale, drift of the outputs": lambda case: (case.init(STOPPED), drift(case), "scale"),
+    "DIP, scale, 1/2 of the image's": mix(1, "scale", 1 / 2),
+    "DIP, scale, 3/4 of the image's": mix(1, "scale", 3 / 4),
+    "DIP, scale, all of the image's": mix(1, "scale", 1),
     "DIP, noise, drift of the outputs": lambda case: (case.init(STOPPED), drift(case), "noise"),
     "DIP, noise, excess of the loss": lambda case: (case.init(STOPPED), excess(case), "noise"),
-    "noisy image, scale, auto (no DIP)": lambda case: (case.noisy, measured(case.noisy), "scale"),
-    "1/4 DIP + 3/4 noisy, scale, 3/4 of auto": blend(1 / 4),
-    "1/2 DIP + 1/2 noisy, scale, 1/2 of auto": blend(1 / 2),
-    "3/4 DIP + 1/4 noisy, scale, 1/4 of auto": blend(3 / 4),
-}
+    "DIP, noise, 1/4 of the image's": mix(1, "noise", 1 / 4),
+    "DIP, noise, 1/2 of the image's": mix(1, "noise", 1 / 2),
+    "DIP, noise, all of the image's": mix(1, "noise", 1),
+    "3/4 DIP + 1/4 noisy, scale, 1/4 of auto": mix(3 / 4, "scale", 1 / 4),
+    "1/2 DIP + 1/2 noisy, scale, 1/2 of auto": mix(1 / 2, "scale", 1 / 2),
+    "1/2 DIP + 1/2 noisy, scale, 3/4 of auto": mix(1 / 2, "scale", 3 / 4),
+    "1/2 DIP + 1/2 noisy, scale, auto": mix(1 / 2, "scale", 1),
+    "1/4 DIP + 3/4 noisy, scale, 3/4 of auto": mix(1 / 4, "scale", 3 / 4),
+    "1/4 DIP + 3/4 noisy, scale, auto": mix(1 / 4, "scale", 1),
+    "noisy image, scale, auto (no DIP)": mix(0, "scale", 1),
+    "noisy image, scale, 5/4 of auto (no DIP)": mix(0, "scale", 5 / 4),
+    "noisy image, scale, distance from the DIP": lambda case: (
+        case.noisy, distance(case.noisy, case.init(STOPPED)), "scale"
+    ),
+}  # fmt: skip
 
 
 # --- the chains ---------------------------------------------------------------------------------------------------
@@ -301,7 +311,7 @@ def numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:
 @click.option("--calls", type=click.IntRange(min=1), default=20, show_default=True, help="Calls of a DDIM chain.")
 @click.option(
     "--ddpm-t",
-    default="25,100,200",
+    default="25,50,100,150,200",
     show_default=True,
     callback=numbers,
     help="Timesteps at which the whole DDPM chain is tried too.",
@@ -348,7 +358,7 @@ def main(
     record = about | {"settings": settings, "modes": study.modes, "sigma_t": levels, "noise": results}
     (out / "results.json").write_text(json.dumps(record, indent=1))
     draw_plot(study, results, out / "start-timestep.png")
-    draw_grid(study, cases[-1], list(range(min(2, images))), out / "start-timestep-grid.png")
+    draw_grid(study, cases[-1], 0, out / "start-timestep-grid.png")
     click.echo("\n".join(table(study, result) for result in results))
 
 

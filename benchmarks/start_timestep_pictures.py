@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,18 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from minidiff.images import Pixels
 from minidiff.quality import psnr
 
 if TYPE_CHECKING:
     from start_timestep import Case, Figures, Study
 
 NOISY, STOPPED = "noisy", "stop"
-MEANING = {"noise": "new noise of start_t added", "scale": "taken to hold that noise", "as-is": "taken for x_t"}
+MEANING = {
+    "noise": "new noise of start_t added",
+    "scale": "taken to hold that noise",
+    "as-is": "taken for x_t, unscaled",
+}
 AUTO = {STOPPED: "DIP, scale, auto", NOISY: "noisy image, scale, auto (no DIP)"}  # the rules behind the stars
 
 
@@ -28,7 +32,7 @@ def label_of(init: str) -> str:
 def level(study: Study, t: int) -> str:
     """The noise level of t, short; beyond 10 nothing is left of an image."""
     sigma = study.noise_level(t)
-    return f"{sigma:.2g}" if sigma < 10 else ">10"
+    return ">10" if sigma > 10 else f"{sigma:.2f}" if sigma < 1 else f"{sigma:.1f}"
 
 
 def colours(study: Study) -> dict[str, Any]:
@@ -49,7 +53,7 @@ def draw_plot(study: Study, results: list[Figures], path: Path) -> None:
     figure.axes[0].plot([], [], "*", color="gray", markersize=11, label="start_t = auto")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9, frameon=False)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=85)
 
 
 def draw_panel(study: Study, result: Figures, mode: str, axes: Axes) -> None:
@@ -59,7 +63,8 @@ def draw_panel(study: Study, result: Figures, mode: str, axes: Axes) -> None:
     for init, words in ((NOISY, "noisy image "), (STOPPED, "DIP alone ")):
         height, colour = result["alone"][init]["psnr"], colours(study)[init]
         axes.axhline(height, color=colour, linewidth=1, linestyle=":")
-        axes.text(places[-1] + 0.5, height, words, ha="right", va="bottom", fontsize=8, color=colour)
+        axes.text(places[-1] + 0.55, height, words, ha="right", va="bottom", fontsize=8, color=colour, zorder=6,
+                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5})  # fmt: skip
     for init, colour in colours(study).items():
         found = {
             chain["start_t"]: chain["psnr"]
@@ -80,41 +85,42 @@ def draw_panel(study: Study, result: Figures, mode: str, axes: Axes) -> None:
     axes.set_xticks(places, ["no\nchain", *(f"{t}\n{level(study, t)}" for t in ts)], fontsize=7)
     axes.grid(alpha=0.25)
     axes.set_title(f"init mode {mode}: {MEANING[mode]}", fontsize=10)
-    axes.set_xlabel("start_t, and below it its noise level for images in [-1, 1]", fontsize=8)
+    axes.set_xlabel("start_t, and below it the noise there, for images in [-1, 1]", fontsize=8)
 
 
-def draw_grid(study: Study, case: Case, images: Sequence[int], path: Path) -> None:
-    """For some images, a row for each init, a column for each start_t; the best of a row is framed."""
-    ts = [t for t in study.start_t if t >= 5]
-    ts = [ts[k] for k in np.linspace(0, len(ts) - 1, min(9, len(ts))).round().astype(int)]
-    inits = [str(study.dip_steps[0]), STOPPED, str(study.dip_steps[-1]), NOISY]
-    rows = [(image, init) for image in images for init in inits]
-    figure = Figure(figsize=(0.95 * (len(ts) + 2) + 1.2, 1.16 * len(rows) + 0.5), layout="constrained")
-    panels = figure.subplots(len(rows), len(ts) + 2, squeeze=False)
-    for (image, init), row in zip(rows, panels, strict=True):
-        mode = "scale" if init == NOISY and "scale" in study.modes else study.modes[0]
-        sources = {0: case.clean, 1: case.noisy}
-        chains = [study.chain(case, init, mode, t)["image"] for t in ts]
-        pictures = [sources.get(inits.index(init)), case.init(init), *chains]
-        values = [None if pixels is None else psnr(pixels[image], case.clean[image]) for pixels in pictures]
-        best = 1 + int(np.argmax(values[1:]))
-        for column, (pixels, value, axes) in enumerate(zip(pictures, values, row, strict=True)):
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for spine in axes.spines.values():
-                spine.set(visible=column == best, color="tab:red", linewidth=3)
-            if pixels is None:
-                continue
-            axes.imshow(pixels[image].repeat(3 // pixels.shape[3], axis=2), interpolation="nearest")
-            axes.set_xlabel(f"{value:.1f} dB" if np.isfinite(value) else "clean", fontsize=8, labelpad=2)
-            if column == 0 and value is not None and np.isfinite(value):
-                axes.set_xlabel(f"noisy, {value:.1f} dB", fontsize=8, labelpad=2)
-        label = label_of(init).replace(": the ", ":\nthe ").replace(" at its ", "\nat its ")
-        row[1].set_ylabel(f"{label}\n(mode {mode})", fontsize=7.5)
-    heads = ["", "the init", *(f"start_t {t}\nnoise {level(study, t)}" for t in ts)]
+def draw_grid(study: Study, case: Case, image: int, path: Path) -> None:
+    """For one image, a row for each of some inits, a column for each start_t; the best of a row is framed."""
+    ts = [t for t in study.start_t if t >= 25]  # below that, little is to be seen
+    ts = [ts[k] for k in np.linspace(0, len(ts) - 1, min(10, len(ts))).round().astype(int)]
+    first, last = str(study.dip_steps[0]), str(study.dip_steps[-1])
+    inits = [(first, "noise"), (STOPPED, "noise"), (STOPPED, "scale"), (last, "scale"), (NOISY, "scale")]
+    inits = [(init, mode) for init, mode in inits if mode in study.modes] or [(STOPPED, study.modes[0])]
+    figure = Figure(figsize=(0.95 * (len(ts) + 2) + 0.6, 1.17 * len(inits) + 0.45), layout="constrained")
+    panels = figure.subplots(len(inits), len(ts) + 2, squeeze=False)
+    for axes in panels.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for (init, mode), row in zip(inits, panels, strict=True):
+        pictures = [case.init(init), *(study.chain(case, init, mode, t)["image"] for t in ts)]
+        values = [psnr(pixels[image], case.clean[image]) for pixels in pictures]
+        for pixels, value, axes in zip(pictures, values, row[1:], strict=True):
+            show(axes, pixels[image], f"{value:.1f} dB")
+        best = row[1 + int(np.argmax(values))]
+        best.spines[:].set(visible=True, color="tab:red", linewidth=3)
+        label = label_of(init).replace(": ", ":\n").replace(" at ", "\nat ")
+        row[1].set_ylabel(f"{label}\nmode {mode}", fontsize=8)
+    for axes, pixels, word in zip(panels[:, 0], (case.clean, case.noisy), ("clean", "noisy"), strict=False):
+        show(axes, pixels[image], word)
+    heads = ["the image", "the init", *(f"start_t {t}\nnoise {level(study, t)}" for t in ts)]
     for axes, head in zip(panels[0], heads, strict=True):
         axes.set_title(head, fontsize=9)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=90)
+
+
+def show(axes: Axes, pixels: Pixels, caption: str) -> None:
+    """One picture, uint8 [H,W,C], with a line under it."""
+    axes.imshow(pixels.repeat(3 // pixels.shape[2], axis=2), interpolation="nearest")
+    axes.set_xlabel(caption, fontsize=8, labelpad=2)
 
 
 def table(study: Study, result: Figures) -> str:
