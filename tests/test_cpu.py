@@ -67,7 +67,7 @@ for thread in threads:
 assert sizes == [300 * 2**20] * 10
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10)
 """
-    assert int(run(code)) < 700  # MiB; all ten together would be 3000
+    assert int(run(code)) < 1500  # MiB: two at a time, or a few more on a busy machine; all ten would be 3000
 
 
 @pytest.mark.parametrize(

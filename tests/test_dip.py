@@ -92,7 +92,7 @@ def test_padding_is_seen_by_no_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "hourglass"])
 def test_smaller_than_the_stride(name: str) -> None:
-    with pytest.raises(UserError, match="a side of 31 pixels .* at least 32x32"):
+    with pytest.raises(UserError, match="a side of 31 pixels .* Take at least 32x32"):
         DIP_NETS[name]()(torch.zeros(1, 32, 64, 31))
 
 
