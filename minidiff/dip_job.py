@@ -40,9 +40,7 @@ from minidiff.rng import Draws, seed_from
 
 ANSWER, TARGET, RESULT, STEPS, IMAGES, ANSWERS = "dip.png", "target.png", "result.json", "steps", "images", "dip"
 SAVE_SECONDS = 60.0  # between two states: a kill costs a minute at most, the writing a percent at most
-WINDOW_BYTES = (
-    128 << 20
-)  # what the window of the early stop may hold; a larger picture is watched at a lower resolution
+WINDOW_BYTES = 128 << 20  # what the early stop's window may hold; larger pictures are watched at a lower resolution
 WEIGHTS, NOISE = 2, 3  # what a seed is for, beside those of `dip`
 
 
