@@ -14,10 +14,10 @@ PACKAGE = Path(minidiff.__file__).parent
 # A module may import modules of its own layer, as long as there is no circle, and of the layers below.
 LAYERS = [
     {"errors", "rng", "images", "schedules", "unet", "shapes", "checkpoint", "distributed", "presets", "report",
-     "dip_nets", "quality", "cpu"},
+     "dip_nets", "quality", "cpu", "inception", "classifier"},
     {"diffusion", "samplers", "data", "decoded", "downloads", "export", "train", "journal", "dip", "noise_level",
-     "dip_pictures"},
-    {"pipeline", "job", "dip_job", "restore"},
+     "dip_pictures", "features", "metrics"},
+    {"pipeline", "job", "dip_job", "restore", "classifier_job", "sources", "measure"},
     {"cli", "__main__"},
 ]
 ALLOWED_IN_LAYER_0 = {"errors", "rng", "checkpoint"}  # the ground the others of layer 0 stand on
