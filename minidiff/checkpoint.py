@@ -80,7 +80,12 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
 # --- load exactly -------------------------------------------------------------------------------------------------
 
 
-def load_exactly(module: "nn.Module", tensors: Mapping[str, "Tensor"], source: str | Path) -> None:
+def load_exactly(
+    module: "nn.Module",
+    tensors: Mapping[str, "Tensor"],
+    source: str | Path,
+    mend: str = "use the weights that belong to this config.json",
+) -> None:
     """Copy `tensors` into `module` when names and shapes agree one for one; otherwise a UserError, nothing copied."""
     own = module.state_dict()
     wrong = [f"{name} is missing" for name in own if name not in tensors]
@@ -94,7 +99,7 @@ def load_exactly(module: "nn.Module", tensors: Mapping[str, "Tensor"], source: s
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
             f"{source} does not fit this network: {'; '.join(wrong[:3])}{more}. "
-            "Nothing was loaded; use the weights that belong to this config.json."
+            f"Nothing was loaded; {mend}."
         )
     module.load_state_dict(dict(tensors))
 
