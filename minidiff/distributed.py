@@ -85,13 +85,16 @@ def gather_rows(rows: Tensor, count: int) -> Tensor:
     """The rows of all processes, one after the other: each gives at most `count` rows [n,...] and may give none."""
     if world_size() == 1:
         return rows
+    home = rows.device
+    if dist.get_backend() == "nccl":  # which knows tensors on the GPU only
+        rows = rows.cuda()
     padded = rows.new_zeros((count, *rows.shape[1:]))
     padded[: len(rows)] = rows
     lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
     dist.all_gather(lengths, torch.tensor([len(rows)], device=rows.device))
     parts = [torch.empty_like(padded) for _ in range(world_size())]
     dist.all_gather(parts, padded)
-    return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
+    return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)]).to(home)
 
 
 def main_first(work: Callable[[], Value]) -> Value | None:

@@ -12,6 +12,7 @@ import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,30 @@ def to_uint8(images: Tensor) -> Pixels:
     return bytes_.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
+# What arrays from elsewhere hold, and how their values become bytes: value * scale + shift, rounded and clipped.
+VALUE_RANGES = {"[0, 1]": (255.0, 0.0), "[-1, 1]": (127.5, 127.5), "[0, 255]": (1.0, 0.0)}
+
+
+def value_range(low: float, high: float) -> str:
+    """Which of VALUE_RANGES an array of floats from `low` to `high` holds; 0.1 beyond an end is resizing's overshoot.
+
+    Raises UserError for values that fit none.
+    """
+    if -0.1 <= low and high <= 1.1:
+        return "[0, 1]"
+    if -1.1 <= low and high <= 1.1:
+        return "[-1, 1]"
+    if -0.5 <= low and 2 < high <= 255.5:
+        return "[0, 255]"
+    raise UserError(f"values from {low:.4g} to {high:.4g} are in none of {', '.join(VALUE_RANGES)}. Rescale or clip them.")
+
+
+def as_bytes(values: NDArray[Any], held: str) -> Pixels:
+    """Numbers of one of VALUE_RANGES as uint8, whatever their shape: rounded and clipped."""
+    scale, shift = VALUE_RANGES[held]
+    return np.clip(np.rint(values.astype(np.float32) * scale + shift), 0, 255).astype(np.uint8)
+
+
 # --- files --------------------------------------------------------------------------------------------------------
 
 
@@ -74,6 +99,15 @@ def read_image(path: str | Path, channels: int = 3) -> Pixels:
             raise
         raise UserError(f"{path} is not a readable image ({one_line(error)}).") from None
     return array.reshape(*array.shape[:2], channels)
+
+
+def image_shape(path: str | Path) -> tuple[int, int]:
+    """Height and width of an image file, from its first bytes alone. Raises UserError, naming the file."""
+    try:
+        with Image.open(path) as file:
+            return file.height, file.width
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not a readable image ({one_line(error)}).") from None
 
 
 def crop_resize(image: Pixels, size: int) -> Pixels:
@@ -262,25 +296,34 @@ def neighbour_correlation(images: Pixels) -> NDArray[np.float64]:
     return (right + below) / 2
 
 
+def faults(images: Pixels) -> dict[str, NDArray[np.bool_]]:
+    """Which of uint8 [N,H,W,3] images are white noise, constant, or nearly all at the ends of the range: [N] each."""
+    deviation = images.std(axis=(1, 2, 3))
+    constant = deviation < CONSTANT_DEVIATION
+    saturated = ~constant & (((images == 0) | (images == 255)).mean(axis=(1, 2, 3)) > SATURATED_SHARE)
+    noise = ~constant & (neighbour_correlation(images) < NOISE_CORRELATION)
+    return {"noise": noise, "one flat colour": constant, "saturated, nearly all black or white": saturated}
+
+
+FAULT_CAUSES = {
+    "noise": NOISE_CAUSES,
+    "one flat colour": "training has diverged or collapsed, or an input was empty",
+    "saturated, nearly all black or white": "a wrong value range, or a training that diverged",
+}
+
+
 def problems(images: Pixels) -> list[str]:
     """What is statistically wrong with uint8 [N,H,W,3] samples, one line for each kind; empty when nothing is.
 
     Looks for images that are white noise, constant, or nearly all at the ends of the range. A kind is reported when at
     least a tenth of the images have it: a blank picture among a hundred is life, a dozen are a fault.
     """
-    deviation = images.std(axis=(1, 2, 3))
-    constant = deviation < CONSTANT_DEVIATION
-    saturated = ~constant & (((images == 0) | (images == 255)).mean(axis=(1, 2, 3)) > SATURATED_SHARE)
-    correlation = neighbour_correlation(images)
-    noise = ~constant & (correlation < NOISE_CORRELATION)
-    typical = np.median(correlation[noise]) if noise.any() else 0.0
-    kinds = {
-        f"noise (neighbouring pixels correlate {typical:.2f})": (noise, NOISE_CAUSES),
-        "one flat colour": (constant, "training has diverged or collapsed, or an input was empty"),
-        "saturated, nearly all black or white": (saturated, "a wrong value range, or a training that diverged"),
-    }
+    found = faults(images)
+    noise = found["noise"]
+    typical = np.median(neighbour_correlation(images[noise])) if noise.any() else 0.0
+    said = {"noise": f"noise (neighbouring pixels correlate {typical:.2f})"}
     return [
-        f"{int(mask.sum())} of {len(images)} images are {what}. Likely causes: {causes}."
-        for what, (mask, causes) in kinds.items()
+        f"{int(mask.sum())} of {len(images)} images are {said.get(what, what)}. Likely causes: {FAULT_CAUSES[what]}."
+        for what, mask in found.items()
         if mask.mean() >= 0.1
     ]

@@ -162,13 +162,18 @@ class Run:
         Under torchrun the processes share each batch, and all of them get all of it.
         """
         for mine in shares(num, batch_size):
-            x = torch.empty((len(mine), *self.shape), device=next(self.model.parameters()).device)
-            for rows, chain in self.chains(mine, **options):
-                for step in self.chain(**chain):
-                    if on_step is not None:
-                        on_step(step)
-                x[rows] = step.x
+            x = self.draw(mine, batch_size=batch_size, on_step=on_step, **options)
             yield distributed.gather_rows(x, batch_size).cpu()
+
+    def draw(self, indices: Sequence[int], *, on_step: Callable[[Step], None] | None = None, **options: Any) -> Tensor:
+        """The samples with these indices, float [n,C,H,W] in [-1,1] on the run's device. on_step, options: `sample`."""
+        x = torch.empty((len(indices), *self.shape), device=next(self.model.parameters()).device)
+        for rows, chain in self.chains(indices, **options):
+            for step in self.chain(**chain):
+                if on_step is not None:
+                    on_step(step)
+            x[rows] = step.x
+        return x
 
     def chains(
         self,

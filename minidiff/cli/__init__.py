@@ -14,6 +14,7 @@ COMMANDS = {
     "sample": ("minidiff.cli.sample:sample", "Draw images from a trained model."),
     "dip": ("minidiff.cli.dip:dip", "Fit a deep image prior to a picture: `minidiff dip fit`."),
     "restore": ("minidiff.cli.restore:restore", "Clean a noisy picture: a deep image prior, then a trained model."),
+    "fid": ("minidiff.cli.fid:fid", "How far two sets of images are apart: FID, KID, and others."),
     "info": ("minidiff.cli.info:info", "Tell what a run is, or list the runs."),
     "data": ("minidiff.cli.data:data", "List, look at and export data sets."),
 }
@@ -53,6 +54,7 @@ def cli() -> None:
     minidiff train ddpm                    train on the embedded data set, a few minutes on a CPU
     minidiff sample                        draw images from the newest run
     minidiff sample --start-t 100 --init dip.png
+    minidiff fid samples.npz dataset:fashion-mnist
     """
 
 

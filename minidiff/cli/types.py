@@ -30,6 +30,16 @@ class Name(click.ParamType):
         return "|".join(self.known())
 
 
+class Names(Name):
+    """Names out of a table, with commas between: `fid,kid`. Gives the list of them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return [super(Names, self).convert(name.strip(), param, ctx) for name in value.split(",")]
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "NAME,NAME,..."
+
+
 class Place(click.Path):
     """A file or folder; `~` is the home folder, also where the shell leaves it, as in `--out=~/run`."""
 
@@ -105,12 +115,12 @@ class Device(click.ParamType):
         return str(value)
 
 
-def say(message: str) -> None:
-    """A line for the user, from the main process alone."""
+def say(message: str, err: bool = False) -> None:
+    """A line for the user, from the main process alone; on standard error where the output is for a program."""
     from minidiff.distributed import is_main
 
     if is_main():
-        click.echo(message)
+        click.echo(message, err=err)
 
 
 def warn(message: str) -> None:
