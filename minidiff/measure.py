@@ -162,13 +162,14 @@ def from_stored(stored: Stored, network: FeatureNetwork) -> Side:
     """Statistics out of a file as a side. Raises UserError when they are of another feature network or mode."""
     if len(stored.mean) != network.dims:
         raise UserError(
-            f"{stored.name} has statistics of {len(stored.mean)} features, this network has {network.dims}: they are of "
-            "another feature network. Compute them anew, or choose that network with --features and --dims."
+            f"{stored.name} has statistics of {len(stored.mean)} features, this network has {network.dims}: they are "
+            "of another feature network. Compute them anew, or choose that network with --features and --dims."
         )
     for name, mine in identity(network).items():
-        if name != "minidiff" and stored.about and stored.about.get(name) != mine:
+        theirs = stored.about.get(name)
+        if name != "minidiff" and stored.about and theirs != mine:
             raise UserError(
-                f"{stored.name} has statistics of another feature network: {name} {stored.about.get(name)}, here {mine}. "
+                f"{stored.name} has statistics of another feature network: {name} {theirs}, here {mine}. "
                 "Compute them anew with --save-stats, or measure with that network."
             )
     said = "statistics" if stored.about else "statistics that do not say their network and mode, taken for these"
@@ -188,7 +189,8 @@ def measured(source: Source | Stored, network: FeatureNetwork, **options: Any) -
     if known:
         try:
             side = from_stored(open_statistics(str(place)), network)
-            side.name, side.size, side.changes = source.name, source.size, [*source.changes, "statistics from the cache"]
+            side.name, side.size = source.name, source.size
+            side.changes = [*source.changes, "statistics from the cache"]
             return side
         except UserError:
             pass  # damaged, or of another version: measured anew and replaced
@@ -213,7 +215,8 @@ def cached_at(source: Source, network: FeatureNetwork) -> Path | None:
 def title(metric: str, network: FeatureNetwork) -> str:
     """What a number may be called: FID is one network's; in another it is another distance, and its name says so."""
     if network.name == "inception":
-        notes = [f"{network.dims} features"] * (network.dims != 2048) + ["unpublished weights"] * (not network.published)
+        notes = [f"{network.dims} features"] * (network.dims != 2048)
+        notes += ["unpublished weights"] * (not network.published)
         return metric + (f" ({', '.join(notes)})" if notes else "")
     return {"FID": "FD", "FID∞": "FD∞", "KID": "KD"}.get(metric, metric) + f"({network.name})"
 
@@ -292,8 +295,8 @@ def doubts(a: Side, b: Side, network: FeatureNetwork, wanted: Iterable[str] = ("
     for label, side in (("A", a), ("B", b)):
         if side.count is not None and side.count < max(network.dims, 2):
             found.append(
-                f"{label} has {side.count:,} images for {network.dims:,} features: its covariance is singular, and {name} "
-                f"says more about the number of images than about them. Use {UNBIASED:,}, or look at --metrics kid."
+                f"{label} has {side.count:,} images for {network.dims:,} features: its covariance is singular, and "
+                f"{name} says more about that number than about the images. Use {UNBIASED:,}, or --metrics kid."
             )
         elif side.count is not None and side.count < UNBIASED:
             found.append(

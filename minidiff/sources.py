@@ -251,7 +251,8 @@ def open_file(place: str) -> Source | Stored:
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{place} cannot be read ({one_line(error)}). Write it again with np.save or np.savez.") from None
+        mend = "Write it again with np.save or np.savez"
+        raise UserError(f"{place} cannot be read ({one_line(error)}). {mend}.") from None
     raise UserError(
         f"{place} holds {', '.join(members) or 'nothing'}: neither images [N,H,W,3] nor the statistics mu and sigma."
     )
@@ -333,5 +334,6 @@ def open_statistics(place: str) -> Stored:
 
 def save_statistics(path: Path, stored: Stored) -> None:
     """mu and sigma in the .npz that pytorch-fid reads, with what they were computed with beside them."""
-    about = json.dumps(stored.about | {"count": stored.count})
-    write_atomically(path, lambda file: np.savez(file, mu=stored.mean, sigma=stored.covariance, minidiff=np.array(about)))
+    arrays = {"mu": stored.mean, "sigma": stored.covariance}
+    about = np.array(json.dumps(stored.about | {"count": stored.count}))
+    write_atomically(path, lambda file: np.savez(file, **arrays, minidiff=about))

@@ -7,12 +7,12 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from minidiff import __version__, distributed, measure
+from minidiff import distributed, measure
 from minidiff.cli.types import Device, Name, Names, Place, say, warn
 from minidiff.errors import UserError
-from minidiff.features import DIMS, MODES, FeatureNetwork, choose
+from minidiff.features import DIMS, MODES, choose
 from minidiff.samplers import SAMPLERS
-from minidiff.sources import Source, Stored, open_source, save_statistics
+from minidiff.sources import Source, open_source, save_statistics
 
 
 @click.command()
