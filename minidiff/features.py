@@ -1,15 +1,28 @@
 """Feature networks: what a distance between two sets of images is measured in.
 
-Rests on inception (the network of FID), images and downloads.
+Rests on inception (the network of FID), images, decoded (the cache folder) and checkpoint.
 Heusel et al. 2017 (FID); Parmar et al. 2022 (how much the resizing alone changes it).
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
+from minidiff.checkpoint import load_exactly
+from minidiff.decoded import cache_dir, replacing
+from minidiff.downloads import reason_of
+from minidiff.errors import UserError, lookup, one_line
 from minidiff.images import Pixels
+from minidiff.inception import DIMS, IMAGE_SIZE, Inception
 
 
 @dataclass(frozen=True)
@@ -27,3 +40,198 @@ class FeatureNetwork:
     sha256: str  # of the file of the weights
     published: bool  # whether these are the weights that published figures are measured with
     compute: Callable[[Pixels | Sequence[Pixels]], tuple[Tensor, Tensor | None]]
+
+
+# --- from an image to the network's input: three conventions ------------------------------------------------------
+#
+# Each takes uint8 [n,3,H,W], on any device, and gives float32 [n,3,299,299] from -1 to about 1.
+
+
+def as_pytorch_fid(images: Tensor) -> Tensor:
+    """Bilinear, without antialiasing; black is -1 and white is 1."""
+    return F.interpolate(images.float() / 255, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear") * 2 - 1
+
+
+def as_torch_fidelity(images: Tensor) -> Tensor:
+    """Bilinear as TensorFlow 1 had it: output pixel i lies at i * H / 299 of the input, not half a pixel further in.
+
+    So a picture that is enlarged moves up and to the left. White is 127/128.
+    """
+    x = images.float()
+    for axis in (3, 2):
+        low, high, weight = tensorflow_positions(images.shape[axis], images.device)
+        weight = weight if axis == 3 else weight[:, None]
+        x = torch.lerp(x.index_select(axis, low), x.index_select(axis, high), weight)
+    return (x - 128) / 128
+
+
+def tensorflow_positions(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Of 299 output pixels along one axis: the two neighbours in the input, and the share of the second."""
+    position = torch.arange(IMAGE_SIZE, device=device) * torch.tensor(size / IMAGE_SIZE, dtype=torch.float32)
+    low = position.long()
+    return low, (low + 1).clamp_max(size - 1), position - low
+
+
+def as_clean_fid(images: Tensor) -> Tensor:
+    """Pillow's bicubic, antialiased, of each channel as floating point, clipped to 0..255. White is 127/128.
+
+    In float64, because Pillow computes its weights so: the two then agree to 3e-5 of 255, in float32 to 6e-3.
+    """
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    x = F.interpolate(images.double(), size, mode="bicubic", antialias=True).clamp_(0, 255)
+    return ((x - 128) / 128).float()
+
+
+MODES: dict[str, Callable[[Tensor], Tensor]] = {
+    "pytorch-fid": as_pytorch_fid,
+    "torch-fidelity": as_torch_fidelity,
+    "clean": as_clean_fid,
+}
+
+
+def network_input(images: Pixels | Sequence[Pixels], mode: str, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 [n,H,W,3], or a list of uint8 [H,W,3] of any sizes -> float32 [n,3,299,299], as this mode of MODES does.
+
+    Images of one size are resized together. channels_last, the layout that images come in.
+    """
+    convert = lookup("mode", mode, MODES)
+    inputs = torch.empty((len(images), 3, IMAGE_SIZE, IMAGE_SIZE), device=device, memory_format=torch.channels_last)
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for row, image in enumerate(images):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"images are uint8 [H,W,3], not {image.dtype} {list(image.shape)}")
+        sizes.setdefault(image.shape, []).append(row)
+    for rows in sizes.values():
+        same = torch.from_numpy(np.stack([images[row] for row in rows])).to(device)
+        inputs[rows] = convert(same.permute(0, 3, 1, 2))
+    return inputs
+
+
+# --- the weights of FID -------------------------------------------------------------------------------------------
+
+PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+PUBLISHED_BYTES = 95_628_359
+WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+SAME_BYTES = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's name for the same file
+URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{WEIGHTS}"
+
+
+def find_weights() -> Path:
+    """The published weights on this machine: in the cache folder, or where pytorch-fid and torch-fidelity put them.
+
+    Downloaded to the cache folder if they are nowhere. Raises UserError when they cannot be.
+    """
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    for folder in (cache_dir(), hub):
+        for name in (WEIGHTS, SAME_BYTES):
+            if (folder / name).is_file():
+                return folder / name
+    path = cache_dir() / WEIGHTS
+    try:
+        download_weights(path)
+    except (OSError, ValueError) as error:  # no net, no server, no room, or not these bytes
+        raise UserError(
+            f"no FID weights here, and no download ({reason_of(error)}). Put {WEIGHTS} (91 MB, from {URL}) in "
+            f"{cache_dir()}, or pass --weights PATH."
+        ) from None
+    return path
+
+
+def download_weights(path: Path) -> None:
+    """Fetch URL to `path`, whole and with the published hash, or leave nothing there. Raises OSError or ValueError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest, silence = hashlib.sha256(), 20  # seconds: a firewall must not look like a slow server
+    bar = tqdm(total=PUBLISHED_BYTES, desc="downloading the FID weights", unit="B", unit_scale=True, leave=False,
+               delay=1, disable=None)  # fmt: skip
+    with bar, urllib.request.urlopen(URL, timeout=silence) as answer, replacing(path) as file:
+        while block := answer.read(1 << 20):
+            file.write(block)
+            digest.update(block)
+            bar.update(len(block))
+        if digest.hexdigest() != PUBLISHED_SHA256:
+            raise ValueError(f"the server sent {bar.n:,} bytes with the SHA-256 {digest.hexdigest()[:8]}...")
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_inception(weights: Path | None = None) -> tuple[Inception, Path, str]:
+    """The network with its weights, folded; where they came from; their SHA-256. Raises UserError.
+
+    weights: any file that fits exactly. Without it, the published ones, and their hash must be right.
+    """
+    path = weights or find_weights()
+    try:
+        sha256 = sha256_of(path)
+    except OSError as error:
+        raise UserError(f"cannot read the weights {path}: {error.strerror}. Check --weights.") from None
+    if weights is None and sha256 != PUBLISHED_SHA256:
+        raise UserError(
+            f"{path} is not the published file: {path.stat().st_size:,} bytes with the SHA-256 {sha256[:8]}..., not "
+            f"{PUBLISHED_BYTES:,} with {PUBLISHED_SHA256[:8]}.... Remove it to download it anew, or use it as it is "
+            f"with --weights {path}."
+        )
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+            raise ValueError("no table of tensors")
+    except Exception as error:  # whatever bytes are there: the restricted unpickler fails on them in many ways
+        raise UserError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as weights ({one_line(error)}). It may be cut "
+            f"short; {WEIGHTS} has {PUBLISHED_BYTES:,} bytes."
+        ) from None
+    network = Inception()
+    counters = {name: own for name, own in network.state_dict().items() if name.endswith("num_batches_tracked")}
+    load_exactly(network, counters | tensors, path, f"--weights takes a file like {WEIGHTS}")
+    return network.fold(), path, sha256
+
+
+# --- the network --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Plain float32 within: no TF32 on GPUs, whose ten bits move a FID, and no autocast."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        matmul.allow_tf32 = cudnn.allow_tf32 = False
+        try:
+            yield
+        finally:
+            matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def inception_features(
+    dims: int = 2048, mode: str = "pytorch-fid", weights: Path | None = None, device: torch.device | str = "cpu"
+) -> FeatureNetwork:
+    """The network of FID as a feature network.
+
+    dims: 64, 192, 768 or 2048, where it ends. mode: a name of MODES. weights: a file that fits exactly; without it the
+    published ones, searched for and downloaded. The logits are without bias, as the Inception Score takes them, and
+    only there at 2048. Raises UserError.
+    """
+    lookup("mode", mode, MODES)
+    if dims not in DIMS:
+        raise UserError(
+            f"--dims {dims} is not a place where Inception has features. Known: {', '.join(map(str, DIMS))}."
+        )
+    network, path, sha256 = load_inception(weights)
+    network.to(device)
+
+    @torch.no_grad()
+    def compute(images: Pixels | Sequence[Pixels]) -> tuple[Tensor, Tensor | None]:
+        with full_precision():
+            features = network(network_input(images, mode, device), dims)
+            logits = network.logits(features, bias=False).cpu() if dims == 2048 else None
+        return features.cpu(), logits
+
+    return FeatureNetwork("inception", mode, dims, str(path), sha256, sha256 == PUBLISHED_SHA256, compute)
