@@ -5,9 +5,9 @@ A run folder explains itself:
     config.json         what was built: kind, data, network, diffusion, training
     model.safetensors   the EMA weights, the ones to sample from
     state.pt            all that resuming needs: raw and EMA weights, optimizer, step
-    metrics.jsonl       one record a line: step, loss, rate, ...
+    metrics.jsonl       one record a line: step, loss, rate, ...; or step and what was measured there
     samples/            a grid every --sample-every steps
-    curves.png          the loss so far
+    curves.png          the loss so far, and what was measured
 
 Every file is written beside its place, flushed to the disk and then renamed over it, so at any moment, `kill -9`
 included, a file is the whole old one or the whole new one. Nothing is ever unpickled: weights are safetensors, and
@@ -240,15 +240,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def read_metrics(folder: Path, upto: int | None = None) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, up to a step; a last line cut short by a kill is left out."""
+    """The records of metrics.jsonl, up to a step; a last line cut short by a kill is left out.
+
+    Every record has a step. Those of the training have a loss; those of a measurement (of accuracy, say) may have none.
+    """
     records = []
     path = folder / METRICS
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
+            int(record["step"]), float(record.get("loss", 0))
             if upto is None or record["step"] <= upto:
-                records.append({"step": int(record["step"]), "loss": float(record["loss"])} | record)
-        except (ValueError, TypeError, KeyError):
+                records.append(record)
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue
     return records
 

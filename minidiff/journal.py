@@ -37,11 +37,16 @@ def keep(
     save_every: int = 1000,
     sample_every: int = 1000,
     preview: Callable[[int], list[str]] | None = None,
+    measure: Callable[[int], dict[str, float]] | None = None,
+    measure_every: int | None = None,
 ) -> None:
     """Run `trainer` to its last step, keeping the run folder up to date.
 
     preview: draws pictures of the step it is given into the folder and returns warnings about them; only the main
-    process calls it. Raises Interrupted after Ctrl-C or SIGTERM, UserError on a loss or gradient that is not finite.
+    process calls it. measure: what the EMA weights are worth, by name, for a record of their own in metrics.jsonl;
+    every process calls it, every measure_every steps and at the last (never, for None), after that step has been saved
+    if it was to be: what a kill left unmeasured is measured on resuming, and nothing twice.
+    Raises Interrupted after Ctrl-C or SIGTERM, UserError on a loss or gradient that is not finite.
     """
     main = distributed.is_main()
     last = trainer.config.steps
@@ -52,8 +57,22 @@ def keep(
     bar = tqdm(total=last, initial=trainer.step, unit="step", disable=not main, dynamic_ncols=True, smoothing=0.05)
     lock = checkpoint.locked(folder) if main else nullcontext()
     with lock, stop_signals() as stop, tensorboard(folder if main else None, trainer.step + 1) as board, bar:
+        known: list[dict[str, Any]] = []
         if main:  # without the steps that a kill lost and that now come again
-            checkpoint.write_metrics(folder, checkpoint.read_metrics(folder, upto=trainer.step))
+            known = checkpoint.read_metrics(folder, upto=trainer.step)
+            checkpoint.write_metrics(folder, known)
+
+        def measured(step: int) -> bool:
+            """Measure a step, if it is time; whether it was."""
+            if measure is None or measure_every is None or not step or (step % measure_every and step != last):
+                return False
+            values = measure(step)
+            if main:
+                log(folder, board, {"step": step} | values)
+            return True
+
+        if not distributed.from_main(any(is_measurement(r) and r["step"] == trainer.step for r in known)):
+            measured(trainer.step)  # what a kill came before
         for record in trainer.steps():
             losses += record.loss
             norms += record.grad_norm
@@ -82,8 +101,12 @@ def keep(
             if stopping:
                 number = signal.Signals(stop[0] if stop else signal.SIGTERM)  # none here: another process was asked
                 raise Interrupted(f"Stopped by {number.name} at step {step} of {last}; saved.", 128 + number)
+            news = measured(step)
             if main and preview and sampling:
                 draw(folder, preview, step)
+            elif main and news:
+                draw_curves(folder)
+            if news or sampling:
                 since = time.perf_counter()
 
 
@@ -103,8 +126,13 @@ def save(trainer: Trainer, folder: Path) -> None:
 def log(folder: Path, board: Any, entry: dict[str, Any]) -> None:
     checkpoint.append_metrics(folder, entry)
     if board is not None:
-        for name in ("loss", "grad_norm", "lr", "images_per_second"):
+        for name in entry.keys() - {"step"}:
             board.add_scalar(name, entry[name], entry["step"])
+
+
+def is_measurement(record: dict[str, Any]) -> bool:
+    """Whether a record of metrics.jsonl is one of `measure`, not of the training itself."""
+    return "loss" not in record
 
 
 def diverged(step: int, loss: float, folder: Path) -> str:
@@ -156,27 +184,37 @@ def tensorboard(folder: Path | None, next_step: int) -> Iterator[Any]:
 
 
 def draw_curves(folder: Path) -> None:
-    """curves.png from metrics.jsonl: the loss as logged, thin, and its running mean, and the learning rate."""
+    """curves.png from metrics.jsonl: the loss as logged, thin, and its running mean, and the learning rate; below it
+    what was measured, if anything was."""
     import matplotlib
     from matplotlib.figure import Figure
 
     matplotlib.use("Agg")
-    records = [record for record in checkpoint.read_metrics(folder) if "loss" in record]
-    if not records:
+    records = checkpoint.read_metrics(folder)
+    training = [record for record in records if not is_measurement(record)]
+    measured = [record for record in records if is_measurement(record)]
+    if not training:
         return
-    steps, losses = [r["step"] for r in records], [r["loss"] for r in records]
+    steps, losses = [r["step"] for r in training], [r["loss"] for r in training]
     smooth, value = [], losses[0]
     for number, loss in enumerate(losses):
         value += (loss - value) / min(number + 1, max(5, len(losses) // 15))
         smooth.append(value)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    panels = 2 if measured else 1
+    figure = Figure(figsize=(8, 1 + 3.5 * panels), layout="constrained")
+    axes, *below = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8, label="loss")
     axes.plot(steps, smooth, color="tab:blue", label="running mean")
-    axes.set(xlabel="step", ylabel="loss", yscale="log", title=folder.name)
+    axes.set(ylabel="loss", yscale="log", title=folder.name)
     rates = axes.twinx()
-    rates.plot(steps, [r["lr"] for r in records], color="tab:gray", linestyle=":", label="learning rate (right)")
+    rates.plot(steps, [r["lr"] for r in training], color="tab:gray", linestyle=":", label="learning rate (right)")
     rates.set_ylim(bottom=0)
     handles = [handle for ax in (axes, rates) for handle in ax.get_legend_handles_labels()[0]]
     axes.legend(handles=handles)
+    for panel in below:
+        for name in dict.fromkeys(name for record in measured for name in record if name != "step"):
+            points = [(record["step"], record[name]) for record in measured if name in record]
+            panel.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
+        panel.legend()
+    figure.axes[len(below)].set_xlabel("step")
     checkpoint.write_atomically(folder / "curves.png", lambda file: figure.savefig(file, format="png", dpi=110))

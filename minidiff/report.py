@@ -118,9 +118,10 @@ def progress(folder: Path, steps: int) -> str:
     records = checkpoint.read_metrics(folder)
     if not records:
         return "not a step logged yet"
-    last: dict[str, Any] = records[-1]
-    done = "done" if last["step"] >= steps else f"{100 * last['step'] / steps:.0f}%"
-    return f"step {last['step']:,} of {steps:,} ({done}), last loss {last['loss']:.4f}"
+    step = records[-1]["step"]
+    done = "done" if step >= steps else f"{100 * step / steps:.0f}%"
+    losses = [f", last loss {record['loss']:.4f}" for record in records if "loss" in record]
+    return f"step {step:,} of {steps:,} ({done}){''.join(losses[-1:])}"
 
 
 def parameters(path: Path) -> str:

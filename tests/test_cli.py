@@ -121,7 +121,7 @@ def test_nan_stops_the_run_with_the_last_checkpoint_kept(
     tiny_preset: str, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From step 5 on the loss is not a number: the checkpoint of step 4 must be the one that is kept."""
-    import minidiff.job
+    import minidiff.ddpm_job
     from minidiff.pipeline import ddpm_loss
 
     calls = 0
@@ -136,7 +136,7 @@ def test_nan_stops_the_run_with_the_last_checkpoint_kept(
 
         return loss
 
-    monkeypatch.setattr(minidiff.job, "ddpm_loss", poisoned)
+    monkeypatch.setattr(minidiff.ddpm_job, "ddpm_loss", poisoned)
     assert cli.run(train(photos, "--out", "run", "--save-every", "2")) == 1
     error = capsys.readouterr().err
     assert "the loss became nan by step 5" in error and "last good checkpoint is kept" in error and "--lr" in error

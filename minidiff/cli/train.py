@@ -115,16 +115,16 @@ def ddpm(ctx: click.Context, resume: str | None, dry_run: bool, device: str, **o
     minidiff train ddpm --dataset folder --data-dir photos --image-size 64 --preset base-64
     minidiff train ddpm --resume runs/ddpm-shapes-1
     """
-    from minidiff import distributed, job
+    from minidiff import ddpm_job, distributed, job
 
     chosen = {name: value for name, value in options.items() if value is not None}
     place = distributed.local_device(device)
     with distributed.process_group(place):
         if resume is not None:
             refuse_options(ctx, MAY_CHANGE)
-            training = job.resume(resume, place, chosen)
+            training = job.resume(ddpm_job.DdpmJob, resume, place, chosen)
         else:
-            training = job.plan(place, chosen)
+            training = ddpm_job.plan(place, chosen)
         for note in training.data.notes:
             warn(note + ".")
         say(training.describe())
