@@ -1,0 +1,402 @@
+"""The mathematics of FID and its relatives: how far apart two sets of images lie, given one feature vector an image.
+
+Rests on torch, numpy and scipy; knows no image and no network. Everything is computed in float64, in blocks of rows.
+Heusel et al. 2017 (FID); Binkowski et al. 2018 (KID); Salimans et al. 2016 (Inception Score); Kynkaanniemi et al. 2019
+(precision and recall).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dpstrf
+from scipy.stats import t as student
+from torch import Tensor
+
+from minidiff.errors import UserError
+
+Features = Tensor | NDArray[np.floating]  # [N,d], float32 or float64; a numpy array may lie in a file (np.memmap)
+Progress = Callable[[int, int], None]  # told how many of how many pieces of the work are done
+
+BLOCK = 2048  # rows that are in memory as float64 at a time: 34 MB at d = 2048
+NORMAL_95 = 1.959964  # 95% of a normal distribution lie within so many standard deviations
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number measured on a finite set of images, and how far it may lie from that of infinitely many."""
+
+    value: float
+    se: float  # standard error: the spread of `value` over repetitions with fresh images
+    low: float  # of the 95% interval
+    high: float
+    std: float | None = None  # the spread that torch-fidelity prints beside the value: not an error of it
+
+
+# Features in pieces
+
+
+def rows(features: Features, chosen: slice | NDArray[np.int64]) -> Tensor:
+    """Some rows, as float64 [n,d] on the CPU. A file is read only there."""
+    if isinstance(features, Tensor):
+        return features[chosen].detach().to("cpu", torch.float64)
+    return torch.from_numpy(np.array(features[chosen], dtype=np.float64))  # a copy: memmaps are often read-only
+
+
+def blocks(count: int) -> list[slice]:
+    """0 ... count, BLOCK at a time."""
+    return [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+
+
+def comparable(a: Features, b: Features) -> tuple[int, int]:
+    """How many rows each has. UserError unless both are [N,d] with one d."""
+    for name, features in (("a", a), ("b", b)):
+        if len(features.shape) != 2:
+            raise UserError(
+                f"the features of {name} have the shape {list(features.shape)}: give [N,d], a row an image."
+            )
+    if a.shape[1] != b.shape[1]:
+        raise UserError(different_networks(a.shape[1], b.shape[1]))
+    return len(a), len(b)
+
+
+def different_networks(dims_a: int, dims_b: int) -> str:
+    return f"{dims_a} features an image beside {dims_b}: measure both sides with the same feature network."
+
+
+# Mean and covariance
+
+
+class FeatureStatistics:
+    """Mean and covariance of features that come in pieces; what is held does not grow with their number.
+
+    count: images so far. mean: float64 [d]. scatter: float64 [d,d], the sum of (x - mean)(x - mean)^T. Two of these
+    together give exactly the statistics of both sets (`merge`), so each process may gather its own.
+    Chan, Golub & LeVeque 1983: sums about the mean, since sums of squares lose digits when the mean is large.
+    """
+
+    def __init__(self, dims: int) -> None:
+        self.count = 0
+        self.mean = torch.zeros(dims, dtype=torch.float64)
+        self.scatter = torch.zeros(dims, dims, dtype=torch.float64)
+
+    @classmethod
+    def of(cls, features: Features) -> "FeatureStatistics":
+        """Those of features [N,d]."""
+        return cls(features.shape[1]).update(features)
+
+    @classmethod
+    def from_parts(cls, count: Tensor | int, mean: Tensor, scatter: Tensor) -> "FeatureStatistics":
+        """The inverse of `parts`."""
+        statistics = cls(len(mean))
+        statistics.count = int(count)
+        statistics.mean, statistics.scatter = mean.to("cpu", torch.float64), scatter.to("cpu", torch.float64)
+        return statistics
+
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """count int64 [], mean float64 [d], scatter float64 [d,d]: all there is, as processes can send it."""
+        return torch.tensor(self.count), self.mean, self.scatter
+
+    def update(self, features: Features) -> "FeatureStatistics":
+        """Takes in features [n,d]. UserError if there are not d of them, or one is NaN or infinite. Returns itself."""
+        if len(features.shape) != 2 or features.shape[1] != len(self.mean):
+            raise UserError(
+                f"features have the shape {list(features.shape)}: give [n,{len(self.mean)}], a row an image."
+            )
+        for block in blocks(len(features)):
+            x = rows(features, block)
+            finite = x.isfinite().all(dim=1)
+            if not bool(finite.all()):
+                row = block.start + int(finite.logical_not().nonzero()[0])
+                raise UserError(f"the features of image {self.count + row - block.start} are not finite: look at it.")
+            mean = x.mean(dim=0)
+            centred = torch.cat([x - mean, self.step(len(x), mean)])
+            self.scatter.addmm_(centred.T, centred)
+            self.mean = self.mean + len(x) / (self.count + len(x)) * (mean - self.mean)
+            self.count += len(x)
+        return self
+
+    def step(self, count: int, mean: Tensor) -> Tensor:
+        """[1,d], whose square is the scatter between the two means when `count` images of that mean join these."""
+        return (math.sqrt(self.count * count / (self.count + count)) * (mean - self.mean))[None]
+
+    def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
+        """Takes in all that the other holds. Returns itself."""
+        self.same_network(other)
+        if other.count:
+            between = self.step(other.count, other.mean)
+            self.scatter = (self.scatter + other.scatter).addmm_(between.T, between)
+            self.count += other.count
+            self.mean = self.mean + other.count / self.count * (other.mean - self.mean)
+        return self
+
+    def same_network(self, other: "FeatureStatistics") -> None:
+        if len(self.mean) != len(other.mean):
+            raise UserError(different_networks(len(self.mean), len(other.mean)))
+
+    @property
+    def covariance(self) -> Tensor:
+        """float64 [d,d], divided by count - 1 as everywhere in the FID literature. UserError below 2 images."""
+        if self.count < 2:
+            raise UserError(f"a covariance needs at least 2 images, here is {self.count}.")
+        return self.scatter / (self.count - 1)
+
+
+# FID
+
+
+def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
+    """The squared Frechet distance of two Gaussians, at least 0: FID, when these are statistics of Inception features.
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), Dowson & Landau 1982, eq. 4; Heusel et al. 2017, eq. 6.
+    mean: [d], cov: [d,d], singular ones too. UserError if they do not fit together, or one is no covariance.
+
+    With A = F F^T and B = G G^T the trace of the root is the sum of the singular values of F^T G: no square root of a
+    product that is not symmetric, hence nothing complex, and zero eigenvalues stay zero.
+    """
+    mean_a, mean_b = mean_a.to("cpu", torch.float64), mean_b.to("cpu", torch.float64)
+    cov_a, cov_b = cov_a.to("cpu", torch.float64), cov_b.to("cpu", torch.float64)
+    if len(mean_a) != len(mean_b):
+        raise UserError(different_networks(len(mean_a), len(mean_b)))
+    check_gaussian(mean_a, cov_a)
+    check_gaussian(mean_b, cov_b)
+    means = (mean_a - mean_b).square().sum()
+    root = sum_of_singular_values(factor(cov_a).T @ factor(cov_b))
+    return max(0.0, (means + cov_a.trace() + cov_b.trace() - 2 * root).item())  # below 0 only by rounding
+
+
+def check_gaussian(mean: Tensor, covariance: Tensor) -> None:
+    """UserError unless these are [d] and [d,d], finite, and the second is symmetric."""
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        shapes = f"{list(mean.shape)} and {list(covariance.shape)}"
+        raise UserError(f"mean and covariance have the shapes {shapes}: give [d] and [d,d].")
+    if not bool(mean.isfinite().all()) or not bool(covariance.isfinite().all()):
+        raise UserError("mean or covariance hold NaN or infinity: compute them again from finite features.")
+    if (covariance - covariance.T).abs().max() > 1e-5 * covariance.abs().max():
+        raise UserError("the covariance is not symmetric, so it is none: is it another matrix of the file?")
+
+
+def factor(covariance: Tensor) -> Tensor:
+    """F [d,rank] with F F^T = covariance: float64.
+
+    A Cholesky factor with pivots, which ends at the rank. A covariance that was rounded (say to float32) may have
+    eigenvalues a little below zero, which no Cholesky factor has: then from the eigenvectors, without the eigenvalues
+    that are as near to zero as the most negative one. UserError if that one is too large to be a rounding error.
+    """
+    packed, pivots, rank, _ = dpstrf(covariance.numpy(), lower=0)
+    root = torch.empty(len(covariance), rank, dtype=torch.float64)
+    root[torch.from_numpy(pivots.astype(np.int64) - 1)] = torch.from_numpy(np.triu(packed[:rank]).T.copy())
+    if (root.square().sum() - covariance.trace()).abs() <= 1e-10 * covariance.trace():
+        return root
+    values, vectors = torch.linalg.eigh(covariance)
+    smallest, largest = values[0].item(), values[-1].item()
+    if smallest < -1e-4 * largest:
+        raise UserError(
+            f"the covariance has the eigenvalue {smallest:g} beside {largest:g}: none of it may be negative."
+        )
+    kept = values > max(-smallest, len(values) * torch.finfo(torch.float64).eps * largest)
+    return vectors[:, kept] * values[kept].sqrt()
+
+
+def sum_of_singular_values(matrix: Tensor) -> Tensor:
+    """The nuclear norm of [m,n], float64, to a relative 1e-9.
+
+    The roots of the eigenvalues of M^T M, which come five times as fast as singular values. Squaring costs digits: an
+    eigenvalue w is off by eps * max(w), its root by eps * max(w) / (2 sqrt(w)). Where that adds up to too much (nearly
+    singular matrices), the singular values themselves.
+    """
+    gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
+    if not len(gram):
+        return gram.sum()
+    squares = torch.linalg.eigvalsh(gram)
+    roots = squares.clamp(min=0).sqrt()
+    error = (torch.finfo(torch.float64).eps * squares[-1] / (2 * roots)).sum()
+    return roots.sum() if error <= 1e-9 * roots.sum() else torch.linalg.svdvals(matrix).sum()
+
+
+# KID
+
+
+def kid(
+    a: Features,
+    b: Features,
+    subsets: int = 100,
+    subset_size: int = 1000,
+    seed: int = 2020,
+    progress: Progress | None = None,
+) -> Estimate:
+    """Kernel Inception Distance of features [N,d] and [M,d]: the unbiased MMD^2 of random subsets, averaged.
+
+    Binkowski et al. 2018, section 3; with the defaults, the very subsets of torch-fidelity. Unbiased, so it may fall
+    below 0. `std` is its spread over subsets (with subset_size), `se` that of the value over fresh images and fresh
+    subsets. UserError if a side has fewer rows than a subset.
+    """
+    n, m = comparable(a, b)
+    if not 2 <= subset_size <= min(n, m):
+        raise UserError(
+            f"KID with subsets of {subset_size}: there are {n} and {m} images. Take subsets of 2 to {min(n, m)}."
+        )
+    if subset_size == n == m:
+        subsets = 1  # all of them are the whole set
+    random = np.random.RandomState(seed)
+    values, squares = [], torch.zeros(3, dtype=torch.float64)
+    for done in range(subsets):
+        x = rows(a, random.choice(n, subset_size, replace=False))
+        y = rows(b, random.choice(m, subset_size, replace=False))
+        k_xx, k_yy, k_xy = kernel(x, x).fill_diagonal_(0), kernel(y, y).fill_diagonal_(0), kernel(x, y)
+        pairs = subset_size * (subset_size - 1)
+        values.append((k_xx.sum() / pairs + k_yy.sum() / pairs - 2 * k_xy.mean()).item())  # Gretton et al. 2012, eq. 3
+        squares += torch.stack([degenerate(k_xx), degenerate(k_yy), mean_square(double_centred(k_xy))]) / subsets
+        if progress:
+            progress(done + 1, subsets)
+    value, std = float(np.mean(values)), float(np.std(values))
+    variance = mmd_variance(a, b, squares.tolist(), random)
+    if subsets > 1:
+        variance += std**2 / (subsets - 1)  # of the mean of the subsets about the MMD of all images
+    se = math.sqrt(variance)
+    return Estimate(value, se, value - NORMAL_95 * se, value + NORMAL_95 * se, std)
+
+
+def kernel(x: Tensor, y: Tensor) -> Tensor:
+    """(x.y / d + 1)^3 of all pairs, [n,m]. Binkowski et al. 2018, eq. 4."""
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def double_centred(k: Tensor) -> Tensor:
+    """What is left of a kernel [n,m] without the mean of its row and column."""
+    return k - k.mean(dim=1, keepdim=True) - k.mean(dim=0, keepdim=True) + k.mean()
+
+
+def mean_square(k: Tensor) -> Tensor:
+    return k.square().mean()
+
+
+def degenerate(k: Tensor) -> Tensor:
+    """Mean square of a kernel among one set, [n,n] with zeros on the diagonal, about the means of row and column."""
+    n = len(k)
+    means = k.sum(dim=1) / (n - 1)
+    return (k - means[:, None] - means[None] + means.mean()).fill_diagonal_(0).square().sum() / (n * (n - 1))
+
+
+WITNESSES = 1000  # images whose variance is taken in `mmd_variance`: known to 5 or 10% from so many
+
+
+def mmd_variance(a: Features, b: Features, squares: list[float], random: np.random.RandomState) -> float:
+    """The variance, over fresh images, of the unbiased MMD^2 between all n images of a and all m of b.
+
+    Hoeffding's decomposition: MMD^2 is a sum over single images (of the witness function, which is how much nearer an
+    image lies to its own set than to the other) and a sum over pairs, uncorrelated. The first decides between
+    different sets; between sets of one distribution it vanishes, and the pairs are all there is.
+    squares: the mean squares of the pairs' part within a, within b and across.
+    """
+    n, m = len(a), len(b)
+    aa, bb, ab = squares
+    single_a = max(0.0, witness_variance(a, b, random) - aa / (n - 1) - ab / m)  # less the noise of the means in it
+    single_b = max(0.0, witness_variance(b, a, random) - bb / (m - 1) - ab / n)
+    pairs = 2 * aa / (n * (n - 1)) + 2 * bb / (m * (m - 1)) + 4 * ab / (n * m)
+    return 4 * single_a / n + 4 * single_b / m + pairs
+
+
+def witness_variance(a: Features, b: Features, random: np.random.RandomState) -> float:
+    """Variance over images of a of: mean kernel with the others of a, less mean kernel with all of b."""
+    x = rows(a, random.permutation(len(a))[:WITNESSES])
+    own, others = -kernel_diagonal(x), torch.zeros(len(x), dtype=torch.float64)
+    for block in blocks(len(a)):
+        own += kernel(x, rows(a, block)).sum(dim=1)
+    for block in blocks(len(b)):
+        others += kernel(x, rows(b, block)).sum(dim=1)
+    return (own / (len(a) - 1) - others / len(b)).var().item()
+
+
+def kernel_diagonal(x: Tensor) -> Tensor:
+    """The kernel of every row with itself, [n]."""
+    return (x.square().sum(dim=1) / x.shape[1] + 1) ** 3
+
+
+# Inception Score
+
+
+def inception_score(logits: Features, splits: int = 10, seed: int = 2020) -> Estimate:
+    """Inception Score of logits [N,classes]: exp of the mean KL divergence of p(y|x) from p(y), averaged over splits.
+
+    Salimans et al. 2016, section 4; shuffled and split as torch-fidelity does. `std` is the spread over the splits,
+    `se` the error of their mean. The interval is for the score at N / splits images, which is below that of more.
+    UserError if there are fewer images than splits.
+    """
+    count = len(logits)
+    if len(logits.shape) != 2 or splits < 2 or count < splits:
+        raise UserError(
+            f"an Inception Score in {splits} splits: logits are {list(logits.shape)}. Give [N,classes], N >= splits."
+        )
+    order = np.random.RandomState(seed).permutation(count)
+    scores = []
+    for split in range(splits):
+        chosen = order[split * count // splits : (split + 1) * count // splits]
+        marginal, negentropy = torch.zeros(logits.shape[1], dtype=torch.float64), 0.0
+        for block in blocks(len(chosen)):
+            log_p = rows(logits, chosen[block]).log_softmax(dim=1)
+            marginal += log_p.exp().sum(dim=0) / len(chosen)
+            negentropy += (log_p.exp() * log_p).sum().item() / len(chosen)
+        scores.append(math.exp(negentropy - torch.xlogy(marginal, marginal).sum().item()))
+    value, std = float(np.mean(scores)), float(np.std(scores))
+    se = std / math.sqrt(splits - 1)
+    reach = float(student.ppf(0.975, splits - 1)) * se  # few splits: Student's distribution
+    return Estimate(value, se, value - reach, value + reach, std)
+
+
+# Precision and recall
+
+
+def precision_recall(a: Features, b: Features, k: int = 3, progress: Progress | None = None) -> tuple[float, float]:
+    """Precision and recall of generated features a [N,d] against real ones b [M,d], each in [0,1].
+
+    Precision: the share of generated images that lie among the real ones, no farther from one of them than that one's
+    k-th neighbour. Recall: the share of real images that lie so among the generated. Kynkaanniemi et al. 2019, eq. 1
+    and 2. UserError unless each side has more than k images.
+    """
+    n, m = comparable(a, b)
+    if not 1 <= k < min(n, m):
+        raise UserError(f"k = {k} neighbours among {n} and {m} images: k must be 1 or more, and less than either.")
+    work = len(blocks(n)) ** 2 + len(blocks(m)) ** 2 + len(blocks(n)) * len(blocks(m))
+    done = 0
+
+    def one_more() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, work)
+
+    radius_a, radius_b = radii(a, k, one_more), radii(b, k, one_more)
+    precise, recalled = torch.zeros(n, dtype=torch.bool), torch.zeros(m, dtype=torch.bool)
+    for i in blocks(n):
+        x = rows(a, i)
+        for j in blocks(m):
+            distances = squared_distances(x, rows(b, j))
+            precise[i] |= (distances <= radius_b[j]).any(dim=1)
+            recalled[j] |= (distances <= radius_a[i, None]).any(dim=0)
+            one_more()
+    return precise.double().mean().item(), recalled.double().mean().item()
+
+
+def radii(features: Features, k: int, one_more: Callable[[], None]) -> Tensor:
+    """Squared distance of every row to its k-th neighbour, itself not counted: float64 [N]."""
+    found = []
+    for i in blocks(len(features)):
+        x = rows(features, i)
+        nearest = torch.full((len(x), k + 1), math.inf, dtype=torch.float64)  # with itself, at distance 0
+        for j in blocks(len(features)):
+            distances = squared_distances(x, rows(features, j))
+            nearest = torch.cat([nearest, distances], dim=1).topk(k + 1, largest=False).values
+            one_more()
+        found.append(nearest[:, k])
+    return torch.cat(found)
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """[n,m]. What rounding leaves between equal rows counts as 0, so that copies of an image are at one point."""
+    squares = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)
+    distances = torch.addmm(squares, x, y.T, alpha=-2)
+    return torch.where(distances < 1e-12 * squares, 0.0, distances)

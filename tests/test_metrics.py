@@ -1,0 +1,312 @@
+"""The metrics against truths: closed forms, brute force, simulation, and the peers' functions on the same features."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+
+from minidiff import metrics
+from minidiff.errors import UserError
+from minidiff.metrics import (
+    FeatureStatistics,
+    frechet_distance,
+    inception_score,
+    kid,
+    precision_recall,
+)
+
+
+def normal(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def covariance(d: int, seed: int, lowest: float = 0.1) -> torch.Tensor:
+    """Eigenvalues from 1 down to `lowest`, in directions of its own."""
+    q, _ = torch.linalg.qr(normal(d, d, seed=seed))
+    return (q * torch.logspace(0, np.log10(lowest), d, dtype=torch.float64)) @ q.T
+
+
+def symmetric(matrix: torch.Tensor) -> torch.Tensor:
+    return (matrix + matrix.T) / 2
+
+
+def sample_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As numpy computes them."""
+    return x.mean(dim=0), torch.from_numpy(np.cov(x.numpy(), rowvar=False))
+
+
+@pytest.fixture()
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a few hundred rows are several blocks, the last of them not full."""
+    monkeypatch.setattr(metrics, "BLOCK", 64)
+
+
+# Mean and covariance
+
+
+def test_statistics_in_pieces_are_those_of_one_pass(small_blocks: None) -> None:
+    """Means far from 0, which would cost sums of squares 8 digits. Fails with a weight of the mean left out."""
+    x = 1e4 + normal(500, 7, seed=1) @ normal(7, 7, seed=2)
+    statistics = FeatureStatistics(7)
+    for start, stop in ((0, 1), (1, 3), (3, 200), (200, 200), (200, 500)):
+        statistics.update(x[start:stop])
+    mean, cov = sample_statistics(x)
+    assert statistics.count == 500
+    assert torch.allclose(statistics.mean, mean, rtol=1e-14, atol=0)
+    assert torch.allclose(statistics.covariance, cov, rtol=0, atol=1e-11 * cov.abs().max().item())
+
+
+@pytest.mark.parametrize("cuts", [(0, 500), (250,), (1, 2, 3), (100, 450)])
+def test_merged_shards_are_one_pass(cuts: tuple[int, ...]) -> None:
+    """Also shards of nothing and of one image, and after a journey as parts."""
+    x = 100 + normal(500, 6, seed=3)
+    whole = FeatureStatistics.of(x)
+    merged = FeatureStatistics(6)
+    for shard in torch.tensor_split(x, cuts):
+        merged.merge(FeatureStatistics.from_parts(*FeatureStatistics.of(shard).parts()))
+    assert merged.count == whole.count == 500
+    assert torch.allclose(merged.mean, whole.mean, rtol=1e-14, atol=0)
+    assert torch.allclose(merged.covariance, whole.covariance, rtol=0, atol=1e-13)
+
+
+def test_statistics_refuse_what_is_not_finite_and_what_does_not_fit() -> None:
+    x = torch.zeros(9, 3)
+    x[7, 1] = torch.nan
+    with pytest.raises(UserError, match="image 12 "):
+        FeatureStatistics.of(torch.zeros(5, 3)).update(x)
+    with pytest.raises(UserError, match=r"\[9, 3\].*\[n,4\]"):
+        FeatureStatistics(4).update(x)
+    with pytest.raises(UserError, match="4 features .* 3"):
+        FeatureStatistics(4).merge(FeatureStatistics(3))
+    with pytest.raises(UserError, match="at least 2 images, here is 1"):
+        _ = FeatureStatistics.of(torch.zeros(1, 3)).covariance
+
+
+# Frechet distance
+
+
+def test_two_covariances_in_the_plane_have_a_closed_form() -> None:
+    """For 2x2 matrices, tr (AB)^1/2 = sqrt(tr AB + 2 sqrt(det AB)). These two do not commute."""
+    a = torch.tensor([[2.0, 0.9], [0.9, 1.0]], dtype=torch.float64)
+    b = torch.tensor([[1.0, -0.4], [-0.4, 3.0]], dtype=torch.float64)
+    product = a @ b
+    assert not torch.allclose(product, product.T)
+    root = (product.trace() + 2 * torch.linalg.det(product).sqrt()).sqrt()
+    mean_a, mean_b = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0])
+    truth = 1 + 4 + (a.trace() + b.trace() - 2 * root).item()
+    assert frechet_distance(mean_a, a, mean_b, b) == pytest.approx(truth, rel=1e-14)
+
+
+@pytest.mark.parametrize("lowest", [0.1, 1e-6, 1e-11])
+def test_covariances_that_do_not_commute_against_60_digits(lowest: float) -> None:
+    """Eigenvalues of A B, not symmetric, in 60 digits. Covariances of a condition up to 1e11."""
+    mpmath = pytest.importorskip("mpmath")
+    a, b = (symmetric(covariance(8, seed, lowest)) for seed in (4, 5))
+    with mpmath.workdps(60):
+        values = mpmath.eig(mpmath.matrix(a.tolist()) * mpmath.matrix(b.tolist()), left=False, right=False)
+        root = float(sum(mpmath.sqrt(mpmath.re(value)) for value in values))
+    mean = torch.zeros(8)
+    truth = (a.trace() + b.trace()).item() - 2 * root
+    assert frechet_distance(mean, a, mean, b) == pytest.approx(truth, rel=1e-11)
+
+
+@pytest.mark.parametrize("d", [1, 64])
+def test_covariances_that_commute_differ_by_their_standard_deviations(d: int) -> None:
+    """Same eigenvectors: |mean_a - mean_b|^2 + sum (sd_a - sd_b)^2. For d = 1 that is all there is."""
+    q, _ = torch.linalg.qr(normal(d, d, seed=6))
+    sd_a, sd_b, shift = normal(d, seed=7).abs(), normal(d, seed=8).abs(), normal(d, seed=9)
+    a, b = (symmetric((q * sd.square()) @ q.T) for sd in (sd_a, sd_b))
+    truth = (shift.square().sum() + (sd_a - sd_b).square().sum()).item()
+    assert frechet_distance(shift, a, torch.zeros(d), b) == pytest.approx(truth, rel=1e-11)
+
+
+@pytest.mark.filterwarnings("ignore:Matrix is:RuntimeWarning")  # sqrtm, of singular matrices
+@pytest.mark.parametrize("counts", [(1000, 800), (50, 1000), (50, 70), (64, 65), (2, 3)])
+def test_sample_covariances_as_scipy_and_pytorch_fid_have_them(counts: tuple[int, int]) -> None:
+    """d = 64: sound, singular on one side, on both, barely singular."""
+    d = 64
+    statistics = [sample_statistics(normal(n, d, seed=n) @ covariance(d, 10 + n, 1e-2)) for n in counts]
+    (mean_a, a), (mean_b, b) = statistics
+    ours = frechet_distance(mean_a, a, mean_b, b)
+    root = np.trace(linalg.sqrtm((a @ b).numpy())).real
+    assert ours == pytest.approx(
+        (mean_a - mean_b).square().sum().item() + np.trace(a) + np.trace(b) - 2 * root, rel=1e-6
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pytorch-fid gives sqrtm an argument that is going away
+@pytest.mark.parametrize("counts", [(1000, 800), (50, 1000), (50, 70)])
+def test_pytorch_fid_says_the_same(counts: tuple[int, int]) -> None:
+    peer = pytest.importorskip("pytorch_fid.fid_score").calculate_frechet_distance
+    statistics = [sample_statistics(normal(n, 64, seed=n) @ covariance(64, 10 + n, 1e-2)) for n in counts]
+    (mean_a, a), (mean_b, b) = statistics
+    truth = peer(mean_a.numpy(), a.numpy(), mean_b.numpy(), b.numpy())
+    assert frechet_distance(mean_a, a, mean_b, b) == pytest.approx(truth, rel=1e-6)
+
+
+@pytest.mark.parametrize("counts", [(30, 40), (30, 300)])
+def test_singular_covariances_have_the_distance_of_the_samples(counts: tuple[int, int]) -> None:
+    """N < d: tr (AB)^1/2 is the sum of singular values of the centred samples' product, with no covariance at all.
+
+    Fails by 1e-8 when zero eigenvalues come back as 1e-16 and have their roots taken.
+    """
+    x, y = (normal(n, 128, seed=20 + n) @ covariance(128, n, 1e-4) for n in counts)
+    u, v = ((z - z.mean(dim=0)) / np.sqrt(len(z) - 1) for z in (x, y))
+    means = (x.mean(dim=0) - y.mean(dim=0)).square().sum()
+    truth = (means + u.square().sum() + v.square().sum() - 2 * torch.linalg.svdvals(u @ v.T).sum()).item()
+    assert frechet_distance(*sample_statistics(x), *sample_statistics(y)) == pytest.approx(truth, rel=1e-11)
+
+
+@pytest.mark.parametrize("n", [1, 2, 50, 64, 65, 2000])
+def test_equal_sides_have_no_distance(n: int) -> None:
+    """To 1e-12 of the trace, sound or singular; never below 0."""
+    x = normal(max(n, 2), 64, seed=n) @ covariance(64, 30, 1e-5)
+    x = x if n > 1 else x[:1].repeat(2, 1)  # one image twice: no variance at all
+    mean, cov = sample_statistics(x)
+    distance = frechet_distance(mean, cov, mean, cov)
+    assert 0 <= distance <= 1e-12 * cov.trace().item()
+
+
+def test_the_distance_does_not_depend_on_the_order() -> None:
+    (mean_a, a), (mean_b, b) = (sample_statistics(normal(n, 64, seed=n)) for n in (40, 500))
+    there, back = frechet_distance(mean_a, a, mean_b, b), frechet_distance(mean_b, b, mean_a, a)
+    assert there == pytest.approx(back, rel=1e-12)
+
+
+def test_covariances_that_were_rounded_to_float32() -> None:
+    """Eigenvalues of -1e-8 where there were zeros: a Cholesky factor would make 15% of them. Off by 4e-4 or less."""
+    (mean_a, a), (mean_b, b) = (sample_statistics(normal(n, 128, seed=n) @ covariance(128, n, 1e-2)) for n in (60, 70))
+    truth = frechet_distance(mean_a, a, mean_b, b)
+    assert torch.linalg.eigvalsh(a.float().double())[0] < -1e-9
+    assert frechet_distance(mean_a, a.float(), mean_b, b.float()) == pytest.approx(truth, rel=1e-3)
+
+
+def test_what_is_no_covariance_is_refused() -> None:
+    mean, good = torch.zeros(3), torch.eye(3)
+    with pytest.raises(UserError, match="3 features .* 4"):
+        frechet_distance(mean, good, torch.zeros(4), torch.eye(4))
+    with pytest.raises(UserError, match=r"\[3\] and \[3, 4\]"):
+        frechet_distance(mean, torch.zeros(3, 4), mean, good)
+    with pytest.raises(UserError, match="NaN"):
+        frechet_distance(mean, good, mean, good * torch.nan)
+    with pytest.raises(UserError, match="not symmetric"):
+        frechet_distance(mean, torch.eye(3).roll(1, dims=0), mean, good)
+    with pytest.raises(UserError, match="eigenvalue -1 "):
+        frechet_distance(mean, torch.tensor([[1.0, 2, 0], [2, 1, 0], [0, 0, 1]]), mean, good)
+
+
+# KID
+
+
+def peer_kid(a: torch.Tensor, b: torch.Tensor, **options: int) -> dict[str, float]:
+    peer = pytest.importorskip("torch_fidelity.metric_kid")
+    return peer.kid_features_to_metric(a, b, verbose=False, **options)
+
+
+@pytest.mark.parametrize("sizes", [(300, 400, 100), (200, 200, 200), (150, 151, 150)])
+def test_kid_is_that_of_torch_fidelity(sizes: tuple[int, int, int]) -> None:
+    """The same subsets, hence the same number, and the same spread."""
+    n, m, subset_size = sizes
+    a, b = normal(n, 16, seed=1), 0.3 + normal(m, 16, seed=2)
+    ours = kid(a, b, subsets=20, subset_size=subset_size)
+    theirs = peer_kid(a, b, kid_subsets=20, kid_subset_size=subset_size, rng_seed=2020)
+    assert ours.value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-10)
+    assert ours.std == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-8, abs=1e-12)
+
+
+def test_kid_has_the_defaults_of_torch_fidelity() -> None:
+    a, b = normal(1100, 4, seed=3), normal(1000, 4, seed=4)
+    assert kid(a, b).value == pytest.approx(peer_kid(a, b)["kernel_inception_distance_mean"], rel=1e-10)
+
+
+def test_kid_needs_enough_images_for_its_subsets() -> None:
+    with pytest.raises(UserError, match="subsets of 1000: there are 50 and 60 images. Take subsets of 2 to 50"):
+        kid(normal(50, 4, seed=1), normal(60, 4, seed=2))
+
+
+# Inception Score
+
+
+@pytest.mark.parametrize("count", [10, 57, 1000])
+def test_inception_score_is_that_of_torch_fidelity(count: int, small_blocks: None) -> None:
+    peer = pytest.importorskip("torch_fidelity.metric_isc").isc_features_to_metric
+    logits = 3 * normal(count, 12, seed=count)
+    ours, theirs = inception_score(logits), peer(logits)
+    assert ours.value == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
+    assert ours.std == pytest.approx(theirs["inception_score_std"], rel=1e-9, abs=1e-12)
+
+
+def test_inception_score_counts_the_classes() -> None:
+    """Images that are surely of one class each, all classes alike: as many as classes. All of one class: 1."""
+    logits = 1000 * torch.eye(5)[torch.arange(5000) % 5]
+    assert inception_score(logits, splits=2).value == pytest.approx(5, rel=1e-2)
+    assert inception_score(logits[:1].repeat(100, 1)).value == pytest.approx(1, rel=1e-12)
+
+
+def test_inception_score_needs_an_image_a_split() -> None:
+    with pytest.raises(UserError, match=r"10 splits.*\[9, 5\]"):
+        inception_score(torch.zeros(9, 5))
+
+
+# Precision and recall
+
+
+def brute_force(a: torch.Tensor, b: torch.Tensor, k: int) -> tuple[float, float]:
+    """Distance by distance, from differences. a generated, b real."""
+
+    def share_inside(points: torch.Tensor, cloud: torch.Tensor) -> float:
+        radius = [sorted((other - one).norm().item() for other in cloud)[k] for one in cloud]
+        inside = [any((point - c).norm().item() <= r for c, r in zip(cloud, radius, strict=True)) for point in points]
+        return sum(inside) / len(inside)
+
+    return share_inside(a, b), share_inside(b, a)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_precision_and_recall_are_those_of_brute_force(k: int, small_blocks: None) -> None:
+    """Generated: a narrow part of the real ones, with some far away, so that precision and recall differ."""
+    real = normal(90, 3, seed=1)
+    generated = torch.cat([0.3 * normal(60, 3, seed=2), 9 + normal(20, 3, seed=3)])
+    precision, recall = precision_recall(generated, real, k)
+    assert (precision, recall) == brute_force(generated, real, k)
+    assert 0.3 < precision < 0.8 and abs(precision - recall) > 0.1
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_precision_and_recall_are_those_of_torch_fidelity(in_parts: bool, small_blocks: None) -> None:
+    peer = pytest.importorskip("torch_fidelity.metric_prc").prc_features_to_metric
+    a, b = 0.9 * normal(300, 8, seed=4), normal(400, 8, seed=5)
+    theirs = peer(a, b, save_cpu_ram=in_parts, verbose=False)
+    assert precision_recall(a, b) == pytest.approx((theirs["precision"], theirs["recall"]), rel=1e-6)
+
+
+def test_copies_of_an_image_are_at_one_point() -> None:
+    """A generator that makes one real image, always: all of it real, one real image in forty found.
+
+    Fails when rounding leaves a distance between copies, and a radius: 100 features far from 0 do that.
+    """
+    real = 10 + normal(40, 100, seed=6)
+    assert precision_recall(real[5].repeat(30, 1), real) == (1.0, 1 / 40)
+    assert precision_recall(real[5].repeat(30, 1) + 1e-3, real) == (1.0, 0.0)
+
+
+def test_precision_and_recall_need_neighbours() -> None:
+    with pytest.raises(UserError, match="k = 3 .* 3 and 9 images"):
+        precision_recall(normal(3, 2, seed=1), normal(9, 2, seed=2))
+
+
+# Files, blocks and memory
+
+
+def test_features_may_lie_in_a_file(tmp_path, small_blocks: None) -> None:
+    """float32, read-only, as np.memmap: the numbers are those of the same features in memory."""
+    a, b = normal(200, 5, seed=1).float(), normal(150, 5, seed=2).float()
+    files = []
+    for name, x in (("a", a), ("b", b)):
+        np.save(tmp_path / f"{name}.npy", x.numpy())
+        files.append(np.load(tmp_path / f"{name}.npy", mmap_mode="r"))
+    assert isinstance(files[0], np.memmap)
+    assert kid(*files, subset_size=100) == kid(a, b, subset_size=100)
+    assert precision_recall(*files) == precision_recall(a, b)
+    assert inception_score(files[0]) == inception_score(a)
+    assert torch.equal(FeatureStatistics.of(files[0]).covariance, FeatureStatistics.of(a).covariance)
