@@ -21,7 +21,7 @@ from minidiff.decoded import cache_dir
 from minidiff.errors import UserError
 from minidiff.features import FeatureNetwork
 from minidiff.images import FAULT_CAUSES, faults
-from minidiff.sources import Batch, Source, Stored, open_statistics, save_statistics
+from minidiff.sources import Batch, Source, Stored, open_source, save_statistics
 
 METRICS = ("fid", "kid", "is", "prec-recall", "fid-inf")
 NEED_FEATURES = {"kid", "prec-recall", "fid-inf"}  # of every image; the others need running sums only
@@ -30,32 +30,38 @@ LOOKED_AT = 4  # images of a batch that are checked for noise
 
 
 class RowFile:
-    """Rows of float32, appended to a temporary file: what some metrics need of every image, without memory."""
+    """Rows of float32 in a file without a name: what some metrics need of every image, without the memory."""
 
     def __init__(self) -> None:
-        self.folder = tempfile.TemporaryDirectory(prefix="minidiff-")
-        self.path, self.width = Path(self.folder.name) / "rows", 0
+        self.file, self.width = tempfile.TemporaryFile(prefix="minidiff-"), 0
 
     def append(self, rows: Tensor) -> None:
         self.width = rows.shape[1]
         try:
-            with open(self.path, "ab") as file:
-                file.write(rows.float().contiguous().numpy().tobytes())
+            self.file.write(rows.float().contiguous().numpy().tobytes())
         except OSError as error:
             raise UserError(
-                f"cannot store features in {self.folder.name}: {error.strerror}. Set TMPDIR to a folder with room, or "
-                "leave out the metrics that need every feature: --metrics fid."
+                f"cannot store features in {tempfile.gettempdir()}: {error.strerror}. Set TMPDIR to a folder with room, "
+                "or leave out the metrics that need every feature: --metrics fid."
             ) from None
 
     def rows(self) -> NDArray[np.float32]:
-        return np.memmap(self.path, np.float32, "r").reshape(-1, self.width)
+        """All of them, [N,width], a read-only map of the file, which lives as long as this array."""
+        self.file.flush()
+        return np.memmap(self.file, np.float32, "r").reshape(-1, self.width)
+
+    def __enter__(self) -> "RowFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
 
 
 @dataclass
 class Side:
     """One side of a comparison, when its images have been through the network.
 
-    features, logits: [N,...] in a temporary file, if they were to be kept; only the main process has them.
+    features, logits: [N,...] in temporary files, if they were to be kept; only the main process has them.
     low, high: the darkest and lightest value of any image, of 255. faulty: how many of the `looked_at` images are
     noise, flat, saturated.
     """
@@ -73,7 +79,6 @@ class Side:
     high: int = 255
     looked_at: int = 0
     faulty: dict[str, int] = field(default_factory=dict)
-    files: tuple[RowFile, ...] = ()  # kept alive for as long as the arrays above
 
 
 # --- from images to statistics ------------------------------------------------------------------------------------
@@ -94,26 +99,24 @@ def extract(
     """
     keep, keep_logits = bool(NEED_FEATURES & set(wanted)), "is" in wanted
     sums = metrics.FeatureStatistics(network.dims)
-    files = RowFile(), RowFile()
-    side = Side(source.name, source.count, sums.mean, sums.mean, size=source.size, changes=source.changes,
-                held=source.held, low=255, high=0, faulty=dict.fromkeys(FAULT_CAUSES, 0), files=files)  # fmt: skip
-    for batch in source.batches(batch_size):
-        features, logits = network.compute(batch)
-        if not torch.isfinite(features).all():
-            raise UserError(f"the features of {source.name} are not finite numbers. The weights are damaged.")
-        look(side, batch)
-        sums.update(features)
-        if keep:
-            append_together(files[0], features, batch_size)
-        if keep_logits and logits is not None:
-            append_together(files[1], logits, batch_size)
-        if on_images is not None:
-            on_images(len(batch))
+    side = Side(source.name, source.count, sums.mean, sums.scatter, size=source.size, changes=source.changes,
+                held=source.held, low=255, high=0, faulty=dict.fromkeys(FAULT_CAUSES, 0))  # fmt: skip
+    with RowFile() as every_feature, RowFile() as every_logit:
+        for batch in source.batches(batch_size):
+            features, logits = network.compute(batch)
+            look(side, batch)
+            sums.update(features)
+            if keep:
+                append_together(every_feature, features, batch_size)
+            if keep_logits and logits is not None:
+                append_together(every_logit, logits, batch_size)
+            if on_images is not None:
+                on_images(len(batch))
+        if distributed.is_main():
+            side.features = every_feature.rows() if keep else None
+            side.logits = every_logit.rows() if keep_logits else None
     sums = over_processes(sums)
     side.count, side.mean, side.covariance = sums.count, sums.mean, sums.covariance
-    if distributed.is_main():
-        side.features = files[0].rows() if keep else None
-        side.logits = files[1].rows() if keep_logits else None
     return side
 
 
@@ -138,10 +141,10 @@ def over_processes(sums: metrics.FeatureStatistics) -> metrics.FeatureStatistics
     """The statistics of the images of all processes, merged in the order of the processes: the same in each."""
     if distributed.world_size() == 1:
         return sums
-    parts = [distributed.gather_rows(tensor[None], 1) for tensor in sums.tensors()]
-    total = metrics.FeatureStatistics(sums.dims)
-    for count, mean, deviations in zip(*parts, strict=True):
-        total.merge(metrics.FeatureStatistics.from_tensors(count, mean, deviations))
+    of_each = [distributed.gather_rows(part[None], 1) for part in sums.parts()]
+    total = metrics.FeatureStatistics(len(sums.mean))
+    for count, mean, scatter in zip(*of_each, strict=True):
+        total.merge(metrics.FeatureStatistics.from_parts(count, mean, scatter))
     return total
 
 
@@ -188,7 +191,9 @@ def measured(source: Source | Stored, network: FeatureNetwork, **options: Any) -
     known = distributed.from_main(place.exists())
     if known:
         try:
-            side = from_stored(open_statistics(str(place)), network)
+            stored = open_source(str(place))
+            assert isinstance(stored, Stored)
+            side = from_stored(stored, network)
             side.name, side.size = source.name, source.size
             side.changes = [*source.changes, "statistics from the cache"]
             return side
@@ -242,7 +247,8 @@ def compare(a: Side, b: Side, network: FeatureNetwork, wanted: Iterable[str] = (
         reference = b.features if b.features is not None else (b.mean, b.covariance)
         found["FID∞"] = metrics.fid_infinity(a.features, reference)
     if "kid" in wanted:
-        found["KID"] = metrics.kid(a.features, b.features)
+        size = min(1000, len(a.features), len(b.features))
+        found["KID"] = metrics.kid(a.features, b.features, subset_size=size)
     if "is" in wanted:
         found["IS"] = metrics.inception_score(a.logits)
     if "prec-recall" in wanted:

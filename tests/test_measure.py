@@ -1,0 +1,217 @@
+"""From images to a number: the statistics of all images whatever the batches, kept, cached, and doubted where due."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from minidiff import measure
+from minidiff.errors import UserError
+from minidiff.features import FeatureNetwork
+from minidiff.sources import Source, Stored, open_source
+
+
+def corners(images: object) -> tuple[Tensor, Tensor]:
+    """A network in place of Inception: 12 features, the means of the four quarters of an image; its logits are 4."""
+    rows = []
+    for image in images:  # type: ignore[attr-defined]
+        h, w = image.shape[0] // 2, image.shape[1] // 2
+        quarters = [image[:h, :w], image[:h, w:], image[h:, :w], image[h:, w:]]
+        rows.append(np.concatenate([quarter.mean(axis=(0, 1)) / 255 for quarter in quarters]))
+    features = torch.tensor(np.array(rows).reshape(-1, 12), dtype=torch.float32)
+    return features, features[:, :4] * 5
+
+
+NETWORK = FeatureNetwork("inception", "pytorch-fid", 12, "stand-in", "0" * 64, True, corners)
+
+
+def saved(folder: Path, count: int, seed: int = 0, low: int = 0, high: int = 256, size: int = 8) -> Path:
+    """An array of smooth random pictures, uint8 [count,size,size,3]."""
+    draw = np.random.default_rng(seed)
+    ends = draw.integers(low, high, (2, count, 1, 1, 3))
+    ramp = np.linspace(0, 1, size)[None, :, None, None]
+    pictures = (ends[0] * ramp + ends[1] * (1 - ramp)).repeat(size, axis=2).astype(np.uint8)
+    path = folder / f"{count}-{seed}-{low}-{high}-{size}.npy"
+    np.save(path, pictures)
+    return path
+
+
+def sides(a: Path | str, b: Path | str, wanted: tuple[str, ...] = ("fid",)) -> list[measure.Side]:
+    return [measure.measured(open_source(str(place)), NETWORK, wanted=wanted) for place in (a, b)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_the_statistics_are_those_of_all_images(tmp_path: Path, batch_size: int) -> None:
+    path = saved(tmp_path, 50)
+    source = open_source(str(path))
+    assert isinstance(source, Source)
+    done: list[int] = []
+    side = measure.extract(source, NETWORK, batch_size=batch_size, wanted=measure.METRICS, on_images=done.append)
+    features, logits = corners(np.load(path))
+    assert sum(done) == side.count == 50
+    assert side.features is not None and side.logits is not None
+    assert (np.asarray(side.features) == features.numpy()).all()
+    assert (np.asarray(side.logits) == logits.numpy()).all()
+    torch.testing.assert_close(side.mean, features.double().mean(0))
+    torch.testing.assert_close(side.covariance, torch.cov(features.double().T))
+
+
+def test_every_metric_comes_out(tmp_path: Path) -> None:
+    a, b = sides(saved(tmp_path, 300), saved(tmp_path, 300, seed=1), measure.METRICS)
+    found = measure.compare(a, b, replace(NETWORK, dims=2048), measure.METRICS)
+    assert list(found) == ["FID", "FID∞", "KID", "IS", "precision", "recall"]
+    assert all(isinstance(measure.worded(value), str) for value in found.values())
+
+
+def test_a_set_against_itself_and_against_a_darker_one(tmp_path: Path) -> None:
+    same, other = saved(tmp_path, 300), saved(tmp_path, 300, seed=1, high=128)
+    assert abs(measure.compare(*sides(same, same), NETWORK)["FID (12 features)"]) < 1e-9
+    assert measure.compare(*sides(same, other), NETWORK)["FID (12 features)"] > 0.5
+
+
+def test_statistics_stand_for_their_images(tmp_path: Path) -> None:
+    """Saved and read again, to the last digit; statistics of another network, mode or weights are refused."""
+    from minidiff.sources import save_statistics
+
+    a, b = sides(saved(tmp_path, 60), saved(tmp_path, 60, seed=1))
+    save_statistics(tmp_path / "b.npz", measure.statistics_of(b, NETWORK))
+    stored = open_source(str(tmp_path / "b.npz"))
+    assert isinstance(stored, Stored)
+    again = measure.measured(stored, NETWORK)
+    assert measure.compare(a, again, NETWORK) == measure.compare(a, b, NETWORK)
+    assert again.count == 60
+    for change in ({"mode": "clean"}, {"sha256": "1" * 64}, {"name": "classifier"}):
+        with pytest.raises(UserError, match="another feature network"):
+            measure.measured(stored, replace(NETWORK, **change))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="statistics of 12 features, this network has 13"):
+        measure.measured(stored, replace(NETWORK, dims=13))
+
+
+def test_a_data_set_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time its statistics come from the cache; another mode, or metrics of every feature, measure anew."""
+    calls: list[int] = []
+
+    def counting(images: object) -> tuple[Tensor, Tensor]:
+        calls.append(1)
+        return corners(images)
+
+    network = replace(NETWORK, compute=counting, sha256="2" * 64)
+    source = open_source("dataset:shapes:test", image_size=16)
+    first = measure.measured(source, network)
+    assert calls and not any("cache" in change for change in first.changes)
+    calls.clear()
+    second = measure.measured(source, network)
+    assert not calls and "statistics from the cache" in second.changes
+    assert (first.mean == second.mean).all() and (first.covariance == second.covariance).all()
+    assert second.count == first.count and second.size == first.size
+    place = measure.cached_at(source, network)  # type: ignore[arg-type]
+    assert place is not None
+    place.write_bytes(b"damaged")
+    measure.measured(source, network)
+    assert calls
+    calls.clear()
+    measure.measured(source, network, wanted=("fid", "is"))
+    assert calls
+    calls.clear()
+    measure.measured(source, replace(network, mode="clean"))
+    assert calls
+
+
+# --- what could mislead -------------------------------------------------------------------------------------------
+
+
+def doubts(a: Path | str, b: Path | str, network: FeatureNetwork = NETWORK) -> str:
+    return "\n".join(measure.doubts(*sides(a, b), network))
+
+
+def test_nothing_is_said_against_a_good_comparison(tmp_path: Path) -> None:
+    assert doubts(saved(tmp_path, 10_000, size=4), saved(tmp_path, 10_000, seed=1, size=4)) == ""
+
+
+def test_too_few_images(tmp_path: Path) -> None:
+    """Fewer images than features is another fault than a small number of them."""
+    few, some = saved(tmp_path, 11), saved(tmp_path, 40)
+    text = doubts(few, some)
+    assert "A has 11 images for 12 features: its covariance is singular" in text
+    assert "B has 40 images: FID (12 features) is biased upwards" in text
+    assert "B has 40 images for" not in text
+    assert "A has 11 images and B 40." in text
+
+
+def test_ranges_that_look_wrong(tmp_path: Path) -> None:
+    fine = saved(tmp_path, 40)
+    pictures = np.load(fine)
+    np.save(tmp_path / "unit.npy", (pictures / 255).astype(np.float32))
+    np.save(tmp_path / "signed.npy", (pictures / 127.5 - 1).astype(np.float32))
+    np.save(tmp_path / "half.npy", 128 + pictures // 2)
+    np.save(tmp_path / "cut.npy", (pictures / 255).astype(np.uint8))
+    assert "A holds floats in [0, 1] and B in [-1, 1]" in doubts(tmp_path / "unit.npy", tmp_path / "signed.npy")
+    assert "read by its own range" not in doubts(tmp_path / "unit.npy", fine)
+    assert "the values of B go from 1" in doubts(fine, tmp_path / "half.npy")
+    assert "no value in A is above 1 of 255" in doubts(tmp_path / "cut.npy", fine)
+
+
+def test_noise_and_blanks_are_noticed(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    np.save(tmp_path / "noise.npy", draw.integers(0, 256, (200, 16, 16, 3), np.uint8))
+    np.save(tmp_path / "flat.npy", np.full((200, 16, 16, 3), 77, np.uint8))
+    text = doubts(tmp_path / "noise.npy", tmp_path / "flat.npy")
+    assert "looked at in A are noise" in text
+    assert "looked at in B are one flat colour" in text
+
+
+def test_sizes_and_names(tmp_path: Path) -> None:
+    fine = saved(tmp_path, 40)
+    assert "A is 8x8 and B 4x4" in doubts(fine, saved(tmp_path, 40, size=4))
+    assert "the same images by name" in doubts(fine, fine)
+    assert "not the published weights" in doubts(fine, saved(tmp_path, 41), replace(NETWORK, published=False))
+
+
+def test_what_a_number_may_be_called() -> None:
+    inception = replace(NETWORK, dims=2048)
+    assert measure.title("FID", inception) == "FID"
+    assert measure.title("FID", replace(inception, published=False)) == "FID (unpublished weights)"
+    assert measure.title("KID", replace(inception, dims=64)) == "KID (64 features)"
+    classifier = replace(NETWORK, name="classifier", mode="classifier", published=False)
+    assert measure.title("FID", classifier) == "FD(classifier)"
+    assert measure.title("FID∞", classifier) == "FD∞(classifier)"
+    assert measure.title("precision", classifier) == "precision(classifier)"
+
+
+@pytest.mark.parametrize(("metric", "statistics"), [("kid", "b"), ("prec-recall", "b"), ("is", "a"), ("fid-inf", "a")])
+def test_metrics_that_statistics_cannot_give(metric: str, statistics: str) -> None:
+    stored = Stored("s.npz", np.zeros(12), np.eye(12))
+    images = Source("images", 9, "8x8", lambda batch_size: iter(()))
+    pair = (stored, images) if statistics == "a" else (images, stored)
+    with pytest.raises(UserError, match=f"{metric} needs the images of {statistics.upper()}"):
+        measure.check_wanted([metric], pair, NETWORK)
+
+
+MEMORY = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from test_measure import NETWORK, sides
+from minidiff import measure
+a, b = sides(sys.argv[1], sys.argv[1], ("fid", "kid"))
+measure.compare(a, b, NETWORK, ("fid", "kid"))
+print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    """50,000 images are 150 MB of pixels: held at once they would be seen."""
+    peaks = []
+    for count in (2_000, 50_000):
+        path = saved(tmp_path, count, size=32)
+        code = MEMORY.format(tests=str(Path(__file__).parent))
+        done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout))
+    assert peaks[1] < 1.1 * peaks[0], peaks
