@@ -4,34 +4,45 @@ job = plan(torch.device("cpu"), {"dataset": "shapes", "steps": 500})
 job.start(); job.run(); print(job.conclusion())
 """
 
+import os
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from minidiff import __version__
+from minidiff import __version__, distributed, features, measure
 from minidiff.diffusion import check_prediction
-from minidiff.errors import lookup
+from minidiff.errors import UserError, lookup
 from minidiff.images import grid, problems, to_uint8, write_image
 from minidiff.job import Job, check_out, open_data, training_config
 from minidiff.pipeline import Run, build, build_schedule, ddpm_loss
 from minidiff.presets import DIFFUSION, PRESETS, default_preset
+from minidiff.sources import of_data, of_run
 from minidiff.train import Loss
 from minidiff.unet import UNet, check_size
 
 PREVIEW_IMAGES = 36
+FID = {"samples": 10_000, "sampler": "ddim", "steps": 50, "features": "inception", "weights": None}  # with --fid-every
 
 
 class DdpmJob(Job):
     """The training of a U-Net to predict the noise of a schedule."""
 
     kind = "ddpm"
+    doubted = False  # whether what could mislead about FID has been said
 
     def build(self, device: torch.device) -> tuple[UNet, Loss]:
         model, self.schedule = build(self.config)
-        diffusion = self.config["diffusion"]
+        diffusion, self.fid = self.config["diffusion"], self.config.get("fid")
+        self.reference: measure.Side | None = None  # what samples are held against, see `run`
+        if self.fid:  # now, so that weights that are not there are missed before the training
+            self.measure_every = self.fid["every"]
+            asked = {"weights": self.fid["weights"], "device": device}
+            self.feature_network = features.choose(self.fid["features"], **asked)
         return model, ddpm_loss(self.schedule, diffusion["prediction"], diffusion["min_snr_gamma"], device)
 
     def describe_network(self) -> str:
@@ -39,12 +50,52 @@ class DdpmJob(Job):
         return (
             f"UNet {self.parameters}, channels {channels}; "
             f"{diffusion['schedule']} schedule, T = {diffusion['timesteps']}, predicts {diffusion['prediction']}"
-        )
+        ) + (self.fid is not None) * f"\nmeasured  {self.describe_fid()}"
+
+    def describe_fid(self) -> str:
+        """What is measured during the training, in a line."""
+        assert self.fid is not None
+        name, network = measure.title("FID", self.feature_network), self.feature_network.source
+        samples = f"{self.fid['samples']:,} samples ({self.fid['sampler']}, {self.fid['steps'] or 'all'} steps)"
+        return f"{name} every {self.fid['every']:,} steps: {samples} and all training images, in {network}"
+
+    def averaged(self) -> Run:
+        """The EMA weights of this moment, to sample from."""
+        assert self.folder is not None
+        precision = self.trainer.config.precision
+        return Run(self.folder, self.config, self.trainer.ema, self.schedule, precision)  # type: ignore[arg-type]
+
+    def run(self) -> None:
+        """Train to the last step; first, if FID is to be measured, the statistics of the training images."""
+        if self.fid:
+            source = of_data(f"dataset:{self.data.name}", self.data)
+            with self.progress("training images", len(self.data)) as bar:
+                self.reference = measure.measured(source, self.feature_network, on_images=bar.update)
+        super().run()
+
+    def measure(self, step: int) -> dict[str, float]:
+        """FID, or FD(classifier), of samples of the EMA weights, always from the same noise, to the training images."""
+        assert self.fid is not None and self.reference is not None
+        source = of_run(f"step {step}", self.averaged(), self.fid["samples"], seed=self.config["training"]["seed"],
+                        sampler=self.fid["sampler"], steps=self.fid["steps"])  # fmt: skip
+        at_once = max(1, self.trainer.slice_size)
+        with self.progress("samples", source.count) as bar:
+            side = measure.extract(source, self.feature_network, batch_size=at_once, on_images=bar.update)
+        if distributed.is_main() and not self.doubted:
+            for doubt in measure.doubts(side, self.reference, self.feature_network):
+                tqdm.write(f"Warning: {doubt}", file=sys.stderr)
+        self.doubted = True
+        return measure.compare(side, self.reference, self.feature_network)
+
+    def progress(self, what: str, count: int) -> tqdm:
+        """A bar for the images that go through the feature network."""
+        what = f"{measure.title('FID', self.feature_network)}: {what}"
+        return tqdm(total=count, desc=what, unit="image", leave=False, disable=not distributed.is_main())
 
     def preview(self, step: int) -> list[str]:
         """A grid, always from the same noise."""
         assert self.folder is not None
-        run = Run(self.folder, self.config, self.trainer.ema, self.schedule, self.trainer.config.precision)  # type: ignore
+        run = self.averaged()
         seed, at_once = self.config["training"]["seed"], max(1, self.trainer.slice_size)
         pixels = []
         for first in range(0, PREVIEW_IMAGES, at_once):  # no more at a time than training itself has room for
@@ -70,7 +121,8 @@ def plan(device: torch.device, options: dict[str, Any]) -> DdpmJob:
     """A new training out of a preset and the options that override it.
 
     options: any of dataset, data_dir, image_size, on_bad, preset, save_every, sample_every, out; the fields of
-    TrainConfig; the keys of presets.DIFFUSION, with `timesteps` and so on. Raises UserError.
+    TrainConfig; the keys of presets.DIFFUSION, with `timesteps` and so on; fid_every, and with it fid_samples and the
+    other keys of FID. Raises UserError.
     """
     name = options.get("preset") or default_preset(device.type)
     preset = lookup("preset", name, PRESETS)
@@ -94,5 +146,23 @@ def plan(device: torch.device, options: dict[str, Any]) -> DdpmJob:
         "training": training_config(preset, options),
         "save_every": options.get("save_every"),
         "sample_every": options.get("sample_every"),
+        "fid": plan_fid(options),
     }
     return DdpmJob(config, data, device, options.get("out"))
+
+
+def plan_fid(options: dict[str, Any]) -> dict[str, Any] | None:
+    """What config.json says of FID during the training; None when it is not measured."""
+    given = {name: options[f"fid_{name}"] for name in FID if options.get(f"fid_{name}") is not None}
+    if not options.get("fid_every"):
+        if given:
+            raise UserError(f"--fid-{next(iter(given))} needs --fid-every, how often to measure. Try --fid-every 3000.")
+        return None
+    fid = {"every": options["fid_every"], **FID}
+    if given.get("sampler", "ddim") != "ddim":
+        fid["steps"] = None  # a chain's own default: with ddpm every timestep
+    fid |= given
+    for name in ("features", "weights"):  # paths that must hold wherever the run is resumed from
+        if fid[name] not in (None, "inception"):
+            fid[name] = os.path.abspath(os.path.expanduser(fid[name]))
+    return fid

@@ -5,7 +5,7 @@ torchrun all of this is one process, rank 0 of 1, and costs nothing.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -128,3 +128,10 @@ def from_main(value: Value) -> Value:
     box = [value]
     dist.broadcast_object_list(box)
     return box[0]
+
+
+def copy_from_main(tensors: Iterable[Tensor]) -> None:
+    """Write the main process's values over those of these tensors, in every process."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)

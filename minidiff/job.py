@@ -3,7 +3,6 @@
 Each kind is a `Job` with a chapter of its own (ddpm_job, classifier_job), which says what is trained and what is drawn.
 """
 
-import hashlib
 import os
 import shlex
 from abc import ABC, abstractmethod
@@ -13,7 +12,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -25,6 +23,7 @@ from minidiff.rng import seed_from
 from minidiff.train import Loss, TrainConfig, Trainer
 
 TRAINING_MAY_CHANGE = ("steps", "lr", "warmup", "precision", "compile")  # on resuming; without, it goes on to the bit
+INTERVALS = ("save_every", "sample_every", "measure_every")  # a kind has those that it offers
 WEIGHTS = 3  # what a seed is for, beside those of `train`
 
 
@@ -50,7 +49,7 @@ class Job(ABC):
         with reading(folder, self.kind):
             training = TrainConfig(**config["training"])
             self.save_every = config["save_every"] or max(1, min(1000, training.steps // 10))
-            self.sample_every = config["sample_every"] or max(1, min(5000, training.steps // 4))
+            self.sample_every = config.get("sample_every") or max(1, min(5000, training.steps // 4))
             torch.manual_seed(seed_from(training.seed, WEIGHTS))
             self.model, loss = self.build(device)
         # With the defaults that the network was not told, so that they cannot change under it.
@@ -161,14 +160,14 @@ def open_data(options: dict[str, Any], image_size: int) -> tuple[ImageData, dict
     data_dir = os.path.abspath(options["data_dir"]) if options.get("data_dir") else None
     asked = {"data_dir": data_dir, "image_size": image_size, "on_bad": options.get("on_bad", "skip")}
     data = load_together(options.get("dataset", "shapes"), **asked)
-    found = {"channels": data.images.shape[3], "images": len(data.images), "fingerprint": fingerprint(data)}
+    found = {"channels": data.images.shape[3], "images": len(data.images), "fingerprint": data.fingerprint()}
     return data, {"name": data.name} | asked | found
 
 
 def resume(kind: type[AnyJob], folder: str | Path, device: torch.device, options: dict[str, Any]) -> AnyJob:
     """The training of a run folder, at its last checkpoint.
 
-    options: any of data_dir, save_every, sample_every and TRAINING_MAY_CHANGE. A run at its last step has nothing left
+    options: any of data_dir, INTERVALS and TRAINING_MAY_CHANGE. A run at its last step has nothing left
     to do but the measurement and the pictures it may lack. Raises UserError when the folder is no run of this kind, its
     state is damaged or gone, or the data are not those it began with.
     """
@@ -176,13 +175,13 @@ def resume(kind: type[AnyJob], folder: str | Path, device: torch.device, options
     config = checkpoint.read_config(folder, kind=kind.kind)
     with reading(folder, kind.kind):
         config["training"] |= {name: options[name] for name in TRAINING_MAY_CHANGE if name in options}
-        config |= {name: options[name] for name in ("save_every", "sample_every") if name in options}
+        config |= {name: options[name] for name in INTERVALS if name in options}
         if "data_dir" in options:
             config["data"]["data_dir"] = os.path.abspath(options["data_dir"])
         name, count, digest = (config["data"][key] for key in ("name", "images", "fingerprint"))
         asked = {key: config["data"][key] for key in ("data_dir", "image_size", "on_bad")}
     data = load_together(name, **asked)
-    if (len(data.images), fingerprint(data)) != (count, digest):
+    if (len(data.images), data.fingerprint()) != (count, digest):
         raise UserError(
             f"{folder} was trained on {count} images and {name} now holds {len(data.images)} "
             "that are not the same. Bring back the data it began with, or start a new run."
@@ -213,13 +212,3 @@ def reading(folder: Path | None, kind: str) -> Iterator[None]:
 def load_together(name: str, **options: Any) -> ImageData:
     """The data set, read by the main process first: what has to be downloaded or decoded is so once."""
     return distributed.main_first(lambda: load_data(name, **options)) or load_data(name, **options)
-
-
-def fingerprint(data: ImageData) -> str:
-    """A digest of the images, to know the same data again: of all, or beyond 512 MB of 4,096 spread evenly."""
-    count = len(data.images)
-    chosen = range(count) if data.images.nbytes <= 512 << 20 else np.linspace(0, count - 1, 4096).astype(int)
-    digest = hashlib.sha256(str(data.images.shape).encode())
-    for index in chosen:
-        digest.update(data.images[index].tobytes())
-    return digest.hexdigest()[:16]

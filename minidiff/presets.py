@@ -84,3 +84,22 @@ PRESETS: dict[str, Preset] = {
 def default_preset(device_type: str) -> str:
     """`gpu` where there is one, else `cpu`."""
     return "gpu" if device_type == "cuda" else "cpu"
+
+
+# Of the classifier: network holds arguments of ResNet18.
+CLASSIFIER_PRESETS: dict[str, Preset] = {
+    "cpu": Preset(
+        "a quarter of the width",
+        image_size=32,
+        network={"width": 16},
+        training={"steps": 4000, "batch_size": 64, "lr": 2e-3, "warmup": 200, "decay": "cosine", "weight_decay": 0.05,
+                  "ema_decay": 0.998},
+    ),
+    "gpu": Preset(
+        "the width of the paper",
+        image_size=32,
+        network={"width": 64},
+        training={"steps": 12_000, "batch_size": 128, "lr": 2e-3, "warmup": 500, "decay": "cosine",
+                  "weight_decay": 0.05, "ema_decay": 0.999},
+    ),
+}  # fmt: skip

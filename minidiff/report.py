@@ -60,6 +60,25 @@ def summarise_ddpm(folder: Path, config: dict[str, Any]) -> str:
     )
 
 
+def describe_classifier(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    data, network, labels, training = (config[key] for key in ("data", "network", "labels", "training"))
+    names = labels["names"]
+    return {
+        "preset": config["preset"],
+        "data": f"{data['name']}: {data['images']:,} images, {data['image_size']}x{data['image_size']}, "
+        f"{data['channels']} channel{'s' * (data['channels'] > 1)}",
+        "labels": f"{len(names)}, {'one' if labels['one_hot'] else 'any number of them'} an image: "
+        f"{', '.join(names[:8])}{', ...' * (len(names) > 8)}",
+        "network": f"ResNet-18, width {network['width']}",
+        "parameters": parameters(folder / checkpoint.MODEL),
+        "training": f"{training['steps']:,} steps of {training['batch_size']} images, lr {training['lr']:g} "
+        f"({training['decay']}), EMA {training['ema_decay']:g}, seed {training['seed']}, "
+        f"images moved by up to {config['shift']} pixels",
+        "progress": progress(folder, training["steps"]),
+        "measured": measured(folder),
+    }
+
+
 def describe_dip(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     if "images" in config:
         return {"images": config["images"], "progress": summarise_dip(folder, config)}
@@ -74,6 +93,19 @@ def describe_dip(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         f"seed {fit['seed']}; early stop {ending}",
         "progress": fit_progress(folder, fit["steps"]),
     }
+
+
+def summarise_classifier(folder: Path, config: dict[str, Any]) -> str:
+    return f"{summarise_ddpm(folder, config)}, {measured(folder)}"
+
+
+def measured(folder: Path) -> str:
+    """What was measured last."""
+    found = [record for record in checkpoint.read_metrics(folder) if "loss" not in record]
+    if not found:
+        return "not measured yet"
+    values = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in found[-1].items() if name != "step"]
+    return f"{', '.join(values)} at step {found[-1]['step']:,}"
 
 
 def summarise_dip(folder: Path, config: dict[str, Any]) -> str:
@@ -108,6 +140,7 @@ Lines = Callable[[Path, dict[str, Any]], dict[str, str]]
 Line = Callable[[Path, dict[str, Any]], str]
 KINDS: dict[str, tuple[Lines, Line]] = {
     "ddpm": (describe_ddpm, summarise_ddpm),
+    "classifier": (describe_classifier, summarise_classifier),
     "dip": (describe_dip, summarise_dip),
     "restore": (describe_restore, summarise_restore),
 }

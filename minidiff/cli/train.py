@@ -1,5 +1,6 @@
 """`minidiff train ...`: one command for each kind of model, all on the loop of `train` and `journal`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -7,19 +8,109 @@ import click
 from minidiff.cli.types import Device, Name, Number, Place, refuse_options, say, warn
 from minidiff.data import DATASETS
 from minidiff.diffusion import PREDICTIONS
-from minidiff.job import TRAINING_MAY_CHANGE
-from minidiff.presets import DIFFUSION, PRESETS
+from minidiff.job import INTERVALS, TRAINING_MAY_CHANGE
+from minidiff.presets import CLASSIFIER_PRESETS, DIFFUSION, PRESETS, Preset
 from minidiff.schedules import SCHEDULES
 
 # What a resumed run may change: where and how it is trained on. The others are the run itself.
-MAY_CHANGE = {"data_dir", "device", "save_every", "sample_every", "resume", "dry_run", *TRAINING_MAY_CHANGE}
+MAY_CHANGE = {"data_dir", "device", "resume", "dry_run", *INTERVALS, *TRAINING_MAY_CHANGE}
+
+Command = Callable[..., Any]
 
 
-def default(help: str, name: str) -> str:
+def default(help: str, name: str, presets: dict[str, Preset] = PRESETS) -> str:
     """The help of an option that a preset answers, with what the default presets answer."""
-    values = [(DIFFUSION | p.diffusion | p.training)[name] for p in (PRESETS["cpu"], PRESETS["gpu"])]
+    values = [(DIFFUSION | p.diffusion | p.network | p.training)[name] for p in (presets["cpu"], presets["gpu"])]
     said = f"{values[0]}" if values[0] == values[1] else f"cpu: {values[0]}, gpu: {values[1]}"
     return f"{help} Default: the preset's ({said})."
+
+
+def what_to_train_on(presets: dict[str, Preset]) -> Callable[[Command], Command]:
+    """The options of every training that come first: data, preset, steps, rate."""
+    return together(
+        click.option(
+            "--dataset", type=Name("data set", DATASETS), default="shapes", show_default=True, help="What to train on."
+        ),
+        click.option("--data-dir", type=Place(), help="Where the data set lies, or goes when it is downloaded."),
+        click.option("--image-size", type=click.IntRange(8, 1024), help="Pixels a side. Default: the preset's."),
+        click.option(
+            "--on-bad",
+            type=Name("choice", ("skip", "stop")),
+            default="skip",
+            show_default=True,
+            help="What to do about unreadable image files of a folder.",
+        ),
+        click.option(
+            "--preset",
+            type=Name("preset", presets),
+            help="Network and settings for a purpose; any option overrides "
+            "it. Default: gpu where there is one, else cpu. See `minidiff train presets`.",
+        ),
+        click.option("--steps", type=click.IntRange(min=1), help=default("Optimizer steps.", "steps", presets)),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(min=1),
+            help=default("Images a step, over all processes.", "batch_size", presets),
+        ),
+        click.option(
+            "--lr",
+            type=Number(0, 1, min_open=True),
+            help=default("Peak learning rate, after the warm-up.", "lr", presets),
+        ),
+        click.option(
+            "--warmup",
+            type=click.IntRange(min=0),
+            help=default("Steps in which the rate rises to --lr.", "warmup", presets),
+        ),
+    )
+
+
+def how_to_run(kind: str, presets: dict[str, Preset]) -> Callable[[Command], Command]:
+    """The options of every training that come last: the loop, the machine, the run folder."""
+    return together(
+        click.option(
+            "--ema-decay",
+            type=Number(0, 1, max_open=True),
+            help=default("How slowly the averaged weights move.", "ema_decay", presets),
+        ),
+        click.option(
+            "--precision",
+            type=Name("precision", ("auto", "fp32", "bf16")),
+            help="auto: bf16 on a GPU that has it. Default: auto.",
+        ),
+        click.option(
+            "--accumulate",
+            type=click.IntRange(min=1),
+            help="Cut a batch into so many slices, to fit the memory. Default: 1.",
+        ),
+        click.option("--compile/--no-compile", default=None, help="torch.compile. Default: on a GPU, in long runs."),
+        click.option(
+            "--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."
+        ),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The one seed of the run."
+        ),
+        click.option(
+            "--save-every",
+            type=click.IntRange(min=1),
+            help="Steps between checkpoints. Default: a tenth, at most 1000.",
+        ),
+        click.option("--out", type=Place(), help=f"The run folder. Default: the next free runs/{kind}-DATASET-N."),
+        click.option("--resume", type=Place(), help="Go on with this run folder, to the bit."),
+        click.option("--dry-run", is_flag=True, help="Say what would be trained, and stop."),
+        click.pass_context,
+    )
+
+
+def together(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several decorators as one, to be read from the top."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
 
 
 @click.group()
@@ -29,35 +120,13 @@ def train() -> None:
     \b
     minidiff train ddpm                              the embedded data set, a few minutes on a CPU
     minidiff train ddpm --dataset fashion-mnist
+    minidiff train classifier --dataset fashion-mnist
     torchrun --nproc_per_node=4 -m minidiff train ddpm --dataset cifar100 --preset cifar10
     """
 
 
 @train.command()
-@click.option(
-    "--dataset", type=Name("data set", DATASETS), default="shapes", show_default=True, help="What to train on."
-)
-@click.option("--data-dir", type=Place(), help="Where the data set lies, or goes when it is downloaded.")
-@click.option("--image-size", type=click.IntRange(8, 1024), help="Pixels a side. Default: the preset's.")
-@click.option(
-    "--on-bad",
-    type=Name("choice", ("skip", "stop")),
-    default="skip",
-    show_default=True,
-    help="What to do about unreadable image files of a folder.",
-)
-@click.option(
-    "--preset",
-    type=Name("preset", PRESETS),
-    help="Network and settings for a purpose; any option overrides "
-    "it. Default: gpu where there is one, else cpu. See `minidiff train presets`.",
-)
-@click.option("--steps", type=click.IntRange(min=1), help=default("Optimizer steps.", "steps"))
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), help=default("Images a step, over all processes.", "batch_size")
-)
-@click.option("--lr", type=Number(0, 1, min_open=True), help=default("Peak learning rate, after the warm-up.", "lr"))
-@click.option("--warmup", type=click.IntRange(min=0), help=default("Steps in which the rate rises to --lr.", "warmup"))
+@what_to_train_on(PRESETS)
 @click.option("--schedule", type=Name("schedule", SCHEDULES), help=default("The noise schedule.", "schedule"))
 @click.option(
     "--timesteps", type=click.IntRange(2, 100_000), help=default("T, the length of the diffusion.", "timesteps")
@@ -84,30 +153,10 @@ def train() -> None:
     help="Rescale the schedule to end in pure noise. Default: no.",
 )
 @click.option(
-    "--ema-decay", type=Number(0, 1, max_open=True), help=default("How slowly the averaged weights move.", "ema_decay")
-)
-@click.option(
-    "--precision",
-    type=Name("precision", ("auto", "fp32", "bf16")),
-    help="auto: bf16 on a GPU that has it. Default: auto.",
-)
-@click.option(
-    "--accumulate", type=click.IntRange(min=1), help="Cut a batch into so many slices, to fit the memory. Default: 1."
-)
-@click.option("--compile/--no-compile", default=None, help="torch.compile. Default: on a GPU, in long runs.")
-@click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The one seed of the run.")
-@click.option(
-    "--save-every", type=click.IntRange(min=1), help="Steps between checkpoints. Default: a tenth, at most 1000."
-)
-@click.option(
     "--sample-every", type=click.IntRange(min=1), help="Steps between sample grids. Default: a quarter, at most 5000."
 )
-@click.option("--out", type=Place(), help="The run folder. Default: the next free runs/ddpm-DATASET-N.")
-@click.option("--resume", type=Place(), help="Go on with this run folder, to the bit.")
-@click.option("--dry-run", is_flag=True, help="Say what would be trained, and stop.")
-@click.pass_context
-def ddpm(ctx: click.Context, resume: str | None, dry_run: bool, device: str, **options: Any) -> None:
+@how_to_run("ddpm", PRESETS)
+def ddpm(ctx: click.Context, **options: Any) -> None:
     """Train a DDPM, and draw pictures from it as it learns.
 
     \b
@@ -115,16 +164,63 @@ def ddpm(ctx: click.Context, resume: str | None, dry_run: bool, device: str, **o
     minidiff train ddpm --dataset folder --data-dir photos --image-size 64 --preset base-64
     minidiff train ddpm --resume runs/ddpm-shapes-1
     """
-    from minidiff import ddpm_job, distributed, job
+    from minidiff import ddpm_job
+
+    carry_out(ctx, ddpm_job.DdpmJob, ddpm_job.plan, **options)
+
+
+@train.command()
+@what_to_train_on(CLASSIFIER_PRESETS)
+@click.option(
+    "--width",
+    type=click.IntRange(min=1),
+    help=default("Channels of the first stage; the last has 8 times as many.", "width", CLASSIFIER_PRESETS),
+)
+@click.option(
+    "--shift",
+    type=click.IntRange(min=0),
+    help="Pixels by which a training image may be moved, each way. Default: a 16th of its size.",
+)
+@click.option(
+    "--measure-every",
+    type=click.IntRange(min=1),
+    help="Steps between measurements of the accuracy, with their pictures. Default: a tenth.",
+)
+@how_to_run("classifier", CLASSIFIER_PRESETS)
+def classifier(ctx: click.Context, **options: Any) -> None:
+    """Train a classifier, a ResNet-18, and measure it on the test split as it learns.
+
+    \b
+    minidiff train classifier --dataset fashion-mnist
+    minidiff train classifier --dataset folder --data-dir photos       its sub-folders are the classes
+    minidiff train classifier --resume runs/classifier-fashion-mnist-1
+    """
+    from minidiff import classifier_job
+
+    carry_out(ctx, classifier_job.ClassifierJob, classifier_job.plan, **options)
+
+
+def carry_out(
+    ctx: click.Context,
+    kind: Any,
+    plan: Callable[..., Any],
+    *,
+    resume: str | None,
+    dry_run: bool,
+    device: str,
+    **options: Any,
+) -> None:
+    """Plan a training or take it up again, say what it is, run it."""
+    from minidiff import distributed, job
 
     chosen = {name: value for name, value in options.items() if value is not None}
     place = distributed.local_device(device)
     with distributed.process_group(place):
         if resume is not None:
             refuse_options(ctx, MAY_CHANGE)
-            training = job.resume(ddpm_job.DdpmJob, resume, place, chosen)
+            training = job.resume(kind, resume, place, chosen)
         else:
-            training = ddpm_job.plan(place, chosen)
+            training = plan(place, chosen)
         for note in training.data.notes:
             warn(note + ".")
         say(training.describe())
@@ -137,12 +233,16 @@ def ddpm(ctx: click.Context, resume: str | None, dry_run: bool, device: str, **o
 
 @train.command()
 def presets() -> None:
-    """List the presets of `minidiff train ddpm`."""
-    for name, preset in PRESETS.items():
-        network, training = preset.network, preset.training
-        click.echo(f"{name:14} {preset.help}")
-        channels = ", ".join(map(str, network["channels"]))
-        click.echo(
-            f"{'':14} {preset.image_size}x{preset.image_size}, channels {channels}; "
-            f"{training['steps']:,} steps of {training['batch_size']}, lr {training['lr']:g}"
-        )
+    """List the presets of `minidiff train ddpm` and `minidiff train classifier`."""
+    for kind, table in (("ddpm", PRESETS), ("classifier", CLASSIFIER_PRESETS)):
+        click.echo(f"minidiff train {kind}")
+        for name, preset in table.items():
+            network, training = preset.network, preset.training
+            click.echo(f"  {name:14} {preset.help}")
+            channels = (
+                ", ".join(map(str, network["channels"])) if "channels" in network else f"{network['width']} first"
+            )
+            click.echo(
+                f"  {'':14} {preset.image_size}x{preset.image_size}, channels {channels}; "
+                f"{training['steps']:,} steps of {training['batch_size']}, lr {training['lr']:g}"
+            )
