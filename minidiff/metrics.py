@@ -2,7 +2,7 @@
 
 Rests on torch, numpy and scipy; knows no image and no network. Everything is computed in float64, in blocks of rows.
 Heusel et al. 2017 (FID); Binkowski et al. 2018 (KID); Salimans et al. 2016 (Inception Score); Kynkaanniemi et al. 2019
-(precision and recall).
+(precision and recall); Chong & Forsyth 2020 (FID of infinitely many images).
 """
 
 import math
@@ -19,6 +19,7 @@ from torch import Tensor
 from minidiff.errors import UserError
 
 Features = Tensor | NDArray[np.floating]  # [N,d], float32 or float64; a numpy array may lie in a file (np.memmap)
+Gaussian = tuple[Tensor, Tensor]  # mean [d] and covariance [d,d]
 Progress = Callable[[int, int], None]  # told how many of how many pieces of the work are done
 
 BLOCK = 2048  # rows that are in memory as float64 at a time: 34 MB at d = 2048
@@ -133,6 +134,16 @@ class FeatureStatistics:
             self.mean = self.mean + other.count / self.count * (other.mean - self.mean)
         return self
 
+    def without(self, other: "FeatureStatistics") -> "FeatureStatistics":
+        """What is left when the images that the other holds, all of them among these, are taken out: a new one."""
+        self.same_network(other)
+        count = self.count - other.count
+        mean = self.mean + other.count / count * (self.mean - other.mean)
+        left = FeatureStatistics.from_parts(count, mean, self.scatter - other.scatter)
+        between = left.step(other.count, other.mean)
+        left.scatter.addmm_(between.T, between, alpha=-1)
+        return left
+
     def same_network(self, other: "FeatureStatistics") -> None:
         if len(self.mean) != len(other.mean):
             raise UserError(different_networks(len(self.mean), len(other.mean)))
@@ -217,6 +228,72 @@ def sum_of_singular_values(matrix: Tensor) -> Tensor:
     return roots.sum() if error <= 1e-9 * roots.sum() else torch.linalg.svdvals(matrix).sum()
 
 
+# FID of infinitely many images
+
+RESAMPLES = 2000  # of the groups, for the interval: numbers only, so they cost nothing
+
+
+def fid_infinity(
+    a: Features, b: Features | Gaussian, groups: int = 20, seed: int = 2020, progress: Progress | None = None
+) -> Estimate:
+    """FID without its bias of few images, and a 95% interval for the distance of the two distributions themselves.
+
+    a: [N,d]. b: [M,d], or (mean [d], covariance [d,d]) that is taken as the truth, with no error of its own.
+    FID at N images lies above that of infinitely many by about c / N (Chong & Forsyth 2020, section 3). Every group of
+    images in turn is left out on both sides: the line through FID at N and at N - N / groups, followed to 1/N = 0, is
+    the jackknife (Quenouille 1956). Each group has so an estimate of its own, unbiased, whose mean is the value and
+    whose spread is the error (Tukey 1958). The interval is a bootstrap of these, studentised: resampling
+    the images instead would put copies of images into a set, whose FID is biased once more.
+
+    Row i of a and row i of b are in one group if there are as many, so images may come in pairs. Both sides together
+    should have more than 2 d images, or the bias is no line yet. May fall below 0, like all that is unbiased.
+    UserError if a side has fewer images than groups.
+    """
+    sides = [a] if isinstance(b, tuple) else [a, b]
+    if not isinstance(b, tuple):
+        comparable(a, b)
+    counts = [len(side) for side in sides]
+    if not 3 <= groups <= min(counts):
+        raise UserError(
+            f"FID-infinity with {groups} groups, {min(counts)} images: take 3 groups or more, an image each."
+        )
+
+    def distance(statistics: list[FeatureStatistics]) -> float:
+        gaussians = [(one.mean, one.covariance) for one in statistics]
+        return frechet_distance(*gaussians[0], *(b if isinstance(b, tuple) else gaussians[1]))
+
+    whole = [FeatureStatistics.of(side) for side in sides]
+    of_all, left_out = distance(whole), np.zeros(groups)
+    orders = [np.random.RandomState(seed).permutation(count) for count in counts]  # the same for as many rows
+    for group in range(groups):
+        parts = [of_rows(s, np.array_split(order, groups)[group]) for s, order in zip(sides, orders, strict=True)]
+        left_out[group] = distance([one.without(part) for one, part in zip(whole, parts, strict=True)])
+        if progress:
+            progress(group + 1, groups)
+    return studentised(groups * of_all - (groups - 1) * left_out, np.random.RandomState(seed))
+
+
+def of_rows(features: Features, chosen: NDArray[np.int64]) -> FeatureStatistics:
+    """The statistics of some rows."""
+    statistics, chosen = FeatureStatistics(features.shape[1]), np.sort(chosen)
+    for block in blocks(len(chosen)):
+        statistics.update(rows(features, chosen[block]))
+    return statistics
+
+
+def studentised(values: NDArray[np.float64], random: np.random.RandomState) -> Estimate:
+    """The mean of independent estimates [n], with the bootstrap-t interval: Efron & Tibshirani 1993, section 12.5."""
+    n = len(values)
+    value, se = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(n)
+    again = values[random.randint(0, n, (RESAMPLES, n))]
+    errors = again.std(axis=1, ddof=1) / math.sqrt(n)
+    t = (again.mean(axis=1) - value)[errors > 0] / errors[errors > 0]
+    if not len(t):  # all the same
+        return Estimate(value, 0.0, value, value)
+    below, above = np.quantile(t, [0.025, 0.975])
+    return Estimate(value, se, value - float(above) * se, value - float(below) * se)
+
+
 # KID
 
 
@@ -262,7 +339,7 @@ def kid(
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:
     """(x.y / d + 1)^3 of all pairs, [n,m]. Binkowski et al. 2018, eq. 4."""
-    return (x @ y.T / x.shape[1] + 1) ** 3
+    return (x @ y.T).div_(x.shape[1]).add_(1).pow_(3)  # in place: these are the largest arrays here
 
 
 def double_centred(k: Tensor) -> Tensor:
