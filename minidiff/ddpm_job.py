@@ -20,13 +20,12 @@ from minidiff.errors import UserError, lookup
 from minidiff.images import grid, problems, to_uint8, write_image
 from minidiff.job import Job, check_out, open_data, training_config
 from minidiff.pipeline import Run, build, build_schedule, ddpm_loss
-from minidiff.presets import DIFFUSION, PRESETS, default_preset
+from minidiff.presets import DIFFUSION, FID, PRESETS, default_preset
 from minidiff.sources import of_data, of_run
 from minidiff.train import Loss
 from minidiff.unet import UNet, check_size
 
 PREVIEW_IMAGES = 36
-FID = {"samples": 10_000, "sampler": "ddim", "steps": 50, "features": "inception", "weights": None}  # with --fid-every
 
 
 class DdpmJob(Job):
@@ -47,10 +46,11 @@ class DdpmJob(Job):
 
     def describe_network(self) -> str:
         diffusion, channels = self.config["diffusion"], self.config["network"]["channels"]
-        return (
+        network = (
             f"UNet {self.parameters}, channels {channels}; "
             f"{diffusion['schedule']} schedule, T = {diffusion['timesteps']}, predicts {diffusion['prediction']}"
-        ) + (self.fid is not None) * f"\nmeasured  {self.describe_fid()}"
+        )
+        return f"{network}\nmeasured  {self.describe_fid()}" if self.fid else network
 
     def describe_fid(self) -> str:
         """What is measured during the training, in a line."""

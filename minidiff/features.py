@@ -1,13 +1,13 @@
 """Feature networks: what a distance between two sets of images is measured in.
 
-Rests on inception (the network of FID), images, decoded (the cache folder) and checkpoint.
+Rests on inception (the network of FID), classifier, images, decoded (the cache folder) and checkpoint.
 Heusel et al. 2017 (FID); Parmar et al. 2022 (how much the resizing alone changes it).
 """
 
 import hashlib
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from minidiff import classifier, distributed
 from minidiff.checkpoint import load_exactly
 from minidiff.decoded import cache_dir, replacing
 from minidiff.downloads import reason_of
 from minidiff.errors import UserError, lookup, one_line
-from minidiff.images import Pixels
+from minidiff.images import Pixels, to_float
 from minidiff.inception import DIMS, IMAGE_SIZE, Inception
 
 
@@ -197,17 +198,22 @@ def load_inception(weights: Path | None = None) -> tuple[Inception, Path, str]:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Plain float32 within: no TF32 on GPUs, whose ten bits move a FID, and no autocast."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    with ExitStack() as stack:
-        for device in ("cpu", "cuda"):
-            stack.enter_context(torch.autocast(device, enabled=False))
-        matmul.allow_tf32 = cudnn.allow_tf32 = False
+    """Plain float32 within: no TF32 and no bfloat16, whose seven to ten bits move a FID, and no autocast."""
+    matmul, cudnn, onednn = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mkldnn
+    switches: list[object] = [matmul, cudnn]
+    name, off = "allow_tf32", False  # type: tuple[str, object]
+    if hasattr(cudnn, "conv") and hasattr(onednn, "conv"):  # torch 2.9: new switches, not to be mixed with the old
+        switches = [matmul, cudnn.conv, onednn.matmul, onednn.conv]
+        name, off = "fp32_precision", "ieee"
+    before = [getattr(switch, name) for switch in switches]
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         try:
+            for switch in switches:
+                setattr(switch, name, off)
             yield
         finally:
-            matmul.allow_tf32, cudnn.allow_tf32 = before
+            for switch, value in zip(switches, before, strict=True):
+                setattr(switch, name, value)
 
 
 def inception_features(
@@ -235,3 +241,64 @@ def inception_features(
         return features.cpu(), logits
 
     return FeatureNetwork("inception", mode, dims, str(path), sha256, sha256 == PUBLISHED_SHA256, compute)
+
+
+# --- a classifier in its place ------------------------------------------------------------------------------------
+
+
+def classifier_features(folder: str | Path, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """What the last layer of a trained classifier sees, for data that ImageNet knows nothing of. Raises UserError."""
+    config, network, sha256 = classifier.load(folder, device)
+    channels, size = config["data"]["channels"], config["data"]["image_size"]
+
+    @torch.no_grad()
+    def compute(images: Pixels | Sequence[Pixels]) -> tuple[Tensor, Tensor | None]:
+        with full_precision():
+            features = network.features(as_trained(images, channels, size).to(device))
+            return features.cpu(), network.fc(features).cpu()
+
+    return FeatureNetwork("classifier", "classifier", network.fc.in_features, str(folder), sha256, False, compute)
+
+
+def as_trained(images: Pixels | Sequence[Pixels], channels: int, size: int) -> Tensor:
+    """uint8 [n,H,W,3] or a list of uint8 [H,W,3] -> float32 [n,channels,size,size] in [-1,1], as a classifier had them.
+
+    Grey by the weights of ITU-R BT.601. Where the size is another: bicubic, antialiased; but from 28 to 32 a black
+    margin, since so it is with MNIST's likes in data.py.
+    """
+    inputs = []
+    sizes = {image.shape for image in images}
+    for group in [images] if len(sizes) == 1 else [[image] for image in images]:
+        x = to_float(np.asarray(group))
+        if channels == 1:
+            x = (x * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+        if x.shape[2:] == (28, 28) and size == 32:
+            x = F.pad(x, (2, 2, 2, 2), value=-1)
+        elif x.shape[2:] != (size, size):
+            x = F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp_(-1, 1)
+        inputs.append(x)
+    return torch.cat(inputs).contiguous(memory_format=torch.channels_last)
+
+
+def choose(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    dims: int | None = None,
+    mode: str | None = None,
+    device: torch.device | str = "cpu",
+) -> FeatureNetwork:
+    """`inception`, with the options of `inception_features`, or the run folder of a classifier. Raises UserError.
+
+    Under torchrun the main process comes first: what has to be downloaded is so once.
+    """
+    if name != "inception":
+        given = {"weights": weights, "dims": dims, "mode": mode}
+        if wrong := next((option for option, value in given.items() if value is not None), None):
+            raise UserError(f"--{wrong} is Inception's, and the features are those of {name}. Leave one of them out.")
+        if not Path(name).expanduser().exists():
+            raise UserError(f"--features {name} is neither inception nor a run folder. `minidiff info` lists the runs.")
+        return classifier_features(name, device)
+    if weights is None:
+        distributed.main_first(find_weights)
+    return inception_features(dims or 2048, mode or "pytorch-fid", Path(weights) if weights else None, device)

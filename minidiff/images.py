@@ -55,13 +55,14 @@ def value_range(low: float, high: float) -> str:
 
     Raises UserError for values that fit none.
     """
-    if -0.1 <= low and high <= 1.1:
+    if low >= -0.1 and high <= 1.1:
         return "[0, 1]"
-    if -1.1 <= low and high <= 1.1:
+    if low >= -1.1 and high <= 1.1:
         return "[-1, 1]"
-    if -0.5 <= low and 2 < high <= 255.5:
+    if low >= -0.5 and 2 < high <= 255.5:
         return "[0, 255]"
-    raise UserError(f"values from {low:.4g} to {high:.4g} are in none of {', '.join(VALUE_RANGES)}. Rescale or clip them.")
+    known = ", ".join(VALUE_RANGES)
+    raise UserError(f"values from {low:.4g} to {high:.4g} are in none of {known}. Rescale or clip them.")
 
 
 def as_bytes(values: NDArray[Any], held: str) -> Pixels:

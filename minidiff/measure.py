@@ -29,11 +29,15 @@ UNBIASED = 10_000  # images from which on the bias of FID is usually small besid
 LOOKED_AT = 4  # images of a batch that are checked for noise
 
 
+def nothing() -> NDArray[np.float32]:
+    return np.empty((0, 0), np.float32)
+
+
 class RowFile:
     """Rows of float32 in a file without a name: what some metrics need of every image, without the memory."""
 
     def __init__(self) -> None:
-        self.file, self.width = tempfile.TemporaryFile(prefix="minidiff-"), 0
+        self.file, self.width = tempfile.TemporaryFile(prefix="minidiff-"), 0  # noqa: SIM115
 
     def append(self, rows: Tensor) -> None:
         self.width = rows.shape[1]
@@ -41,8 +45,8 @@ class RowFile:
             self.file.write(rows.float().contiguous().numpy().tobytes())
         except OSError as error:
             raise UserError(
-                f"cannot store features in {tempfile.gettempdir()}: {error.strerror}. Set TMPDIR to a folder with room, "
-                "or leave out the metrics that need every feature: --metrics fid."
+                f"cannot store features in {tempfile.gettempdir()}: {error.strerror}. Set TMPDIR to a folder with "
+                "room, or leave out the metrics that need every feature: --metrics fid."
             ) from None
 
     def rows(self) -> NDArray[np.float32]:
@@ -61,7 +65,7 @@ class RowFile:
 class Side:
     """One side of a comparison, when its images have been through the network.
 
-    features, logits: [N,...] in temporary files, if they were to be kept; only the main process has them.
+    features, logits: [N,...] in temporary files, if they were to be kept; only the main process has them. Else empty.
     low, high: the darkest and lightest value of any image, of 255. faulty: how many of the `looked_at` images are
     noise, flat, saturated.
     """
@@ -70,8 +74,8 @@ class Side:
     count: int | None
     mean: Tensor  # float64 [d]
     covariance: Tensor  # float64 [d,d]
-    features: NDArray[np.float32] | None = None
-    logits: NDArray[np.float32] | None = None
+    features: NDArray[np.float32] = field(default_factory=nothing)
+    logits: NDArray[np.float32] = field(default_factory=nothing)
     size: str = ""
     changes: list[str] = field(default_factory=list)
     held: str = ""
@@ -113,8 +117,10 @@ def extract(
             if on_images is not None:
                 on_images(len(batch))
         if distributed.is_main():
-            side.features = every_feature.rows() if keep else None
-            side.logits = every_logit.rows() if keep_logits else None
+            if keep:
+                side.features = every_feature.rows()
+            if keep_logits:
+                side.logits = every_logit.rows()
     sums = over_processes(sums)
     side.count, side.mean, side.covariance = sums.count, sums.mean, sums.covariance
     return side
@@ -244,7 +250,7 @@ def compare(a: Side, b: Side, network: FeatureNetwork, wanted: Iterable[str] = (
     if "fid" in wanted:
         found["FID"] = metrics.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
     if "fid-inf" in wanted:
-        reference = b.features if b.features is not None else (b.mean, b.covariance)
+        reference = b.features if len(b.features) else (b.mean, b.covariance)
         found["FID∞"] = metrics.fid_infinity(a.features, reference)
     if "kid" in wanted:
         size = min(1000, len(a.features), len(b.features))
@@ -263,6 +269,12 @@ def described(network: FeatureNetwork) -> str:
     return f"{network.name} ({told}), {network.dims} features, mode {network.mode}"
 
 
+def told(side: Side) -> str:
+    """A side in words: what it is, how many images, what was changed."""
+    count = f"{side.count:,} images" if side.count else "an unknown number of images"
+    return f"{side.name}: " + "; ".join([f"{count} {side.size}".strip(), *side.changes])
+
+
 def worded(value: Any) -> str:
     """A number, or an estimate with what is known of its error."""
     if isinstance(value, float):
@@ -275,9 +287,7 @@ def worded(value: Any) -> str:
     return text
 
 
-def report(
-    a: Side, b: Side, network: FeatureNetwork, found: dict[str, Any], warnings: list[str]
-) -> dict[str, Any]:
+def report(a: Side, b: Side, network: FeatureNetwork, found: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
     """Everything that is needed to know later what was computed, for JSON."""
     sides = {
         label: {"name": side.name, "images": side.count, "size": side.size or None, "changes": side.changes}
@@ -294,7 +304,7 @@ def report(
 # --- what could mislead -------------------------------------------------------------------------------------------
 
 
-def doubts(a: Side, b: Side, network: FeatureNetwork, wanted: Iterable[str] = ("fid",)) -> list[str]:
+def doubts(a: Side, b: Side, network: FeatureNetwork) -> list[str]:
     """Why the numbers may not mean what they seem to, a line each; empty when nothing is known against them."""
     found: list[str] = []
     name = title("FID", network)

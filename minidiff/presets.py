@@ -31,6 +31,9 @@ DIFFUSION: dict[str, Any] = {
     "variance": "fixed_small",
 }
 
+# How FID is measured during a training, where it is to be. steps: of the sampler; None: its own default.
+FID: dict[str, Any] = {"samples": 10_000, "sampler": "ddim", "steps": 50, "features": "inception", "weights": None}
+
 PRESETS: dict[str, Preset] = {
     "cpu": Preset(
         "a few minutes on a laptop's CPU, recognisable pictures at 32x32",

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from minidiff import checkpoint, distributed, pipeline
+from minidiff import checkpoint, pipeline
 from minidiff.checkpoint import write_atomically
-from minidiff.data import DATASETS, load_data
+from minidiff.data import DATASETS, ImageData
 from minidiff.decoded import image_paths, printable, threads
 from minidiff.errors import UserError, lookup, one_line
 from minidiff.images import Pixels, as_bytes, image_shape, read_image, to_uint8, value_range
+from minidiff.job import load_together
 
 Batch = Pixels | list[Pixels]  # uint8 [n,H,W,3], or where sizes differ a list of uint8 [H,W,3]
 
@@ -83,7 +84,7 @@ def open_source(
     path = Path(place).expanduser()
     if path.is_dir():
         if (path / checkpoint.CONFIG).is_file():
-            return open_run(place, num, device, on_step, sampling)
+            return of_run(place, pipeline.load(path, device=device), num, on_step, **sampling)
         return open_folder(place)
     if not path.exists():
         raise UserError(f"{place}: no such file or folder. Give images, an array, statistics, a run, or dataset:NAME.")
@@ -106,25 +107,24 @@ def open_dataset(place: str, data_dir: str | Path | None, image_size: int | None
     if len(split) > 1:
         raise UserError(f"{place} has too many colons. Write dataset:NAME or dataset:NAME:SPLIT.")
     lookup("data set", name, DATASETS)
+    which = split[0] if split else "train"
+    return of_data(place, load_together(name, data_dir=data_dir, image_size=image_size, split=which))
 
-    def load() -> Any:
-        return load_data(name, data_dir=data_dir, image_size=image_size, split=split[0] if split else "train")
 
-    data = distributed.main_first(load) or load()
+def of_data(name: str, data: ImageData) -> Source:
+    """The images of a data set that is loaded."""
     height, width, channels = data.images.shape[1:]
-    changes = list(data.notes) + ["grey repeated to RGB"] * (channels == 1)
     return Source(
-        place, len(data), f"{height}x{width}",
+        name, len(data), f"{height}x{width}",
         lambda batch_size: (data.rgb(part) for part in shares(len(data), batch_size)),
-        changes, fingerprint=data.fingerprint(),
+        data.notes + ["grey repeated to RGB"] * (channels == 1), fingerprint=data.fingerprint(),
     )  # fmt: skip
 
 
-def open_run(
-    place: str, num: int, device: torch.device | str, on_step: Callable[[Any], None] | None, sampling: dict[str, Any]
+def of_run(
+    name: str, run: pipeline.Run, num: int, on_step: Callable[[Any], None] | None = None, **sampling: Any
 ) -> Source:
-    """`num` samples of a ddpm run, drawn as they are asked for: sample k of a seed is always the same."""
-    run = pipeline.load(place, device=device)
+    """`num` samples of a run, drawn as they are asked for: sample k of a seed is always the same."""
     options = run.options(**sampling)
     calls = len(run.timesteps(**options))
 
@@ -132,10 +132,10 @@ def open_run(
         for mine in pipeline.shares(num, batch_size):
             yield to_uint8(run.draw(mine, batch_size=batch_size, on_step=on_step, **options))
 
-    _, height, width = run.shape
-    how = f"sampled with {options['sampler']}, {calls} steps, seed {options.get('seed', 0)}"
-    changes = [how] + ["grey repeated to RGB"] * (run.shape[0] == 1)
-    return Source(place, num, f"{height}x{width}", batches, changes, sampled=True)
+    channels, height, width = run.shape
+    changes = [f"sampled with {options['sampler']}, {calls} steps, seed {options.get('seed', 0)}"]
+    changes += ["grey repeated to RGB"] * (channels == 1)
+    return Source(name, num, f"{height}x{width}", batches, changes, sampled=True)
 
 
 # --- folders ------------------------------------------------------------------------------------------------------
@@ -334,6 +334,6 @@ def open_statistics(place: str) -> Stored:
 
 def save_statistics(path: Path, stored: Stored) -> None:
     """mu and sigma in the .npz that pytorch-fid reads, with what they were computed with beside them."""
-    arrays = {"mu": stored.mean, "sigma": stored.covariance}
+    mu, sigma = stored.mean, stored.covariance
     about = np.array(json.dumps(stored.about | {"count": stored.count}))
-    write_atomically(path, lambda file: np.savez(file, **arrays, minidiff=about))
+    write_atomically(path, lambda file: np.savez(file, mu=mu, sigma=sigma, minidiff=about))

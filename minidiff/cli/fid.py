@@ -79,7 +79,7 @@ def fid(
     place = distributed.local_device(device)
     with distributed.process_group(place):
         bar = tqdm(unit="image", disable=not distributed.is_main(), dynamic_ncols=True, delay=0.5)
-        sampling = {"sampler": sampler, "steps": steps, "seed": seed, "num": num}
+        sampling: dict[str, Any] = {"sampler": sampler, "steps": steps, "seed": seed, "num": num}
         given = {name: value for name, value in sampling.items() if value is not None}
 
         def on_step(step: Any) -> None:  # a batch of samples can take minutes: show where its chain is
@@ -97,13 +97,12 @@ def fid(
         done = []
         with bar:
             bar.total = sum(side.count for side in sides if isinstance(side, Source))
-            for label, side in zip("AB", sides, strict=False):
+            for label, source in zip("AB", sides, strict=False):
                 bar.set_description(label)
-                done.append(measure.measured(side, network, batch_size=batch_size, wanted=wanted, on_images=bar.update))
+                options = {"batch_size": batch_size, "wanted": wanted, "on_images": bar.update}
+                done.append(measure.measured(source, network, **options))
         for label, side in zip("AB", done, strict=False):
-            count = f"{side.count:,} images" if side.count else "an unknown number of images"
-            said = "; ".join([" ".join(filter(None, [count, side.size])), *side.changes])
-            say(f"{label}         {side.name}: {said}", err=as_json)
+            say(f"{label}         {measure.told(side)}", err=as_json)
         if not distributed.is_main():
             return
         if target:
@@ -111,12 +110,12 @@ def fid(
             say(f"written   {target}: mu and sigma of A", err=as_json)
         if len(done) < 2:
             return
-        found = measure.compare(*done, network, wanted)
-        doubts = measure.doubts(*done, network, wanted)
+        found = measure.compare(done[0], done[1], network, wanted)
+        doubts = measure.doubts(done[0], done[1], network)
         for doubt in doubts:
             warn(doubt)
         if as_json:
-            click.echo(json.dumps(measure.report(*done, network, found, doubts), indent=2))
+            click.echo(json.dumps(measure.report(done[0], done[1], network, found, doubts), indent=2))
         else:
             for name, value in found.items():
                 say(f"{name:9} {measure.worded(value)}")

@@ -9,7 +9,8 @@ from minidiff.cli.types import Device, Name, Number, Place, refuse_options, say,
 from minidiff.data import DATASETS
 from minidiff.diffusion import PREDICTIONS
 from minidiff.job import INTERVALS, TRAINING_MAY_CHANGE
-from minidiff.presets import CLASSIFIER_PRESETS, DIFFUSION, PRESETS, Preset
+from minidiff.presets import CLASSIFIER_PRESETS, DIFFUSION, FID, PRESETS, Preset
+from minidiff.samplers import SAMPLERS
 from minidiff.schedules import SCHEDULES
 
 # What a resumed run may change: where and how it is trained on. The others are the run itself.
@@ -155,6 +156,20 @@ def train() -> None:
 @click.option(
     "--sample-every", type=click.IntRange(min=1), help="Steps between sample grids. Default: a quarter, at most 5000."
 )
+@click.option(
+    "--fid-every", type=click.IntRange(min=1), help="Steps between measurements of FID to the training images. Off."
+)
+@click.option("--fid-samples", type=click.IntRange(min=2), help=f"Samples for it. Default: {FID['samples']}.")
+@click.option("--fid-sampler", type=Name("sampler", SAMPLERS), help=f"Default: {FID['sampler']}.")
+@click.option(
+    "--fid-steps", type=click.IntRange(min=1), help=f"Network calls for a sample. Default: {FID['steps']}; of ddpm all."
+)
+@click.option(
+    "--fid-features",
+    metavar="inception|RUN",
+    help="The network to measure in: Inception, or a classifier run. Default: inception.",
+)
+@click.option("--fid-weights", type=Place(), help="Inception's weights. Default: from the cache, or downloaded.")
 @how_to_run("ddpm", PRESETS)
 def ddpm(ctx: click.Context, **options: Any) -> None:
     """Train a DDPM, and draw pictures from it as it learns.
@@ -162,6 +177,7 @@ def ddpm(ctx: click.Context, **options: Any) -> None:
     \b
     minidiff train ddpm
     minidiff train ddpm --dataset folder --data-dir photos --image-size 64 --preset base-64
+    minidiff train ddpm --dataset cifar10 --fid-every 3000
     minidiff train ddpm --resume runs/ddpm-shapes-1
     """
     from minidiff import ddpm_job
@@ -184,7 +200,7 @@ def ddpm(ctx: click.Context, **options: Any) -> None:
 @click.option(
     "--measure-every",
     type=click.IntRange(min=1),
-    help="Steps between measurements of the accuracy, with their pictures. Default: a tenth.",
+    help="Steps between measurements of the accuracy, with their pictures. Default: a tenth, at least 200.",
 )
 @how_to_run("classifier", CLASSIFIER_PRESETS)
 def classifier(ctx: click.Context, **options: Any) -> None:
@@ -239,10 +255,12 @@ def presets() -> None:
         for name, preset in table.items():
             network, training = preset.network, preset.training
             click.echo(f"  {name:14} {preset.help}")
-            channels = (
-                ", ".join(map(str, network["channels"])) if "channels" in network else f"{network['width']} first"
+            size = (
+                f"channels {', '.join(map(str, network['channels']))}"
+                if kind == "ddpm"
+                else f"width {network['width']}"
             )
             click.echo(
-                f"  {'':14} {preset.image_size}x{preset.image_size}, channels {channels}; "
+                f"  {'':14} {preset.image_size}x{preset.image_size}, {size}; "
                 f"{training['steps']:,} steps of {training['batch_size']}, lr {training['lr']:g}"
             )
