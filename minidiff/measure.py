@@ -312,12 +312,12 @@ def doubts(a: Side, b: Side, network: FeatureNetwork) -> list[str]:
         if side.count is not None and side.count < max(network.dims, 2):
             found.append(
                 f"{label} has {side.count:,} images for {network.dims:,} features: its covariance is singular, and "
-                f"{name} says more about that number than about the images. Use {UNBIASED:,}, or --metrics kid."
+                f"{name} says more about that number than about the images. Use {UNBIASED:,}, or KID."
             )
         elif side.count is not None and side.count < UNBIASED:
             found.append(
                 f"{label} has {side.count:,} images: {name} is biased upwards below {UNBIASED:,} or so. "
-                "--metrics kid,fid-inf are not."
+                "KID and FID∞ are not (`minidiff fid --metrics kid,fid-inf`)."
             )
         found += faults_of(label, side)
     if a.count != b.count and None not in (a.count, b.count):
