@@ -63,7 +63,7 @@ class ResNet18(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # He et al. 2015, eq. 14
 
     def features(self, x: Tensor) -> Tensor:
-        """What the last layer sees: the mean over the picture of the last stage, [n,8*width], from x as in `forward`."""
+        """What the last layer sees of x [n,channels,H,W]: the last stage, averaged over the picture, [n,8*width]."""
         h = F.relu(self.bn1(self.conv1(x)))
         h = self.layer4(self.layer3(self.layer2(self.layer1(h))))
         return h.mean(dim=(2, 3))
@@ -135,9 +135,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> tuple[dict[s
     try:
         model = ResNet18(**config["network"])
     except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / checkpoint.CONFIG} does not describe a network that can be built ({error})."
-        ) from None
+        raise UserError(f"{folder / checkpoint.CONFIG} lacks what a classifier run has ({error}).") from None
     path = folder / checkpoint.MODEL
     checkpoint.load_exactly(model, checkpoint.read_tensors(path), path)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -9,6 +9,7 @@ job.start(); job.run(); print(job.conclusion())
 import hashlib
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,11 @@ class ClassifierJob(Job):
         super().__init__(config, data, device, out, folder)
         if self.trainer.slice_size < 2:  # batch normalisation compares the images of a slice
             raise UserError("one image at a time is too little for batch normalisation. Raise --batch-size.")
-        self.split = "test" if "test" in DATASETS[data.name].splits else "train"
-        self.asked = load_together(data.name, split="test", **asked) if self.split == "test" else data
-        self.measure_every = config["measure_every"] or max(1, self.trainer.config.steps // 10)
+        if "test" in DATASETS[data.name].splits:
+            self.split, self.asked = "test", load_together(data.name, split="test", **asked)
+        else:
+            self.split, self.asked = "train", some(data, 10_000)
+        self.measure_every = config["measure_every"] or max(200, self.trainer.config.steps // 10)
         self.sample_every = self.measure_every
         self.answers: tuple[int, Tensor] | None = None  # a step, and the logits of all that is asked at it
 
@@ -66,9 +69,8 @@ class ClassifierJob(Job):
     def describe_network(self) -> str:
         network, names = self.config["network"], self.config["labels"]["names"]
         learns = f"one of {len(names)} classes" if self.one_hot else f"{len(names)} labels, each by itself"
-        moved = f", moved by up to {self.config['shift']} pixels" if self.config["shift"] else ""
-        mirrored = ", mirrored" if self.data.flip else ""
-        return f"ResNet-18 {self.parameters}, width {network['width']}; learns {learns}, from images{moved}{mirrored}"
+        moved = f"moved by up to {self.config['shift']} pixels" + (", mirrored" if self.data.flip else "")
+        return f"ResNet-18 {self.parameters}, width {network['width']}; learns {learns}; images {moved}"
 
     def measure(self, step: int) -> dict[str, float]:
         """The accuracy on the test split, the processes sharing its images; for several labels an image, also how many
@@ -89,9 +91,8 @@ class ClassifierJob(Job):
         super().run()
         assert self.folder is not None
         if distributed.is_main():
-            checkpoint.write_json(
-                self.folder / RESULT, self.result() | {"split": self.split, "images": len(self.asked)}
-            )
+            result = self.result() | {"split": self.split, "images": len(self.asked)}
+            checkpoint.write_json(self.folder / RESULT, result)
 
     def result(self) -> dict[str, Any]:
         """The last measurement: its step, and what was measured."""
@@ -138,13 +139,17 @@ def plan(device: torch.device, options: dict[str, Any]) -> ClassifierJob:
     name = options.get("preset") or default_preset(device.type)
     preset = lookup("preset", name, CLASSIFIER_PRESETS)
     size = options.get("image_size", preset.image_size)
+    shift = options.get("shift", size // 16)
+    if 2 * shift > size:
+        raise UserError(f"--shift {shift} would move most of a {size}x{size} image out of sight. Try {size // 16}.")
     training = training_config(preset, options)
     check_out(options)
     data, description = open_data(options, size)
     if len(data.label_names) < 2:
-        of_folder = "Put the images of each class into a sub-folder of its own." if data.name == "folder" else ""
+        has = "only one label" if data.label_names else "no labels"
         notes = f" ({'; '.join(data.notes)})" if data.notes else ""
-        raise UserError(f"{data.name} has {len(data.label_names)} labels{notes}; a classifier needs two. {of_folder}")
+        mend = " Put the images of each class into a sub-folder of its own." if data.name == "folder" else ""
+        raise UserError(f"{data.name} has {has}{notes}; a classifier needs two.{mend}")
     network = {"classes": len(data.label_names), "channels": description["channels"]}
     config = {
         "minidiff": __version__,
@@ -153,7 +158,7 @@ def plan(device: torch.device, options: dict[str, Any]) -> ClassifierJob:
         "data": description,
         "labels": describe_labels(data),
         "network": network | preset.network | {k: options[k] for k in ("width",) if k in options},
-        "shift": options.get("shift", size // 16),
+        "shift": shift,
         "training": training,
         "save_every": options.get("save_every"),
         "measure_every": options.get("measure_every"),
@@ -168,6 +173,12 @@ def describe_labels(data: ImageData) -> dict[str, Any]:
         "one_hot": bool((data.labels.sum(axis=1) == 1).all()),
         "fingerprint": hashlib.sha256(np.ascontiguousarray(data.labels).tobytes()).hexdigest()[:16],
     }
+
+
+def some(data: ImageData, most: int) -> ImageData:
+    """The data set, or of a larger one `most` images spread evenly over it."""
+    chosen = np.linspace(0, len(data) - 1, min(len(data), most)).astype(int)
+    return replace(data, images=np.array(data.images[chosen]), labels=data.labels[chosen])
 
 
 @torch.no_grad()
