@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from minidiff.classifier import ResNet18 as ResNet18
     from minidiff.data import DATASETS as DATASETS
     from minidiff.data import ImageData as ImageData
     from minidiff.data import load_data as load_data
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
     from minidiff.dip import fit as fit
     from minidiff.dip_nets import DIP_NETS as DIP_NETS
     from minidiff.errors import UserError as UserError
+    from minidiff.features import FeatureNetwork as FeatureNetwork
+    from minidiff.inception import Inception as Inception
+    from minidiff.metrics import FeatureStatistics as FeatureStatistics
+    from minidiff.metrics import fid_infinity as fid_infinity
+    from minidiff.metrics import frechet_distance as frechet_distance
+    from minidiff.metrics import inception_score as inception_score
+    from minidiff.metrics import kid as kid
+    from minidiff.metrics import precision_recall as precision_recall
     from minidiff.noise_level import noise_sigma as noise_sigma
     from minidiff.noise_level import start_from as start_from
     from minidiff.noise_level import timestep_for as timestep_for
@@ -44,11 +53,15 @@ PUBLIC = {
     "DATASETS": "data",
     "DIP_NETS": "dip_nets",
     "EARLY_STOPS": "dip",
+    "FeatureNetwork": "features",
+    "FeatureStatistics": "metrics",
     "FitConfig": "dip",
     "FitStep": "dip",
     "Fitter": "dip",
     "ImageData": "data",
+    "Inception": "inception",
     "MovingVariance": "dip",
+    "ResNet18": "classifier",
     "Run": "pipeline",
     "SAMPLERS": "samplers",
     "SCHEDULES": "schedules",
@@ -60,10 +73,15 @@ PUBLIC = {
     "UserError": "errors",
     "WindowVariance": "dip",
     "diffusion_loss": "diffusion",
+    "fid_infinity": "metrics",
     "fit": "dip",
+    "frechet_distance": "metrics",
+    "inception_score": "metrics",
+    "kid": "metrics",
     "load": "pipeline",
     "load_data": "data",
     "noise_sigma": "noise_level",
+    "precision_recall": "metrics",
     "psnr": "quality",
     "q_posterior": "diffusion",
     "q_sample": "diffusion",

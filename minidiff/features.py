@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -96,15 +97,18 @@ def network_input(images: Pixels | Sequence[Pixels], mode: str, device: torch.de
     Images of one size are resized together. channels_last, the layout that images come in.
     """
     convert = lookup("mode", mode, MODES)
-    inputs = torch.empty((len(images), 3, IMAGE_SIZE, IMAGE_SIZE), device=device, memory_format=torch.channels_last)
-    sizes: dict[tuple[int, ...], list[int]] = {}
+    rows_of: dict[tuple[int, ...], list[int]] = {}
     for row, image in enumerate(images):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"images are uint8 [H,W,3], not {image.dtype} {list(image.shape)}")
-        sizes.setdefault(image.shape, []).append(row)
-    for rows in sizes.values():
-        same = torch.from_numpy(np.stack([images[row] for row in rows])).to(device)
-        inputs[rows] = convert(same.permute(0, 3, 1, 2))
+        rows_of.setdefault(image.shape, []).append(row)
+    shape = (len(images), 3, IMAGE_SIZE, IMAGE_SIZE)
+    inputs = torch.empty(shape, device=device, memory_format=torch.channels_last)
+    for rows in rows_of.values():
+        same = torch.from_numpy(np.stack([images[row] for row in rows])).to(device).permute(0, 3, 1, 2)
+        if len(rows_of) == 1:
+            return convert(same).contiguous(memory_format=torch.channels_last)
+        inputs[rows] = convert(same)
     return inputs
 
 
@@ -130,7 +134,7 @@ def find_weights() -> Path:
     path = cache_dir() / WEIGHTS
     try:
         download_weights(path)
-    except (OSError, ValueError) as error:  # no net, no server, no room, or not these bytes
+    except (OSError, HTTPException, ValueError) as error:  # no net, no server, no room, or not these bytes
         raise UserError(
             f"no FID weights here, and no download ({reason_of(error)}). Put {WEIGHTS} (91 MB, from {URL}) in "
             f"{cache_dir()}, or pass --weights PATH."
@@ -139,7 +143,10 @@ def find_weights() -> Path:
 
 
 def download_weights(path: Path) -> None:
-    """Fetch URL to `path`, whole and with the published hash, or leave nothing there. Raises OSError or ValueError."""
+    """Fetch URL to `path`, whole and with the published hash, or leave nothing there.
+
+    Raises OSError, HTTPException or ValueError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, silence = hashlib.sha256(), 20  # seconds: a firewall must not look like a slow server
     bar = tqdm(total=PUBLISHED_BYTES, desc="downloading the FID weights", unit="B", unit_scale=True, leave=False,
@@ -203,7 +210,7 @@ def full_precision() -> Iterator[None]:
     switches: list[object] = [matmul, cudnn]
     name, off = "allow_tf32", False  # type: tuple[str, object]
     if hasattr(cudnn, "conv") and hasattr(onednn, "conv"):  # torch 2.9: new switches, not to be mixed with the old
-        switches = [matmul, cudnn.conv, onednn.matmul, onednn.conv]
+        switches = [matmul, cudnn.conv, *(getattr(onednn, kind) for kind in ("matmul", "conv"))]
         name, off = "fp32_precision", "ieee"
     before = [getattr(switch, name) for switch in switches]
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
@@ -232,11 +239,12 @@ def inception_features(
         )
     network, path, sha256 = load_inception(weights)
     network.to(device)
+    resizing = "cpu" if torch.device(device).type == "mps" else device  # Apple's GPUs have no float64
 
     @torch.no_grad()
     def compute(images: Pixels | Sequence[Pixels]) -> tuple[Tensor, Tensor | None]:
         with full_precision():
-            features = network(network_input(images, mode, device), dims)
+            features = network(network_input(images, mode, resizing).to(device), dims)
             logits = network.logits(features, bias=False).cpu() if dims == 2048 else None
         return features.cpu(), logits
 
@@ -269,7 +277,7 @@ def as_trained(images: Pixels | Sequence[Pixels], channels: int, size: int) -> T
     inputs = []
     sizes = {image.shape for image in images}
     for group in [images] if len(sizes) == 1 else [[image] for image in images]:
-        x = to_float(np.asarray(group))
+        x = to_float(np.array(group))  # a copy: what comes out of a file may be read-only
         if channels == 1:
             x = (x * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
         if x.shape[2:] == (28, 28) and size == 32:

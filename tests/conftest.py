@@ -65,3 +65,20 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(PRESETS, "tiny", tiny())
         assert cli.run(tiny_training(photos, "--out", "run")) == 0
         return Path("run").resolve()
+
+
+@pytest.fixture(scope="session")
+def clf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of two kinds of 16x16 pictures, of 32 features, trained for 20 steps; beside it, its `data`."""
+    from peers import pictures
+
+    from minidiff import cli
+    from minidiff.images import write_image
+
+    home = tmp_path_factory.mktemp("clf")
+    for number, image in enumerate(pictures(24, 16, 16)):
+        write_image(home / "data" / ("light" if number % 2 else "dark") / f"{number}.png", image // (2 - number % 2))
+    small = ["--image-size", "16", "--width", "4", "--steps", "20", "--batch-size", "8", "--device", "cpu"]
+    data = ["--dataset", "folder", "--data-dir", str(home / "data")]
+    assert cli.run(["train", "classifier", *data, *small, "--out", str(home / "run")]) == 0
+    return home / "run"

@@ -19,13 +19,17 @@ def test_links_and_pictures_are_there(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/checkpoint.md", "docs/training.md", "docs/unet.md", "docs/samplers.md", "docs/dip.md"]
+    "name",
+    ["README.md", *(f"docs/{name}.md" for name in ("checkpoint", "training", "unet", "samplers", "dip", "fid"))],
 )
-def test_python_runs_as_it_stands(name: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a page, one after the other, beside a run like the one they name."""
+def test_python_runs_as_it_stands(
+    name: str, trained: Path, clf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks of a page, one after the other, beside runs like those they name."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     os.symlink(trained, tmp_path / "runs" / "ddpm-shapes-1")
+    os.symlink(clf, tmp_path / "runs" / "classifier-shapes-1")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
     assert blocks
     exec(compile("\n".join(blocks), name, "exec"), {"__name__": "page"})

@@ -207,18 +207,6 @@ def test_two_processes_find_what_one_does(
 # --- in a classifier's features -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def clf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier of two kinds of 16x16 pictures, of 32 features, trained for 20 steps."""
-    home = tmp_path_factory.mktemp("clf")
-    for number, image in enumerate(peers.pictures(24, 16, 16)):
-        write_image(home / "data" / ("light" if number % 2 else "dark") / f"{number}.png", image // (2 - number % 2))
-    small = ["--image-size", "16", "--width", "4", "--steps", "20", "--batch-size", "8", "--device", "cpu"]
-    data = ["--dataset", "folder", "--data-dir", str(home / "data")]
-    assert cli.run(["train", "classifier", *data, *small, "--out", str(home / "run")]) == 0
-    return home / "run"
-
-
 def test_the_features_are_those_the_classifier_has_of_its_data(clf: Path) -> None:
     """In the same form as in its training: the values, the size, the channels."""
     import minidiff
