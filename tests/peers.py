@@ -63,35 +63,35 @@ def random_weights(seed: int = 0) -> dict[str, Tensor]:
 
 
 def weights_file(folder: Path, seed: int = 0) -> Path:
-    """The random weights as a file, 96 MB."""
+    """The random weights as a file of 96 MB in this folder, made once."""
     path = folder / f"random-{seed}.pth"
-    torch.save(random_weights(seed), path)
+    if not path.exists():
+        torch.save(random_weights(seed), path)
     return path
 
 
-def pytorch_fid_network(weights: Path, dims: int = 2048) -> nn.Module:
-    """pytorch-fid's network, up to the block of these dims."""
+def pytorch_fid_network(weights: Path, *dims: int) -> nn.Module:
+    """pytorch-fid's network, which gives a list of maps: one for each of these dims, in rising order."""
     given = torch.load(weights, weights_only=True)
     with mock.patch.object(pytorch_fid.inception, "load_state_dict_from_url", lambda *_, **__: given):
-        network = pytorch_fid.inception.InceptionV3([pytorch_fid.inception.InceptionV3.BLOCK_INDEX_BY_DIM[dims]])
-    return network.eval()
+        blocks = [pytorch_fid.inception.InceptionV3.BLOCK_INDEX_BY_DIM[d] for d in dims or (2048,)]
+        return pytorch_fid.inception.InceptionV3(blocks).eval()
 
 
 @torch.no_grad()
-def pytorch_fid_features(network: nn.Module, images: Pixels) -> Tensor:
-    """uint8 [N,H,W,3] -> [N,dims], by the steps of pytorch_fid.fid_score: to [0,1], the network, the mean."""
-    batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
-    return F.adaptive_avg_pool2d(network(batch)[0], 1).flatten(1)
+def pytorch_fid_features(network: nn.Module, images: Pixels) -> tuple[Tensor, ...]:
+    """uint8 [N,H,W,3] -> [N,dims] for each of its dims, by the steps of pytorch_fid.fid_score: to [0,1], the mean."""
+    batch = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).contiguous().float() / 255
+    return tuple(F.adaptive_avg_pool2d(maps, 1).flatten(1) for maps in network(batch))
 
 
 def torch_fidelity_network(weights: Path, *features: str) -> nn.Module:
     """torch-fidelity's network, which gives these of 64, 192, 768, 2048, logits_unbiased, logits."""
-    return FeatureExtractorInceptionV3(
-        "inception-v3-compat", list(features), feature_extractor_weights_path=str(weights)
-    )
+    wanted = list(features or ("2048",))
+    return FeatureExtractorInceptionV3("inception-v3-compat", wanted, feature_extractor_weights_path=str(weights))
 
 
 @torch.no_grad()
 def torch_fidelity_features(network: nn.Module, images: Pixels) -> tuple[Tensor, ...]:
-    """uint8 [N,H,W,3] -> what the network was asked for."""
-    return network(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).contiguous())
+    """uint8 [N,H,W,3] -> what the network was asked for, in that order."""
+    return network(torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).contiguous())
