@@ -55,7 +55,7 @@ class ClassifierJob(Job):
             self.split, self.asked = "test", load_together(data.name, split="test", **asked)
         else:
             self.split, self.asked = "train", some(data, 10_000)
-        self.measure_every = config["measure_every"] or max(200, self.trainer.config.steps // 10)
+        self.measure_every = config.get("measure_every") or max(200, self.trainer.config.steps // 10)
         self.sample_every = self.measure_every
         self.answers: tuple[int, Tensor] | None = None  # a step, and the logits of all that is asked at it
 

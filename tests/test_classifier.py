@@ -245,6 +245,9 @@ def test_a_folder_is_measured_on_itself(capsys: pytest.CaptureFixture[str]) -> N
     options = "--steps 20 --width 4 --batch-size 6 --lr 0.01 --ema-decay 0.5 --image-size 16 --device cpu --out run"
     assert cli.run(["train", "classifier", "--dataset", "folder", "--data-dir", "photos", *options.split()]) == 0
     assert "100.00% accuracy on 12 training images" in capsys.readouterr().out
+    data = load_data("folder", data_dir="photos", image_size=16)
+    few = classifier_job.some(data, 3)  # of a large set, so many spread over it
+    assert (few.images == data.images[[0, 5, 11]]).all() and (few.labels == data.labels[[0, 5, 11]]).all()
     assert json.loads(Path("run/result.json").read_text())["train_accuracy"] == 1.0
 
 
@@ -336,7 +339,7 @@ def test_two_processes_measure_as_one(clothes: Path) -> None:
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 BAD = {
-    "train classifier --dataset folder --data-dir {photos} --image-size 16": "folder has no labels; a classifier needs two",
+    "train classifier --image-size 16 --dataset folder --data-dir {photos}": "folder has no labels; a classifier needs",
     "train classifier --dataset folder --data-dir one": "folder has only one label (",
     "train classifier --resume {learnt} --width 8": "--width is part of the run",
     "train classifier --resume {trained}": "is a ddpm run; this command needs a classifier run",
