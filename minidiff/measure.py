@@ -8,6 +8,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -244,21 +245,35 @@ def check_wanted(wanted: Iterable[str], sides: Iterable[Source | Stored], networ
             raise UserError(f"is needs the whole network, not its first {network.dims} features. Leave out --dims.")
 
 
-def compare(a: Side, b: Side, network: FeatureNetwork, wanted: Iterable[str] = ("fid",)) -> dict[str, Any]:
-    """The wanted metrics by name: a number, or value, error and interval. A is the samples, B the reference."""
+def compare(
+    a: Side,
+    b: Side,
+    network: FeatureNetwork,
+    wanted: Iterable[str] = ("fid",),
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """The wanted metrics by name: a number, or an `Estimate`. A is the samples, B the reference.
+
+    on_progress: for those that take long, called with the metric, how many of its pieces are done, and of how many.
+    """
     found: dict[str, Any] = {}
+
+    def progress(metric: str) -> Callable[[int, int], None] | None:
+        return partial(on_progress, metric) if on_progress else None
+
     if "fid" in wanted:
         found["FID"] = metrics.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
     if "fid-inf" in wanted:
         reference = b.features if len(b.features) else (b.mean, b.covariance)
-        found["FID∞"] = metrics.fid_infinity(a.features, reference)
+        found["FID∞"] = metrics.fid_infinity(a.features, reference, progress=progress("FID∞"))
     if "kid" in wanted:
-        size = min(1000, len(a.features), len(b.features))
-        found["KID"] = metrics.kid(a.features, b.features, subset_size=size)
+        size = min(1000, len(a.features), len(b.features))  # unbiased at any size; 1000 is what others take
+        found["KID"] = metrics.kid(a.features, b.features, subset_size=size, progress=progress("KID"))
     if "is" in wanted:
         found["IS"] = metrics.inception_score(a.logits)
     if "prec-recall" in wanted:
-        found["precision"], found["recall"] = metrics.precision_recall(a.features, b.features)
+        both = metrics.precision_recall(a.features, b.features, progress=progress("precision and recall"))
+        found["precision"], found["recall"] = both
     return {title(name, network): value for name, value in found.items()}
 
 
@@ -308,18 +323,21 @@ def doubts(a: Side, b: Side, network: FeatureNetwork) -> list[str]:
     """Why the numbers may not mean what they seem to, a line each; empty when nothing is known against them."""
     found: list[str] = []
     name = title("FID", network)
-    for label, side in (("A", a), ("B", b)):
-        if side.count is not None and side.count < max(network.dims, 2):
-            found.append(
-                f"{label} has {side.count:,} images for {network.dims:,} features: its covariance is singular, and "
-                f"{name} says more about that number than about the images. Use {UNBIASED:,}, or KID."
-            )
-        elif side.count is not None and side.count < UNBIASED:
-            found.append(
-                f"{label} has {side.count:,} images: {name} is biased upwards below {UNBIASED:,} or so. "
-                "KID and FID∞ are not (`minidiff fid --metrics kid,fid-inf`)."
-            )
-        found += faults_of(label, side)
+    counted = [(label, side.count) for label, side in (("A", a), ("B", b)) if side.count is not None]
+    fewest = max(network.dims + 1, 2)  # as many images leave the covariance of d features without an inverse
+    singular = [f"{label} has {count:,} images" for label, count in counted if count < fewest]
+    biased = [f"{label} has {count:,} images" for label, count in counted if fewest <= count < UNBIASED]
+    if singular:
+        found.append(
+            f"{' and '.join(singular)} for {network.dims:,} features: the covariance is singular, and {name} says more "
+            f"about that number than about the images. Use {UNBIASED:,}, or KID."
+        )
+    if biased:
+        found.append(
+            f"{' and '.join(biased)}: below {UNBIASED:,} or so {name} is biased upwards. "
+            "KID and FID∞ are not (`minidiff fid --metrics kid,fid-inf`)."
+        )
+    found += faults_of("A", a) + faults_of("B", b)
     if a.count != b.count and None not in (a.count, b.count):
         found.append(
             f"A has {a.count:,} images and B {b.count:,}. The bias of {name} depends on both: compare it with others "

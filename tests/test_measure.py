@@ -135,12 +135,12 @@ def test_nothing_is_said_against_a_good_comparison(tmp_path: Path) -> None:
 
 def test_too_few_images(tmp_path: Path) -> None:
     """Fewer images than features is another fault than a small number of them."""
-    few, some = saved(tmp_path, 11), saved(tmp_path, 40)
+    few, some = saved(tmp_path, 12), saved(tmp_path, 40)
     text = doubts(few, some)
-    assert "A has 11 images for 12 features: its covariance is singular" in text
-    assert "B has 40 images: FID (12 features) is biased upwards" in text
-    assert "B has 40 images for" not in text
-    assert "A has 11 images and B 40." in text
+    assert "A has 12 images for 12 features: the covariance is singular" in text
+    assert "B has 40 images: below 10,000 or so FID (12 features) is biased upwards" in text
+    assert "A has 12 images and B 40." in text
+    assert "A has 40 images and B has 13 images: below" in doubts(some, saved(tmp_path, 13))
 
 
 def test_ranges_that_look_wrong(tmp_path: Path) -> None:

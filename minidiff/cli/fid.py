@@ -113,12 +113,20 @@ def fid(
             say(f"written   {target}: mu and sigma of A", err=as_json)
         if len(done) < 2:
             return
-        found = measure.compare(done[0], done[1], network, wanted)
+        with tqdm(unit="piece", leave=False, dynamic_ncols=True, delay=0.5) as bar:
+
+            def on_progress(metric: str, count: int, total: int) -> None:
+                bar.set_description(metric, refresh=False)
+                bar.total, bar.n = total, count
+                bar.update(0)
+
+            found = measure.compare(done[0], done[1], network, wanted, on_progress)
         doubts = measure.doubts(done[0], done[1], network)
         for doubt in doubts:
             warn(doubt)
         if as_json:
             click.echo(json.dumps(measure.report(done[0], done[1], network, found, doubts), indent=2))
         else:
+            width = max(9, *map(len, found))
             for name, value in found.items():
-                say(f"{name:9} {measure.worded(value)}")
+                say(f"{name:{width}} {measure.worded(value)}")
