@@ -112,10 +112,6 @@ class ClassifierJob(Job):
         draw_mistakes(self.picture(step), titles, self.asked)
         return []
 
-    def picture(self, step: int) -> Path:
-        assert self.folder is not None
-        return self.folder / "samples" / f"{step:07d}.png"
-
     def confusion(self, step: int) -> Path:
         """Where the confusion matrix of a step lies."""
         return self.picture(step).with_stem(f"{step:07d}-confusion")

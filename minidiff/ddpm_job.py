@@ -7,7 +7,6 @@ job.start(); job.run(); print(job.conclusion())
 import os
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,10 +104,6 @@ class DdpmJob(Job):
         images = np.concatenate(pixels)
         write_image(self.picture(step), grid(images))
         return [f"samples at step {step}: {problem}" for problem in problems(images)]
-
-    def picture(self, step: int) -> Path:
-        assert self.folder is not None
-        return self.folder / "samples" / f"{step:07d}.png"
 
     def conclusion(self) -> str:
         return (

@@ -71,10 +71,6 @@ class Job(ABC):
         """Pictures of a step, in samples/, drawn with the EMA weights; returns what is wrong with them."""
 
     @abstractmethod
-    def picture(self, step: int) -> Path:
-        """Where the picture of a step lies: the one that `preview` writes last."""
-
-    @abstractmethod
     def conclusion(self) -> str:
         """What to look at, and the command to try next."""
 
@@ -99,6 +95,11 @@ class Job(ABC):
     @property
     def parameters(self) -> str:
         return f"{sum(parameter.numel() for parameter in self.model.parameters()) / 1e6:.1f}M parameters"
+
+    def picture(self, step: int) -> Path:
+        """Where the picture of a step lies: of several the one that `preview` writes last."""
+        assert self.folder is not None
+        return self.folder / "samples" / f"{step:07d}.png"
 
     def start(self) -> str:
         """Make the run folder, unless the run is being resumed; returns a line that names it."""
