@@ -164,9 +164,6 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 
     |mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), Dowson & Landau 1982, eq. 4; Heusel et al. 2017, eq. 6.
     mean: [d], cov: [d,d], singular ones too. UserError if they do not fit together, or one is no covariance.
-
-    With A = F F^T and B = G G^T the trace of the root is the sum of the singular values of F^T G: no square root of a
-    product that is not symmetric, hence nothing complex, and zero eigenvalues stay zero.
     """
     mean_a, mean_b = mean_a.to("cpu", torch.float64), mean_b.to("cpu", torch.float64)
     cov_a, cov_b = cov_a.to("cpu", torch.float64), cov_b.to("cpu", torch.float64)
@@ -175,8 +172,8 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
     check_gaussian(mean_a, cov_a)
     check_gaussian(mean_b, cov_b)
     means = (mean_a - mean_b).square().sum()
-    root = sum_of_singular_values(factor(cov_a).T @ factor(cov_b))
-    return max(0.0, (means + cov_a.trace() + cov_b.trace() - 2 * root).item())  # below 0 only by rounding
+    distance = means + cov_a.trace() + cov_b.trace() - 2 * trace_of_root(cov_a, cov_b)
+    return max(0.0, distance.item())  # below 0 only by rounding
 
 
 def check_gaussian(mean: Tensor, covariance: Tensor) -> None:
@@ -188,6 +185,24 @@ def check_gaussian(mean: Tensor, covariance: Tensor) -> None:
         raise UserError("mean or covariance hold NaN or infinity: compute them again from finite features.")
     if (covariance - covariance.T).abs().max() > 1e-5 * covariance.abs().max():
         raise UserError("the covariance is not symmetric, so it is none: is it another matrix of the file?")
+
+
+def trace_of_root(a: Tensor, b: Tensor) -> Tensor:
+    """tr (A^1/2 B A^1/2)^1/2 of covariances [d,d], to a relative 1e-9: the product is never formed, nothing is complex.
+
+    With a Cholesky factor, A = L L^T, it is the sum of the roots of the eigenvalues of L^T B L, which is symmetric.
+    An eigenvalue w comes out eps * max(w) wrong, its root eps * max(w) / (2 sqrt(w)). Where that adds up, because a
+    covariance is singular or nearly so: with A = F F^T and B = G G^T it is also the sum of the singular values of
+    F^T G, which need no root, and of which those that are 0 are left out from the start.
+    """
+    lower, failed = torch.linalg.cholesky_ex(a)
+    if not failed and not torch.linalg.cholesky_ex(b).info:
+        squares = torch.linalg.eigvalsh(lower.T @ b @ lower)
+        roots = squares.clamp(min=0).sqrt()
+        error = (torch.finfo(torch.float64).eps * squares[-1] / (2 * roots)).sum()
+        if error <= 1e-9 * roots.sum():
+            return roots.sum()
+    return torch.linalg.svdvals(factor(a).T @ factor(b)).sum()
 
 
 def factor(covariance: Tensor) -> Tensor:
@@ -210,22 +225,6 @@ def factor(covariance: Tensor) -> Tensor:
         )
     kept = values > max(-smallest, len(values) * torch.finfo(torch.float64).eps * largest)
     return vectors[:, kept] * values[kept].sqrt()
-
-
-def sum_of_singular_values(matrix: Tensor) -> Tensor:
-    """The nuclear norm of [m,n], float64, to a relative 1e-9.
-
-    The roots of the eigenvalues of M^T M, which come five times as fast as singular values. Squaring costs digits: an
-    eigenvalue w is off by eps * max(w), its root by eps * max(w) / (2 sqrt(w)). Where that adds up to too much (nearly
-    singular matrices), the singular values themselves.
-    """
-    gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
-    if not len(gram):
-        return gram.sum()
-    squares = torch.linalg.eigvalsh(gram)
-    roots = squares.clamp(min=0).sqrt()
-    error = (torch.finfo(torch.float64).eps * squares[-1] / (2 * roots)).sum()
-    return roots.sum() if error <= 1e-9 * roots.sum() else torch.linalg.svdvals(matrix).sum()
 
 
 # FID of infinitely many images

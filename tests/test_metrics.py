@@ -187,12 +187,29 @@ def test_the_distance_does_not_depend_on_the_order() -> None:
     assert there == pytest.approx(back, rel=1e-12)
 
 
-def test_covariances_that_were_rounded_to_float32() -> None:
-    """Eigenvalues of -1e-8 where there were zeros: a Cholesky factor would make 15% of them. Off by 4e-4 or less."""
-    (mean_a, a), (mean_b, b) = (sample_statistics(normal(n, 128, seed=n) @ covariance(128, n, 1e-2)) for n in (60, 70))
+@pytest.mark.parametrize("counts", [(60, 70), (500, 60)])
+def test_covariances_that_were_rounded_to_float32(counts: tuple[int, int]) -> None:
+    """Eigenvalues of -1e-8 where there were zeros, and as many of +1e-8: rounding, all of them.
+
+    Off by 7e-10 or less; by 6e-6 or more with a Cholesky factor, or with the positive ones kept.
+    """
+    (mean_a, a), (mean_b, b) = (sample_statistics(normal(n, 128, seed=n) @ covariance(128, n, 1e-2)) for n in counts)
     truth = frechet_distance(mean_a, a, mean_b, b)
-    assert torch.linalg.eigvalsh(a.float().double())[0] < -1e-9
-    assert frechet_distance(mean_a, a.float(), mean_b, b.float()) == pytest.approx(truth, rel=1e-3)
+    assert torch.linalg.eigvalsh(b.float().double())[0] < -1e-9
+    assert frechet_distance(mean_a, a.float(), mean_b, b.float()) == pytest.approx(truth, rel=1e-8)
+
+
+def test_covariances_that_share_a_few_directions() -> None:
+    """40 directions of 80 on one side, 50 on the other, 10 on both; the same eigenvectors, so the distance is known.
+
+    Fails by 2e-9 with eigenvalues of the product alone: 30 of them are 0, and come out as 1e-17.
+    """
+    q, _ = torch.linalg.qr(normal(80, 80, seed=1))
+    sd_a, sd_b = normal(80, seed=2).abs(), normal(80, seed=3).abs()
+    sd_a[40:], sd_b[:30] = 0, 0
+    a, b = (symmetric((q * sd.square()) @ q.T) for sd in (sd_a, sd_b))
+    truth = (sd_a - sd_b).square().sum().item()
+    assert frechet_distance(torch.zeros(80), a, torch.zeros(80), b) == pytest.approx(truth, rel=1e-11)
 
 
 def test_what_is_no_covariance_is_refused() -> None:
@@ -331,6 +348,15 @@ def test_kid_knows_its_error(sizes: tuple[int, int, int, int], shift: float) -> 
     assert many.covered >= 0.88
 
 
+def test_what_a_single_image_does_to_kid_is_that_of_brute_force(small_blocks: None) -> None:
+    """The witness function, pair by pair. Fails when an image counts among the others of its own set."""
+    a, b = normal(70, 3, seed=1).numpy(), 0.5 + normal(90, 3, seed=2).numpy()
+    near = [np.mean([(x @ z / 3 + 1) ** 3 for j, z in enumerate(a) if j != i]) for i, x in enumerate(a)]
+    far = [np.mean([(x @ y / 3 + 1) ** 3 for y in b]) for x in a]
+    variance = metrics.witness_variance(a, b, np.random.RandomState(0))
+    assert variance == pytest.approx(np.var(np.subtract(near, far), ddof=1), rel=1e-10)
+
+
 def test_kid_is_zero_on_average_between_equal_sets() -> None:
     """Unbiased, at 50 images too. Fails with the diagonals left in."""
     values = [kid(normal(50, 4, seed=i), normal(60, 4, seed=1000 + i), 5, 50).value for i in range(200)]
@@ -406,6 +432,8 @@ def test_copies_of_an_image_are_at_one_point() -> None:
     real = 10 + normal(40, 100, seed=6)
     assert precision_recall(real[5].repeat(30, 1), real) == (1.0, 1 / 40)
     assert precision_recall(real[5].repeat(30, 1) + 1e-3, real) == (1.0, 0.0)
+    assert precision_recall(real[:1].repeat(2, 1), real[:1].repeat(9, 1), k=1) == (1.0, 1.0)
+    assert metrics.squared_distances(real, real).diagonal().eq(0).all()
 
 
 def test_precision_and_recall_need_neighbours() -> None:
