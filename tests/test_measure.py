@@ -199,8 +199,8 @@ import torch
 torch.set_num_threads(1)
 from test_measure import NETWORK, sides
 from minidiff import measure
-a, b = sides(sys.argv[1], sys.argv[1], ("fid", "kid"))
-measure.compare(a, b, NETWORK, ("fid", "kid"))
+a, b = sides(sys.argv[1], sys.argv[1])
+measure.compare(a, b, NETWORK)
 print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
 """
 
