@@ -1,8 +1,11 @@
 """What the benchmarks share: a clock, rounds in shuffled order, ratios within a round, what to say of the machine."""
 
+import math
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -39,6 +42,42 @@ def rounds_of(steps: dict[str, Callable[[], float]], rounds: int) -> Times:
         for name in random.sample(list(steps), len(steps)):
             times[name].append(steps[name]())
     return times
+
+
+def take_turns(step: Callable[[], object], turn: float, device: torch.device, before: int | None) -> None:
+    """Be a contender: for each line of standard input repeat the step for `turn` seconds, and print the seconds of one
+    and the peak memory in bytes, over what there was before."""
+    repeats = max(1, math.ceil(turn / seconds(step, 1, device)))
+    for _ in sys.stdin:
+        time = seconds(step, repeats, device)
+        on_cpu = (resident("VmHWM") or 0) - (before or 0)
+        print(time, torch.cuda.max_memory_allocated() if device.type == "cuda" else on_cpu, flush=True)
+
+
+class Racer:
+    """A contender in a process of its own: the running script, started again with more words, to `take_turns`."""
+
+    def __init__(self, *words: str) -> None:
+        command = [sys.executable, *sys.argv, *words]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.peak: int | None = None
+
+    def turn(self) -> float:
+        """Seconds a step. Exits where the process has died: what it said stands above."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline().split()
+        if not answer:
+            sys.exit(f"a contender ended with code {self.process.wait()}: {' '.join(self.process.args[-2:])}")  # type: ignore[index]
+        self.peak = int(answer[1]) or None
+        return float(answer[0])
+
+    def close(self) -> None:
+        """Let it end."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def ratio(base: list[float], other: list[float]) -> str:

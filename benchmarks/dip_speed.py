@@ -6,10 +6,8 @@ round. Prints a Markdown table: see README.md here.
 """
 
 import datetime
-import math
 import random
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ import click
 import common
 import torch
 import torch.nn.functional as F
-from common import CLOCKS, Times, gib, machine, ratio, resident, rounds_of, seconds, versions
+from common import CLOCKS, Racer, Times, gib, machine, ratio, resident, rounds_of, seconds, take_turns, versions
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -111,37 +109,7 @@ def serve(case: Case, settings: Settings, size: int, device: torch.device, turn:
         fit = plain_fit(net, target, case.input_kind)
     for _ in range(3):  # compile, choose algorithms, fill the allocator's pool
         next(fit)
-    repeats = max(1, math.ceil(turn / seconds(lambda: next(fit), 1, device)))
-    for _ in sys.stdin:
-        time = seconds(lambda: next(fit), repeats, device)
-        on_cpu = (resident("VmHWM") or 0) - (before or 0)
-        peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else on_cpu
-        print(time, peak, flush=True)
-
-
-class Racer:
-    """A contender in a process of its own: this script, started again."""
-
-    def __init__(self, case: str, name: str) -> None:
-        command = [sys.executable, __file__, *sys.argv[1:], "--contender", case, name]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.peak: int | None = None
-
-    def turn(self) -> float:
-        """Seconds a step. Exits where the process has died: what it said stands above."""
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline().split()
-        if not answer:
-            sys.exit(f"a contender ended with code {self.process.wait()}: {' '.join(self.process.args[-2:])}")  # type: ignore[index]
-        self.peak = int(answer[1]) or None
-        return float(answer[0])
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+    take_turns(lambda: next(fit), turn, device, before)
 
 
 # --- the race -----------------------------------------------------------------------------------------------------
@@ -204,7 +172,7 @@ def main(device: str, nets: str, size: int, rounds: int, turn: float, threads: i
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name in names:
-        racers = {s.name: Racer(name, s.name) for s in settings}
+        racers = {s.name: Racer("--contender", name, s.name) for s in settings}
         times = rounds_of({key: racer.turn for key, racer in racers.items()}, rounds)
         for racer in racers.values():
             racer.close()
