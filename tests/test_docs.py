@@ -20,7 +20,8 @@ def test_links_and_pictures_are_there(page: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", *(f"docs/{name}.md" for name in ("checkpoint", "training", "unet", "samplers", "dip", "fid"))],
+    ["README.md"]
+    + [f"docs/{name}.md" for name in ("checkpoint", "training", "unet", "samplers", "dip", "fid", "metrics", "classifier")],
 )
 def test_python_runs_as_it_stands(
     name: str, trained: Path, clf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
