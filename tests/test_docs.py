@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+RUN = ("checkpoint", "training", "unet", "samplers", "dip", "fid", "metrics", "classifier")  # have Python to be run
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 
 
@@ -18,11 +19,7 @@ def test_links_and_pictures_are_there(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["README.md"]
-    + [f"docs/{name}.md" for name in ("checkpoint", "training", "unet", "samplers", "dip", "fid", "metrics", "classifier")],
-)
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in RUN)])
 def test_python_runs_as_it_stands(
     name: str, trained: Path, clf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
