@@ -37,16 +37,28 @@ def summarise_run(folder: Path) -> str:
 
 def describe_ddpm(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     data, network, diffusion, training = (config[key] for key in ("data", "network", "diffusion", "training"))
+    if "source" in config:
+        made = {"source": f"{config['source']['place']}, of {config['source']['format']}"}
+        seen = f"{data['image_size']}x{data['image_size']}"
+    else:
+        made = {"preset": config["preset"]}
+        seen = f"{data['name']}: {data['images']:,} images, {data['image_size']}x{data['image_size']}"
     attention = [data["image_size"] >> level for level, attends in enumerate(network["attention"]) if attends]
     return {
-        "preset": config["preset"],
-        "data": f"{data['name']}: {data['images']:,} images, {data['image_size']}x{data['image_size']}, "
-        f"{data['channels']} channel{'s' * (data['channels'] > 1)}",
+        **made,
+        "data": f"{seen}, {data['channels']} channel{'s' * (data['channels'] > 1)}",
         "network": f"UNet, channels {network['channels']}, {network['layers_per_block']} blocks a level, "
         f"attention at {', '.join(map(str, attention)) or 'the middle alone'}",
         "parameters": parameters(folder / checkpoint.MODEL),
         "diffusion": f"{diffusion['schedule']} schedule, T = {diffusion['timesteps']}, "
         f"predicts {diffusion['prediction']}" + (", zero terminal SNR" if diffusion["zero_terminal_snr"] else ""),
+        **trained(folder, training),
+    }
+
+
+def trained(folder: Path, training: dict[str, Any]) -> dict[str, str]:
+    """How, and how far; nothing of a run that was imported."""
+    return training and {
         "training": f"{training['steps']:,} steps of {training['batch_size']} images, lr {training['lr']:g} "
         f"({training['decay']}), EMA {training['ema_decay']:g}, seed {training['seed']}",
         "progress": progress(folder, training["steps"]),
@@ -55,6 +67,8 @@ def describe_ddpm(folder: Path, config: dict[str, Any]) -> dict[str, str]:
 
 def summarise_ddpm(folder: Path, config: dict[str, Any]) -> str:
     data = config["data"]
+    if "source" in config:
+        return f"{data['image_size']}x{data['image_size']}, from {config['source']['place']}"
     return (
         f"on {data['name']} {data['image_size']}x{data['image_size']}, {progress(folder, config['training']['steps'])}"
     )

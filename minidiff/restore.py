@@ -126,7 +126,7 @@ def plan(
         "minidiff": __version__,
         "kind": "restore",
         "image": os.path.abspath(image),
-        "model": os.path.abspath(model),
+        "model": os.path.abspath(run.folder),  # of a name on the Hub, where its files are
         "reference": fit.get("reference"),
         "noise_sigma": fit.get("noise_sigma", 0.0),
         "fit": fit,

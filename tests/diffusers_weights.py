@@ -1,4 +1,4 @@
-"""Our U-Net and diffusers' side by side: the same architecture, the same weights, by a table of key names.
+"""Our U-Net and diffusers' side by side: the same architecture, the same weights, by interop's table of names.
 
 For the tests and the benchmark alone; nothing in the package rests on diffusers.
 """
@@ -8,36 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from minidiff.interop import layer_names
 from minidiff.unet import UNet
-
-OUTSIDE = {
-    "time.0": "time_embedding.linear_1", "time.2": "time_embedding.linear_2", "label": "class_embedding",
-    "conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out",
-}  # fmt: skip
-BLOCK = {
-    "norm1": "norm1", "conv1": "conv1", "time": "time_emb_proj", "norm2": "norm2", "conv2": "conv2",
-    "shortcut": "conv_shortcut",
-}  # fmt: skip
-ATTENTION = {"norm": "group_norm", "query": "to_q", "key": "to_k", "value": "to_v", "out": "to_out.0"}
-
-
-def layer_names(config: dict[str, Any]) -> dict[str, str]:
-    """Our layer -> diffusers' layer, for every layer such a network might have (a shortcut may be missing)."""
-    levels, layers = len(config["channels"]), config["layers_per_block"]
-    # Ours are consecutive; theirs are grouped by level, residual blocks and attentions in lists of their own.
-    stages = {f"down.{level * (layers + 1) + i}": (f"down_blocks.{level}", i)
-              for level in range(levels) for i in range(layers)}  # fmt: skip
-    stages |= {f"up.{level * (layers + 2) + i}": (f"up_blocks.{level}", i)
-               for level in range(levels) for i in range(layers + 1)}  # fmt: skip
-    stages |= {"mid.0": ("mid_block", 0), "mid.1": ("mid_block", 1)}
-    names = dict(OUTSIDE)
-    for ours, (theirs, i) in stages.items():
-        names |= {f"{ours}.block.{a}": f"{theirs}.resnets.{i}.{b}" for a, b in BLOCK.items()}
-        names |= {f"{ours}.attention.{a}": f"{theirs}.attentions.{i}.{b}" for a, b in ATTENTION.items()}
-    for level in range(levels - 1):
-        names[f"down.{level * (layers + 1) + layers}.conv"] = f"down_blocks.{level}.downsamplers.0.conv"
-        names[f"up.{level * (layers + 2) + layers + 1}.conv"] = f"up_blocks.{level}.upsamplers.0.conv"
-    return names
 
 
 def their_key(config: dict[str, Any], key: str) -> str:
