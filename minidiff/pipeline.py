@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minidiff import checkpoint, distributed
+from minidiff import checkpoint, distributed, foreign
 from minidiff.diffusion import check_prediction, diffusion_loss, q_sample, rates
 from minidiff.errors import UserError, lookup
 from minidiff.images import Pixels, to_uint8
@@ -284,25 +284,33 @@ def shares(num: int, batch_size: int) -> Iterator[range]:
 def load(
     folder: str | Path, weights: str = "ema", device: str | torch.device = "cpu", precision: str | None = None
 ) -> Run:
-    """A ddpm run folder, rebuilt from its config.json alone.
+    """A ddpm run folder, rebuilt from its config.json alone; or a checkpoint of diffusers, here or on the Hub.
 
-    weights: `ema`, the averaged ones to sample from, or `raw`, the ones being trained. precision: fp32, bf16 or auto;
-    None is the one it was trained in. Raises UserError when the folder
-    is no ddpm run, has no weights yet, or has weights that do not fit its network exactly.
+    folder: a run; a folder that diffusers saved; or owner/name on the Hugging Face Hub. Nothing is written but the
+    Hub's own cache. weights: `ema`, the averaged ones to sample from, or `raw`, the ones being trained; diffusers has
+    one set, which counts as averaged. precision: fp32, bf16 or auto; None is the one it was trained in.
+    Raises UserError when the folder is none of these, has no weights yet, or has weights that do not fit exactly.
     """
-    folder = Path(folder).expanduser()
-    config = checkpoint.read_config(folder, kind="ddpm")
-    model, schedule = build(config)
-    precision = precision or config.get("training", {}).get("precision", "auto")
-    if weights == "ema":
-        tensors, source = checkpoint.read_tensors(folder / checkpoint.MODEL), folder / checkpoint.MODEL
-    elif weights == "raw":
-        state, source = checkpoint.read_state(folder), folder / checkpoint.STATE
-        if state is None:
-            raise UserError(f"{source} is missing, and only it holds the raw weights. Use --weights ema.")
-        tensors = state["model"]
-    else:
+    if weights not in ("ema", "raw"):
         raise UserError(f"unknown weights '{weights}'. Known: ema, raw.")
+    if foreign.is_foreign(folder):
+        if weights == "raw":
+            raise UserError(f"{folder} is not of minidiff and has one set of weights. Use --weights ema.")
+        source, config, tensors = foreign.open_source(folder)
+        folder = source
+        model, schedule = build(config)
+    else:
+        folder = Path(folder).expanduser()
+        config = checkpoint.read_config(folder, kind="ddpm")
+        model, schedule = build(config)
+        if weights == "ema":
+            tensors, source = checkpoint.read_tensors(folder / checkpoint.MODEL), folder / checkpoint.MODEL
+        else:
+            state, source = checkpoint.read_state(folder), folder / checkpoint.STATE
+            if state is None:
+                raise UserError(f"{source} is missing, and only it holds the raw weights. Use --weights ema.")
+            tensors = state["model"]
+    precision = precision or config.get("training", {}).get("precision", "auto")
     checkpoint.load_exactly(model, tensors, source)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Run(folder, config, model, schedule, precision)
@@ -325,7 +333,7 @@ def build_schedule(diffusion: dict[str, Any]) -> Schedule:
     """The schedule named in a run's config, with its zero-terminal-SNR rescaling."""
     name, T = diffusion["schedule"], diffusion["timesteps"]
     given = {end: diffusion[end] for end in ("beta_start", "beta_end") if diffusion.get(end) is not None}
-    if given and name != "linear":
+    if given and name not in ("linear", "scaled_linear"):
         option = next(iter(given)).replace("_", "-")
         raise UserError(f"--{option} belongs to the linear schedule, not {name}. Leave it out.")
     schedule = lookup("schedule", name, SCHEDULES)(T, **given)

@@ -17,7 +17,8 @@ LAYERS = [
      "dip_nets", "quality", "cpu", "inception", "classifier"},
     {"diffusion", "samplers", "data", "decoded", "downloads", "export", "train", "journal", "dip", "noise_level",
      "dip_pictures", "features", "metrics"},
-    {"pipeline", "job", "ddpm_job", "dip_job", "restore", "classifier_job", "sources", "measure"},
+    {"pipeline", "job", "ddpm_job", "dip_job", "restore", "classifier_job", "sources", "measure", "interop",
+     "foreign"},
     {"cli", "__main__"},
 ]
 ALLOWED_IN_LAYER_0 = {"errors", "rng", "checkpoint"}  # the ground the others of layer 0 stand on
