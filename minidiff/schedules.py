@@ -16,6 +16,7 @@ from torch import Tensor
 from minidiff.errors import UserError, lookup
 
 BETA_START, BETA_END = 1e-4, 0.02  # DDPM, section 4, for T = 1000
+SCALED_START, SCALED_END = 0.00085, 0.012  # of Stable Diffusion, for T = 1000
 MAX_BETA = 0.999  # Nichol & Dhariwal, section 3.2: no single step may wipe out the image
 
 
@@ -59,6 +60,19 @@ class Schedule:
         start = BETA_START if beta_start is None else beta_start
         end = BETA_END if beta_end is None else beta_end
         return Schedule.from_betas(torch.linspace(start, end, T, dtype=torch.float64))
+
+    @staticmethod
+    def scaled_linear(T: int = 1000, beta_start: float | None = None, beta_end: float | None = None) -> "Schedule":
+        """Betas whose roots are evenly spaced, from 0.00085 to 0.012 unless given: Rombach et al. 2022.
+
+        The range is taken or scaled as in `linear`. The default is Stable Diffusion's: x_{T-1} keeps 7% of the image.
+        """
+        at_least_one(T)
+        given = beta_start is not None or beta_end is not None
+        start = SCALED_START if beta_start is None else beta_start
+        end = SCALED_END if beta_end is None else beta_end
+        betas = torch.linspace(math.sqrt(max(start, 0)), math.sqrt(max(end, 0)), T, dtype=torch.float64) ** 2
+        return Schedule.from_betas(betas if given else (1000 / T * betas).clamp(max=MAX_BETA))
 
     @staticmethod
     def cosine(T: int = 1000, s: float = 0.008) -> "Schedule":
@@ -211,4 +225,6 @@ SPACINGS: dict[str, Callable[[int, int, bool], Sequence[int]]] = {
     "quadratic": quadratic,
 }
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {"linear": Schedule.linear, "cosine": Schedule.cosine}
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "linear": Schedule.linear, "scaled_linear": Schedule.scaled_linear, "cosine": Schedule.cosine,
+}  # fmt: skip
