@@ -20,7 +20,7 @@ from minidiff.errors import UserError, lookup
 from minidiff.images import Pixels, to_uint8
 from minidiff.noise_level import start_from
 from minidiff.rng import Draws, randn, sample_generators
-from minidiff.samplers import SAMPLERS, Denoiser, Step
+from minidiff.samplers import SAMPLERS, Denoiser, Step, calls
 from minidiff.schedules import SCHEDULES, Schedule
 from minidiff.train import Loss, mixed_precision
 from minidiff.unet import UNet
@@ -143,10 +143,7 @@ class Run:
 
     def timesteps(self, sampler: str = "ddim", **options: Any) -> list[int]:
         """The timesteps a chain with these options will call the network at, descending."""
-        steps, start_t = options.get("steps"), options.get("start_t")
-        if steps is None and sampler == "ddim":
-            steps = min(50, self.schedule.T if start_t is None else start_t + 1)
-        return self.schedule.timesteps(steps, start_t, options.get("spacing", "trailing"))
+        return calls(sampler, self.schedule, *(options.get(name) for name in ("steps", "start_t", "spacing")))
 
     def sample(
         self,

@@ -1,33 +1,23 @@
 """Chapter 3: the reverse chain, from noise to an image, or from anywhere in between.
 
-Rests on schedules and diffusion. A sampler is a generator that yields after every call of the network; progress bars,
-pictures on the way and an early end belong to the caller.
+Rests on chain; SAMPLERS has the solvers of chapter 4 too. A sampler is a generator that yields after every call of the
+network; progress bars, pictures on the way and an early end belong to the caller.
 Ho et al. 2020 (DDPM); Song et al. 2021 (DDIM).
 """
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from minidiff.diffusion import Denoiser, check_prediction, eps_from, x0_from
+from minidiff.chain import Step, denoise, descend, prediction_kind
+from minidiff.chain import calls as calls
+from minidiff.diffusion import Denoiser
 from minidiff.errors import UserError, lookup
 from minidiff.rng import Noise, randn
 from minidiff.schedules import Schedule
-
-
-class Step(NamedTuple):
-    """What one call of the network led to. Every tensor is its own: keep it, or change it, and the chain goes on.
-
-    The network was called at t with the x of the step before. This x is one level lower: x_{t-1}, or that of the next
-    timestep when some are skipped, or the image after the last. x0 is the image predicted at t, clipped if asked.
-    """
-
-    t: int
-    x: Tensor  # [N,C,H,W]
-    x0: Tensor  # [N,C,H,W]
+from minidiff.solvers import dpm_solver, heun, sde_dpm_solver, unipc
 
 
 def fixed_small(beta: float, alpha_bar: float, alpha_bar_next: float) -> float:
@@ -51,9 +41,9 @@ def ddpm(
     *,
     steps: int | None = None,
     start_t: int | None = None,
-    spacing: str = "trailing",
+    spacing: str | None = None,
     variance: str = "fixed_small",
-    clip: bool = True,
+    clip: bool | float = True,
     prediction: str | None = None,
     generator: Noise = None,
 ) -> Iterator[Step]:
@@ -61,14 +51,15 @@ def ddpm(
 
     x: [N,C,H,W] at the noise level of the first timestep: standard normal for a whole chain, or
     `q_sample(schedule, image, start_t, noise)`. It is not modified.
-    steps: calls of the network, None for all. start_t, spacing: see `Schedule.timesteps`. variance: one of VARIANCES.
-    clip: hold the predicted x0 in [-1,1]. prediction: what the model predicts; None asks `model.prediction`, else eps.
+    steps: calls of the network, None for all. start_t, spacing: see `Schedule.timesteps`; None is `trailing`.
+    variance: one of VARIANCES. clip: hold the predicted x0 in [-1,1], in which way see `chain.clipped`.
+    prediction: what the model predicts; None asks `model.prediction`, else eps.
     generator: None, one, or one for each sample. No noise is added in the last step.
     Where timesteps are skipped, alpha and beta are those of the whole jump. UserError on any value out of range.
     """
     add_variance = lookup("variance", variance, VARIANCES)
     kind = prediction_kind(model, schedule, prediction)
-    for t, alpha_bar, alpha_bar_next in descend(schedule, steps, start_t, spacing):
+    for t, alpha_bar, alpha_bar_next in descend("ddpm", schedule, steps, start_t, spacing):
         alpha = alpha_bar / alpha_bar_next  # of one step alpha_t, of a jump the product of all its alphas
         beta = 1 - alpha
         x0, _ = denoise(model, x, t, alpha_bar, kind, clip)  # eq. 15
@@ -92,9 +83,9 @@ def ddim(
     *,
     steps: int | None = None,
     start_t: int | None = None,
-    spacing: str = "trailing",
+    spacing: str | None = None,
     eta: float = 0.0,
-    clip: bool = True,
+    clip: bool | float = True,
     keep_eps: bool = False,
     prediction: str | None = None,
     generator: Noise = None,
@@ -109,9 +100,7 @@ def ddim(
     if not 0 <= eta <= 1:
         raise UserError(f"eta {eta} is outside [0, 1]. Take 0 for no noise, 1 for that of DDPM.")
     kind = prediction_kind(model, schedule, prediction)
-    if steps is None:
-        steps = min(50, schedule.T if start_t is None else start_t + 1)
-    for t, alpha_bar, alpha_bar_next in descend(schedule, steps, start_t, spacing):
+    for t, alpha_bar, alpha_bar_next in descend("ddim", schedule, steps, start_t, spacing):
         x0, eps = denoise(model, x, t, alpha_bar, kind, clip, keep_eps)
         sigma = eta * math.sqrt((1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next))  # eq. 16
         towards_x = math.sqrt(max(1 - alpha_bar_next - sigma**2, 0.0))  # max: rounding, at zero SNR and eta 1
@@ -121,34 +110,11 @@ def ddim(
         yield Step(t, x.clone(), x0)
 
 
-SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {"ddpm": ddpm, "ddim": ddim}
-
-
-def prediction_kind(model: Denoiser, schedule: Schedule, prediction: str | None) -> str:
-    """What the model predicts: as the caller says, or as the model says of itself, or eps. Checked."""
-    kind: str = prediction or getattr(model, "prediction", None) or "eps"
-    check_prediction(schedule, kind)
-    return kind
-
-
-def descend(
-    schedule: Schedule, steps: int | None, start_t: int | None, spacing: str
-) -> Iterator[tuple[int, float, float]]:
-    """Every call of a chain: its t, alpha_bar there, and alpha_bar one level lower, which is 1 after the last."""
-    timesteps = schedule.timesteps(steps, start_t, spacing)
-    alpha_bars = schedule.alphas_cumprod[timesteps].tolist()
-    yield from zip(timesteps, alpha_bars, [*alpha_bars[1:], 1.0], strict=True)
-
-
-def denoise(
-    model: Denoiser, x: Tensor, t: int, alpha_bar: float, kind: str, clip: bool, keep_eps: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Call the network once. Returns x0 [N,C,H,W], clipped to [-1,1] if asked, and the eps that goes with it."""
-    signal_rate, noise_rate = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
-    output = model(x, torch.full((len(x),), t, device=x.device)).to(x.dtype)
-    x0 = x0_from(x, output, kind, signal_rate, noise_rate)
-    if clip and not keep_eps:
-        x0 = x0.clamp(-1, 1)
-        return x0, eps_from(x, x0, "x0", signal_rate, noise_rate)
-    x0 = x0.clamp(-1, 1) if clip else x0.clone()  # of its own, even where the network's output is x0 itself
-    return x0, eps_from(x, output, kind, signal_rate, noise_rate)
+SAMPLERS: dict[str, Callable[..., Iterator[Step]]] = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "dpm++": dpm_solver,
+    "dpm++sde": sde_dpm_solver,
+    "heun": heun,
+    "unipc": unipc,
+}

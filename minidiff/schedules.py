@@ -1,7 +1,8 @@
 """Chapter 1: the noise schedule, which says how much of the image is left at every timestep, and how to skip timesteps.
 
 Rests on nothing but torch and numpy.
-Ho et al. 2020 (DDPM); Nichol & Dhariwal 2021 (cosine); Song et al. 2021 (DDIM, skipping); Lin et al. 2024 (zero SNR).
+Ho et al. 2020 (DDPM); Nichol & Dhariwal 2021 (cosine); Song et al. 2021 (DDIM, skipping); Lin et al. 2024 (zero SNR);
+Karras et al. 2022 (EDM: sigma, and steps that grow with it); Lu et al. 2022a (DPM-Solver: steps even in log SNR).
 """
 
 import math
@@ -18,6 +19,8 @@ from minidiff.errors import UserError, lookup
 BETA_START, BETA_END = 1e-4, 0.02  # DDPM, section 4, for T = 1000
 SCALED_START, SCALED_END = 0.00085, 0.012  # of Stable Diffusion, for T = 1000
 MAX_BETA = 0.999  # Nichol & Dhariwal, section 3.2: no single step may wipe out the image
+RHO = 7  # EDM, table 1: of `karras`
+PURE_NOISE = 160  # a sigma over DDPM's last, 157: no step is worth taking above. See `from_pure_noise`
 
 
 class Level(NamedTuple):
@@ -127,6 +130,14 @@ class Schedule:
         """Signal to noise, alpha_bar / (1 - alpha_bar): float64 [T], falling."""
         return self.alphas_cumprod / (1 - self.alphas_cumprod)
 
+    @property
+    def sigmas(self) -> Tensor:
+        """The noise in x_t / sqrt(alpha_bar), sqrt((1 - alpha_bar) / alpha_bar): float64 [T], rising. EDM's sigma.
+
+        With zero terminal SNR the last is infinite.
+        """
+        return self.snr.rsqrt()
+
     def to(self, device: torch.device | str) -> "Schedule":
         """The same numbers on another device: for training on a GPU, where a look-up must not wait for the CPU."""
         if torch.device(device).type == "mps":  # which has no float64; `at` then looks up on the CPU
@@ -155,7 +166,8 @@ class Schedule:
         steps: how many; None is every one. start_t: the first one, at whose noise level x then has to be.
         start_t None, with steps: the published grids on all T timesteps, see SPACINGS: not all begin at T-1.
         start_t given: the grid is laid on [0, start_t], and the first call is at start_t whatever the spacing.
-        UserError: start_t outside [0, T), steps outside [1, start_t + 1], unknown spacing.
+        UserError: start_t outside [0, T), steps outside [1, start_t + 1], unknown spacing, or one that needs a finite
+        sigma at its top.
         """
         grid = lookup("spacing", spacing, SPACINGS)
         top = self.T - 1 if start_t is None else start_t
@@ -165,7 +177,7 @@ class Schedule:
             return list(range(top, -1, -1))
         if not 1 <= steps <= top + 1:
             raise UserError(f"{steps} steps do not fit in {top + 1} timesteps ({top} to 0). Take 1 to {top + 1}.")
-        rising = grid(steps, top, start_t is not None)
+        rising = grid(self, steps, top, start_t is not None)
         return [int(t) for t in reversed(rising)]
 
 
@@ -181,9 +193,10 @@ def at_least_one(T: int) -> None:
 
 
 # The spacings: `steps` rising timesteps out of 0 ... top. With `exact` the last of them has to be top itself.
+# The first four go by the number of the timestep alone, the others by how much noise there is.
 
 
-def leading(steps: int, top: int, exact: bool) -> Sequence[int]:
+def leading(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[int]:
     """Multiples of (top + 1) // steps from 0, as DDIM's "linear": 50 of 1000 start at 980, not at 999.
 
     With a given top, evenly spaced from 0 to it and rounded down.
@@ -193,20 +206,20 @@ def leading(steps: int, top: int, exact: bool) -> Sequence[int]:
     return [i * ((top + 1) // steps) for i in range(steps)]
 
 
-def trailing(steps: int, top: int, exact: bool) -> Sequence[int]:
+def trailing(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[int]:
     """Evenly spaced down from the top, so the first call is at the noise x starts from: Lin et al. 2024, table 2."""
     falling = np.arange(top + 1, 0, -(top + 1) / steps)[:steps]  # [:steps]: rounding may add one near 0
     return [round(t) - 1 for t in reversed(falling.tolist())]
 
 
-def linspace(steps: int, top: int, exact: bool) -> Sequence[int]:
+def linspace(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[int]:
     """Evenly spaced with both ends, rounded to the nearest: Lin et al. 2024, table 2."""
     if exact and steps == 1:
         return [top]
     return [round(t) for t in np.linspace(0, top, steps).tolist()]
 
 
-def quadratic(steps: int, top: int, exact: bool) -> Sequence[int]:
+def quadratic(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[int]:
     """Dense near the image: squares of even steps up to sqrt(0.8 T), or sqrt(top) if given: DDIM, appendix D.2.
 
     Rounded down. DDIM's code then calls small timesteps twice (0 already with 50 steps); here they move up by one.
@@ -218,11 +231,62 @@ def quadratic(steps: int, top: int, exact: bool) -> Sequence[int]:
     return [*rising[:-1], top] if exact else rising  # the root of top, squared, may fall short of it by 1e-13
 
 
-SPACINGS: dict[str, Callable[[int, int, bool], Sequence[int]]] = {
+def karras(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[int]:
+    """Even in sigma^(1/7), so that steps shrink with the noise, from the sigma of 0 to that of top: EDM eq. 5.
+
+    Each is rounded to the timestep with the nearest sigma: the network knows no others (EDM, table 1, iDDPM).
+    """
+    top = top if exact else from_pure_noise(schedule, steps, top)
+    levels = schedule.sigmas[: top + 1]
+    return nearest(levels, even(levels ** (1 / RHO), steps) ** RHO, "karras")
+
+
+def logsnr(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[int]:
+    """Even in log SNR, from that of 0 to that of top, each rounded to the nearest: DPM-Solver, Lu et al. 2022a."""
+    top = top if exact else from_pure_noise(schedule, steps, top)
+    levels = schedule.snr[: top + 1].log()
+    return nearest(levels, even(levels, steps), "logsnr")
+
+
+def from_pure_noise(schedule: Schedule, steps: int, top: int) -> int:
+    """Where `karras` and `logsnr` begin if they may choose: at top, or where sigma is PURE_NOISE.
+
+    The cosine schedule's last sigma is 20,000: of ten karras steps six would be above 100. Zero terminal SNR is
+    left as it is, since there the network has to be called at T-1.
+    """
+    levels = schedule.sigmas[: top + 1]
+    if levels[-1].isinf():
+        return top
+    return max(steps - 1, int((levels - levels[-1].clamp(max=PURE_NOISE)).abs().argmin()))
+
+
+def even(levels: Tensor, steps: int) -> Tensor:
+    """`steps` numbers from the first of the levels to the last, evenly spaced; of one step, the last."""
+    shares = torch.linspace(0, 1, steps, dtype=levels.dtype) if steps > 1 else torch.ones(1, dtype=levels.dtype)
+    return levels[0] + shares * (levels[-1] - levels[0])
+
+
+def nearest(levels: Tensor, wanted: Tensor, spacing: str) -> Sequence[int]:
+    """The index of the level nearest to each one wanted, rising; one that is taken moves up, or down if at the top."""
+    if not bool(levels[-1].isfinite()):
+        raise UserError(
+            f"spacing {spacing} needs some signal at its first timestep; {len(levels) - 1} of this schedule is pure "
+            "noise (zero terminal SNR). Take linspace or trailing, or a smaller start_t."
+        )
+    rising = (wanted[:, None] - levels).abs().argmin(dim=1).tolist()
+    for i in range(1, len(rising)):
+        rising[i] = max(rising[i], rising[i - 1] + 1)
+    room = len(levels) - len(rising)  # rising[i] has to leave room for those above
+    return [min(t, room + i) for i, t in enumerate(rising)]
+
+
+SPACINGS: dict[str, Callable[[Schedule, int, int, bool], Sequence[int]]] = {
     "leading": leading,
     "trailing": trailing,
     "linspace": linspace,
     "quadratic": quadratic,
+    "karras": karras,
+    "logsnr": logsnr,
 }
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {

@@ -15,8 +15,8 @@ PACKAGE = Path(minidiff.__file__).parent
 LAYERS = [
     {"errors", "rng", "images", "schedules", "unet", "shapes", "checkpoint", "distributed", "presets", "report",
      "dip_nets", "quality", "cpu", "inception", "classifier"},
-    {"diffusion", "samplers", "data", "decoded", "downloads", "export", "train", "journal", "dip", "noise_level",
-     "dip_pictures", "features", "metrics"},
+    {"diffusion", "chain", "samplers", "solvers", "data", "decoded", "downloads", "export", "train", "journal", "dip",
+     "noise_level", "dip_pictures", "features", "metrics"},
     {"pipeline", "job", "ddpm_job", "dip_job", "restore", "classifier_job", "sources", "measure", "interop",
      "foreign"},
     {"cli", "__main__"},
@@ -76,7 +76,7 @@ def test_there_is_no_circle() -> None:
 
 def test_the_mathematics_knows_no_network() -> None:
     """A model is any callable: diffusion and samplers must not import unet."""
-    for name in ("diffusion", "samplers", "schedules"):
+    for name in ("diffusion", "chain", "samplers", "solvers", "schedules"):
         assert not graph()[name] & {"unet", "train", "pipeline"}
 
 

@@ -1,19 +1,25 @@
-"""The reverse chain against the forward marginals, an exactly known Gaussian, and diffusers' schedulers."""
+"""The reverse chain against the forward marginals, an exactly known Gaussian, and diffusers' schedulers.
+
+What all samplers have in common is tested here for all; of ddpm and ddim also the rest. See test_solvers.py.
+"""
 
 import inspect
 import itertools
 import math
+import sys
 import types
+from unittest import mock
 
 import pytest
 import torch
 
-from minidiff import samplers
+from minidiff import chain, samplers, solvers
 from minidiff.diffusion import PREDICTIONS, predict_eps, predict_x0, q_sample, target
 from minidiff.errors import UserError
 from minidiff.rng import sample_generators
-from minidiff.samplers import SAMPLERS, VARIANCES, Step, ddim, ddpm
+from minidiff.samplers import SAMPLERS, VARIANCES, Step, calls, ddim, ddpm
 from minidiff.schedules import SPACINGS, Schedule
+from minidiff.solvers import dpm_solver, heun, sde_dpm_solver, unipc
 
 LINEAR = Schedule.linear()
 ZERO_SNR = LINEAR.zero_terminal_snr()
@@ -69,6 +75,10 @@ MARGINAL_SAMPLERS = {
     "ddim, eta 0.5": (ddim, {"eta": 0.5}),
     "ddim, eta 1": (ddim, {"eta": 1.0}),
     "ddim, keep_eps": (ddim, {"eta": 0.5, "keep_eps": True}),
+    "dpm++": (dpm_solver, {}),
+    "dpm++sde": (sde_dpm_solver, {}),
+    "heun": (heun, {}),
+    "unipc": (unipc, {}),
 }
 
 
@@ -80,7 +90,7 @@ def test_reverse_chain_has_the_forward_marginals_at_every_step(name, start_t, pi
     Fails with every change of MUTANTS, see there for how many sigma.
     """
     sampler, options = MARGINAL_SAMPLERS[name]
-    options = options | {"steps": start_t + 1}
+    options = options | {"steps": 2 * start_t + 1 if sampler is heun else start_t + 1}
     assert worst_deviation(sampler, LINEAR, start_t, pixels, **options) < SIGMAS
 
 
@@ -94,20 +104,21 @@ def test_skipped_steps_keep_the_marginals(name, start_t, steps, spacing):
 
 
 @pytest.mark.parametrize("kind", ["x0", "v"])
-@pytest.mark.parametrize("name", MARGINAL_SAMPLERS)
+@pytest.mark.parametrize("name", MARGINAL_SAMPLERS.keys() - {"heun"})
 def test_zero_terminal_snr_samples_with_x0_and_v(name, kind):
     """From alpha_bar = 0, pure noise, to the image, also in one step. Fails with any division by sqrt(alpha_bar)."""
     sampler, options = MARGINAL_SAMPLERS[name]
-    for steps in (1, 20, 1000):
+    for steps in (1, 2, 20, 1000):
         pixels = 2**13 if steps == 1000 else 2**15
-        assert worst_deviation(sampler, ZERO_SNR, 999, pixels, kind, steps=steps, **options) < SIGMAS
+        given = options | {"steps": steps, "spacing": "trailing"}
+        assert worst_deviation(sampler, ZERO_SNR, 999, pixels, kind, **given) < SIGMAS
 
 
 # The checker itself is tried on broken samplers: (sampler, options, the line, the line broken). Measured: sigma.
 
 MUTANTS = {
-    "start_t one too high": (ddpm, {}, "schedule.timesteps(steps, start_t,", "schedule.timesteps(steps, start_t + 1,"),
-    "start_t one too low": (ddpm, {}, "schedule.timesteps(steps, start_t,", "schedule.timesteps(steps, start_t - 1,"),
+    "start_t one too high": (ddpm, {}, "timesteps(steps, start_t, spacing)", "timesteps(steps, start_t + 1, spacing)"),
+    "start_t one too low": (ddpm, {}, "timesteps(steps, start_t, spacing)", "timesteps(steps, start_t - 1, spacing)"),
     "eq. 7 without its first root": (ddpm, {}, "math.sqrt(alpha_bar_next) * beta", "alpha_bar_next * beta"),
     "eq. 7 without its second root": (ddpm, {}, "+ math.sqrt(alpha) * (1", "+ alpha * (1"),
     "noise with the variance for its root": (ddpm, {}, "sigma = math.sqrt(add_variance(", "sigma = (add_variance("),
@@ -115,20 +126,30 @@ MUTANTS = {
     "fixed_large for fixed_small": (ddpm, {"variance": "fixed_large"}, "", ""),
     "no noise at all": (ddpm, {}, "x = mean + sigma * randn(x.shape, generator, like=x)", "x = mean"),
     "one level too far down": (ddpm, {}, "[*alpha_bars[1:], 1.0]", "[*alpha_bars[2:], 1.0, 1.0]"),
-    "eq. 12 without its first root": (ddim, {}, "x = math.sqrt(alpha_bar_next) * x0", "x = alpha_bar_next * x0"),
+    "eq. 12 without its first root": (ddim, {}, "sqrt(alpha_bar_next) * x0 + towards_x", "sqrt(1.0) * x0 + towards_x"),
     "eq. 12 without its second root": (ddim, {}, "towards_x = math.sqrt(max(", "towards_x = (max("),
     "eq. 12 with sigma for sigma^2": (ddim, {"eta": 0.5}, "- sigma**2", "- sigma"),
-    "eq. 12 without its noise": (ddim, {"eta": 0.5}, "x = x + sigma * randn(x.shape, generator, like=x)", "pass"),
+    "eq. 12 without its noise": (ddim, {"eta": 0.5}, "sigma * randn(x.shape, generator, like=x)  # eq.", "0  #"),
+    "dpm++, level": (dpm_solver, {}, "(-h) * middle\n        )  # algorithm", "(h) * middle\n        )  #"),
+    "dpm++sde, no drift": (sde_dpm_solver, {}, "* math.exp(-h) * x", "* x"),
+    "dpm++sde, half": (sde_dpm_solver, {}, "math.expm1(-2 * h) * middle", "math.expm1(-h) * middle"),
+    "dpm++sde, noise": (sde_dpm_solver, {}, "sigma = math.sqrt((1 - alpha_bar_next) * -", "sigma = (1 * -"),
+    "unipc, corrector's level": (unipc, {}, "+ math.sqrt(alpha_bar) * integral", "+ alpha_bar * integral"),
+    "unipc, corrected from here": (unipc, {}, "x_before\n", "x\n"),
+    "heun, level": (heun, {}, "math.sqrt(1 - alpha_bar_next) * eps", "math.sqrt(1 - alpha_bar) * eps"),
 }
 
 
 def broken(sampler, line: str, change: str):
-    """The same sampler out of a copy of its module's source in which one line is changed."""
-    source = inspect.getsource(samplers)
-    assert line == "" or source.count(line) == 1, f"{line!r} is no longer there once: adapt the test"
-    module = types.ModuleType("broken_samplers")
-    exec(source.replace(line, change) if line else source, module.__dict__)
-    return getattr(module, sampler.__name__)
+    """The same sampler out of copies of the modules' sources in one of which one line is changed."""
+    sources = {module.__name__: inspect.getsource(module) for module in (chain, solvers, samplers)}
+    times = sum(source.count(line) for source in sources.values())
+    assert line == "" or times == 1, f"{line!r} is there {times} times, not once: adapt the test"
+    with mock.patch.dict(sys.modules):
+        for name, source in sources.items():
+            sys.modules[name] = types.ModuleType(name)  # so that the next one imports it
+            exec(source.replace(line, change) if line else source, sys.modules[name].__dict__)
+        return getattr(sys.modules[samplers.__name__], sampler.__name__)
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -140,7 +161,7 @@ def test_the_marginal_test_sees_what_a_picture_hides(name):
     """
     sampler, options, line, change = MUTANTS[name]
     start_t = 20 if name.startswith("start_t") else 100  # a step more or less is 9% of the noise at 20, 2% at 100
-    if sampler is ddim:
+    if sampler is not ddpm:
         options = options | {"steps": start_t + 1}
     deviation = worst_deviation(broken(sampler, line, change), LINEAR, start_t, 2**16, **options)
     print(f"{name}: {deviation:.1f} sigma")
@@ -313,7 +334,8 @@ def test_t_is_the_timestep_just_evaluated_and_the_first_is_start_t(name, spacing
     for start_t, steps in ((999, 20), (100, 30), (1, 2), (1, 1), (0, 1)):
         seen.clear()
         chain = list(SAMPLERS[name](model, LINEAR, x, start_t=start_t, steps=steps, spacing=spacing, clip=False))
-        assert chain[0].t == start_t and [s.t for s in chain] == LINEAR.timesteps(steps, start_t, spacing)
+        assert chain[0].t == start_t and [s.t for s in chain] == calls(name, LINEAR, steps, start_t, spacing)
+        assert name == "heun" or [s.t for s in chain] == LINEAR.timesteps(steps, start_t, spacing)
         assert torch.equal(seen[0][0], x)
         for step, (x_t, t) in zip(chain, seen, strict=True):
             assert t.dtype == torch.int64 and t.tolist() == [step.t] * 8
@@ -333,7 +355,10 @@ def test_the_number_of_calls():
     assert len(list(ddim(model, Schedule.linear(20), x))) == 20
 
 
-@pytest.mark.parametrize(("name", "options"), [("ddpm", {}), ("ddim", {"eta": 1.0}), ("ddim", {"eta": 0.0})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("ddim", {"eta": 1.0}), *((name, {}) for name in SAMPLERS)],
+)
 def test_an_image_does_not_depend_on_its_batch(name, options):
     """One generator for each sample: image k is the same to the last bit in a batch of 1, of 3 and of 8.
 
@@ -346,7 +371,7 @@ def test_an_image_does_not_depend_on_its_batch(name, options):
         part = list(SAMPLERS[name](model, LINEAR, x[rows], generator=sample_generators(7, rows), **options))[-1].x
         assert torch.equal(part, whole[rows])
     other = list(SAMPLERS[name](model, LINEAR, x, generator=sample_generators(8, range(8)), **options))[-1].x
-    assert torch.equal(other, whole) == (options.get("eta") == 0.0)
+    assert torch.equal(other, whole) == (name not in ("ddpm", "dpm++sde") and "eta" not in options)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -459,7 +484,7 @@ def test_dtypes_of_images_are_kept(name):
     [
         ({"start_t": 1000}, "start_t 1000 is outside"),
         ({"start_t": -1}, "start_t -1 is outside"),
-        ({"steps": 102, "start_t": 100}, "102 steps do not fit"),
+        ({"steps": 202, "start_t": 100}, "202 steps do not fit"),
         ({"steps": 0}, "0 steps do not fit"),
         ({"spacing": "quadratik"}, "Did you mean 'quadratic'"),
         ({"prediction": "V"}, "Did you mean 'v'"),
@@ -481,3 +506,6 @@ def test_the_samplers_own_options_are_checked():
     for sampler in SAMPLERS.values():
         with pytest.raises(UserError, match="Predict v or x0"):
             next(sampler(model, ZERO_SNR, x, prediction="eps"))
+        for clip in (0.0, 1.0, 1.5, 1, -0.5, float("nan")):
+            with pytest.raises(UserError, match="is no quantile. Take one between 0 and 1"):
+                next(sampler(model, LINEAR, x, clip=clip))

@@ -153,7 +153,8 @@ def test_quadratic_timesteps_are_those_of_the_ddim_code(steps):
 def test_the_published_starting_points():
     """50 of 1000: leading starts at 980, DDIM's quadratic at 0.8 T; the others start where x is pure noise."""
     starts = {spacing: Schedule.linear().timesteps(50, spacing=spacing)[0] for spacing in SPACINGS}
-    assert starts == {"leading": 980, "trailing": 999, "linspace": 999, "quadratic": pytest.approx(800, abs=1)}
+    below = {"leading": 980, "quadratic": pytest.approx(800, abs=1)}
+    assert starts == dict.fromkeys(("trailing", "linspace", "karras", "logsnr"), 999) | below
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -177,6 +178,77 @@ def test_no_spacing_repeats_a_timestep_or_drops_one(spacing):
         timesteps = schedule.timesteps(steps, spacing=spacing)
         assert len(timesteps) == steps and timesteps[-1] >= 0 and timesteps[0] < 1000
         assert all(a > b for a, b in itertools.pairwise(timesteps))
+
+
+def edm_sigmas(steps: int, lowest: float, highest: float, rho: float = 7) -> list[float]:
+    """EDM eq. 5, as it is printed: i = 0 ... N-1 from sigma_max to sigma_min."""
+    ends = highest ** (1 / rho), lowest ** (1 / rho)
+    return [(ends[0] + i / (steps - 1) * (ends[1] - ends[0])) ** rho for i in range(steps)]
+
+
+@pytest.mark.parametrize("start_t", [None, 999, 700, 100])
+def test_karras_is_eq_5_rounded_to_the_nearest_sigma(start_t):
+    """No timestep has a sigma nearer to that of eq. 5; where two are rounded to one, one of them moves up.
+
+    Fails with rho other than 7, or when rounded to the nearest log sigma.
+    """
+    schedule = Schedule.linear()
+    sigmas = schedule.sigmas.tolist()
+    for steps in (2, 3, 10, 18, 35):
+        timesteps = schedule.timesteps(steps, start_t, "karras")
+        wanted = edm_sigmas(steps, sigmas[0], sigmas[999 if start_t is None else start_t])
+        best = [min(range(1000), key=lambda t, goal=goal: abs(sigmas[t] - goal)) for goal in wanted]
+        if steps < 18 and start_t != 100:
+            assert timesteps == best
+        assert all(0 <= a - b <= 3 for a, b in zip(timesteps, best, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers with numpy 2
+def test_karras_is_that_of_diffusers():
+    """The timesteps of DPMSolverMultistepScheduler(use_karras_sigmas), which rounds in log sigma: a few differ by 1."""
+    peer = pytest.importorskip("diffusers.schedulers.scheduling_dpmsolver_multistep").DPMSolverMultistepScheduler
+    for steps in (5, 10, 18, 35):
+        scheduler = peer(use_karras_sigmas=True)
+        scheduler.set_timesteps(steps)
+        ours = Schedule.linear().timesteps(steps, spacing="karras")
+        differences = [abs(a - b) for a, b in zip(ours, scheduler.timesteps.tolist(), strict=True)]
+        print(steps, differences)
+        assert max(differences) <= 1 and sum(differences) <= steps // 10
+
+
+def test_logsnr_is_even_in_lambda():
+    """Each within half a timestep of where it should be. Fails when even in t, or in sigma."""
+    for schedule in (Schedule.linear(), Schedule.cosine()):
+        half_log_snr = schedule.snr.log() / 2
+        for steps, start_t in ((5, 999), (10, 700), (10, 300)):
+            timesteps = schedule.timesteps(steps, start_t, "logsnr")
+            wanted = np.linspace(half_log_snr[start_t].item(), half_log_snr[0].item(), steps)
+            best = [(half_log_snr - goal).abs().argmin().item() for goal in wanted]
+            assert timesteps == best
+
+
+def test_what_is_noise_anyway_gets_no_steps():
+    """cosine ends at a sigma of 20,000. Without a start_t karras and logsnr begin where linear does, near 160.
+
+    Fails when they begin at 999: of 10 steps karras then takes 6 above a sigma of 100, logsnr 4.
+    """
+    schedule = Schedule.cosine()
+    for spacing, above in (("karras", 6), ("logsnr", 4)):
+        free, given = schedule.timesteps(10, None, spacing), schedule.timesteps(10, 999, spacing)
+        assert free[0] == 995 and given[0] == 999
+        assert schedule.sigmas[free[0]].item() == pytest.approx(160, rel=0.1)
+        assert (schedule.sigmas[given] > 100).sum() == above and (schedule.sigmas[free] > 100).sum() == 1
+    assert schedule.timesteps(1000, None, "karras") == list(range(999, -1, -1))
+
+
+@pytest.mark.parametrize("spacing", ["karras", "logsnr"])
+def test_a_sigma_that_is_infinite_is_refused(spacing):
+    schedule = Schedule.linear().zero_terminal_snr()
+    for start_t in (None, 999):
+        with pytest.raises(UserError, match="999 of this schedule is pure noise .* Take linspace or trailing"):
+            schedule.timesteps(10, start_t, spacing)
+    assert schedule.timesteps(10, 998, spacing)[0] == 998
+    assert schedule.sigmas[-1] == math.inf
 
 
 def test_without_steps_every_timestep_is_called():
