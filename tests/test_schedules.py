@@ -188,7 +188,7 @@ def edm_sigmas(steps: int, lowest: float, highest: float, rho: float = 7) -> lis
 
 @pytest.mark.parametrize("start_t", [None, 999, 700, 100])
 def test_karras_is_eq_5_rounded_to_the_nearest_sigma(start_t):
-    """No timestep has a sigma nearer to that of eq. 5; where two are rounded to one, one of them moves up.
+    """No timestep has a sigma nearer to that of eq. 5. From 100, where two are rounded to one, one of them moves up.
 
     Fails with rho other than 7, or when rounded to the nearest log sigma.
     """
@@ -200,7 +200,9 @@ def test_karras_is_eq_5_rounded_to_the_nearest_sigma(start_t):
         best = [min(range(1000), key=lambda t, goal=goal: abs(sigmas[t] - goal)) for goal in wanted]
         if steps < 18 and start_t != 100:
             assert timesteps == best
-        assert all(0 <= a - b <= 3 for a, b in zip(timesteps, best, strict=True))
+        if start_t != 100:
+            assert timesteps == best
+        assert [t for t in timesteps if t > 20] == [t for t in best if t > 20]  # below, eq. 5 is denser than they are
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers with numpy 2
