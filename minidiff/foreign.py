@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +52,8 @@ class Foreign(NamedTuple):
 def is_foreign(source: str | Path) -> bool:
     """Whether `source` is for `open_source`: a folder of diffusers, a file of weights, or a name on the Hub.
 
-    What is here comes first: `owner/name` is looked up on the Hub only where there is no such folder, nor an `owner`.
+    What is here comes first: `owner/name` is looked up on the Hub only where there is no such folder, nor an `owner`;
+    the name of a folder mistyped should not travel.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -59,10 +61,10 @@ def is_foreign(source: str | Path) -> bool:
         return any(place.is_file() for place in places) or "_class_name" in (read_json(path / CONFIG, {}) or {})
     if path.exists():
         return path.suffix in WEIGHT_SUFFIXES
-    name = str(source)
-    return bool(re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)) and not Path(name.split("/")[0]).exists() and (
-        not name.startswith("runs/")
-    )
+    owner, _, name = str(source).partition("/")
+    a_name = re.fullmatch(r"\w[\w.-]*", owner) and re.fullmatch(r"[\w.-]+", name)
+    a_path = owner == "runs" or Path(owner).exists() or path.suffix in WEIGHT_SUFFIXES  # which is missing
+    return bool(a_name) and not a_path
 
 
 def open_source(source: str | Path) -> Foreign:
@@ -93,6 +95,9 @@ def open_source(source: str | Path) -> Foreign:
         )
     weights_file = find_weights(network_folder)
     tensors = read_weights(weights_file)
+    other = [name for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
+    if other:
+        raise UserError(f"{weights_file}: {few(other)} is no tensor. Give the file that diffusers saved.")
     network = read_labels(network, tensors)
     config = {
         "minidiff": __version__,
@@ -163,11 +168,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that torch did not write
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever bytes are there: the restricted unpickler fails on them in many ways
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise UserError(f"{path} holds more than tensors, and would run code. It was not opened further.") from None
-        raise UserError(f"{path} is damaged ({one_line(error)}). Download it again.") from None
+        called = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if called:
+            raise UserError(
+                f"{path} holds more than tensors: it asks to call {called[1]}, which was not done. "
+                "Get the weights as safetensors, or from someone you trust."
+            ) from None
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+        else:  # of torch's many lines none helps, and one advises to run the code
+            reason = one_line(error) if path.suffix == ".safetensors" else "cut short, or not saved by torch"
+        raise UserError(f"{path} is damaged ({reason}). Download it again.") from None
     if not isinstance(tensors, dict):
         raise UserError(f"{path} holds a {type(tensors).__name__}, no table of tensors. Give the file diffusers saved.")
     return tensors
@@ -186,7 +201,7 @@ def download(name: str) -> Path:
     except ImportError:
         raise UserError(
             f"{name} is no folder here, and a name on the Hugging Face Hub needs huggingface_hub. "
-            "Install it with: pip install huggingface_hub"
+            "Install it: pip install 'minidiff[hub]', or pip install huggingface_hub."
         ) from None
 
     def fetch(weights: str) -> Path:

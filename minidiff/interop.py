@@ -310,7 +310,7 @@ def read_diffusion(config: Mapping[str, Any], source: str | Path = "scheduler_co
              if not alike(said[key], TRAINED[key])]  # fmt: skip
     tables = {"beta_schedule": SCHEDULES, "prediction_type": PREDICTIONS, "variance_type": VARIANCES}
     for key, table in tables.items():
-        if said[key] not in table:
+        if not isinstance(said[key], str) or said[key] not in table:
             why = ": the network would have to predict its variance too" if "learned" in str(said[key]) else ""
             wrong.append(f"{key} is {json.dumps(said[key])}{why} (known: {', '.join(table)})")
     wrong += [f"{key} is {json.dumps(config[key])}" for key, known in FLOW.items()
