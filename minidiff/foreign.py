@@ -57,8 +57,12 @@ def is_foreign(source: str | Path) -> bool:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        places = (path / INDEX, path / "unet" / CONFIG)
-        return any(place.is_file() for place in places) or "_class_name" in (read_json(path / CONFIG, {}) or {})
+        if (path / INDEX).is_file() or (path / "unet" / CONFIG).is_file():
+            return True
+        try:
+            return "_class_name" in read_json(path / CONFIG, {})
+        except UserError:  # damaged: a run's, as far as one can tell
+            return False
     if path.exists():
         return path.suffix in WEIGHT_SUFFIXES
     owner, _, name = str(source).partition("/")

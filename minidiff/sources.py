@@ -23,6 +23,7 @@ from minidiff.checkpoint import write_atomically
 from minidiff.data import DATASETS, ImageData
 from minidiff.decoded import image_paths, printable, threads
 from minidiff.errors import UserError, lookup, one_line
+from minidiff.foreign import is_foreign
 from minidiff.images import Pixels, as_bytes, image_shape, read_image, to_uint8, value_range
 from minidiff.job import load_together
 
@@ -73,7 +74,7 @@ def open_source(
     on_step: Callable[[Any], None] | None = None,
     **sampling: Any,
 ) -> Source | Stored:
-    """What `place` names: a folder of images, a .npy or .npz file, `dataset:NAME[:SPLIT]`, or a run folder.
+    """What `place` names: a folder of images, a .npy or .npz file, `dataset:NAME[:SPLIT]`, a run, diffusers' too.
 
     data_dir, image_size: of a data set, see `load_data`. num, device, sampling (sampler, steps, seed, ...): of a run,
     which is sampled as its images are asked for; on_step is called after every call of its network.
@@ -83,7 +84,7 @@ def open_source(
         return open_dataset(place, data_dir, image_size)
     path = Path(place).expanduser()
     if path.is_dir():
-        if (path / checkpoint.CONFIG).is_file():
+        if (path / checkpoint.CONFIG).is_file() or is_foreign(path):
             return of_run(place, pipeline.load(path, device=device), num, on_step, **sampling)
         return open_folder(place)
     if not path.exists():
