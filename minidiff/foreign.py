@@ -103,6 +103,9 @@ def open_source(source: str | Path) -> Foreign:
     if other:
         raise UserError(f"{weights_file}: {few(other)} is no tensor. Give the file that diffusers saved.")
     network = read_labels(network, tensors)
+    notes = sampling_notes(scheduler)
+    if network["label_dim"]:
+        notes.append(f"it knows {network['label_dim']} labels, and is sampled without: `minidiff sample` gives none")
     config = {
         "minidiff": __version__,
         "kind": "ddpm",
@@ -110,7 +113,7 @@ def open_source(source: str | Path) -> Foreign:
         "network": network,
         "diffusion": diffusion,
         "training": {},
-        "source": {"format": "diffusers", "place": str(source), "notes": sampling_notes(scheduler)},
+        "source": {"format": "diffusers", "place": str(source), "notes": notes},
     }
     return Foreign(path, config, from_diffusers(network, tensors, weights_file))
 

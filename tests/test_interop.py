@@ -208,7 +208,7 @@ def test_a_linear_label_layer_is_found_in_the_weights(tmp_path, capsys):
     theirs.class_embedding = nn.Linear(6, 64)
     randomise(theirs)
     run = load(save(theirs, tmp_path / "theirs"))
-    assert run.config["network"]["label_dim"] == 6
+    assert run.config["network"]["label_dim"] == 6 and "knows 6 labels" in run.config["source"]["notes"][0]
     assert distance_with_labels(theirs, run.model) < 1e-4
     assert cli.run(["export", str(tmp_path / "theirs"), "back"]) == 0
     assert "set unet.class_embedding = torch.nn.Linear(6, 64)" in capsys.readouterr().out
@@ -631,8 +631,10 @@ def test_import_writes_a_run_that_every_command_takes(folder, capsys, monkeypatc
     assert cli.run(["sample", "--steps", "2", "-n", "2", "--out", "out.npz"]) == 0
     plan = restore.plan(image(), "runs/theirs", torch.device("cpu"), {}, {"start_t": 5})
     assert plan.config["model"] == os.path.abspath("runs/theirs")
-    drawn = sources.open_source("runs/theirs", num=3, steps=2)  # as `minidiff fid` takes it
-    assert isinstance(drawn, sources.Source) and sum(len(batch) for batch in drawn.batches(2)) == 3
+    save(peer(SMALL), Path("nested"))
+    for place in ("runs/theirs", "nested", str(folder)):  # as `minidiff fid` takes them
+        drawn = sources.open_source(place, num=3, steps=2)
+        assert isinstance(drawn, sources.Source) and sum(len(batch) for batch in drawn.batches(2)) == 3
     capsys.readouterr()
     assert cli.run(["train", "ddpm", "--resume", "runs/theirs"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
