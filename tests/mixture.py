@@ -82,8 +82,9 @@ def path_error(
 ) -> float:  # fmt: skip
     """How far x is from the exact path when the sampler calls the network for the last time: root mean square.
 
-    draw: a broken copy of the sampler, to be called in its place. Of `paths` that start at even quantiles of the first level. The last step, to the image, is of first order in every
-    sampler and the same in all that call the same last timestep: so it is left out.
+    Of `paths` that start at even quantiles of the first level. The last step, to the image, is of first order in every
+    sampler, and the same in all that call the same last timestep: so it is left out. draw: a broken copy of the
+    sampler, to be called in its place.
     """
     timesteps = calls(sampler, schedule, steps, start_t, spacing)
     sigma, sigma_after = (schedule.sigmas[t].item() for t in (timesteps[0], timesteps[-1]))

@@ -77,8 +77,8 @@ GRIDS = [*itertools.product((20,), WHOLE_OR_NOT, SPACINGS), *itertools.product((
 def test_solvers_are_those_of_diffusers(name, kind, betas):
     """Every x of the chain: all spacings, whole and from the middle, without clipping and clipped in both ways.
 
-    With the same sigmas within 1.4e-6, heun 7.6e-6. With diffusers' own float32 table 7e-5 where the schedule is linear
-    and 4e-4 for cosine, whose first 1 - alpha_cumprod of 4e-5 float32 has to 0.1%; heun 4e-4 and 9e-4.
+    With the same sigmas within 1.4e-6, heun 7.6e-6. With diffusers' own float32 table 1.5e-5 where the schedule is
+    linear, and 3.8e-4 for cosine, of whose first 1 - alpha_cumprod, 4e-5, float32 has lost 0.1%.
     """
     schedule, _ = PEER_BETAS[betas]
     model = some_model(kind, schedule)
@@ -100,7 +100,7 @@ def test_solvers_are_those_of_diffusers(name, kind, betas):
         worst[exact] = max(worst[exact], difference)
     print(f"{name} {kind} {betas}: {worst[True]:.1e}, with its own table {worst[False]:.1e}")
     assert worst[True] < 1e-4
-    assert worst[False] < (1e-4 if betas == "linear" and name != "heun" else 2e-3)
+    assert worst[False] < {"linear": 1e-4, "cosine": 1e-3}[betas]
 
 
 # The order of the error, where the answer is known
@@ -130,10 +130,9 @@ def test_errors_fall_with_their_order(name, start_t):
 
 LOWERED = {
     "dpm++ without its line": ("dpm++", "return x0 + h / (2 * h_before) * (x0 - x0_before)", "return x0", 1),
-    "dpm++ with r upside down": ("dpm++", "h / (2 * h_before)", "h_before / (2 * h)", 2),  # even steps hide it
     "dpm++, half the slope": ("dpm++", "h / (2 * h_before)", "h / (4 * h_before)", 1),
     "unipc without corrector": ("unipc", "        if lengths:\n", "        if False:\n", 2),
-    "unipc, its bend": ("unipc", "moment_2 = h**2 - 2 * moment_1", "moment_2 = h**2 - moment_1", 2),
+    "unipc, its bend": ("unipc", "moment_2 = h**2 - 2 * moment_1", "moment_2 = h**2 - moment_1", 1),
     "unipc, its slope": ("unipc", "slope - bend * h", "slope", 2),
     "heun without correction": ("heun", "* (eps - eps_above) / 2", "* (eps - eps_above) * 0", 1),
     "heun, too much of it": ("heun", "* (eps - eps_above) / 2", "* (eps - eps_above)", 1),
@@ -154,9 +153,9 @@ def test_the_order_shows_what_is_broken(name):
 def test_the_sde_keeps_the_marginals_of_a_mixture():
     """x_s / sqrt(alpha_bar) has the mixture's mean and variance, widened by sigma_s, at every level within 4.5 sigma.
 
-    Fails without the straight line (first order, 200 calls), with 2h for h in the drift, and with half the noise.
+    Measured: 3.0. Without the straight line (first order) 16, with 2h for h in the drift 210, with half the noise 65.
     """
-    schedule, draws = even_schedule(641), 2**16
+    schedule, draws = even_schedule(641), 2**15
     generator = torch.Generator().manual_seed(3)
     share = torch.rand(draws, generator=generator, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
 
@@ -165,7 +164,7 @@ def test_the_sde_keeps_the_marginals_of_a_mixture():
         x = (THREE.quantiles(share, sigma) / math.sqrt(1 + sigma**2)).view(1, 1, 1, -1)
         noise = torch.Generator().manual_seed(4)
         found, levels = 0.0, []
-        chain = list(draw(THREE.denoiser(schedule), schedule, x, steps=129, spacing="linspace", generator=noise))
+        chain = list(draw(THREE.denoiser(schedule), schedule, x, steps=65, spacing="linspace", generator=noise))
         for step, after in itertools.pairwise(chain):
             levels.append(schedule.sigmas[after.t].item())
             mean, variance, fourth = THREE.moments(levels[-1])
@@ -223,11 +222,12 @@ def test_the_corrector_integrates_a_parabola_exactly():
 @pytest.mark.parametrize("kind", ["x0", "v"])
 @pytest.mark.parametrize("name", ["dpm++", "dpm++sde", "unipc"])
 def test_pure_noise_is_the_limit_of_hardly_any_signal(name, kind):
-    """From alpha_bar = 0, where lambda is infinite, as from 1e-300. (1e-16 is too much: lambda is then only -18.)
+    """From alpha_bar = 0, where lambda is infinite, as from 1e-300, where it is -345: x differs by up to 0.0008.
 
-    x differs by at most 0.005. Fails by 0.1 when the second step takes the first, infinite one to be its own length.
+    With 1e-16, where it is -18, x differs by 0.010 to 0.018.
     """
-    almost = Schedule(ZERO_SNR.betas, torch.cat([ZERO_SNR.alphas_cumprod[:-1], torch.tensor([1e-300]).double()]))
+    above = torch.tensor([1e-300], dtype=torch.float64)
+    almost = Schedule(ZERO_SNR.betas, torch.cat([ZERO_SNR.alphas_cumprod[:-1], above]))
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     a, b = (
         SOLVERS[name](some_model(kind, LINEAR), schedule, x, steps=6, spacing="linspace", prediction=kind,
@@ -236,7 +236,7 @@ def test_pure_noise_is_the_limit_of_hardly_any_signal(name, kind):
     )  # fmt: skip
     difference = largest_difference(a, [step.x for step in b])
     print(name, kind, difference)
-    assert difference < 0.01
+    assert difference < 0.002
 
 
 def test_lambda_at_its_ends():
@@ -258,7 +258,7 @@ def test_heun_refuses_a_sigma_without_measure():
         with pytest.raises(UserError, match=f"t = 999, pure noise with a sigma of {sigma}: .* Take dpm\\+\\+"):
             next(heun(model, schedule, x, prediction="x0", **options))
     assert len(list(heun(model, cosine, x, prediction="x0"))) == 19
-    assert len(list(heun(model, ZERO_SNR, x, prediction="x0", start_t=990))) == 19
+    assert len(list(heun(model, ZERO_SNR, x, prediction="x0", start_t=900))) == 19
 
 
 # Which timesteps they call
@@ -268,9 +268,10 @@ def test_every_sampler_has_a_plan_and_keeps_it():
     """`calls` says what the sampler does, for every sampler, schedule, number of steps, start and spacing."""
     assert list(PLANS) == list(SAMPLERS)
     x = torch.zeros(1, 1, 1, 1)
-    for name, schedule in itertools.product(SAMPLERS, (LINEAR, Schedule.cosine(100), Schedule.linear(7), ZERO_SNR)):
+    schedules = (LINEAR, Schedule.cosine(100), Schedule.from_betas([0.3] * 7), ZERO_SNR)
+    for name, schedule in itertools.product(SAMPLERS, schedules):
         for steps, start_t, spacing in itertools.product((None, 1, 2, 6), (None, 5), (None, "trailing", "quadratic")):
-            if name == "heun" and start_t is None and (schedule is ZERO_SNR or spacing == "trailing"):
+            if name == "heun" and schedule.sigmas[calls(name, schedule, steps, start_t, spacing)[0]] > 1000:
                 continue
             options = {"steps": steps, "start_t": start_t, "spacing": spacing}
             chain = SAMPLERS[name](lambda x, t: x, schedule, x, prediction="x0", **options)
@@ -294,7 +295,7 @@ def test_how_many_calls_and_from_where():
     for steps in (0, 10, -1):
         with pytest.raises(UserError, match=f"{steps} steps do not fit in heun's 9 calls .*Take 1 to 9"):
             calls("heun", LINEAR, steps, 4)
-    with pytest.raises(UserError, match="unknown sampler 'dpmpp'. Did you mean 'dpm"):
+    with pytest.raises(UserError, match="unknown sampler 'dpmpp'. Did you mean .*Known: ddpm, ddim, dpm"):
         calls("dpmpp", LINEAR)
 
 
@@ -325,22 +326,20 @@ def test_every_sampler_can_threshold(name):
     a, b = (
         list(SAMPLERS[name](some_model("eps", LINEAR), LINEAR, x, steps=5, clip=clip, spacing="linspace",
                             generator=torch.Generator().manual_seed(7)))
-        for clip in (0.8, True)
+        for clip in (0.95, True)
     )  # fmt: skip
     assert max(step.x0.abs().max().item() for step in a) <= 1
-    assert not torch.allclose(a[0].x0, b[0].x0)
+    assert not torch.allclose(a[-1].x0, b[-1].x0, atol=0.01)
 
 
-def test_from_the_middle_the_image_stays(exact=0.02):
-    """Noise of t = 200 on draws from the mixture, ten calls: each sampler gives back the mixture's deviation within 2%.
-
-    As with pure noise, but here a start_t taken for another shows. Fails by 5% and more when x is at t = 150.
-    """
+def test_from_the_middle_the_data_come_back():
+    """Noise of t = 200 on draws from the mixture, 19 calls: each gives back the mixture's deviation within 1%."""
     share = (torch.arange(2**14) + 0.5) / 2**14
     draws = THREE.quantiles(share.double(), 0.0).view(1, 1, 1, -1)
-    x = q_sample(LINEAR, draws, torch.tensor([200]), torch.randn(draws.shape, generator=torch.Generator().manual_seed(8)))
+    noise = torch.randn(draws.shape, generator=torch.Generator().manual_seed(8))
+    x = q_sample(LINEAR, draws, torch.tensor([200]), noise)
     deviation = math.sqrt(THREE.moments(0.0)[1])
     for name in SOLVERS:
         generator = torch.Generator().manual_seed(9)
         *_, last = SOLVERS[name](THREE.denoiser(LINEAR), LINEAR, x, steps=19, start_t=200, generator=generator)
-        assert last.x.std().item() == pytest.approx(deviation, rel=exact), name
+        assert last.x.std().item() == pytest.approx(deviation, rel=0.01), name
