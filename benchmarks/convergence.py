@@ -1,0 +1,125 @@
+"""How fast does the error of each sampler fall with its calls? On data whose denoiser and whose flow are formulas.
+
+python benchmarks/convergence.py [--out docs/pictures/convergence.png]
+
+Left and middle: the distance from the exact path, on a schedule so fine that no step is rounded; from pure noise, and
+from the middle. Right: the distance of the samples from the data (Wasserstein 2) with DDPM's own schedule, its integer
+timesteps, and each sampler's own spacing; the samplers that add noise are here too. Prints the figures as a table.
+"""
+
+import math
+import statistics
+import sys
+from pathlib import Path
+
+import click
+import matplotlib
+import torch
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from mixture import THREE, even_schedule, path_error  # noqa: E402
+
+from minidiff.samplers import SAMPLERS, calls  # noqa: E402
+from minidiff.schedules import Schedule  # noqa: E402
+
+COLOURS = dict(zip(SAMPLERS, ("#9467bd", "#1f77b4", "#ff7f0e", "#8c564b", "#2ca02c", "#d62728"), strict=True))
+NOISY = ("ddpm", "dpm++sde")
+INTERVALS = (4, 5, 8, 10, 16, 20, 32, 40, 64, 80, 160)  # all divide 320 and 640
+CALLS = (5, 7, 9, 13, 19, 27, 39, 55, 77, 109, 155)
+DRAWS = 2**17
+
+Curve = list[tuple[int, float]]  # calls, error
+
+
+def paths(start_t: int) -> dict[str, Curve]:
+    """The errors on the fine schedule, from the level start_t of 0 ... 640."""
+    schedule, found = even_schedule(641), dict[str, Curve]()
+    for name in (name for name in SAMPLERS if name not in NOISY):
+        steps = [2 * (n // 2) + 1 if name == "heun" else n + 1 for n in INTERVALS]
+        found[name] = [(n, path_error(name, THREE, schedule, n, start_t, "linspace")) for n in dict.fromkeys(steps)]
+    return found
+
+
+def samples() -> dict[str, Curve]:
+    """The distances of DRAWS samples from the data, from pure noise, with DDPM's schedule."""
+    schedule, found = Schedule.linear(), dict[str, Curve]()
+    share = (torch.arange(DRAWS, dtype=torch.float64) + 0.5) / DRAWS
+    data = THREE.quantiles(share, 0.0)
+    model = THREE.denoiser(schedule)
+    for name, sampler in SAMPLERS.items():
+        for n in CALLS:
+            x = torch.special.ndtri(share).view(1, 1, 1, -1)  # standard normal, at even quantiles
+            generator = torch.Generator().manual_seed(0)
+            *_, last = sampler(model, schedule, x, steps=n, clip=False, generator=generator)
+            distance = (last.x.flatten().sort().values - data).square().mean().sqrt().item()
+            found.setdefault(name, []).append((len(calls(name, schedule, n)), distance))
+    return found
+
+
+def least() -> float:
+    """The distance of DRAWS draws of the data themselves, mean of 20: below it nothing is told of the noisy ones."""
+    generator = torch.Generator().manual_seed(1)
+    even = THREE.quantiles((torch.arange(DRAWS, dtype=torch.float64) + 0.5) / DRAWS, 0.0)
+    found = []
+    for _ in range(20):
+        share = torch.rand(DRAWS, generator=generator, dtype=torch.float64).sort().values
+        found.append((THREE.quantiles(share, 0.0) - even).square().mean().sqrt().item())
+    return statistics.mean(found)
+
+
+def draw(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
+    """One panel."""
+    for name, curve in curves.items():
+        style = "--" if name in NOISY else "-"
+        axes.loglog(*zip(*curve, strict=True), style, marker="o", ms=3, lw=1.5, color=COLOURS[name], label=name)
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("calls of the network")
+    axes.set_xlim(4.2, 230)
+    axes.set_xticks([5, 10, 20, 50, 100, 200], ["5", "10", "20", "50", "100", "200"])
+    axes.minorticks_off()
+    axes.grid(True, alpha=0.3)
+
+
+def slopes(axes: Axes, anchors: dict[int, float]) -> None:
+    """Dotted lines of these slopes through (20, anchor)."""
+    for order, anchor in anchors.items():
+        x = [14, 160]
+        axes.plot(x, [anchor * (20 / n) ** order for n in x], ":", color="0.45", lw=1)
+        axes.text(170, anchor * (20 / 170) ** order, str(order), color="0.35", fontsize=9, va="center")
+
+
+@click.command()
+@click.option("--out", default=str(ROOT / "docs" / "pictures" / "convergence.png"), show_default=True)
+def main(out: str) -> None:
+    """Error against calls, for every sampler, as a picture and a table."""
+    torch.set_num_threads(1)
+    whole, middle, distances, floor = paths(640), paths(320), samples(), least()
+    for title, curves in (("path, from sigma 100", whole), ("path, from sigma 1", middle), ("distance", distances)):
+        print(f"\n| {title} | calls: error | order at the end |\n| --- | --- | --- |")
+        for name, curve in curves.items():
+            (n, error), (more, less) = curve[-3], curve[-1]
+            order = math.log(error / less) / math.log(more / n)
+            print(f"| {name} | {', '.join(f'{n}: {error:.1e}' for n, error in curve)} | {order:.2f} |")
+    print(f"\ndraws of the data themselves: {floor:.1e}")
+
+    figure, panels = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    draw(panels[0], "distance from the exact path,\nfrom pure noise ($\\sigma$ = 100)", whole)
+    draw(panels[1], "the same from the middle ($\\sigma$ = 1)", middle)
+    draw(panels[2], "distance of the samples from the data,\nDDPM's linear schedule, own spacings", distances)
+    slopes(panels[0], {1: 7e-2, 2: 9e-3, 3: 1.4e-3})
+    slopes(panels[1], {1: 3e-2, 2: 1.4e-3, 3: 2e-4})
+    panels[2].axhline(floor, color="0.45", lw=1, ls=":")
+    panels[2].text(5, floor * 0.8, f"{DRAWS:,} draws of the data", color="0.35", fontsize=8, va="top")
+    panels[2].legend(fontsize=8)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+    print(f"written {out}")
+
+
+if __name__ == "__main__":
+    main()
