@@ -1,15 +1,17 @@
 """How fast does the error of each sampler fall with its calls? On data whose denoiser and whose flow are formulas.
 
-python benchmarks/convergence.py [--out docs/pictures/convergence.png]
+python benchmarks/convergence.py [--out docs/pictures/convergence.png] [--data fashion-mnist]
 
 Left and middle: the distance from the exact path, on a schedule so fine that no step is rounded; from pure noise, and
 from the middle. Right: the distance of the samples from the data (Wasserstein 2) with DDPM's own schedule, its integer
 timesteps, and each sampler's own spacing; the samplers that add noise are here too. Prints the figures as a table.
+--data: instead, every spacing on a Gaussian with the mean and covariance of real images, for which all is a formula.
 """
 
 import math
 import statistics
 import sys
+from itertools import product
 from pathlib import Path
 
 import click
@@ -19,13 +21,17 @@ import torch
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from mixture import THREE, even_schedule, path_error  # noqa: E402
 
+from minidiff.data import load_data  # noqa: E402
+from minidiff.errors import UserError  # noqa: E402
+from minidiff.images import to_float  # noqa: E402
 from minidiff.samplers import SAMPLERS, calls  # noqa: E402
-from minidiff.schedules import Schedule  # noqa: E402
+from minidiff.schedules import SPACINGS, Schedule  # noqa: E402
 
 COLOURS = dict(zip(SAMPLERS, ("#9467bd", "#1f77b4", "#ff7f0e", "#8c564b", "#2ca02c", "#d62728"), strict=True))
 NOISY = ("ddpm", "dpm++sde")
@@ -72,6 +78,39 @@ def least() -> float:
     return statistics.mean(found)
 
 
+def spacings(data: str) -> None:
+    """The table of `--data`: squared distance (Wasserstein 2) of the sampled Gaussian from the true one.
+
+    Along each principal direction a deterministic sampler is a straight line x -> a x + b, found from x = 0 and x = 1,
+    so that the result is a Gaussian as well: b and |a| are to be the true mean and deviation.
+    """
+    images = to_float(load_data(data).images[:10_000]).flatten(1).double()
+    values, directions = torch.linalg.eigh(images.T.cov())
+    variance, mean = values.clamp(min=1e-8), directions.T @ images.mean(0)
+    x = torch.stack([torch.zeros_like(mean), torch.ones_like(mean)]).view(2, 1, 1, -1)
+    for title, schedule in (("linear", Schedule.linear()), ("cosine", Schedule.cosine())):
+
+        def model(x_t: Tensor, t: Tensor, schedule: Schedule = schedule) -> Tensor:
+            alpha_bar = schedule.alphas_cumprod[int(t[0])].item()
+            shrink = math.sqrt(alpha_bar) * variance / (alpha_bar * variance + 1 - alpha_bar)
+            return mean + shrink * (x_t - math.sqrt(alpha_bar) * mean)
+
+        print(f"\n| {title} | {' | '.join(SPACINGS)} |\n| --- |{' --- |' * len(SPACINGS)}")
+        for (name, sampler), n in product(SAMPLERS.items(), (5, 10, 20, 50)):
+            row = []
+            for spacing in SPACINGS if name not in NOISY else ():
+                try:
+                    chain = sampler(model, schedule, x, steps=n, spacing=spacing, clip=False, prediction="x0")
+                    *_, last = (step.x.view(2, -1) for step in chain)
+                except UserError:
+                    row.append("-")
+                    continue
+                deviation = (last[1] - last[0]).abs()
+                row.append(f"{((last[0] - mean) ** 2 + (deviation - variance.sqrt()) ** 2).sum().item():.2f}")
+            if row:
+                print(f"| {name}, {n} | {' | '.join(row)} |")
+
+
 def draw(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
     """One panel."""
     for name, curve in curves.items():
@@ -95,9 +134,13 @@ def slopes(axes: Axes, anchors: dict[int, float]) -> None:
 
 @click.command()
 @click.option("--out", default=str(ROOT / "docs" / "pictures" / "convergence.png"), show_default=True)
-def main(out: str) -> None:
+@click.option("--data", help="A data set: the table of all spacings on a Gaussian like it.")
+def main(out: str, data: str | None) -> None:
     """Error against calls, for every sampler, as a picture and a table."""
     torch.set_num_threads(1)
+    if data is not None:
+        spacings(data)
+        return
     whole, middle, distances, floor = paths(640), paths(320), samples(), least()
     for title, curves in (("path, from sigma 100", whole), ("path, from sigma 1", middle), ("distance", distances)):
         print(f"\n| {title} | calls: error | order at the end |\n| --- | --- | --- |")

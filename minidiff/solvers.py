@@ -35,7 +35,7 @@ def straight_on(x0: Tensor, x0_before: Tensor | None, h: float, h_before: float)
     """
     if x0_before is None or math.isinf(h):
         return x0
-    return x0 + h / (2 * h_before) * (x0 - x0_before)  # algorithm 2, line 8: D
+    return x0 + h / (2 * h_before) * (x0 - x0_before)  # algorithm 2: D_i
 
 
 @torch.no_grad()
@@ -64,7 +64,7 @@ def dpm_solver(
         middle = straight_on(x0, x0_before, h, h_before)
         x = (
             math.sqrt((1 - alpha_bar_next) / (1 - alpha_bar)) * x - math.sqrt(alpha_bar_next) * math.expm1(-h) * middle
-        )  # algorithm 2, line 9
+        )  # algorithm 2: x_i
         x0_before, h_before = x0, h
         yield Step(t, x.clone(), x0.clone())
 
@@ -82,10 +82,10 @@ def sde_dpm_solver(
     prediction: str | None = None,
     generator: Noise = None,
 ) -> Iterator[Step]:
-    """SDE-DPM-Solver++ (Lu et al. 2022b, section 6), "2M": the same for the equation with noise, whose first order is
+    """SDE-DPM-Solver++ (Lu et al. 2022b), "2M": the same for the equation with noise, whose first order is
     `ddim` with eta = 1.
 
-    Half of what the network got wrong before is drowned in new noise; so it wants more steps, and forgives more.
+    Some of what the network got wrong before is drowned in new noise; so it wants more steps, and forgives more.
     Options: see `dpm_solver`. generator: None, one, or one for each sample. No noise is added in the last step.
     """
     kind = prediction_kind(model, schedule, prediction)
