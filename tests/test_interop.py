@@ -3,8 +3,10 @@
 import inspect
 import json
 import os
+import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -237,9 +239,8 @@ def test_the_first_names_of_attention_layers(convolutions, folder):
 
 def test_half_precision_becomes_float32(folder):
     edit_weights(folder, lambda tensors: tensors.update({k: v.half() for k, v in tensors.items()}))
-    run = load(folder)
-    assert {tensor.dtype for tensor in run.model.state_dict().values()} == {torch.float32}
-    assert distance(peer(SMALL), run.model) < 0.05
+    assert {tensor.dtype for tensor in foreign.open_source(folder).tensors.values()} == {torch.float32}
+    assert distance(peer(SMALL), load(folder).model) < 0.05
 
 
 # ---- every key of the configs ----
@@ -491,6 +492,16 @@ def test_what_is_damaged_or_does_not_fit_is_one_line(name, folder, capsys):
     assert not Path("evil").exists()
 
 
+def test_a_plain_pickle_is_refused_without_a_warning():
+    """torch warns about pickles of other protocols than its own: lines that help nobody."""
+    Path("weights.bin").write_bytes(pickle.dumps({"a": Evil()}, protocol=4))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with pytest.raises(UserError, match="bin is damaged"):
+            foreign.read_weights(Path("weights.bin"))
+    assert not seen and not Path("evil").exists()
+
+
 LUCID = {  # what a Unet(dim=8, dim_mults=(1, 2)) of denoising-diffusion-pytorch 2.3.4 holds, in part
     "init_conv.weight": (8, 3, 7, 7), "time_mlp.1.weight": (32, 8), "downs.0.0.block1.proj.weight": (8, 8, 3, 3),
     "downs.0.0.block1.norm.g": (1, 8, 1, 1), "downs.0.2.mem_kv": (2, 4, 32, 4), "downs.0.3.1.weight": (8, 32, 1, 1),
@@ -657,6 +668,8 @@ def test_nothing_is_written_over(folder, capsys, monkeypatch):
         Path("taken/mine").write_text("mine")
         assert cli.run(command) == 1
         assert "taken exists and is not an empty folder" in capsys.readouterr().err
+        with pytest.raises(UserError, match="taken exists and is not an empty folder"):  # from a script, too
+            foreign.write_run(Path("taken"), {}, {})
         Path("taken/mine").unlink()
         assert cli.run(command) == 0  # an empty one is fine
         assert not Path("taken/mine").exists() and os.listdir("taken")
