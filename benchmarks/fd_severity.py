@@ -24,6 +24,7 @@ from minidiff.sources import Source, of_data, of_run
 
 BLUR = (0.4, 0.6, 0.8, 1.2, 2.0)  # standard deviation in pixels, of 32
 NOISE = (5, 10, 20, 40, 80)  # standard deviation, of 255
+RANDOM = np.random.default_rng(0)
 
 
 def blurred(images: Pixels, sigma: float) -> Pixels:
@@ -33,11 +34,11 @@ def blurred(images: Pixels, sigma: float) -> Pixels:
 
 def noisy(images: Pixels, sigma: float) -> Pixels:
     """uint8 [n,H,W,3] with grey Gaussian noise, rounded and clipped."""
-    noise = np.random.default_rng(0).normal(0, sigma, (*images.shape[:3], 1))
+    noise = RANDOM.normal(0, sigma, (*images.shape[:3], 1))
     return np.clip(np.rint(images + noise), 0, 255).astype(np.uint8)
 
 
-def corrupted(source: Source, name: str, corrupt: Callable[[Pixels, float], Pixels], severity: float) -> Source:
+def corrupted(source: Source, name: str, corrupt: Callable[..., Pixels], severity: float) -> Source:
     """The images of a source, each batch of them corrupted."""
     return Source(
         name, source.count, source.size,
@@ -50,7 +51,7 @@ def distances(network: FeatureNetwork, reference: measure.Side, source: Source) 
     with tqdm(total=source.count, desc=source.name, unit="image", leave=False) as bar:
         side = measure.extract(source, network, batch_size=256, wanted=("fid", "kid"), on_images=bar.update)
     found = measure.compare(side, reference, network, ("fid", "kid"))
-    return {"fd": found["FD(classifier)"], "kd": found["KD(classifier)"].value, "se": found["KD(classifier)"].se}
+    return {"fd": found["fid"], "kd": found["kid"].value, "se": found["kid"].se}
 
 
 def draw(path: Path, rows: dict[str, list[dict[str, float]]], clean: float, samples: float | None) -> None:

@@ -25,6 +25,7 @@ from minidiff.train import Loss
 from minidiff.unet import UNet, check_size
 
 PREVIEW_IMAGES = 36
+PLACES = ("features", "weights")  # of the `fid` in a config: paths, which may change when something is moved
 
 
 class DdpmJob(Job):
@@ -39,9 +40,34 @@ class DdpmJob(Job):
         self.reference: measure.Side | None = None  # what samples are held against, see `run`
         if self.fid:  # now, so that weights that are not there are missed before the training
             self.measure_every = self.fid["every"]
-            asked = {"weights": self.fid["weights"], "device": device}
-            self.feature_network = features.choose(self.fid["features"], **asked)
+            self.feature_network = self.choose_features(device)
         return model, ddpm_loss(self.schedule, diffusion["prediction"], diffusion["min_snr_gamma"], device)
+
+    def choose_features(self, device: torch.device) -> features.FeatureNetwork:
+        """The network to measure in: for a run that is resumed the same as before, wherever it now lies."""
+        assert self.fid is not None
+        mend = "Where it lies now goes to --fid-features or --fid-weights; --fid-every 0 measures no more."
+        try:
+            network = features.choose(self.fid["features"], weights=self.fid["weights"], device=device)
+        except UserError as error:
+            raise UserError(f"{error} {mend}" if "network" in self.fid else str(error)) from None
+        known = measure.identity(network)
+        if self.fid.setdefault("network", known) != known:
+            raise UserError(
+                f"{network.source} is another feature network than this run was measured in (its weights have the "
+                f"SHA-256 {known['weights'][:8]}..., not {self.fid['network']['weights'][:8]}...). {mend}"
+            )
+        return network
+
+    @staticmethod
+    def changed(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        fid = config.get("fid")
+        if fid is None and options.get("fid_every"):
+            raise UserError("this run's first steps were not measured. Measure it from outside: `minidiff fid`.")
+        if fid is None or options.get("fid_every") == 0:
+            return config | {"fid": None}
+        places = {name: absolute(options[f"fid_{name}"]) for name in PLACES if f"fid_{name}" in options}
+        return config | {"fid": fid | {"every": options.get("fid_every", fid["every"])} | places}
 
     def describe_network(self) -> str:
         diffusion, channels = self.config["diffusion"], self.config["network"]["channels"]
@@ -54,7 +80,7 @@ class DdpmJob(Job):
     def describe_fid(self) -> str:
         """What is measured during the training, in a line."""
         assert self.fid is not None
-        name, network = measure.title("FID", self.feature_network), self.feature_network.source
+        name, network = measure.title("fid", self.feature_network), self.feature_network.source
         samples = f"{self.fid['samples']:,} samples ({self.fid['sampler']}, {self.fid['steps'] or 'all'} steps)"
         return f"{name} every {self.fid['every']:,} steps: {samples} and all training images, in {network}"
 
@@ -84,11 +110,12 @@ class DdpmJob(Job):
             for doubt in measure.doubts(side, self.reference, self.feature_network):
                 tqdm.write(f"Warning: {doubt}", file=sys.stderr)
         self.doubted = True
-        return measure.compare(side, self.reference, self.feature_network)
+        found = measure.compare(side, self.reference, self.feature_network)
+        return {measure.title(name, self.feature_network): value for name, value in found.items()}
 
     def progress(self, what: str, count: int) -> tqdm:
         """A bar for the images that go through the feature network."""
-        what = f"{measure.title('FID', self.feature_network)}: {what}"
+        what = f"{measure.title('fid', self.feature_network)}: {what}"
         return tqdm(total=count, desc=what, unit="image", leave=False, disable=not distributed.is_main())
 
     def preview(self, step: int) -> list[str]:
@@ -157,7 +184,9 @@ def plan_fid(options: dict[str, Any]) -> dict[str, Any] | None:
     if given.get("sampler", "ddim") != "ddim":
         fid["steps"] = None  # a chain's own default: with ddpm every timestep
     fid |= given
-    for name in ("features", "weights"):  # paths that must hold wherever the run is resumed from
-        if fid[name] not in (None, "inception"):
-            fid[name] = os.path.abspath(os.path.expanduser(fid[name]))
-    return fid
+    return fid | {name: absolute(fid[name]) for name in PLACES}
+
+
+def absolute(place: str | None) -> str | None:
+    """A path that holds wherever a run is resumed from."""
+    return place if place in (None, "inception") else os.path.abspath(os.path.expanduser(place))

@@ -136,7 +136,7 @@ def find_weights() -> Path:
         download_weights(path)
     except (OSError, HTTPException, ValueError) as error:  # no net, no server, no room, or not these bytes
         raise UserError(
-            f"no FID weights here, and no download ({reason_of(error)}). Put {WEIGHTS} (91 MB, from {URL}) in "
+            f"no FID weights here, and no download ({reason_of(error)}). Put {WEIGHTS} (96 MB, from {URL}) in "
             f"{cache_dir()}, or pass --weights PATH."
         ) from None
     return path
@@ -274,7 +274,7 @@ def as_trained(images: Pixels | Sequence[Pixels], channels: int, size: int) -> T
     Grey by the weights of ITU-R BT.601. Where the size is another: bicubic, antialiased; but from 28 to 32 a black
     margin, since so it is with MNIST's likes in data.py.
     """
-    inputs = []
+    inputs = [torch.empty(0, channels, size, size)]  # under torchrun a process may have no image of the last batch
     sizes = {image.shape for image in images}
     for group in [images] if len(sizes) == 1 else [[image] for image in images]:
         x = to_float(np.array(group))  # a copy: what comes out of a file may be read-only
@@ -305,7 +305,7 @@ def choose(
         if wrong := next((option for option, value in given.items() if value is not None), None):
             raise UserError(f"--{wrong} is Inception's, and the features are those of {name}. Leave one of them out.")
         if not Path(name).expanduser().exists():
-            raise UserError(f"--features {name} is neither inception nor a run folder. `minidiff info` lists the runs.")
+            raise UserError(f"the features {name} are neither inception nor a run. `minidiff info` lists the runs.")
         return classifier_features(name, device)
     if weights is None:
         distributed.main_first(find_weights)

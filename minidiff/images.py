@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from minidiff.errors import UserError, one_line
@@ -279,6 +279,25 @@ def grid(images: Pixels, columns: int | None = None, pad: int = 2) -> Pixels:
     return canvas
 
 
+def label_rows(picture: Pixels, labels: Sequence[str], size: int = 15) -> Pixels:
+    """A grid, uint8 [H,W,3], with a margin at its left that names its rows, which are of equal height.
+
+    size: of the letters, in pixels; lines of a label are parted by a newline.
+    """
+    font = ImageFont.load_default(size)
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    boxes = [measure.multiline_textbbox((0, 0), label, font=font) for label in labels]
+    margin = 2 * size // 3
+    width = int(max(box[2] for box in boxes)) + 2 * margin
+    canvas = Image.new("RGB", (picture.shape[1] + width, picture.shape[0]), "white")
+    canvas.paste(Image.fromarray(picture), (width, 0))
+    draw = ImageDraw.Draw(canvas)
+    for row, (label, box) in enumerate(zip(labels, boxes, strict=True)):
+        middle = (row + 0.5) * picture.shape[0] / len(labels)
+        draw.multiline_text((margin, middle - (box[1] + box[3]) / 2), label, fill="black", font=font)
+    return np.array(canvas)
+
+
 # --- is it an image? ----------------------------------------------------------------------------------------------
 
 NOISE_CORRELATION = 0.35  # white noise has 0; of FashionMNIST 99.9% have more than 0.52 (docs/images.md)
@@ -302,7 +321,8 @@ def faults(images: Pixels) -> dict[str, NDArray[np.bool_]]:
     deviation = images.std(axis=(1, 2, 3))
     constant = deviation < CONSTANT_DEVIATION
     saturated = ~constant & (((images == 0) | (images == 255)).mean(axis=(1, 2, 3)) > SATURATED_SHARE)
-    noise = ~constant & (neighbour_correlation(images) < NOISE_CORRELATION)
+    in_a_plane = min(images.shape[1:3]) > 1  # a line of pixels has no neighbours one way
+    noise = ~constant & (neighbour_correlation(images) < NOISE_CORRELATION if in_a_plane else False)
     return {"noise": noise, "one flat colour": constant, "saturated, nearly all black or white": saturated}
 
 

@@ -74,6 +74,11 @@ class Job(ABC):
     def conclusion(self) -> str:
         """What to look at, and the command to try next."""
 
+    @staticmethod
+    def changed(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """The config of a run that is resumed, with what options may change in this kind of run alone."""
+        return config
+
     def measure(self, step: int) -> dict[str, float]:
         """What the EMA weights are worth. All processes call it; each returns the same."""
         return {}
@@ -168,15 +173,16 @@ def open_data(options: dict[str, Any], image_size: int) -> tuple[ImageData, dict
 def resume(kind: type[AnyJob], folder: str | Path, device: torch.device, options: dict[str, Any]) -> AnyJob:
     """The training of a run folder, at its last checkpoint.
 
-    options: any of data_dir, INTERVALS and TRAINING_MAY_CHANGE. A run at its last step has nothing left
-    to do but the measurement and the pictures it may lack. Raises UserError when the folder is no run of this kind, its
-    state is damaged or gone, or the data are not those it began with.
+    options: any of data_dir, INTERVALS and TRAINING_MAY_CHANGE, and what the kind's own `changed` takes. A run at its
+    last step has nothing left to do but the measurement and the pictures it may lack. Raises UserError when the folder
+    is no run of this kind, its state is damaged or gone, or the data are not those it began with.
     """
     folder = Path(folder)
     config = checkpoint.read_config(folder, kind=kind.kind)
     with reading(folder, kind.kind):
         config["training"] |= {name: options[name] for name in TRAINING_MAY_CHANGE if name in options}
         config |= {name: options[name] for name in INTERVALS if name in options}
+        config = kind.changed(config, options)
         if "data_dir" in options:
             config["data"]["data_dir"] = os.path.abspath(options["data_dir"])
         name, count, digest = (config["data"][key] for key in ("name", "images", "fingerprint"))

@@ -6,11 +6,13 @@ could make them mislead. Rests on sources (the images), features (the network) a
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -25,24 +27,31 @@ from minidiff.images import FAULT_CAUSES, faults
 from minidiff.sources import Batch, Source, Stored, open_source, save_statistics
 
 METRICS = ("fid", "kid", "is", "prec-recall", "fid-inf")
+TITLES = {"fid": "FID", "fid-inf": "FID∞", "kid": "KID", "is": "IS", "precision": "precision", "recall": "recall"}
+OF_OTHERS = {"fid": "FD", "fid-inf": "FD∞", "kid": "KD"}  # what these are called in another network than Inception
 NEED_FEATURES = {"kid", "prec-recall", "fid-inf"}  # of every image; the others need running sums only
 UNBIASED = 10_000  # images from which on the bias of FID is usually small beside what one compares
 LOOKED_AT = 4  # images of a batch that are checked for noise
 
 
-def nothing() -> NDArray[np.float32]:
-    return np.empty((0, 0), np.float32)
-
-
 class RowFile:
-    """Rows of float32 in a file without a name: what some metrics need of every image, without the memory."""
+    """Rows of float32 in a file without a name: what some metrics need of every image, without the memory.
+
+    Indexed with a slice or an array of row numbers it gives those rows, float32 [n,width], read from the file. It is
+    not mapped: mapped pages would count as the memory of this process, and grow with the images.
+    """
 
     def __init__(self) -> None:
-        self.file, self.width = tempfile.TemporaryFile(prefix="minidiff-"), 0  # noqa: SIM115
+        self.file: IO[bytes] | None = None
+        self.shape = (0, 0)
 
     def append(self, rows: Tensor) -> None:
-        self.width = rows.shape[1]
+        """More rows [n,width]. Raises UserError where there is no room."""
+        self.shape = (self.shape[0] + len(rows), rows.shape[1])
         try:
+            if self.file is None:
+                self.file = tempfile.TemporaryFile(prefix="minidiff-")  # noqa: SIM115
+                finalize(self, self.file.close)  # it lives as long as these rows
             self.file.write(rows.float().contiguous().numpy().tobytes())
         except OSError as error:
             raise UserError(
@@ -50,16 +59,24 @@ class RowFile:
                 "room, or leave out the metrics that need every feature: --metrics fid."
             ) from None
 
-    def rows(self) -> NDArray[np.float32]:
-        """All of them, [N,width], a read-only map of the file, which lives as long as this array."""
-        self.file.flush()
-        return np.memmap(self.file, np.float32, "r").reshape(-1, self.width)
+    def __len__(self) -> int:
+        return self.shape[0]
 
-    def __enter__(self) -> "RowFile":
-        return self
+    def __getitem__(self, chosen: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        if isinstance(chosen, slice):
+            first, last, _ = chosen.indices(len(self))
+            return self.read(first, max(0, last - first))
+        found = np.empty((len(chosen), self.shape[1]), np.float32)
+        for place, row in enumerate(chosen.tolist()):
+            found[place] = self.read(row, 1)
+        return found
 
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
+    def read(self, first: int, count: int) -> NDArray[np.float32]:
+        """`count` rows from row `first` on."""
+        width = 4 * self.shape[1]  # bytes
+        assert self.file is not None
+        self.file.seek(first * width)
+        return np.frombuffer(self.file.read(count * width), np.float32).reshape(count, self.shape[1])
 
 
 @dataclass
@@ -68,15 +85,15 @@ class Side:
 
     features, logits: [N,...] in temporary files, if they were to be kept; only the main process has them. Else empty.
     low, high: the darkest and lightest value of any image, of 255. faulty: how many of the `looked_at` images are
-    noise, flat, saturated.
+    noise, flat, saturated. same: what the same images have in common, however they were named; None if that is unknown.
     """
 
     name: str
     count: int | None
     mean: Tensor  # float64 [d]
     covariance: Tensor  # float64 [d,d]
-    features: NDArray[np.float32] = field(default_factory=nothing)
-    logits: NDArray[np.float32] = field(default_factory=nothing)
+    features: RowFile = field(default_factory=RowFile)
+    logits: RowFile = field(default_factory=RowFile)
     size: str = ""
     changes: list[str] = field(default_factory=list)
     held: str = ""
@@ -84,6 +101,7 @@ class Side:
     high: int = 255
     looked_at: int = 0
     faulty: dict[str, int] = field(default_factory=dict)
+    same: str | None = None
 
 
 # --- from images to statistics ------------------------------------------------------------------------------------
@@ -105,24 +123,19 @@ def extract(
     keep, keep_logits = bool(NEED_FEATURES & set(wanted)), "is" in wanted
     sums = metrics.FeatureStatistics(network.dims)
     side = Side(source.name, source.count, sums.mean, sums.scatter, size=source.size, changes=source.changes,
-                held=source.held, low=255, high=0, faulty=dict.fromkeys(FAULT_CAUSES, 0))  # fmt: skip
-    with RowFile() as every_feature, RowFile() as every_logit:
-        for batch in source.batches(batch_size):
-            features, logits = network.compute(batch)
-            look(side, batch)
-            sums.update(features)
-            if keep:
-                append_together(every_feature, features, batch_size)
-            if keep_logits and logits is not None:
-                append_together(every_logit, logits, batch_size)
-            if on_images is not None:
-                on_images(len(batch))
-        if distributed.is_main():
-            if keep:
-                side.features = every_feature.rows()
-            if keep_logits:
-                side.logits = every_logit.rows()
+                held=source.held, low=255, high=0, faulty=dict.fromkeys(FAULT_CAUSES, 0), same=source.same)  # fmt: skip
+    for batch in source.batches(batch_size):
+        features, logits = network.compute(batch)
+        look(side, batch)
+        sums.update(features)
+        if keep:
+            append_together(side.features, features, batch_size)
+        if keep_logits and logits is not None:
+            append_together(side.logits, logits, batch_size)
+        if on_images is not None:
+            on_images(len(batch))
     sums = over_processes(sums)
+    seen_by_all(side)
     side.count, side.mean, side.covariance = sums.count, sums.mean, sums.covariance
     return side
 
@@ -135,6 +148,15 @@ def look(side: Side, batch: Batch) -> None:
             side.looked_at += 1
             for what, mask in faults(image[None]).items():
                 side.faulty[what] += int(mask[0])
+
+
+def seen_by_all(side: Side) -> None:
+    """What `look` saw of the images of all processes, in each of them."""
+    mine = torch.tensor([[side.low, side.high, side.looked_at, *side.faulty.values()]])
+    everyone = distributed.gather_rows(mine, 1)
+    side.low, side.high = int(everyone[:, 0].min()), int(everyone[:, 1].max())
+    side.looked_at, *faulty = everyone[:, 2:].sum(dim=0).tolist()
+    side.faulty = dict(zip(side.faulty, faulty, strict=True))
 
 
 def append_together(file: RowFile, rows: Tensor, batch_size: int) -> None:
@@ -155,21 +177,22 @@ def over_processes(sums: metrics.FeatureStatistics) -> metrics.FeatureStatistics
     return total
 
 
+SEEN = ("low", "high", "looked_at", "faulty", "same")  # what is kept of a side beside its statistics
+
+
 def statistics_of(side: Side, network: FeatureNetwork) -> Stored:
     """What is to be stored of a side, so that it can stand for its images another time."""
-    return Stored(side.name, side.mean.numpy(), side.covariance.numpy(), side.count, identity(network))
+    about = {"minidiff": __version__} | identity(network) | {"seen": {name: getattr(side, name) for name in SEEN}}
+    return Stored(side.name, side.mean.numpy(), side.covariance.numpy(), side.count, about)
 
 
 def identity(network: FeatureNetwork) -> dict[str, Any]:
     """What features have to agree in, to be compared."""
-    return {
-        "minidiff": __version__, "network": network.name, "mode": network.mode, "dims": network.dims,
-        "weights": network.sha256,
-    }  # fmt: skip
+    return {"network": network.name, "mode": network.mode, "dims": network.dims, "weights": network.sha256}
 
 
-def from_stored(stored: Stored, network: FeatureNetwork) -> Side:
-    """Statistics out of a file as a side. Raises UserError when they are of another feature network or mode."""
+def check_stored(stored: Stored, network: FeatureNetwork) -> None:
+    """Raises UserError when statistics are of another feature network or mode."""
     if len(stored.mean) != network.dims:
         raise UserError(
             f"{stored.name} has statistics of {len(stored.mean)} features, this network has {network.dims}: they are "
@@ -177,39 +200,54 @@ def from_stored(stored: Stored, network: FeatureNetwork) -> Side:
         )
     for name, mine in identity(network).items():
         theirs = stored.about.get(name)
-        if name != "minidiff" and stored.about and theirs != mine:
+        if stored.about and theirs != mine:
             raise UserError(
                 f"{stored.name} has statistics of another feature network: {name} {theirs}, here {mine}. "
                 "Compute them anew with --save-stats, or measure with that network."
             )
+
+
+def from_stored(stored: Stored, network: FeatureNetwork) -> Side:
+    """Statistics out of a file as a side. Raises UserError when they are of another feature network or mode."""
+    check_stored(stored, network)
     said = "statistics" if stored.about else "statistics that do not say their network and mode, taken for these"
     mean, covariance = torch.from_numpy(stored.mean), torch.from_numpy(stored.covariance)
-    return Side(stored.name, stored.count, mean, covariance, changes=[said])
+    seen = {name: value for name, value in stored.about.get("seen", {}).items() if name in SEEN}
+    return Side(stored.name, stored.count, mean, covariance, changes=[said], **seen)
 
 
-def measured(source: Source | Stored, network: FeatureNetwork, **options: Any) -> Side:
-    """A source's side, the shortest way: out of its file, out of the cache where these images were measured before
-    and their statistics are enough, or by `extract`, whose options these are."""
+def recalled(source: Source | Stored, network: FeatureNetwork, wanted: Iterable[str] = ("fid",)) -> Side | None:
+    """A source's side without computing anything: out of its file, or out of the cache where these images were
+    measured before and their statistics are enough. None where the images are needed. Raises UserError."""
     if isinstance(source, Stored):
         return from_stored(source, network)
     place = cached_at(source, network)
-    if place is None or set(options.get("wanted", ())) & {*NEED_FEATURES, "is"}:
-        return extract(source, network, **options)
-    known = distributed.from_main(place.exists())
-    if known:
-        try:
-            stored = open_source(str(place))
-            assert isinstance(stored, Stored)
-            side = from_stored(stored, network)
-            side.name, side.size = source.name, source.size
-            side.changes = [*source.changes, "statistics from the cache"]
-            return side
-        except UserError:
-            pass  # damaged, or of another version: measured anew and replaced
-    side = extract(source, network, **options)
-    if distributed.is_main():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        save_statistics(place, statistics_of(side, network))
+    if place is None or set(wanted) & {*NEED_FEATURES, "is"} or not distributed.from_main(place.exists()):
+        return None
+    try:
+        stored = open_source(str(place))
+        assert isinstance(stored, Stored)
+        side = from_stored(stored, network)
+    except UserError:
+        return None  # damaged, or of another version: measured anew and replaced
+    side.name, side.size = source.name, source.size
+    side.changes = [*source.changes, "statistics from the cache"]
+    return side
+
+
+def measured(
+    source: Source | Stored, network: FeatureNetwork, *, wanted: Iterable[str] = ("fid",), **options: Any
+) -> Side:
+    """A source's side, the shortest way: `recalled`, or by `extract`, whose options these are."""
+    side = recalled(source, network, wanted)
+    if side is not None:
+        return side
+    assert isinstance(source, Source)
+    side = extract(source, network, wanted=wanted, **options)
+    if (place := cached_at(source, network)) and distributed.is_main():
+        with suppress(OSError, UserError):  # no place to keep them: measured again the next time
+            place.parent.mkdir(parents=True, exist_ok=True)
+            save_statistics(place, statistics_of(side, network))
     return side
 
 
@@ -217,30 +255,44 @@ def cached_at(source: Source, network: FeatureNetwork) -> Path | None:
     """Where the statistics of these images in this network are kept, if the images can be known again."""
     if source.fingerprint is None:
         return None
-    key = hashlib.sha256(repr([source.fingerprint, source.count, *identity(network).items()]).encode()).hexdigest()
+    known_by = [__version__, source.fingerprint, source.count, *identity(network).items()]
+    key = hashlib.sha256(repr(known_by).encode()).hexdigest()
     return cache_dir() / "statistics" / f"{key[:24]}.npz"
 
 
 # --- from statistics to numbers -----------------------------------------------------------------------------------
 
 
-def title(metric: str, network: FeatureNetwork) -> str:
-    """What a number may be called: FID is one network's; in another it is another distance, and its name says so."""
-    if network.name == "inception":
-        notes = [f"{network.dims} features"] * (network.dims != 2048)
-        notes += ["unpublished weights"] * (not network.published)
-        return metric + (f" ({', '.join(notes)})" if notes else "")
-    return {"FID": "FD", "FID∞": "FD∞", "KID": "KD"}.get(metric, metric) + f"({network.name})"
+def title(name: str, network: FeatureNetwork) -> str:
+    """What a number of `compare` may be called: FID is one network's; in another it is another distance."""
+    if network.name != "inception":
+        return f"{OF_OTHERS.get(name, TITLES[name])}({network.name})"
+    notes = [f"{network.dims} features"] * (network.dims != 2048)
+    notes += ["unpublished weights"] * (not network.published)
+    return TITLES[name] + (f" ({', '.join(notes)})" if notes else "")
 
 
-def check_wanted(wanted: Iterable[str], sides: Iterable[Source | Stored], network: FeatureNetwork) -> None:
+NEEDED = {"fid": 2, "kid": 2, "is": 10, "prec-recall": 4, "fid-inf": 20}  # images of a side
+
+
+def check_wanted(wanted: Iterable[str], sides: Sequence[Source | Stored], network: FeatureNetwork) -> None:
     """Raises UserError for a metric that these sides or this network cannot give, before the long work."""
-    a, b = sides
+    for side in sides:
+        if isinstance(side, Stored):
+            check_stored(side, network)
     for metric in wanted:
-        if isinstance(a, Stored) and metric != "fid":
-            raise UserError(f"{metric} needs the images of A, and {a.name} has their statistics only. Give the images.")
-        if isinstance(b, Stored) and metric in ("kid", "prec-recall"):
-            raise UserError(f"{metric} needs the images of B, and {b.name} has their statistics only. Give the images.")
+        for label, side in zip("AB", sides, strict=False):
+            of_both = metric in ("kid", "prec-recall") or (label == "A" and metric != "fid")
+            if isinstance(side, Stored) and of_both:
+                raise UserError(
+                    f"{metric} needs the images of {label}, and {side.name} has their statistics only. Give the images."
+                )
+            of_one = label == "B" and metric == "is"
+            if isinstance(side, Source) and side.count < NEEDED[metric] and not of_one:
+                raise UserError(
+                    f"{label} has {side.count} image{'s' * (side.count != 1)}, and {metric} needs {NEEDED[metric]} at "
+                    "least. Give more."
+                )
         if metric == "is" and network.name == "inception" and network.dims != 2048:
             raise UserError(f"is needs the whole network, not its first {network.dims} features. Leave out --dims.")
 
@@ -252,7 +304,7 @@ def compare(
     wanted: Iterable[str] = ("fid",),
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """The wanted metrics by name: a number, or an `Estimate`. A is the samples, B the reference.
+    """The wanted metrics, named as in TITLES: a number, or an `Estimate`. A is the samples, B the reference.
 
     on_progress: for those that take long, called with the metric, how many of its pieces are done, and of how many.
     """
@@ -262,19 +314,19 @@ def compare(
         return partial(on_progress, metric) if on_progress else None
 
     if "fid" in wanted:
-        found["FID"] = metrics.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+        found["fid"] = metrics.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
     if "fid-inf" in wanted:
         reference = b.features if len(b.features) else (b.mean, b.covariance)
-        found["FID∞"] = metrics.fid_infinity(a.features, reference, progress=progress("FID∞"))
+        found["fid-inf"] = metrics.fid_infinity(a.features, reference, progress=progress(title("fid-inf", network)))
     if "kid" in wanted:
         size = min(1000, len(a.features), len(b.features))  # unbiased at any size; 1000 is what others take
-        found["KID"] = metrics.kid(a.features, b.features, subset_size=size, progress=progress("KID"))
+        found["kid"] = metrics.kid(a.features, b.features, subset_size=size, progress=progress(title("kid", network)))
     if "is" in wanted:
-        found["IS"] = metrics.inception_score(a.logits)
+        found["is"] = metrics.inception_score(a.logits)
     if "prec-recall" in wanted:
         both = metrics.precision_recall(a.features, b.features, progress=progress("precision and recall"))
         found["precision"], found["recall"] = both
-    return {title(name, network): value for name, value in found.items()}
+    return found
 
 
 def described(network: FeatureNetwork) -> str:
@@ -309,7 +361,8 @@ def report(a: Side, b: Side, network: FeatureNetwork, found: dict[str, Any], war
         for label, side in (("a", a), ("b", b))
     }
     values = {
-        name: value if isinstance(value, float) else {k: v for k, v in asdict(value).items() if v is not None}
+        name: {"title": title(name, network)}
+        | ({"value": value} if isinstance(value, float) else {k: v for k, v in asdict(value).items() if v is not None})
         for name, value in found.items()
     }
     about = identity(network) | {"source": network.source, "published": network.published}
@@ -319,30 +372,46 @@ def report(a: Side, b: Side, network: FeatureNetwork, found: dict[str, Any], war
 # --- what could mislead -------------------------------------------------------------------------------------------
 
 
-def doubts(a: Side, b: Side, network: FeatureNetwork) -> list[str]:
+def doubts(a: Side, b: Side, network: FeatureNetwork, wanted: Iterable[str] = ("fid",)) -> list[str]:
     """Why the numbers may not mean what they seem to, a line each; empty when nothing is known against them."""
     found: list[str] = []
-    name = title("FID", network)
+    name = title("fid", network)
     counted = [(label, side.count) for label, side in (("A", a), ("B", b)) if side.count is not None]
-    fewest = max(network.dims + 1, 2)  # as many images leave the covariance of d features without an inverse
-    singular = [f"{label} has {count:,} images" for label, count in counted if count < fewest]
-    biased = [f"{label} has {count:,} images" for label, count in counted if fewest <= count < UNBIASED]
-    if singular:
-        found.append(
-            f"{' and '.join(singular)} for {network.dims:,} features: the covariance is singular, and {name} says more "
-            f"about that number than about the images. Use {UNBIASED:,}, or KID."
-        )
-    if biased:
-        found.append(
-            f"{' and '.join(biased)}: below {UNBIASED:,} or so {name} is biased upwards. "
-            "KID and FID∞ are not (`minidiff fid --metrics kid,fid-inf`)."
-        )
+    if "fid" in wanted:
+        fewest = max(network.dims + 1, 2)  # as many images leave the covariance of d features without an inverse
+        singular = [f"{label} has {count:,} images" for label, count in counted if count < fewest]
+        biased = [f"{label} has {count:,} images" for label, count in counted if fewest <= count < UNBIASED]
+        if singular:
+            found.append(
+                f"{' and '.join(singular)} for {network.dims:,} features: the covariance is singular, and {name} says "
+                f"more about that number than about the images. Use {UNBIASED:,}, or `--metrics kid`."
+            )
+        if biased:
+            enough = all(count >= enough_for_a_line(a, b, network) for _, count in counted)
+            others = "kid,fid-inf" if enough else "kid"
+            found.append(
+                f"{' and '.join(biased)}: below {UNBIASED:,} or so {name} is biased upwards. `--metrics {others}` "
+                f"{'are' if enough else 'is'} not."
+            )
+        if a.count != b.count and len(counted) == 2:
+            found.append(
+                f"A has {a.count:,} images and B {b.count:,}. The bias of {name} depends on both: compare it with "
+                "others of the same two numbers only."
+            )
+    if "fid-inf" in wanted:
+        few = [f"{label} has {count:,}" for label, count in counted if count < enough_for_a_line(a, b, network)]
+        if few:
+            found.append(
+                f"{title('fid-inf', network)} follows a line in 1/N that begins at some "
+                f"{enough_for_a_line(a, b, network):,} images of {network.dims:,} features, and {' and '.join(few)}: "
+                "it comes out too low, and its interval too narrow."
+            )
+        if not len(b.features):
+            found.append(
+                f"B is statistics: {title('fid-inf', network)} takes them for the truth, and removes the bias of the "
+                "images of A alone."
+            )
     found += faults_of("A", a) + faults_of("B", b)
-    if a.count != b.count and None not in (a.count, b.count):
-        found.append(
-            f"A has {a.count:,} images and B {b.count:,}. The bias of {name} depends on both: compare it with others "
-            "of the same two numbers only."
-        )
     if {a.held, b.held} == {"[0, 1]", "[-1, 1]"}:
         found.append(
             f"A holds floats in {a.held} and B in {b.held}; each was read by its own range. If both came out of the "
@@ -350,12 +419,16 @@ def doubts(a: Side, b: Side, network: FeatureNetwork) -> list[str]:
         )
     if a.size and b.size and a.size != b.size:
         found.append(f"A is {a.size} and B {b.size}: what was enlarged more is smoother, and that alone is a distance.")
-    if a.name == b.name:
-        found.append("A and B are the same images by name: what remains is rounding.")
-    if not network.published:
-        known = network.name != "inception"
-        found += [] if known else ["these are not the published weights: no other paper's or package's FID compares."]
+    if a.same is not None and a.same == b.same:
+        found.append("A and B are the same images: what remains is rounding.")
+    if network.name == "inception" and not network.published:
+        found.append("these are not the published weights: no other paper's or package's FID compares.")
     return found
+
+
+def enough_for_a_line(a: Side, b: Side, network: FeatureNetwork) -> int:
+    """From how many images on the bias of FID is a line in 1/N: measured, see docs/metrics.md."""
+    return (2 if a.count == b.count and len(b.features) else 4) * network.dims
 
 
 def faults_of(label: str, side: Side) -> list[str]:

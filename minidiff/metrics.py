@@ -8,6 +8,7 @@ Heusel et al. 2017 (FID); Binkowski et al. 2018 (KID); Salimans et al. 2016 (Inc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +20,17 @@ from torch import Tensor
 
 from minidiff.errors import UserError
 
-Features = Tensor | NDArray[np.floating]  # [N,d], float32 or float64; a numpy array may lie in a file (np.memmap)
+
+class Rows(Protocol):
+    """Features [N,d] that lie in a file: rows are read when they are asked for, by a slice or by their numbers."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, chosen: slice | NDArray[np.int64], /) -> NDArray[np.floating]: ...
+
+
+Features = Tensor | NDArray[np.floating] | Rows  # [N,d], float32 or float64
 Gaussian = tuple[Tensor, Tensor]  # mean [d] and covariance [d,d]
 Progress = Callable[[int, int], None]  # told how many of how many pieces of the work are done
 
@@ -45,7 +56,7 @@ def rows(features: Features, chosen: slice | NDArray[np.int64]) -> Tensor:
     """Some rows, as float64 [n,d] on the CPU. A file is read only there."""
     if isinstance(features, Tensor):
         return features[chosen].detach().to("cpu", torch.float64)
-    return torch.from_numpy(np.array(features[chosen], dtype=np.float64))  # a copy: memmaps are often read-only
+    return torch.from_numpy(np.array(features[chosen], dtype=np.float64))  # a copy: files are often read-only
 
 
 def blocks(count: int) -> list[slice]:
@@ -203,7 +214,7 @@ def trace_of_root(a: Tensor, b: Tensor) -> Tensor:
         squares = torch.linalg.eigvalsh(torch.from_numpy(dtrmm(1.0, root.numpy(), left, side=1, lower=1)))
         roots = squares.clamp(min=0).sqrt()
         error = (torch.finfo(torch.float64).eps * squares[-1] / (2 * roots)).sum()
-        if error <= 1e-9 * roots.sum():
+        if 0 <= error <= 1e-9 * roots.sum():  # below 0 where none of b's eigenvalues is above it: no covariance
             return roots.sum()
     return torch.linalg.svdvals(factor(a).T @ factor(b)).sum()
 
@@ -247,8 +258,9 @@ def fid_infinity(
     whose spread is the error (Tukey 1958). The interval is a bootstrap of these, studentised: resampling
     the images instead would put copies of images into a set, whose FID is biased once more.
 
-    Row i of a and row i of b are in one group if there are as many, so images may come in pairs. Both sides together
-    should have more than 2 d images, or the bias is no line yet. May fall below 0, like all that is unbiased.
+    Row i of a and row i of b are in one group if there are as many, so images may come in pairs. With 2 d images on
+    each side, or 4 d on the smaller where the sides are unequal, the bias is a line; with fewer the value comes out too
+    low. May fall below 0, like all that is unbiased.
     UserError if a side has fewer images than groups.
     """
     sides = [a] if isinstance(b, tuple) else [a, b]

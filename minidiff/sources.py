@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,7 +38,8 @@ class Source:
     batches: given a batch size, this process's batches in order; every process gets as many, the last may be empty.
     changes: what was done to make the images uint8 RGB, in words. held: the range of values they came in.
     fingerprint: the same for the same images, where that is known without reading them all; else None.
-    sampled: whether they are drawn from a model as they are asked for.
+    sampled: whether they are drawn from a model as they are asked for. same: equal for the same images, however they
+    were named.
     """
 
     name: str  # as it was asked for
@@ -48,6 +50,7 @@ class Source:
     held: str = "bytes"
     fingerprint: str | None = None
     sampled: bool = False
+    same: str | None = None
 
 
 @dataclass
@@ -109,16 +112,21 @@ def open_dataset(place: str, data_dir: str | Path | None, image_size: int | None
         raise UserError(f"{place} has too many colons. Write dataset:NAME or dataset:NAME:SPLIT.")
     lookup("data set", name, DATASETS)
     which = split[0] if split else "train"
-    return of_data(place, load_together(name, data_dir=data_dir, image_size=image_size, split=which))
+    data = load_together(name, data_dir=data_dir, image_size=image_size, split=which)
+    source = of_data(place, data)
+    if name == "folder":
+        source.changes.append(f"cut to the centre square and resized to {source.size}, as for a training")
+    return source
 
 
 def of_data(name: str, data: ImageData) -> Source:
     """The images of a data set that is loaded."""
     height, width, channels = data.images.shape[1:]
+    fingerprint = data.fingerprint()
     return Source(
         name, len(data), f"{height}x{width}",
         lambda batch_size: (data.rgb(part) for part in shares(len(data), batch_size)),
-        data.notes + ["grey repeated to RGB"] * (channels == 1), fingerprint=data.fingerprint(),
+        data.notes + ["grey repeated to RGB"] * (channels == 1), fingerprint=fingerprint, same=fingerprint,
     )  # fmt: skip
 
 
@@ -136,7 +144,8 @@ def of_run(
     channels, height, width = run.shape
     changes = [f"sampled with {options['sampler']}, {calls} steps, seed {options.get('seed', 0)}"]
     changes += ["grey repeated to RGB"] * (channels == 1)
-    return Source(name, num, f"{height}x{width}", batches, changes, sampled=True)
+    return Source(name, num, f"{height}x{width}", batches, changes, sampled=True,
+                  same=repr([str(run.folder.resolve()), num, sorted(options.items())]))  # fmt: skip
 
 
 # --- folders ------------------------------------------------------------------------------------------------------
@@ -154,7 +163,8 @@ def open_folder(place: str) -> Source:
     size = "x".join(map(str, sizes[0])) + (f" to {'x'.join(map(str, sizes[-1]))}" if len(sizes) > 1 else "")
     folders = {path.parent for path in paths}
     changes = [f"{len(sizes)} different sizes"] * (len(sizes) > 1) + [f"in {len(folders)} folders"] * (len(folders) > 1)
-    return Source(place, len(paths), size, lambda batch_size: decoded_ahead(paths, batch_size), changes)
+    batches = partial(decoded_ahead, paths)
+    return Source(place, len(paths), size, batches, changes, same=str(root.resolve()))
 
 
 def decoded_ahead(paths: Sequence[Path], batch_size: int) -> Iterator[Batch]:
@@ -232,9 +242,6 @@ class Rows:
                     raise UserError(f"{self} ends before its last image: the file is cut short. Write it again.")
                 yield np.frombuffer(content, self.dtype).reshape(max(0, last - first), *self.shape[1:])
 
-    def whole(self) -> NDArray[Any]:
-        return next(self.read([slice(0, self.shape[0])]))
-
 
 def open_file(place: str) -> Source | Stored:
     """A .npy or .npz: images, or the statistics of a feature network."""
@@ -244,9 +251,10 @@ def open_file(place: str) -> Source | Stored:
             return open_array(place, Rows(path))
         with zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-        for name in ("images", "arr_0", *members):
-            if name in members and len((rows := Rows(path, members[name])).shape) >= 3:
-                return open_array(place, rows)
+        for dimensions in ((4,), (3,)):  # an array [N,H,W,3], wherever it stands, is images before one [N,H,W] is
+            for name in ("images", "arr_0", *members):
+                if name in members and len((rows := Rows(path, members[name])).shape) in dimensions:
+                    return open_array(place, rows)
         if {"mu", "sigma"} <= members.keys():
             return open_statistics(place)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -282,6 +290,7 @@ def open_array(place: str, rows: Rows) -> Source:
     return Source(
         place, shape[0], f"{height}x{width}",
         lambda batch_size: (unified(block) for block in rows.read(shares(shape[0], batch_size))), changes, held,
+        same=str(rows.path.resolve()),
     )  # fmt: skip
 
 
@@ -315,21 +324,28 @@ def range_held(rows: Rows) -> str:
 def open_statistics(place: str) -> Stored:
     """The .npz that pytorch-fid, clean-fid and `save_statistics` write: mu [d], sigma [d,d]."""
     path = Path(place).expanduser()
-    mean, covariance = (Rows(path, f"{name}.npy").whole().astype(np.float64) for name in ("mu", "sigma"))
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            mean, covariance = stored["mu"], stored["sigma"]
+            about = json.loads(str(stored["minidiff"])) if "minidiff" in stored else {}
+        if not isinstance(about, dict) or not isinstance(about.get("seen", {}), dict):
+            raise ValueError("what it says of itself is no table")
+    except (ValueError, KeyError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise UserError(f"{place} is damaged ({one_line(error)}). Compute the statistics anew.") from None
+    if mean.dtype.kind not in "fiu" or covariance.dtype.kind not in "fiu":
+        raise UserError(f"{place}: mu is {mean.dtype} and sigma {covariance.dtype}. Statistics are real numbers.")
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not len(mean):
         raise UserError(
             f"{place}: mu is {list(mean.shape)} and sigma {list(covariance.shape)}, which do not fit. "
             "Statistics are [d] and [d,d]."
         )
+    mean, covariance = mean.astype(np.float64), np.ascontiguousarray(covariance, np.float64)
     if not np.isfinite(mean).all() or not np.isfinite(covariance).all():
         raise UserError(f"{place} holds values that are not finite numbers. Compute the statistics anew.")
     if not np.allclose(covariance, covariance.T, rtol=1e-5, atol=1e-6 * np.abs(covariance).max()):
         raise UserError(f"{place}: sigma is not symmetric, so it is no covariance. Compute the statistics anew.")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            about = json.loads(str(stored["minidiff"])) if "minidiff" in stored else {}
-    except ValueError as error:
-        raise UserError(f"{place} is damaged ({one_line(error)}). Compute the statistics anew.") from None
+    if (covariance.diagonal() < 0).any():
+        raise UserError(f"{place}: sigma has a negative variance, so it is no covariance. Compute the statistics anew.")
     return Stored(place, mean, covariance, about.get("count"), about)
 
 

@@ -198,7 +198,7 @@ def test_no_weights_and_no_network(places: tuple[Path, Path]) -> None:
     with pytest.raises(UserError) as error:
         inception_features()
     message = one_line(error)
-    assert "Name or service not known" in message and "91 MB" in message and "--weights PATH" in message
+    assert "Name or service not known" in message and "96 MB" in message and "--weights PATH" in message
     assert WEIGHTS in message and f"{places[0]}," in message and "https://github.com/mseitzer" in message
     assert list(places[0].rglob("*")) == []
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import pytorch_fid.fid_score
 import pytorch_fid.inception
 import torch
+from safetensors.torch import load_file, save_file
 
 from minidiff import cli
 from minidiff.images import write_image
@@ -72,15 +74,15 @@ def test_fid_is_that_of_pytorch_fid(
     expected = pytorch_fid_of(a, b, weights, 64)
     options = ("--weights", weights, "--dims", 64)
     found = result(capsys, a, b, *options, "--save-stats", tmp_path / "ours.npz")
-    name = "FID (64 features, unpublished weights)"
-    assert found["metrics"][name] == pytest.approx(expected, rel=1e-3)
+    assert found["metrics"]["fid"]["title"] == "FID (64 features, unpublished weights)"
+    assert found["metrics"]["fid"]["value"] == pytest.approx(expected, rel=1e-3)
     assert pytorch_fid_of(tmp_path / "ours.npz", b, weights, 64) == pytest.approx(expected, rel=1e-3)
     given = torch.load(weights, weights_only=True)
     with mock.patch.object(pytorch_fid.inception, "load_state_dict_from_url", lambda *_, **__: given):
         paths = [str(b), str(tmp_path / "theirs.npz")]
         pytorch_fid.fid_score.save_fid_stats(paths, 16, "cpu", 64, num_workers=0)
     again = result(capsys, a, tmp_path / "theirs.npz", *options)
-    assert again["metrics"][name] == pytest.approx(expected, rel=1e-3)
+    assert again["metrics"]["fid"]["value"] == pytest.approx(expected, rel=1e-3)
     assert again["b"]["images"] is None and "do not say their network" in again["b"]["changes"][0]
 
 
@@ -96,10 +98,28 @@ def test_all_metrics_are_those_of_torch_fidelity(
         feature_extractor_weights_path=str(weights), fid=True, kid=True, isc=True, kid_subset_size=24,
     )  # fmt: skip
     found = result(capsys, a, b, "--weights", weights, "--mode", "torch-fidelity", "--metrics", "fid,kid,is")
-    ours = {name.partition(" (")[0]: value for name, value in found["metrics"].items()}
-    assert ours["FID"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
-    assert ours["KID"]["value"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
-    assert ours["IS"]["value"] == pytest.approx(theirs["inception_score_mean"], rel=1e-3)
+    ours = found["metrics"]
+    assert ours["fid"]["value"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+    assert ours["kid"]["value"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
+    assert ours["is"]["value"] == pytest.approx(theirs["inception_score_mean"], rel=1e-3)
+
+
+# --- statistics ---------------------------------------------------------------------------------------------------
+
+
+def test_statistics_of_one_side_are_kept(
+    folders: tuple[Path, Path], clf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--save-stats` without B; they then stand for their images. Statistics are not stored as others' once more."""
+    a, b = folders
+    options = ("--features", clf)
+    assert run(b, "--save-stats", tmp_path / "b.npz", *options) == 0
+    assert "mu and sigma of A" in capsys.readouterr().out
+    whole = result(capsys, a, b, *options)["metrics"]["fid"]["value"]
+    assert result(capsys, a, tmp_path / "b.npz", *options)["metrics"]["fid"]["value"] == pytest.approx(whole, rel=1e-9)
+    assert "is statistics already" in error(capsys, tmp_path / "b.npz", a, "--save-stats", tmp_path / "c.npz", *options)
+    assert "there is no folder" in error(capsys, a, "--save-stats", tmp_path / "no" / "c.npz", *options)
+    assert not (tmp_path / "c.npz").exists()
 
 
 # --- what it says -------------------------------------------------------------------------------------------------
@@ -198,10 +218,28 @@ def test_two_processes_find_what_one_does(
     assert done.returncode == 0, done.stderr
     together = json.loads(done.stdout)
     for name, value in alone["metrics"].items():
-        if isinstance(value, dict):
-            assert together["metrics"][name]["value"] == pytest.approx(value["value"], rel=1e-4)
-        else:
-            assert together["metrics"][name] == pytest.approx(value, rel=1e-5)
+        assert together["metrics"][name]["value"] == pytest.approx(value["value"], rel=1e-4)
+
+
+def test_two_processes_share_an_odd_number_of_batches(
+    folders: tuple[Path, Path], clf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of them has nothing left in the last batch; what it saw of the others is warned of all the same."""
+    b = folders[1]
+    noise = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8)
+    noise[:8] = peers.pictures(8, 16, 16)
+    np.save(tmp_path / "a.npy", noise)
+    arguments = ["fid", tmp_path / "a.npy", b, "--features", clf, "--batch-size", 8, "--metrics", "fid,is", "--json"]
+    words = list(map(str, [*arguments, "--device", "cpu"]))
+    alone = result(capsys, *arguments[1:-1])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    done = subprocess.run([*launcher, "minidiff", *words], capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    together = json.loads(done.stdout)
+    assert together["warnings"] == alone["warnings"] and any("are noise" in line for line in alone["warnings"])
+    for name, value in alone["metrics"].items():
+        assert together["metrics"][name]["value"] == pytest.approx(value["value"], rel=1e-4)
 
 
 # --- in a classifier's features -----------------------------------------------------------------------------------
@@ -243,7 +281,8 @@ def test_it_is_called_fd_and_never_fid(
 ) -> None:
     found = result(capsys, *folders, "--features", clf, "--metrics", "fid,kid,is,prec-recall,fid-inf")
     names = ["FD(classifier)", "FD∞(classifier)", "KD(classifier)", "IS(classifier)"]
-    assert list(found["metrics"]) == [*names, "precision(classifier)", "recall(classifier)"]
+    titles = [metric["title"] for metric in found["metrics"].values()]
+    assert titles == [*names, "precision(classifier)", "recall(classifier)"]
     assert found["features"]["network"] == "classifier" and found["features"]["source"] == str(clf)
     assert run(*folders, "--features", clf) == 0
     assert "FID" not in capsys.readouterr().out
@@ -258,7 +297,7 @@ def test_a_run_is_sampled_and_measured(
     out = str(trained / "samples.npz")
     assert cli.run(["sample", str(trained), "-n", "40", "--steps", "4", "--seed", "2", "--out", out]) == 0
     by_file = result(capsys, out, photos, *options)
-    assert direct["metrics"]["FD(classifier)"] == pytest.approx(by_file["metrics"]["FD(classifier)"], rel=1e-3)
+    assert direct["metrics"]["fid"]["value"] == pytest.approx(by_file["metrics"]["fid"]["value"], rel=1e-3)
     assert direct["a"]["images"] == 40
     assert direct["a"]["changes"] == ["sampled with ddim, 4 steps, seed 2"]
 
@@ -329,7 +368,7 @@ def test_a_training_measures_itself(here: Path, clf: Path, capsys: pytest.Captur
     found = measured_in("a")
     assert list(found) == [4, 6]
     by_hand = result(capsys, "a", "dataset:folder", "--data-dir", "photos", "--image-size", 16, "--features", clf,
-                     "--num", 30, "--steps", 5)["metrics"][FD]  # fmt: skip
+                     "--num", 30, "--steps", 5)["metrics"]["fid"]["value"]  # fmt: skip
     assert found[6] == pytest.approx(by_hand, rel=1e-3)
     assert cli.run(ddpm("--out", "b")) == 0
     assert Path("a/model.safetensors").read_bytes() == Path("b/model.safetensors").read_bytes()
@@ -345,6 +384,31 @@ def test_a_resumed_training_goes_on_measuring(here: Path, clf: Path) -> None:
     assert list(measured_in("whole")) == [2, 4, 6]
 
 
+def test_another_classifier_under_the_same_name_is_refused(
+    here: Path, clf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A series of numbers is of one network; it may move, and measuring may end."""
+    shutil.copytree(clf, "clf")
+    fid = ("--fid-every", 2, "--fid-samples", 10, "--fid-steps", 3, "--fid-features", "clf")
+    assert cli.run(ddpm("--out", "a", *fid, "--warmup", 1, "--steps", 2)) == 0
+    weights = Path("clf/model.safetensors")
+    tensors = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, weights)
+    resume = ["train", "ddpm", "--resume", "a", "--steps"]
+    assert cli.run([*resume, "4"]) == 1
+    assert "another feature network than this run was measured in" in capsys.readouterr().err
+    weights.unlink()
+    shutil.rmtree("clf")
+    assert cli.run([*resume, "4"]) == 1
+    assert "Where it lies now goes to --fid-features" in capsys.readouterr().err
+    assert cli.run([*resume, "4", "--fid-features", str(clf)]) == 0
+    assert list(measured_in("a")) == [2, 4]
+    assert cli.run([*resume, "6", "--fid-every", "0"]) == 0
+    assert list(measured_in("a")) == [2, 4]
+    assert cli.run([*resume, "8", "--fid-every", "2"]) == 1
+    assert "first steps were not measured" in capsys.readouterr().err
+
+
 def test_what_is_missing_is_said_before_the_training(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,5 +420,5 @@ def test_what_is_missing_is_said_before_the_training(
     assert cli.run(ddpm("--out", "a", "--fid-samples", 3)) == 1
     assert "--fid-samples needs --fid-every" in capsys.readouterr().err
     assert cli.run(ddpm("--out", "a", "--fid-every", 3, "--fid-features", "nowhere")) == 1
-    assert "nowhere is neither inception nor a run folder" in capsys.readouterr().err
+    assert "nowhere are neither inception nor a run" in capsys.readouterr().err
     assert not Path("a").exists()

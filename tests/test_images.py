@@ -13,6 +13,7 @@ from minidiff.errors import UserError
 from minidiff.images import (
     ImageSink,
     crop_resize,
+    faults,
     free_name,
     grid,
     neighbour_correlation,
@@ -210,3 +211,10 @@ def test_free_name(tmp_path: Path) -> None:
     for expected in ("a.png", "a-2.png", "a-3.png"):
         assert free_name(tmp_path / "a.png").name == expected
         (tmp_path / expected).touch()
+
+
+def test_a_line_of_pixels_is_not_called_noise() -> None:
+    """It has no neighbours one way, so nothing can be said, and no division by zero is attempted."""
+    for shape in ((5, 1, 16, 3), (5, 16, 1, 3), (5, 1, 1, 3)):
+        images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        assert not faults(images)["noise"].any()

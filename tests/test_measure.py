@@ -54,24 +54,33 @@ def test_the_statistics_are_those_of_all_images(tmp_path: Path, batch_size: int)
     side = measure.extract(source, NETWORK, batch_size=batch_size, wanted=measure.METRICS, on_images=done.append)
     features, logits = corners(np.load(path))
     assert sum(done) == side.count == 50
-    assert side.features is not None and side.logits is not None
-    assert (np.asarray(side.features) == features.numpy()).all()
-    assert (np.asarray(side.logits) == logits.numpy()).all()
+    assert (side.features[:] == features.numpy()).all() and (side.logits[:] == logits.numpy()).all()
+    some = np.array([49, 0, 7, 7])
+    assert (side.features[some] == features.numpy()[some]).all() and side.features[60:].shape == (0, 12)
     torch.testing.assert_close(side.mean, features.double().mean(0))
     torch.testing.assert_close(side.covariance, torch.cov(features.double().T))
+
+
+def test_precision_is_of_a_and_recall_of_b(tmp_path: Path) -> None:
+    """Forty copies of pictures of the reference: each lies among it, and hardly any of it lies among the copies."""
+    reference = saved(tmp_path, 300)
+    np.save(tmp_path / "few.npy", np.load(reference)[:5].repeat(8, axis=0))
+    a, b = sides(tmp_path / "few.npy", reference, ("prec-recall",))
+    found = measure.compare(a, b, NETWORK, ("prec-recall",))
+    assert found["precision"] == 1 and found["recall"] < 0.1
 
 
 def test_every_metric_comes_out(tmp_path: Path) -> None:
     a, b = sides(saved(tmp_path, 300), saved(tmp_path, 300, seed=1), measure.METRICS)
     found = measure.compare(a, b, replace(NETWORK, dims=2048), measure.METRICS)
-    assert list(found) == ["FID", "FID∞", "KID", "IS", "precision", "recall"]
+    assert list(found) == ["fid", "fid-inf", "kid", "is", "precision", "recall"]
     assert all(isinstance(measure.worded(value), str) for value in found.values())
 
 
 def test_a_set_against_itself_and_against_a_darker_one(tmp_path: Path) -> None:
     same, other = saved(tmp_path, 300), saved(tmp_path, 300, seed=1, high=128)
-    assert abs(measure.compare(*sides(same, same), NETWORK)["FID (12 features)"]) < 1e-9
-    assert measure.compare(*sides(same, other), NETWORK)["FID (12 features)"] > 0.5
+    assert abs(measure.compare(*sides(same, same), NETWORK)["fid"]) < 1e-9
+    assert measure.compare(*sides(same, other), NETWORK)["fid"] > 0.5
 
 
 def test_statistics_stand_for_their_images(tmp_path: Path) -> None:
@@ -120,6 +129,32 @@ def test_a_data_set_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls.clear()
     measure.measured(source, replace(network, mode="clean"))
     assert calls
+    calls.clear()
+    measure.measured(replace(source, fingerprint="of other images"), network)  # type: ignore[type-var]
+    assert calls
+
+
+def test_what_was_seen_is_remembered_with_the_statistics(tmp_path: Path) -> None:
+    """Noise in the cache, or in a statistics file, is warned of as noise among images is."""
+    from minidiff.sources import save_statistics
+
+    images = np.random.default_rng(0).integers(0, 256, (200, 16, 16, 3), np.uint8)
+    np.save(tmp_path / "noise.npy", images)
+    source = replace(open_source(str(tmp_path / "noise.npy")), fingerprint="noise")  # type: ignore[type-var]
+    network = replace(NETWORK, sha256="3" * 64)
+    first, second = measure.measured(source, network), measure.measured(source, network)
+    assert "statistics from the cache" in second.changes
+    save_statistics(tmp_path / "noise.npz", measure.statistics_of(first, network))
+    third = measure.measured(open_source(str(tmp_path / "noise.npz")), network)
+    for side in (first, second, third):
+        assert "looked at in A are noise" in "\n".join(measure.doubts(side, first, network))
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MINIDIFF_CACHE", str(tmp_path / "file" / "cache"))
+    source = replace(open_source(str(saved(tmp_path, 40))), fingerprint="some")  # type: ignore[type-var]
+    assert measure.measured(source, NETWORK).count == 40
 
 
 # --- what could mislead -------------------------------------------------------------------------------------------
@@ -163,33 +198,71 @@ def test_noise_and_blanks_are_noticed(tmp_path: Path) -> None:
     text = doubts(tmp_path / "noise.npy", tmp_path / "flat.npy")
     assert "looked at in A are noise" in text
     assert "looked at in B are one flat colour" in text
+    late = np.concatenate([np.load(saved(tmp_path, 100, size=16)), np.load(tmp_path / "noise.npy")[:100]])
+    np.save(tmp_path / "late.npy", late)  # noise in the later batches only
+    assert "looked at in A are noise" in doubts(tmp_path / "late.npy", tmp_path / "flat.npy")
 
 
 def test_sizes_and_names(tmp_path: Path) -> None:
     fine = saved(tmp_path, 40)
     assert "A is 8x8 and B 4x4" in doubts(fine, saved(tmp_path, 40, size=4))
-    assert "the same images by name" in doubts(fine, fine)
+    assert "A and B are the same images" in doubts(fine, fine)
+    assert "A and B are the same images" in doubts(fine, f"{fine.parent}/./../{fine.parent.name}/{fine.name}")
+    assert "A and B are the same images" in doubts("dataset:shapes:test", "dataset:shapes:test")
+    assert "the same images" not in doubts("dataset:shapes:train", "dataset:shapes:test")
     assert "not the published weights" in doubts(fine, saved(tmp_path, 41), replace(NETWORK, published=False))
 
 
 def test_what_a_number_may_be_called() -> None:
     inception = replace(NETWORK, dims=2048)
-    assert measure.title("FID", inception) == "FID"
-    assert measure.title("FID", replace(inception, published=False)) == "FID (unpublished weights)"
-    assert measure.title("KID", replace(inception, dims=64)) == "KID (64 features)"
+    assert measure.title("fid", inception) == "FID"
+    assert measure.title("fid", replace(inception, published=False)) == "FID (unpublished weights)"
+    assert measure.title("kid", replace(inception, dims=64)) == "KID (64 features)"
     classifier = replace(NETWORK, name="classifier", mode="classifier", published=False)
-    assert measure.title("FID", classifier) == "FD(classifier)"
-    assert measure.title("FID∞", classifier) == "FD∞(classifier)"
+    assert measure.title("fid", classifier) == "FD(classifier)"
+    assert measure.title("fid-inf", classifier) == "FD∞(classifier)"
     assert measure.title("precision", classifier) == "precision(classifier)"
 
 
 @pytest.mark.parametrize(("metric", "statistics"), [("kid", "b"), ("prec-recall", "b"), ("is", "a"), ("fid-inf", "a")])
 def test_metrics_that_statistics_cannot_give(metric: str, statistics: str) -> None:
     stored = Stored("s.npz", np.zeros(12), np.eye(12))
-    images = Source("images", 9, "8x8", lambda batch_size: iter(()))
+    images = Source("images", 90, "8x8", lambda batch_size: iter(()))
     pair = (stored, images) if statistics == "a" else (images, stored)
     with pytest.raises(UserError, match=f"{metric} needs the images of {statistics.upper()}"):
         measure.check_wanted([metric], pair, NETWORK)
+
+
+def test_what_cannot_come_out_is_refused_before_the_work() -> None:
+    """Too few images, statistics of another width: by what is known before a batch is read."""
+
+    def of(count: int) -> Source:
+        return Source(f"{count} images", count, "8x8", lambda batch_size: iter(()))
+
+    deep = replace(NETWORK, dims=2048)
+    for metric, count in (("fid", 1), ("kid", 1), ("is", 9), ("prec-recall", 3), ("fid-inf", 19)):
+        with pytest.raises(UserError, match=rf"A has {count} images?, and {metric} needs {measure.NEEDED[metric]}"):
+            measure.check_wanted([metric], (of(count), of(500)), deep)
+        if metric != "is":  # which asks nothing of B
+            with pytest.raises(UserError, match="B has"):
+                measure.check_wanted([metric], (of(500), of(count)), deep)
+        measure.check_wanted([metric], (of(measure.NEEDED[metric]), of(500)), deep)
+    with pytest.raises(UserError, match="statistics of 10 features, this network has 12"):
+        measure.check_wanted(["fid"], (of(500), Stored("s.npz", np.zeros(10), np.eye(10))), NETWORK)
+    measure.check_wanted(["fid"], (of(500),), NETWORK)  # one side, for --save-stats
+
+
+def test_only_what_was_asked_for_is_doubted(tmp_path: Path) -> None:
+    """FID of few images is biased; KID of the same is not. FID-infinity has a bound of its own."""
+    a, b = sides(saved(tmp_path, 40), saved(tmp_path, 60, seed=1), ("fid-inf",))
+    said = {metric: "\n".join(measure.doubts(a, b, NETWORK, (metric,))) for metric in measure.METRICS}
+    assert "is biased upwards" in said["fid"] and "`--metrics kid`" in said["fid"]
+    assert said["kid"] == said["is"] == said["prec-recall"] == ""
+    assert "begins at some 48 images of 12 features, and A has 40: it comes out too low" in said["fid-inf"]
+    equal = measure.doubts(a, sides(saved(tmp_path, 40, seed=2), saved(tmp_path, 40), ("fid-inf",))[0], NETWORK)
+    assert any("`--metrics kid,fid-inf` are not" in doubt for doubt in equal)
+    of_statistics = replace(b, features=measure.RowFile())
+    assert "takes them for the truth" in "\n".join(measure.doubts(a, of_statistics, NETWORK, ("fid-inf",)))
 
 
 MEMORY = """
@@ -197,21 +270,30 @@ import sys
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
-from test_measure import NETWORK, sides
+from dataclasses import replace
+from test_measure import NETWORK
 from minidiff import measure
-a, b = sides(sys.argv[1], sys.argv[1])
-measure.compare(a, b, NETWORK)
+from minidiff.sources import open_source
+
+def wide(images):
+    return torch.from_numpy(images.reshape(-1, 3072)[:, ::6] / 255).float(), None
+
+network = replace(NETWORK, dims=512, compute=wide)
+wanted = ("fid", "kid")
+a, b = (measure.measured(open_source(sys.argv[1]), network, wanted=wanted, batch_size=500) for _ in range(2))
+measure.compare(a, b, network, wanted)
 print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
-    """50,000 images are 150 MB of pixels: held at once they would be seen."""
+    """Of 50,000 images the pixels are 150 MB, and the features, of which there are 512, 100 MB on each side."""
     peaks = []
     for count in (2_000, 50_000):
         path = saved(tmp_path, count, size=32)
         code = MEMORY.format(tests=str(Path(__file__).parent))
         done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
+    print(peaks)
     assert peaks[1] < 1.1 * peaks[0], peaks

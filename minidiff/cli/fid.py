@@ -78,6 +78,8 @@ def fid(
         raise click.UsageError(f"--save-stats {target} must end in .npz.", ctx)
     if target and target.exists() and not force:
         raise UserError(f"{target} exists. Give another --save-stats, or --force to replace it.")
+    if target and not target.parent.is_dir():
+        raise UserError(f"--save-stats {target}: there is no folder {target.parent}. Make it first.")
     place = distributed.local_device(device)
     with distributed.process_group(place):
         bar = tqdm(unit="image", disable=not distributed.is_main(), dynamic_ncols=True, delay=0.5)
@@ -93,17 +95,30 @@ def fid(
         ]  # fmt: skip
         if given and not any(isinstance(side, Source) and side.sampled for side in sides):
             raise click.UsageError(f"--{next(iter(given))} is for sampling a run, and neither A nor B is one.", ctx)
+        if target and not isinstance(sides[0], Source):
+            raise UserError(f"--save-stats keeps the statistics of A, and {a} is statistics already. Give images.")
+        for option, value in (("data-dir", data_dir), ("image-size", image_size)):
+            if value is not None and not any(str(side).startswith("dataset:") for side in (a, b)):
+                raise click.UsageError(f"--{option} is for a dataset:NAME, and neither A nor B is one.", ctx)
         network = choose(features, weights=weights, dims=int(dims) if dims else None, mode=mode, device=place)
         measure.check_wanted(wanted, sides, network)
         say(f"features  {measure.described(network)}", err=as_json)
         at_once = 32 if network.name == "inception" and place.type == "cpu" else 64
+        of_each = [wanted, [metric for metric in wanted if metric != "is"]]  # IS asks nothing of B
+        known = [measure.recalled(side, network, asked) for side, asked in zip(sides, of_each, strict=False)]
+        bar.total = sum(s.count for s, side in zip(sides, known, strict=True) if isinstance(s, Source) and side is None)
         done = []
+
+        def on_images(count: int) -> None:  # of this process: the others are as far
+            bar.update(min(count * distributed.world_size(), bar.total - bar.n))
+
         with bar:
-            bar.total = sum(side.count for side in sides if isinstance(side, Source))
-            for label, source in zip("AB", sides, strict=False):
-                bar.set_description(label)
-                options = {"batch_size": batch_size or at_once, "wanted": wanted, "on_images": bar.update}
-                done.append(measure.measured(source, network, **options))
+            for label, source, side, asked in zip("AB", sides, known, of_each, strict=False):
+                bar.set_description(label, refresh=False)
+                size = batch_size or at_once
+                done.append(
+                    side or measure.measured(source, network, wanted=asked, batch_size=size, on_images=on_images)
+                )
         for label, side in zip("AB", done, strict=False):
             say(f"{label}         {measure.told(side)}", err=as_json)
         if not distributed.is_main():
@@ -121,12 +136,13 @@ def fid(
                 bar.update(0)
 
             found = measure.compare(done[0], done[1], network, wanted, on_progress)
-        doubts = measure.doubts(done[0], done[1], network)
+        doubts = measure.doubts(done[0], done[1], network, wanted)
         for doubt in doubts:
             warn(doubt)
         if as_json:
             click.echo(json.dumps(measure.report(done[0], done[1], network, found, doubts), indent=2))
         else:
-            width = max(9, *map(len, found))
+            titles = {name: measure.title(name, network) for name in found}
+            width = max(9, *map(len, titles.values()))
             for name, value in found.items():
-                say(f"{name:{width}} {measure.worded(value)}")
+                say(f"{titles[name]:{width}} {measure.worded(value)}")

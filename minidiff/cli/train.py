@@ -15,6 +15,7 @@ from minidiff.schedules import SCHEDULES
 
 # What a resumed run may change: where and how it is trained on. The others are the run itself.
 MAY_CHANGE = {"data_dir", "device", "resume", "dry_run", *INTERVALS, *TRAINING_MAY_CHANGE}
+MAY_CHANGE |= {"fid_every", "fid_features", "fid_weights"}
 
 Command = Callable[..., Any]
 
@@ -157,7 +158,9 @@ def train() -> None:
     "--sample-every", type=click.IntRange(min=1), help="Steps between sample grids. Default: a quarter, at most 5000."
 )
 @click.option(
-    "--fid-every", type=click.IntRange(min=1), help="Steps between measurements of FID to the training images. Off."
+    "--fid-every",
+    type=click.IntRange(min=0),
+    help="Steps between measurements of FID to the training images. Default: 0, it is not measured.",
 )
 @click.option("--fid-samples", type=click.IntRange(min=2), help=f"Samples for it. Default: {FID['samples']}.")
 @click.option("--fid-sampler", type=Name("sampler", SAMPLERS), help=f"Default: {FID['sampler']}.")
