@@ -1,13 +1,16 @@
 """`minidiff sample`: images from a trained model, into a grid, a folder or an array."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from tqdm import tqdm
 
 from minidiff import checkpoint, distributed, pipeline
-from minidiff.cli.types import Device, Name, Number, Place, Steps, Timestep, say, warn
+from minidiff.chain import PLANS
+from minidiff.cli.types import Counted, Device, Name, Number, Place, Steps, Timestep, say, typed, warn
 from minidiff.errors import UserError
 from minidiff.images import (
     IMAGE_SUFFIXES,
@@ -15,6 +18,7 @@ from minidiff.images import (
     free_name,
     grid,
     image_files,
+    label_rows,
     problems,
     read_images,
     to_float,
@@ -27,11 +31,16 @@ from minidiff.samplers import SAMPLERS, VARIANCES
 from minidiff.schedules import SPACINGS
 
 
+def own_steps() -> str:
+    """How many calls each sampler makes if it is not told, in words."""
+    return ", ".join(f"{name} {plan.steps or 'every timestep'}" for name, plan in PLANS.items())
+
+
 @click.command()
 @click.argument("run", required=False)
 @click.option("-n", "--num", type=click.IntRange(min=1), help="How many images. Default: 16, or one for each init.")
 @click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True, help="The reverse chain.")
-@click.option("--steps", type=click.IntRange(min=1), help="Network calls. Default: ddim 50, ddpm every timestep.")
+@click.option("--steps", type=click.IntRange(min=1), help=f"Calls of the network. Default: {own_steps()}.")
 @click.option("--eta", type=Number(0, 1), help="Noise of ddim: 0 none, 1 that of ddpm. Default: 0.")
 @click.option(
     "--variance", type=Name("variance", VARIANCES), help="Noise of ddpm. Default: what the run was trained for."
@@ -39,9 +48,7 @@ from minidiff.schedules import SPACINGS
 @click.option(
     "--spacing",
     type=Name("spacing", SPACINGS),
-    default="trailing",
-    show_default=True,
-    help="How skipped timesteps are spread.",
+    help="How skipped timesteps are spread. Default: the sampler's own (docs/samplers.md).",
 )
 @click.option(
     "--start-t", type=Timestep(), help="First timestep of the chain; auto: that of the noise in --init. Default: T-1."
@@ -61,6 +68,11 @@ from minidiff.schedules import SPACINGS
 )
 @click.option("--clip/--no-clip", default=True, show_default=True, help="Hold the predicted image in [-1, 1].")
 @click.option(
+    "--threshold",
+    type=Number(0, 1, min_open=True, max_open=True),
+    help="Instead of cutting off: scale by this quantile of the predicted image, such as 0.995, where it is beyond 1.",
+)
+@click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Image k of a seed is always the same."
 )
 @click.option(
@@ -79,6 +91,11 @@ from minidiff.schedules import SPACINGS
     metavar="N",
     help="Also draw x_t and the predicted x0 of up to 8 images at N moments of the chain.",
 )
+@click.option(
+    "--compare",
+    type=Counted("sampler", SAMPLERS),
+    help="Several samplers, each with its calls: the same noise through all of them, a row each, with times.",
+)
 @click.option("--precision", type=Name("precision", ("auto", "fp32", "bf16")), help="Default: as the run was trained.")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option(
@@ -91,20 +108,25 @@ from minidiff.schedules import SPACINGS
 @click.pass_context
 def sample(
     ctx: click.Context, run: str | None, num: int | None, init: str | None, init_steps: list[int] | None, weights: str,
-    batch_size: int, progressive: int | None, precision: str | None, device: str, out: str | None, force: bool,
-    **chain: Any,
+    batch_size: int, progressive: int | None, compare: list[tuple[str, int | None]] | None, precision: str | None,
+    device: str, out: str | None, force: bool, **chain: Any,
 ) -> None:  # fmt: skip
     """Draw images from a trained model: RUN, or the newest run under runs/.
 
     \b
     minidiff sample runs/ddpm-shapes-1 --num 64 --out grid.png
     minidiff sample --num 50000 --batch-size 500 --out samples.npz
+    minidiff sample --compare ddpm:1000,ddim:50,dpm++:20 --num 8 --out compare.png
     minidiff sample --start-t 100 --init dip.png
     minidiff sample --start-t auto --init noisy.png
     minidiff sample --start-t 100 --init runs/dip-photo-1 --init-steps 30,250,460
     torchrun --nproc_per_node=8 -m minidiff sample -n 50000 --out samples.npz
     """
-    start_t = chain["start_t"]
+    start_t, threshold = chain["start_t"], chain.pop("threshold")
+    if threshold is not None:
+        if not chain["clip"]:
+            raise click.UsageError("--threshold and --no-clip exclude each other. Leave one of them out.", ctx)
+        chain["clip"] = threshold
     if init is not None and start_t is None:
         raise click.UsageError("--init needs --start-t, the timestep to start from. Try --start-t 100, or auto.", ctx)
     if init is None and (init_steps or start_t == "auto"):
@@ -114,6 +136,10 @@ def sample(
         raise click.UsageError("--init-mode needs --init, what to start from. Try --init dip.png.", ctx)
     if init_steps and num not in (None, len(init_steps)):
         raise click.UsageError(f"--init-steps draws {len(init_steps)}, an image for each. Leave out --num.", ctx)
+    said = [name for name in ("sampler", "steps", "progressive", "init_steps") if typed(ctx, name)]
+    if compare and said:
+        wrong = said[0].replace("_", "-")
+        raise click.UsageError(f"--compare says which samplers and how many calls. Leave out --{wrong}.", ctx)
     if run is None:
         run = str(checkpoint.newest_run("ddpm"))
         say(f"run       {run} (the newest)")
@@ -125,7 +151,10 @@ def sample(
             options |= starts(model, init, init_steps, num, options)
         elif start_t is not None:
             warn("--start-t without --init starts from pure noise, which is what x looks like at T-1 only.")
-        num = num or (16 if init is None else len(options["init"]))
+        num = num or (len(options["init"]) if init is not None else 8 if compare else 16)
+        if compare:
+            side_by_side(model, compare, num, options, Path(out) if out else free_name(Path("compare.png")), force)
+            return
         say(f"sampling  {num} image{'s' * (num != 1)}, {chain['sampler']}, {journey(model, num, options)}")
         target = Path(out) if out else free_name(Path("sample.png"))
         rows = init_steps if target.suffix.lower() in IMAGE_SUFFIXES else None  # of the grid with --init-steps
@@ -157,6 +186,34 @@ def sample(
             say(f"written   {strip}: two rows an image, x_t and the predicted x0")
         for problem in problems(sink.shown):
             warn(problem)
+
+
+def side_by_side(
+    model: pipeline.Run, choices: list[tuple[str, int | None]], num: int, options: dict[str, Any], target: Path,
+    force: bool,
+) -> None:  # fmt: skip
+    """The same noise through several samplers into one picture: a row for each, with its calls and seconds an image."""
+    if target.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f"--compare draws one picture, and {target} is none. Give --out a .png.")
+    if target.exists() and not force:
+        raise UserError(f"{target} exists. Give another --out, or --force to replace it.")
+    given = {name: value for name, value in options.items() if name != "sampler"}
+    chains = [model.options(**given | {"sampler": name, "steps": steps}) for name, steps in choices]
+    calls = [model.calls(range(num), **chain) for chain in chains]  # raises for what cannot be, before the long work
+    for images in model.sample(1, **chains[0] | {"steps": 1}):  # the first call of a network is slower than the others
+        images.mean()
+    rows, labels = [], []
+    with tqdm(total=sum(calls), unit="call", disable=not distributed.is_main(), dynamic_ncols=True) as bar:
+        for (name, _), chain in zip(choices, chains, strict=True):
+            begin = time.perf_counter()
+            rows += [to_uint8(images) for images in model.sample(num, on_step=lambda _: bar.update(), **chain)]
+            each = (time.perf_counter() - begin) / num
+            timesteps = model.timesteps(**chain)
+            labels.append(f"{name}\n{len(timesteps)} calls\n{each:.2g} s each")
+            say(f"{name:9} {each:.3g} s an image, {len(timesteps)} calls, t = {shortened(timesteps)}")
+    if distributed.is_main():
+        write_image(target, label_rows(grid(np.concatenate(rows), columns=num), labels))
+        say(f"written   {target}: a row for each sampler, a column for each image")
 
 
 def starts(

@@ -40,6 +40,22 @@ class Names(Name):
         return "NAME,NAME,..."
 
 
+class Counted(Name):
+    """Names with a number each, where it matters: `ddpm:1000,ddim:50,heun`. Gives a list of name and number or None."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = []
+        for word in value.split(","):
+            name, colon, number = word.strip().partition(":")
+            if colon and (not number.isdecimal() or int(number) < 1):
+                self.fail(f"'{word}': after the colon stands a whole number from 1, as in {name}:20.", param, ctx)
+            found.append((super().convert(name, param, ctx), int(number) if colon else None))
+        return found
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "NAME:N,NAME:N,..."
+
+
 class Place(click.Path):
     """A file or folder; `~` is the home folder, also where the shell leaves it, as in `--out=~/run`."""
 
@@ -131,9 +147,14 @@ def warn(message: str) -> None:
         click.echo(f"Warning: {message}", err=True)
 
 
+def typed(ctx: click.Context, name: str) -> bool:
+    """Whether an option was given on the command line, and does not only have its default."""
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def refuse_options(ctx: click.Context, allowed: set[str]) -> None:
     """A usage error for an option that was typed although it belongs to the run that is being resumed."""
     for name in sorted(ctx.params):
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in allowed:
+        if typed(ctx, name) and name not in allowed:
             option = name.replace("_", "-")
             raise click.UsageError(f"--{option} is part of the run and cannot change on --resume. Leave it out.", ctx)
