@@ -2,12 +2,14 @@
 
 python benchmarks/sampler_steps.py RUN --features CLASSIFIER [--steps 5,10,20,50,100,1000] [--num 1000] [--out OUT]
 
-Every sampler begins with the same noise. OUT gets results.json (what is there is not measured again), a Markdown table,
-the curves, and a sheet of the same samples from all of them.
+Every sampler begins with the same noise. OUT gets the samples, batch by batch, and results.json: what is there is not
+done again, so a study that was stopped goes on. And a Markdown table, the curves, and sheets of the same samples from
+all of them.
 """
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +19,50 @@ import torch
 from tqdm import tqdm
 
 from minidiff import cpu, load_data, measure
-from minidiff.checkpoint import write_json
+from minidiff.checkpoint import write_atomically, write_json
 from minidiff.errors import UserError
 from minidiff.features import FeatureNetwork, choose
-from minidiff.images import grid, write_image
+from minidiff.images import grid, label_rows, to_uint8, write_image
 from minidiff.pipeline import Run, load
 from minidiff.samplers import SAMPLERS
-from minidiff.sources import of_data, of_run
+from minidiff.sources import Source, of_data
 
 SHOWN = 8  # samples in the sheet
 
 Result = dict[str, Any]  # sampler, asked, calls, num, fd, infinity, low, high, seconds (an image)
 
 
+def drawn(run: Run, options: Result, num: int, batch_size: int, folder: Path) -> float:
+    """Samples 0 ... num-1 into `folder`, a file a batch; those that are there are kept. Seconds an image."""
+    folder.mkdir(parents=True, exist_ok=True)
+    calls = len(run.timesteps(**options)) * -(-num // batch_size)
+    with tqdm(total=calls, desc=folder.name, unit="call", leave=False) as bar:
+        for first in range(0, num, batch_size):
+            path = folder / f"{first:06d}.npz"
+            if path.exists():
+                bar.update(calls * batch_size // num)
+                continue
+            begin = time.perf_counter()
+            images = run.draw(range(num)[first : first + batch_size], on_step=lambda _: bar.update(), **options)
+            seconds = (time.perf_counter() - begin) / len(images)
+            write_atomically(path, partial(np.savez, images=to_uint8(images), seconds=seconds))
+    return float(np.median([np.load(path)["seconds"] for path in files(folder)]))
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.npz"))
+
+
 def measured(run: Run, network: FeatureNetwork, reference: measure.Side, name: str, steps: int, num: int,
              batch_size: int, spacing: str | None, out: Path) -> Result:  # fmt: skip
-    """One point of a curve, and the first of its images in `out`. Raises UserError where there is no such chain."""
-    options: Result = {"sampler": name, "steps": steps} | ({"spacing": spacing} if spacing else {})
-    calls = len(run.timesteps(**run.options(**options)))
-    with tqdm(total=calls * -(-num // batch_size), desc=f"{name}, {calls}", unit="call", leave=False) as bar:
-        source = of_run(name, run, num, on_step=lambda _: bar.update(), **options)
-        kept: list[np.ndarray] = []
-
-        def batches(size: int, draw=source.batches):  # type: ignore[no-untyped-def]
-            for batch in draw(size):
-                kept.append(np.asarray(batch)) if not kept else None
-                yield batch
-
-        source.batches = batches
-        begin = time.perf_counter()
-        side = measure.extract(source, network, batch_size=batch_size, wanted=("fid", "fid-inf"))
-        seconds = (time.perf_counter() - begin) / num
-    np.save(out / f"{name}-{steps}.npy", kept[0][:SHOWN])
+    """One point of a curve. Raises UserError where there is no such chain."""
+    options = run.options(sampler=name, steps=steps, spacing=spacing)
+    calls = len(run.timesteps(**options))
+    folder = out / "samples" / f"{name}-{steps}"
+    seconds = drawn(run, options, num, batch_size, folder)
+    batches = (np.load(path)["images"] for path in files(folder))
+    source = Source(name, num, "", lambda _: batches)
+    side = measure.extract(source, network, batch_size=batch_size, wanted=("fid", "fid-inf"))
     found = measure.compare(side, reference, network, ("fid", "fid-inf"))
     return {
         "sampler": name, "asked": steps, "calls": calls, "num": num, "fd": found["fid"],
@@ -128,8 +142,11 @@ def main(folder: str, features: str, samplers: str, steps: str, num: int, batch_
     (out / "table.md").write_text(table(shown))
     draw(out / "sampler-steps.png", shown, f"FD({network.name}), {num:,} samples")
     for count in map(int, steps.split(",")):
-        rows = [out / f"{name}-{count}.npy" for name in samplers.split(",")]
-        write_image(out / f"sheet-{count}.png", grid(np.concatenate([np.load(r) for r in rows if r.exists()]), SHOWN))
+        rows = [out / "samples" / f"{name}-{count}" / "000000.npz" for name in samplers.split(",")]
+        shown_rows = [np.load(row)["images"][:SHOWN] for row in rows if row.exists()]
+        names = [row.parent.name.rpartition("-")[0] for row in rows if row.exists()]
+        if names:
+            write_image(out / f"sheet-{count}.png", label_rows(grid(np.concatenate(shown_rows), SHOWN), names))
 
 
 if __name__ == "__main__":

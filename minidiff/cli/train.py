@@ -134,12 +134,12 @@ def train() -> None:
     "--timesteps", type=click.IntRange(2, 100_000), help=default("T, the length of the diffusion.", "timesteps")
 )
 @click.option(
-    "--beta-start", type=Number(0, 1, min_open=True), help="First beta of the linear schedule. Default: 1e-4, scaled."
+    "--beta-start", type=Number(0, 1, min_open=True), help="First beta of linear and scaled_linear. Default: of linear 1e-4, scaled by 1000 / T."
 )
 @click.option(
     "--beta-end",
     type=Number(0, 1, min_open=True),
-    help="Last beta of the linear schedule. Default: 0.02, scaled by 1000 / T.",
+    help="Last beta of linear and scaled_linear. Default: of linear 0.02, scaled by 1000 / T.",
 )
 @click.option(
     "--prediction",
