@@ -180,7 +180,7 @@ def resume(kind: type[AnyJob], folder: str | Path, device: torch.device, options
     folder = Path(folder)
     config = checkpoint.read_config(folder, kind=kind.kind)
     if "source" in config:
-        raise UserError(f"{folder} was imported, with the weights alone: there is no training to go on with. Sample it.")
+        raise UserError(f"{folder} was imported, weights alone: there is no training to go on with. Sample it.")
     with reading(folder, kind.kind):
         config["training"] |= {name: options[name] for name in TRAINING_MAY_CHANGE if name in options}
         config |= {name: options[name] for name in INTERVALS if name in options}

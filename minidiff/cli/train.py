@@ -134,7 +134,9 @@ def train() -> None:
     "--timesteps", type=click.IntRange(2, 100_000), help=default("T, the length of the diffusion.", "timesteps")
 )
 @click.option(
-    "--beta-start", type=Number(0, 1, min_open=True), help="First beta of linear and scaled_linear. Default: of linear 1e-4, scaled by 1000 / T."
+    "--beta-start",
+    type=Number(0, 1, min_open=True),
+    help="First beta of linear and scaled_linear. Default: of linear 1e-4, scaled by 1000 / T.",
 )
 @click.option(
     "--beta-end",
