@@ -49,7 +49,8 @@ def result(capsys: pytest.CaptureFixture[str], *args: object) -> dict:
 def error(capsys: pytest.CaptureFixture[str], *args: object) -> str:
     """The one line of a command that fails."""
     assert run(*args) in (1, 2)
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
+    said = capsys.readouterr().err
+    lines = [line for line in said.split("\n") if line.startswith("Error: ")]  # at the left, behind no progress bar
     assert len(lines) == 1
     return lines[0]
 

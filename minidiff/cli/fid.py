@@ -87,7 +87,7 @@ def fid(
         given = {name: value for name, value in sampling.items() if value is not None}
 
         def on_step(step: Any) -> None:  # a batch of samples can take minutes: show where its chain is
-            bar.set_postfix_str(f"t = {step.t}")
+            bar.set_postfix_str(f"t = {step.t}", refresh=False)
 
         sides = [
             open_source(side, data_dir=data_dir, image_size=image_size, device=place, **given, on_step=on_step)
