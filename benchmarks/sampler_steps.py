@@ -119,7 +119,8 @@ def main(folder: str, features: str, samplers: str, steps: str, num: int, batch_
     out.mkdir(parents=True, exist_ok=True)
     run, network = load(folder, device=device), choose(features, device=device)
     data = run.config["data"]
-    reference = of_data(data["name"], load_data(data["name"], image_size=data["image_size"]))
+    given = {name: data[name] for name in ("data_dir", "image_size", "on_bad")}
+    reference = of_data(data["name"], load_data(data["name"], **given))
     side = measure.measured(reference, network)
     store = out / "results.json"
     results: list[Result] = json.loads(store.read_text()) if store.exists() else []

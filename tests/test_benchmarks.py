@@ -67,3 +67,28 @@ def test_every_image_has_its_own_timestep(trained: Path, monkeypatch: pytest.Mon
         for name in ("image", "once"):
             difference = together[name][row].astype(int) - alone[name][0]
             assert np.abs(difference).max() <= 1, (row, name)
+
+
+def test_sampler_steps(trained: Path, clf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distance for every sampler and number of calls, the curves, the sheets; what is there is not drawn again."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import sampler_steps
+
+    out = tmp_path / "out"
+    words = [str(trained), "--features", str(clf), "--num", "100", "--batch-size", "50", "--out", str(out)]
+    done = CliRunner().invoke(sampler_steps.main, [*words, "--samplers", "ddim,dpm++", "--steps", "2,5"])
+    assert done.exit_code == 0, done.output
+    found = json.loads((out / "results.json").read_text())
+    assert [(one["sampler"], one["calls"]) for one in found] == [("ddim", 2), ("dpm++", 2), ("ddim", 5), ("dpm++", 5)]
+    assert all(0 < one["fd"] < 1e4 and one["low"] < one["infinity"] < one["high"] for one in found)
+    assert "| sampler | 2 | 5 |" in (out / "table.md").read_text()
+    for name in ("sampler-steps.png", "sheet-2.png", "sheet-5.png"):
+        assert (out / name).stat().st_size > 2_000
+    images = np.load(out / "samples" / "ddim-5" / "000050.npz")["images"]
+    (expected,) = minidiff.load(trained).sample(100, sampler="ddim", steps=5, batch_size=100)
+    assert np.abs(images.astype(int) - minidiff.images.to_uint8(expected[50:])).max() <= 1
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+    more = CliRunner().invoke(sampler_steps.main, [*words, "--samplers", "ddim,heun", "--steps", "2,5"])
+    assert more.exit_code == 0, more.output
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert (out / "samples" / "heun-5").is_dir()
