@@ -190,8 +190,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:  # of torch's many lines none helps, and one advises to run the code
             reason = one_line(error) if path.suffix == ".safetensors" else "cut short, or not saved by torch"
         raise UserError(f"{path} is damaged ({reason}). Download it again.") from None
-    if not isinstance(tensors, dict):
+    if not isinstance(tensors, dict) or not all(isinstance(name, str) for name in tensors):
         raise UserError(f"{path} holds a {type(tensors).__name__}, no table of tensors. Give the file diffusers saved.")
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Tensor) and (tensor.layout != torch.strided or tensor.device.type != "cpu"):
+            kind = f"{tensor.layout} on {tensor.device}"
+            raise UserError(f"{path}: {name} is {kind}, no plain tensor. Save it as one, on the CPU.")
     return tensors
 
 
@@ -249,7 +253,7 @@ def refuse_file(path: Path) -> None:
     tensors = read_weights(path)
     step = tensors.get("step")
     for part in ("ema", "model", "state_dict"):  # of a trainer's file, its network
-        if isinstance(tensors.get(part), dict):
+        if isinstance(tensors.get(part), dict) and tensors[part]:
             tensors = tensors[part]  # type: ignore[assignment]
             break
     for prefix in ("", "model.", "ema_model.model.", "ema_model.", "module.", "module.model."):
@@ -278,7 +282,7 @@ def lucid_size(tensors: Mapping[str, Tensor], prefix: str) -> str:
 
 def check_new(folder: Path) -> None:
     """A UserError if there is anything in the way of a new folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder. Give another one.")
 
 
@@ -336,10 +340,14 @@ def write_diffusers(
         checkpoint.write_atomically(place / "unet" / WEIGHTS[0], lambda file: file.write(content))
 
     write_folder(folder, write)
-    if network["label_dim"] and not embedding:
+    told = config.get("source", {}).get("notes", [])
+    notes = [f"{note}; this one clips to ±1" for note in told if note.startswith("its scheduler")]
+    if embedding:
+        notes.append("a DDPMPipeline gives no class_labels, which this network wants: call its unet yourself")
+    elif network["label_dim"]:
         linear = f"torch.nn.Linear({network['label_dim']}, {4 * network['channels'][0]})"
-        return [f"no config of diffusers has a linear label layer: set unet.class_embedding = {linear} and load again"]
-    return []
+        notes.append(f"no config of diffusers has linear labels: set unet.class_embedding = {linear} and load again")
+    return notes
 
 
 FORMATS: dict[str, Callable[..., list[str]]] = {"diffusers": write_diffusers}

@@ -85,6 +85,8 @@ def from_diffusers(
             wrong.append(f"{name} is {list(tensors[name].shape)}, not {list(wanted[name])}")
         elif not tensors[name].is_floating_point():
             wrong.append(f"{name} holds {str(tensors[name].dtype).removeprefix('torch.')}, not floats")
+        elif not bool(tensors[name].isfinite().all()):
+            wrong.append(f"{name} holds NaN or infinity")
     if wrong:
         raise UserError(
             f"{source} does not fit the network of its config.json: {few(wrong, '; ')}. "
@@ -262,8 +264,19 @@ def unknown_keys(config: Mapping[str, Any], known: set[str]) -> list[str]:
     return [f"the key {key}, of which nothing is known" for key in config if key not in known and key[0:1] != "_"]
 
 
+LARGEST = {"image_size": 8192, "channels": 65_536, "layers_per_block": 64, "norm_groups": 8192, "label_dim": 1_000_000}
+
+
 def buildable(network: dict[str, Any], source: str | Path) -> dict[str, Any]:
     """The arguments as `UNet` orders them; a UserError that names the file when no network can be built from them."""
+    wrong = []
+    for name, most in LARGEST.items():
+        values = network[name] if isinstance(network.get(name), list) else [network.get(name, 0)]
+        wrong += [f"{name} {value} is beyond {most}" for value in values if value > most]
+    if not network.get("norm_eps", 1) > 0:
+        wrong.append(f"norm_eps {network['norm_eps']} is not above 0")
+    if wrong:
+        raise UserError(f"{source} describes no network that can be built: {few(wrong)}.")
     try:
         with torch.device("meta"):
             return UNet(**network).config
@@ -315,6 +328,10 @@ def read_diffusion(config: Mapping[str, Any], source: str | Path = "scheduler_co
             wrong.append(f"{key} is {json.dumps(said[key])}{why} (known: {', '.join(table)})")
     wrong += [f"{key} is {json.dumps(config[key])}" for key, known in FLOW.items()
               if config.get(key, known[0]) not in known]  # fmt: skip
+    if not isinstance(said["rescale_betas_zero_snr"], bool):
+        wrong.append(f"rescale_betas_zero_snr is {json.dumps(said['rescale_betas_zero_snr'])}")
+    elif said["rescale_betas_zero_snr"] and said["prediction_type"] == "epsilon":
+        wrong.append("eps is predicted where there is no signal (rescale_betas_zero_snr with epsilon)")
     wrong += unknown_keys(config, {*TRAINED, *SAMPLING, *FLOW})
     if wrong:
         raise UserError(f"{source} describes a diffusion that minidiff does not have: {few(wrong)}. Use diffusers.")
@@ -359,7 +376,8 @@ def sampling_notes(config: Mapping[str, Any]) -> list[str]:
     if config.get("clip_sample") is False and not config.get("thresholding"):
         notes.append("its scheduler does not clip the predicted image: sample with --no-clip to do the same")
     if config.get("thresholding"):
-        notes.append("its scheduler uses dynamic thresholding, which is not kept")
+        quantile = config.get("dynamic_thresholding_ratio", 0.995)
+        notes.append(f"its scheduler uses dynamic thresholding: sample with --threshold {quantile} to do the same")
     if config.get("clip_sample", True) and config.get("clip_sample_range", 1) != 1:
         notes.append(f"its scheduler clips the predicted image to ±{config['clip_sample_range']}, here to ±1")
     return notes
@@ -381,7 +399,8 @@ def write_diffusion(diffusion: Mapping[str, Any], schedule: Schedule) -> dict[st
         "clip_sample": True,
         "clip_sample_range": 1.0,
         "thresholding": False,
-        "timestep_spacing": "trailing",
+        # With fixed_large diffusers adds noise after any last call but that at t = 0, where `leading` ends.
+        "timestep_spacing": "leading" if diffusion["variance"] == "fixed_large" else "trailing",
         "steps_offset": 0,
     }
     if diffusion["schedule"] == "cosine":

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from minidiff import checkpoint, distributed, foreign
+from minidiff.chain import PLANS
 from minidiff.diffusion import check_prediction, diffusion_loss, q_sample, rates
 from minidiff.errors import UserError, lookup
 from minidiff.images import Pixels, to_uint8
@@ -201,7 +202,8 @@ class Run:
                 if init is not None:
                     chain["init"] = init[[index % len(init) for index in chain["indices"]]]
                 if t is not None and t != start_t and chain.get("steps"):
-                    chain["steps"] = min(chain["steps"], t + 1)
+                    twice = PLANS[chain.get("sampler", "ddim")].twice
+                    chain["steps"] = min(chain["steps"], 2 * t + 1 if twice else t + 1)
                 yield rows, chain
 
     def first_timesteps(self, indices: Sequence[int], init: Tensor | None, start_t: StartT) -> list[int | None]:

@@ -20,7 +20,7 @@ BETA_START, BETA_END = 1e-4, 0.02  # DDPM, section 4, for T = 1000
 SCALED_START, SCALED_END = 0.00085, 0.012  # of Stable Diffusion, for T = 1000
 MAX_BETA = 0.999  # Nichol & Dhariwal, section 3.2: no single step may wipe out the image
 RHO = 7  # EDM, table 1: of `karras`
-PURE_NOISE = 160  # a sigma over DDPM's last, 157: no step is worth taking above. See `from_pure_noise`
+PURE_NOISE = 160  # a sigma over DDPM's last, 157: no step is worth taking above. See `by_level`
 
 
 class Level(NamedTuple):
@@ -236,48 +236,40 @@ def karras(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[in
 
     Each is rounded to the timestep with the nearest sigma: the network knows no others (EDM, table 1, iDDPM).
     """
-    top = top if exact else from_pure_noise(schedule, steps, top)
-    levels = schedule.sigmas[: top + 1]
-    return nearest(levels, even(levels ** (1 / RHO), steps) ** RHO, "karras")
+    return by_level(schedule, steps, top, exact, lambda sigmas: sigmas ** (1 / RHO))
 
 
 def logsnr(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[int]:
     """Even in log SNR, from that of 0 to that of top, each rounded to the nearest: DPM-Solver, Lu et al. 2022a."""
-    top = top if exact else from_pure_noise(schedule, steps, top)
-    levels = schedule.snr[: top + 1].log()
-    return nearest(levels, even(levels, steps), "logsnr")
+    return by_level(schedule, steps, top, exact, lambda sigmas: -2 * sigmas.log())  # SNR = 1 / sigma^2
 
 
-def from_pure_noise(schedule: Schedule, steps: int, top: int) -> int:
-    """Where `karras` and `logsnr` begin if they may choose: at top, or where sigma is PURE_NOISE.
+def by_level(
+    schedule: Schedule, steps: int, top: int, exact: bool, scale: Callable[[Tensor], Tensor]
+) -> Sequence[int]:
+    """`steps` timesteps of 0 ... top, even on this scale of sigma, each at the nearest; where two coincide one moves.
 
-    The cosine schedule's last sigma is 20,000: of ten karras steps six would be above 100. Zero terminal SNR is
-    left as it is, since there the network has to be called at T-1.
+    Without a given top the highest is where sigma is PURE_NOISE, if it goes further: the cosine schedule's last sigma
+    is 20,000, and of ten karras steps six would be above 100. With zero terminal SNR, where sigma is infinite, the
+    network has to be called at T-1, and this is done with the other steps.
     """
-    levels = schedule.sigmas[: top + 1]
-    if levels[-1].isinf():
-        return top
-    return max(steps - 1, int((levels - levels[-1].clamp(max=PURE_NOISE)).abs().argmin()))
-
-
-def even(levels: Tensor, steps: int) -> Tensor:
-    """`steps` numbers from the first of the levels to the last, evenly spaced; of one step, the last."""
+    sigmas = schedule.sigmas[: top + 1]
+    pure_noise = bool(sigmas[-1].isinf())
+    if pure_noise and steps == 1:
+        return [top]
+    if pure_noise:
+        sigmas, steps = sigmas[:-1], steps - 1
+    if pure_noise or not exact:
+        highest = int((sigmas - sigmas[-1].clamp(max=PURE_NOISE)).abs().argmin())
+        sigmas = sigmas[: max(steps - 1, highest) + 1]
+    levels = scale(sigmas)
     shares = torch.linspace(0, 1, steps, dtype=levels.dtype) if steps > 1 else torch.ones(1, dtype=levels.dtype)
-    return levels[0] + shares * (levels[-1] - levels[0])
-
-
-def nearest(levels: Tensor, wanted: Tensor, spacing: str) -> Sequence[int]:
-    """The index of the level nearest to each one wanted, rising; one that is taken moves up, or down if at the top."""
-    if not bool(levels[-1].isfinite()):
-        raise UserError(
-            f"spacing {spacing} needs some signal at its first timestep; {len(levels) - 1} of this schedule is pure "
-            "noise (zero terminal SNR). Take linspace or trailing, or a smaller start_t."
-        )
+    wanted = levels[0] + shares * (levels[-1] - levels[0])
     rising = (wanted[:, None] - levels).abs().argmin(dim=1).tolist()
-    for i in range(1, len(rising)):
+    for i in range(1, steps):
         rising[i] = max(rising[i], rising[i - 1] + 1)
-    room = len(levels) - len(rising)  # rising[i] has to leave room for those above
-    return [min(t, room + i) for i, t in enumerate(rising)]
+    room = len(levels) - steps  # rising[i] has to leave room for those above
+    return [*(min(t, room + i) for i, t in enumerate(rising)), *[top] * pure_noise]
 
 
 SPACINGS: dict[str, Callable[[Schedule, int, int, bool], Sequence[int]]] = {

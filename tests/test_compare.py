@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minidiff import cli
-from minidiff.images import grid, label_rows, read_image
+from minidiff.images import grid, label_rows, read_image, write_image
 from minidiff.pipeline import load
 
 
@@ -32,6 +32,22 @@ def test_rows_are_the_samplers_and_columns_the_images(
     margin = drawn[:, : -expected.shape[1]]
     for band in np.array_split(margin, 3):  # every row has its label
         assert (band < 128).any()
+
+
+def test_every_init_from_its_own_timestep(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With `auto` the chains start from different t; options of one sampler go to its rows alone."""
+    for k, sigma in enumerate((20, 90)):
+        image = np.random.default_rng(k).normal(128, sigma, (16, 16, 3)).clip(0, 255).astype(np.uint8)
+        write_image(tmp_path / "inits" / f"{k}.png", image)
+    words = ["sample", str(trained), "--compare", "ddim:4,dpm++:4", "--init", str(tmp_path / "inits"), "--eta", "1"]
+    assert cli.run([*words, "--start-t", "auto", "--out", str(tmp_path / "a.png")]) == 0
+    said = capsys.readouterr().out
+    assert said.count("from 2 different t") == 2
+    words = ["sample", str(trained), "--compare", "dpm++:4", "--eta", "1", "--out", str(tmp_path / "b.png")]
+    assert cli.run(words) == 1
+    assert "--eta belongs to the sampler ddim, and it is not compared" in capsys.readouterr().err
 
 
 def test_labels_stand_beside_their_rows() -> None:

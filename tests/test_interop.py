@@ -294,6 +294,9 @@ BAD_NETWORKS = {
     "a null": ({"norm_num_groups": None}, "norm_num_groups is null"),
     "no size": ({"sample_size": None}, "sample_size is null"),
     "oblong": ({"sample_size": [16, 32]}, "sample_size is .16, 32."),
+    "huge": ({"sample_size": 1_000_000_000}, "image_size 1000000000 is beyond 8192"),
+    "endless": ({"layers_per_block": 1_000_000_000}, "layers_per_block 1000000000 is beyond 64"),
+    "negative eps": ({"norm_eps": -1.0}, "norm_eps -1.0 is not above 0"),
     "odd size": ({"sample_size": 15}, "15 does not divide by 2"),
     "odd groups": ({"norm_num_groups": 5}, "do not divide into 5 norm groups"),
     "odd heads": ({"attention_head_dim": 5}, "head_dim 5 does not divide"),
@@ -734,3 +737,46 @@ def test_export_of_what_is_no_run(capsys):
         assert message in capsys.readouterr().err
     assert cli.run(["export", ".", "out", "--format", "onnx"]) == 2
     assert "unknown format 'onnx'. Known: diffusers" in capsys.readouterr().err
+
+
+def test_untidy_files_of_weights_are_one_line(folder, capsys):
+    """Tensors that are sparse, without content, or not finite; names that are no words; a table of nothing."""
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    name = "conv_in.weight"
+    broken = tensors[name].clone()
+    broken.view(-1)[0] = float("nan")
+    save_file(tensors | {name: broken}, weights)
+    refused(folder, f"{name} holds NaN or infinity", capsys)
+    weights.unlink()
+    for change, message in (
+        ({name: tensors[name].flatten(1).to_sparse()}, f"{name} is torch.sparse_coo on cpu, no plain tensor"),
+        ({name: tensors[name].to("meta")}, f"{name} is torch.strided on meta, no plain tensor"),
+        ({7: tensors[name]}, "no table of tensors"),
+    ):
+        torch.save(tensors | change, folder / "diffusion_pytorch_model.bin")
+        refused(folder, message, capsys)
+
+
+def test_eps_without_any_signal_is_refused(folder, capsys):
+    edit(folder / "scheduler_config.json", rescale_betas_zero_snr=True, prediction_type="epsilon")
+    refused(folder, "eps is predicted where there is no signal", capsys)
+    edit(folder / "scheduler_config.json", rescale_betas_zero_snr="yes", prediction_type="v_prediction")
+    refused(folder, 'rescale_betas_zero_snr is "yes"', capsys)
+
+
+def test_fixed_large_is_exported_to_end_at_zero():
+    """diffusers adds noise after the last call unless that is at t = 0: `trailing` would leave it in the image."""
+    for variance, spacing in (("fixed_small", "trailing"), ("fixed_large", "leading")):
+        diffusion = {"timesteps": 1000, "schedule": "linear", "prediction": "eps", "variance": variance,
+                     "zero_terminal_snr": False}  # fmt: skip
+        scheduler = diffusers.DDPMScheduler.from_config(interop.write_diffusion(diffusion, Schedule.linear()))
+        scheduler.set_timesteps(50)
+        assert scheduler.config.timestep_spacing == spacing
+        assert variance == "fixed_small" or scheduler.timesteps[-1] == 0
+
+
+def test_what_a_checkpoint_does_otherwise_is_said_when_it_is_sampled(folder, capsys):
+    edit(folder / "scheduler_config.json", thresholding=True, dynamic_thresholding_ratio=0.99)
+    assert cli.run(["sample", str(folder), "--steps", "2", "-n", "1", "--out", "out.png"]) == 0
+    assert "Warning: its scheduler uses dynamic thresholding: sample with --threshold 0.99" in capsys.readouterr().err

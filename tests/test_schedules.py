@@ -242,13 +242,19 @@ def test_what_is_noise_anyway_gets_no_steps():
 
 
 @pytest.mark.parametrize("spacing", ["karras", "logsnr"])
-def test_a_sigma_that_is_infinite_is_refused(spacing):
-    schedule = Schedule.linear().zero_terminal_snr()
-    for start_t in (None, 999):
-        with pytest.raises(UserError, match="999 of this schedule is pure noise .* Take linspace or trailing"):
-            schedule.timesteps(10, start_t, spacing)
-    assert schedule.timesteps(10, 998, spacing)[0] == 998
-    assert schedule.sigmas[-1] == math.inf
+def test_pure_noise_is_called_once_and_the_rest_is_laid_below(spacing):
+    """Where sigma is infinite there is nothing to space evenly from: T-1 itself, then as from a sigma near 160."""
+    for schedule in (Schedule.linear().zero_terminal_snr(), Schedule.cosine().zero_terminal_snr()):
+        second = int((schedule.sigmas - 160).abs().argmin())
+        for start_t in (None, 999):
+            timesteps = schedule.timesteps(10, start_t, spacing)
+            assert timesteps[:2] == [999, second] and timesteps[-1] == 0 and len(set(timesteps)) == 10
+            assert 120 < schedule.sigmas[second] < 200
+            assert schedule.timesteps(1, start_t, spacing) == [999]
+            assert schedule.timesteps(2, start_t, spacing) == [999, second]
+        assert schedule.timesteps(1000, None, spacing) == list(range(999, -1, -1))
+        assert schedule.timesteps(10, 998, spacing)[0] == 998
+        assert schedule.sigmas[-1] == math.inf
 
 
 def test_without_steps_every_timestep_is_called():

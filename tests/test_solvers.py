@@ -66,6 +66,11 @@ def peer_chain(name: str, scheduler, model, x):
         yield x / (scheduler.sigmas[i + 1] ** 2 + 1).sqrt() if name == "heun" else x
 
 
+def refused(schedule, steps, start_t, spacing) -> bool:
+    """Whether this sigma is too much for heun, which has a test of its own."""
+    return bool(schedule.sigmas[schedule.timesteps((steps + 1) // 2, start_t, spacing or "karras")[0]] > 1000)
+
+
 WHOLE_OR_NOT = (None, 400)
 GRIDS = [*itertools.product((20,), WHOLE_OR_NOT, SPACINGS), *itertools.product((1, 2, 3, 50), WHOLE_OR_NOT, ["logsnr"])]
 
@@ -88,9 +93,9 @@ def test_solvers_are_those_of_diffusers(name, kind, betas):
     for (steps, start_t, spacing), clip, exact in cases:
         if (steps != 20 or spacing not in ("logsnr", "trailing")) and (clip == 0.9 or not exact):
             continue  # to save time
-        timesteps = calls(name, schedule, steps, start_t, spacing)
-        if name == "heun" and (clip == 0.9 or schedule.sigmas[timesteps[0]] > 1000):
+        if name == "heun" and (clip == 0.9 or refused(schedule, steps, start_t, spacing)):
             continue  # diffusers has no thresholding here, and we refuse such a sigma
+        timesteps = calls(name, schedule, steps, start_t, spacing)
         # heun's x goes beyond 1000 in three calls from a sigma of 160: there the comparison is in float64
         x = noise.double() if name == "heun" and steps <= 3 else noise
         scheduler = peer_scheduler(name, schedule, kind, timesteps, clip, exact)
@@ -255,10 +260,34 @@ def test_heun_refuses_a_sigma_without_measure():
         (cosine, "20291", {"start_t": 999}),
         (cosine, "20291", {"spacing": "trailing"}),
     ):
-        with pytest.raises(UserError, match=f"t = 999, pure noise with a sigma of {sigma}: .* Take dpm\\+\\+"):
+        refusal = f"t = 999, pure noise with a sigma of {sigma}: .* Take dpm\\+\\+"
+        with pytest.raises(UserError, match=refusal):
             next(heun(model, schedule, x, prediction="x0", **options))
+        with pytest.raises(UserError, match=refusal):  # known before anything is computed
+            calls("heun", schedule, **options)
     assert len(list(heun(model, cosine, x, prediction="x0"))) == 19
     assert len(list(heun(model, ZERO_SNR, x, prediction="x0", start_t=900))) == 19
+
+
+@pytest.mark.parametrize("schedule", [ZERO_SNR, Schedule.cosine().zero_terminal_snr()], ids=["linear", "cosine"])
+def test_pure_noise_does_not_cost_the_order(schedule):
+    """Gaussian data, whose flow from pure noise is x0 = 0.3 + 0.2 x: with 20 calls the solvers are far ahead of ddim.
+
+    Fails when they are laid as linspace at zero terminal SNR: then their error is ddim's.
+    """
+
+    def model(x_t, t):
+        alpha_bar = schedule.alphas_cumprod[t[0]].item()
+        shrink = math.sqrt(alpha_bar) * 0.04 / (alpha_bar * 0.04 + 1 - alpha_bar)
+        return 0.3 + shrink * (x_t - math.sqrt(alpha_bar) * 0.3)
+
+    x = torch.randn(1, 1, 1, 256, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    error = {}
+    for name in ("ddim", "dpm++", "unipc"):
+        *_, last = SAMPLERS[name](model, schedule, x, steps=20, prediction="x0", clip=False)
+        error[name] = (last.x - (0.3 + 0.2 * x)).abs().mean().item()
+    print(error)
+    assert error["dpm++"] < 0.2 * error["ddim"] and error["unipc"] < 0.2 * error["ddim"]
 
 
 # Which timesteps they call
@@ -271,22 +300,23 @@ def test_every_sampler_has_a_plan_and_keeps_it():
     schedules = (LINEAR, Schedule.cosine(100), Schedule.from_betas([0.3] * 7), ZERO_SNR)
     for name, schedule in itertools.product(SAMPLERS, schedules):
         for steps, start_t, spacing in itertools.product((None, 1, 2, 6), (None, 5), (None, "trailing", "quadratic")):
-            if name == "heun" and schedule.sigmas[calls(name, schedule, steps, start_t, spacing)[0]] > 1000:
-                continue
             options = {"steps": steps, "start_t": start_t, "spacing": spacing}
+            if name == "heun" and refused(schedule, steps or 11, start_t, spacing):
+                continue
             chain = SAMPLERS[name](lambda x, t: x, schedule, x, prediction="x0", **options)
             assert [step.t for step in chain] == calls(name, schedule, **options)
 
 
 def test_how_many_calls_and_from_where():
     """Unless told otherwise: 20 of the solvers, 19 of heun, all with both ends; fewer where there are no more."""
-    for name in ("dpm++", "dpm++sde", "unipc"):
-        assert calls(name, LINEAR) == LINEAR.timesteps(20, None, "logsnr")
+    for name, spacing in (("dpm++", "logsnr"), ("dpm++sde", "karras"), ("unipc", "logsnr")):
+        assert calls(name, LINEAR) == LINEAR.timesteps(20, None, spacing)
         assert calls(name, LINEAR)[0] == 999 and calls(name, LINEAR)[-1] == 0
         assert calls(name, LINEAR, start_t=100)[0] == 100
         assert calls(name, LINEAR, start_t=9) == list(range(9, -1, -1))
-        assert calls(name, ZERO_SNR) == LINEAR.timesteps(20, None, "linspace")
-        assert calls(name, ZERO_SNR, start_t=998) == ZERO_SNR.timesteps(20, 998, "logsnr")
+        assert calls(name, ZERO_SNR) == ZERO_SNR.timesteps(20, None, spacing)
+        assert calls(name, ZERO_SNR)[0] == 999 and calls(name, ZERO_SNR)[-1] == 0
+        assert calls(name, ZERO_SNR, start_t=998) == ZERO_SNR.timesteps(20, 998, spacing)
     assert calls("ddim", LINEAR) == list(range(999, 0, -20)) and len(calls("ddpm", LINEAR)) == 1000
     assert calls("heun", LINEAR) == [999, *(t for t in LINEAR.timesteps(10, None, "karras")[1:] for _ in range(2))]
     assert calls("heun", LINEAR, start_t=3) == [3, 2, 2, 1, 1, 0, 0]
@@ -333,7 +363,7 @@ def test_every_sampler_can_threshold(name):
 
 
 def test_from_the_middle_the_data_come_back():
-    """Noise of t = 200 on draws from the mixture, 19 calls: each gives back the mixture's deviation within 1%."""
+    """Noise of t = 200 on draws from the mixture, 19 calls: each gives back the mixture's deviation within 1.5%."""
     share = (torch.arange(2**14) + 0.5) / 2**14
     draws = THREE.quantiles(share.double(), 0.0).view(1, 1, 1, -1)
     noise = torch.randn(draws.shape, generator=torch.Generator().manual_seed(8))
@@ -342,4 +372,4 @@ def test_from_the_middle_the_data_come_back():
     for name in SOLVERS:
         generator = torch.Generator().manual_seed(9)
         *_, last = SOLVERS[name](THREE.denoiser(LINEAR), LINEAR, x, steps=19, start_t=200, generator=generator)
-        assert last.x.std().item() == pytest.approx(deviation, rel=0.01), name
+        assert last.x.std().item() == pytest.approx(deviation, rel=0.015), name

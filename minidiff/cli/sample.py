@@ -1,6 +1,7 @@
 """`minidiff sample`: images from a trained model, into a grid, a folder or an array."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ from minidiff.pipeline import INIT_MODES
 from minidiff.samplers import SAMPLERS, VARIANCES
 from minidiff.schedules import SPACINGS
 
+# Measured: docs/results.md. From an init what is added as noise is lost as likeness.
+FROM_NOISE, FROM_INIT = "dpm++sde", "ddim"
+OWNERS = {"eta": "ddim", "variance": "ddpm"}  # options of one sampler alone
+
 
 def own_steps() -> str:
     """How many calls each sampler makes if it is not told, in words."""
@@ -39,7 +44,11 @@ def own_steps() -> str:
 @click.command()
 @click.argument("run", required=False)
 @click.option("-n", "--num", type=click.IntRange(min=1), help="How many images. Default: 16, or one for each init.")
-@click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True, help="The reverse chain.")
+@click.option(
+    "--sampler",
+    type=Name("sampler", SAMPLERS),
+    help=f"The reverse chain. Default: {FROM_NOISE}; with --init {FROM_INIT} (docs/results.md).",
+)
 @click.option("--steps", type=click.IntRange(min=1), help=f"Calls of the network. Default: {own_steps()}.")
 @click.option("--eta", type=Number(0, 1), help="Noise of ddim: 0 none, 1 that of ddpm. Default: 0.")
 @click.option(
@@ -146,7 +155,15 @@ def sample(
     place = distributed.local_device(device)
     with distributed.process_group(place):
         model = pipeline.load(run, weights, place, precision)
-        options = model.options(**chain) | {"batch_size": batch_size}
+        for note in model.config.get("source", {}).get("notes", []):  # of a checkpoint from elsewhere
+            warn(f"{note}.")
+        if compare:  # each with its own
+            options = {name: value for name, value in chain.items() if value is not None}
+        else:
+            owner = next((owner for option, owner in OWNERS.items() if chain[option] is not None), None)
+            chain["sampler"] = chain["sampler"] or owner or (FROM_NOISE if init is None else FROM_INIT)
+            options = model.options(**chain)
+        options["batch_size"] = batch_size
         if init is not None:
             options |= starts(model, init, init_steps, num, options)
         elif start_t is not None:
@@ -155,7 +172,7 @@ def sample(
         if compare:
             side_by_side(model, compare, num, options, Path(out) if out else free_name(Path("compare.png")), force)
             return
-        say(f"sampling  {num} image{'s' * (num != 1)}, {chain['sampler']}, {journey(model, num, options)}")
+        say(f"sampling  {num} image{'s' * (num != 1)}, {options['sampler']}, {journey(model, num, options)}")
         target = Path(out) if out else free_name(Path("sample.png"))
         rows = init_steps if target.suffix.lower() in IMAGE_SUFFIXES else None  # of the grid with --init-steps
         strip = target.with_name(f"{target.stem}-progressive.png") if progressive and not rows else None
@@ -195,23 +212,29 @@ def side_by_side(
     """The same noise through several samplers into one picture: a row for each, with its calls and seconds an image."""
     if target.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"--compare draws one picture, and {target} is none. Give --out a .png.")
-    if target.exists() and not force:
-        raise UserError(f"{target} exists. Give another --out, or --force to replace it.")
-    given = {name: value for name, value in options.items() if name != "sampler"}
-    chains = [model.options(**given | {"sampler": name, "steps": steps}) for name, steps in choices]
-    calls = [model.calls(range(num), **chain) for chain in chains]  # raises for what cannot be, before the long work
-    for images in model.sample(1, **chains[0] | {"steps": 1}):  # the first call of a network is slower than the others
-        images.mean()
+    for option, owner in OWNERS.items():
+        if option in options and owner not in [name for name, _ in choices]:
+            raise UserError(f"--{option} belongs to the sampler {owner}, and it is not compared. Leave it out.")
+    chains = []
+    for name, steps in choices:
+        given = {key: value for key, value in options.items() if OWNERS.get(key, name) == name and key != "steps"}
+        chains.append(model.options(**given | {"sampler": name, "steps": steps}))
+    shares = list(pipeline.shares(num, options["batch_size"]))
+    calls = [model.calls(mine, **chain) for chain in chains for mine in shares]  # raises before the long work
+    sink = distributed.main_first(lambda: ImageSink(target, overwrite=force))  # refuses what cannot be written
+    model.draw([0], **chains[0] | {"steps": 1})  # the first call of a network is slower than the others
     rows, labels = [], []
-    with tqdm(total=sum(calls), unit="call", disable=not distributed.is_main(), dynamic_ncols=True) as bar:
+    bar = tqdm(total=sum(calls), unit="call", disable=sink is None, dynamic_ncols=True)
+    with bar, sink or nullcontext():
         for (name, _), chain in zip(choices, chains, strict=True):
             begin = time.perf_counter()
             rows += [to_uint8(images) for images in model.sample(num, on_step=lambda _: bar.update(), **chain)]
             each = (time.perf_counter() - begin) / num
-            timesteps = model.timesteps(**chain)
-            labels.append(f"{name}\n{len(timesteps)} calls\n{each:.2g} s each")
-            say(f"{name:9} {each:.3g} s an image, {len(timesteps)} calls, t = {shortened(timesteps)}")
-    if distributed.is_main():
+            told = journey(model, num, chain)
+            labels.append(f"{name}\n{told.partition(',')[0]}\n{each:.2g} s each")
+            bar.clear()
+            say(f"{name:9} {each:.3g} s an image, {told}")
+    if sink is not None:
         write_image(target, label_rows(grid(np.concatenate(rows), columns=num), labels))
         say(f"written   {target}: a row for each sampler, a column for each image")
 

@@ -167,7 +167,7 @@ def train() -> None:
 @click.option("--fid-samples", type=click.IntRange(min=2), help=f"Samples for it. Default: {FID['samples']}.")
 @click.option("--fid-sampler", type=Name("sampler", SAMPLERS), help=f"Default: {FID['sampler']}.")
 @click.option(
-    "--fid-steps", type=click.IntRange(min=1), help=f"Network calls for a sample. Default: {FID['steps']}; of ddpm all."
+    "--fid-steps", type=click.IntRange(min=1), help="Calls of the network for a sample. Default: the sampler's own."
 )
 @click.option(
     "--fid-features",
