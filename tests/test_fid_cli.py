@@ -296,7 +296,8 @@ def test_a_run_is_sampled_and_measured(
     options = ("--features", clf, "--batch-size", 5)
     direct = result(capsys, trained, photos, *options, "--num", 40, "--steps", 4, "--seed", 2)
     out = str(trained / "samples.npz")
-    assert cli.run(["sample", str(trained), "-n", "40", "--steps", "4", "--seed", "2", "--out", out]) == 0
+    words = ["-n", "40", "--sampler", "ddim", "--steps", "4", "--seed", "2", "--out", out]
+    assert cli.run(["sample", str(trained), *words]) == 0
     by_file = result(capsys, out, photos, *options)
     assert direct["metrics"]["fid"]["value"] == pytest.approx(by_file["metrics"]["fid"]["value"], rel=1e-3)
     assert direct["a"]["images"] == 40
