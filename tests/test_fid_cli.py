@@ -206,18 +206,22 @@ def test_a_cut_weight_file(folders: tuple[Path, Path], weights: Path, tmp_path: 
 # --- many processes -----------------------------------------------------------------------------------------------
 
 
+def by_two_processes(*args: object) -> dict:
+    """What --json prints under torchrun."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "minidiff"]
+    words = ["fid", *map(str, args), "--json", "--device", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, *words], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def test_two_processes_find_what_one_does(
     folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = folders
-    arguments = ["fid", a, b, "--weights", weights, "--dims", 64, "--metrics", "fid,kid", "--batch-size", 12, "--json"]
-    words = list(map(str, [*arguments, "--device", "cpu"]))
-    alone = result(capsys, *arguments[1:-1])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    done = subprocess.run([*launcher, "minidiff", *words], capture_output=True, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    together = json.loads(done.stdout)
+    arguments = [a, b, "--weights", weights, "--dims", 64, "--metrics", "fid,kid", "--batch-size", 12]
+    alone, together = result(capsys, *arguments), by_two_processes(*arguments)
     for name, value in alone["metrics"].items():
         assert together["metrics"][name]["value"] == pytest.approx(value["value"], rel=1e-4)
 
@@ -230,14 +234,8 @@ def test_two_processes_share_an_odd_number_of_batches(
     noise = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8)
     noise[:8] = peers.pictures(8, 16, 16)
     np.save(tmp_path / "a.npy", noise)
-    arguments = ["fid", tmp_path / "a.npy", b, "--features", clf, "--batch-size", 8, "--metrics", "fid,is", "--json"]
-    words = list(map(str, [*arguments, "--device", "cpu"]))
-    alone = result(capsys, *arguments[1:-1])
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    done = subprocess.run([*launcher, "minidiff", *words], capture_output=True, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    together = json.loads(done.stdout)
+    arguments = [tmp_path / "a.npy", b, "--features", clf, "--batch-size", 8, "--metrics", "fid,is"]
+    alone, together = result(capsys, *arguments), by_two_processes(*arguments)
     assert together["warnings"] == alone["warnings"] and any("are noise" in line for line in alone["warnings"])
     for name, value in alone["metrics"].items():
         assert together["metrics"][name]["value"] == pytest.approx(value["value"], rel=1e-4)
