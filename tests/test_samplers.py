@@ -117,8 +117,8 @@ def test_zero_terminal_snr_samples_with_x0_and_v(name, kind):
 # The checker itself is tried on broken samplers: (sampler, options, the line, the line broken). Measured: sigma.
 
 MUTANTS = {
-    "start_t one too high": (ddpm, {}, "timesteps(steps, start_t, spacing or", "timesteps(steps, start_t + 1, spacing or"),
-    "start_t one too low": (ddpm, {}, "timesteps(steps, start_t, spacing or", "timesteps(steps, start_t - 1, spacing or"),
+    "start_t one too high": (ddpm, {}, "(steps, start_t, spacing or", "(steps, start_t + 1, spacing or"),
+    "start_t one too low": (ddpm, {}, "(steps, start_t, spacing or", "(steps, start_t - 1, spacing or"),
     "eq. 7 without its first root": (ddpm, {}, "math.sqrt(alpha_bar_next) * beta", "alpha_bar_next * beta"),
     "eq. 7 without its second root": (ddpm, {}, "+ math.sqrt(alpha) * (1", "+ alpha * (1"),
     "noise with the variance for its root": (ddpm, {}, "sigma = math.sqrt(add_variance(", "sigma = (add_variance("),
