@@ -43,7 +43,8 @@ def drawn(run: Run, options: Result, num: int, batch_size: int, folder: Path) ->
                 bar.update(calls * batch_size // num)
                 continue
             begin = time.perf_counter()
-            images = run.draw(range(num)[first : first + batch_size], on_step=lambda _: bar.update(), **options)
+            mine = range(num)[first : first + batch_size]
+            images = run.draw(mine, batch_size=batch_size, on_step=lambda _: bar.update(), **options)
             seconds = (time.perf_counter() - begin) / len(images)
             write_atomically(path, partial(np.savez, images=to_uint8(images), seconds=seconds))
     return float(np.median([np.load(path)["seconds"] for path in files(folder)]))
@@ -108,7 +109,7 @@ def draw(path: Path, results: list[Result], title: str) -> None:
 @click.option("--samplers", default=",".join(SAMPLERS), show_default=True, help="Which, with commas between.")
 @click.option("--steps", default="5,10,20,50,100", show_default=True, help="Calls of the network.")
 @click.option("--num", type=click.IntRange(min=100), default=1000, show_default=True, help="Samples of each.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=100, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=50, show_default=True)
 @click.option("--spacing", help="Another than each sampler's own.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("sampler-steps"))
