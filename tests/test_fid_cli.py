@@ -318,6 +318,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow  # that of the measuring itself, with wider features, is in test_measure
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_does_not_grow_with_the_number_of_images(clf: Path, tmp_path: Path) -> None:
     """The whole command, at 2,000 and at 50,000 images: 150 MB of pixels would be seen."""

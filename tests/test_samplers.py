@@ -218,6 +218,10 @@ PEER_BETAS = {"linear": (LINEAR, "linear"), "cosine": (Schedule.cosine(), "squar
 # 1 - alpha_bar_next - sigma^2 = 8e-8 is all rounding in float32. Measured 6.2e-5 and 7.7e-4; with our table 5e-6.
 FLOAT32_TABLE = {"linear": 1e-4, "cosine": 1e-3}
 STEPS_AND_SPACINGS = [(1000, "trailing"), *itertools.product((50, 10), ("leading", "trailing", "linspace"))]
+CHAINS = [
+    pytest.param(steps, spacing, kind, betas, marks=[pytest.mark.slow] if steps == 1000 and kind != "eps" else [])
+    for (steps, spacing), kind, betas in itertools.product(STEPS_AND_SPACINGS, PREDICTIONS, PEER_BETAS)
+]
 
 
 def some_model(kind: str, schedule: Schedule):
@@ -272,9 +276,7 @@ def parity(peer, sampler, betas, steps, spacing, kind, options, peer_config, pee
     return difference
 
 
-@pytest.mark.parametrize("betas", PEER_BETAS)
-@pytest.mark.parametrize("kind", PREDICTIONS)
-@pytest.mark.parametrize(("steps", "spacing"), STEPS_AND_SPACINGS)
+@pytest.mark.parametrize(("steps", "spacing", "kind", "betas"), CHAINS)
 def test_ddpm_is_that_of_diffusers(steps, spacing, kind, betas, monkeypatch):
     """Every x of the chain, for both variances, with and without clipping. (All spacings are one at 1000 steps.)
 
@@ -292,9 +294,7 @@ def test_ddpm_is_that_of_diffusers(steps, spacing, kind, betas, monkeypatch):
             assert parity(*given, exact=False, monkeypatch=monkeypatch) < FLOAT32_TABLE[betas]
 
 
-@pytest.mark.parametrize("betas", PEER_BETAS)
-@pytest.mark.parametrize("kind", PREDICTIONS)
-@pytest.mark.parametrize(("steps", "spacing"), STEPS_AND_SPACINGS)
+@pytest.mark.parametrize(("steps", "spacing", "kind", "betas"), CHAINS)
 def test_ddim_is_that_of_diffusers(steps, spacing, kind, betas, monkeypatch):
     """Every x of the chain, for three etas, without clipping, and clipped in both ways.
 
