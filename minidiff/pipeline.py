@@ -41,6 +41,8 @@ INIT_MODES: dict[str, Callable[[Schedule, Tensor, Tensor, Tensor], Tensor]] = {
     "as-is": lambda schedule, init, t, noise: init,  # the init is x_t
 }
 
+OWNERS = {"eta": "ddim", "variance": "ddpm"}  # options of one sampler alone
+
 StartT = int | Sequence[int] | Literal["auto"] | None
 
 
@@ -133,7 +135,7 @@ class Run:
         """
         options = {name: value for name, value in given.items() if value is not None}
         sampler = options.setdefault("sampler", "ddim")
-        for name, owner in (("eta", "ddim"), ("variance", "ddpm")):
+        for name, owner in OWNERS.items():
             if name in options and sampler != owner:
                 raise UserError(
                     f"--{name} belongs to the sampler {owner}, not {sampler}. Leave it out, or --sampler {owner}."

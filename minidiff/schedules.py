@@ -166,8 +166,7 @@ class Schedule:
         steps: how many; None is every one. start_t: the first one, at whose noise level x then has to be.
         start_t None, with steps: the published grids on all T timesteps, see SPACINGS: not all begin at T-1.
         start_t given: the grid is laid on [0, start_t], and the first call is at start_t whatever the spacing.
-        UserError: start_t outside [0, T), steps outside [1, start_t + 1], unknown spacing, or one that needs a finite
-        sigma at its top.
+        UserError: start_t outside [0, T), steps outside [1, start_t + 1], unknown spacing.
         """
         grid = lookup("spacing", spacing, SPACINGS)
         top = self.T - 1 if start_t is None else start_t

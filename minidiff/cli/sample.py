@@ -27,13 +27,11 @@ from minidiff.images import (
     write_image,
 )
 from minidiff.noise_level import start_from
-from minidiff.pipeline import INIT_MODES
+from minidiff.pipeline import INIT_MODES, OWNERS
 from minidiff.samplers import SAMPLERS, VARIANCES
 from minidiff.schedules import SPACINGS
 
-# Measured: docs/results.md. From an init what is added as noise is lost as likeness.
-FROM_NOISE, FROM_INIT = "dpm++sde", "ddim"
-OWNERS = {"eta": "ddim", "variance": "ddpm"}  # options of one sampler alone
+FROM_NOISE, FROM_INIT = "dpm++sde", "ddim"  # docs/results.md: of the samplers; of the start timesteps, made with ddim
 
 
 def own_steps() -> str:
@@ -217,7 +215,7 @@ def side_by_side(
             raise UserError(f"--{option} belongs to the sampler {owner}, and it is not compared. Leave it out.")
     chains = []
     for name, steps in choices:
-        given = {key: value for key, value in options.items() if OWNERS.get(key, name) == name and key != "steps"}
+        given = {key: value for key, value in options.items() if OWNERS.get(key, name) == name}
         chains.append(model.options(**given | {"sampler": name, "steps": steps}))
     shares = list(pipeline.shares(num, options["batch_size"]))
     calls = [model.calls(mine, **chain) for chain in chains for mine in shares]  # raises before the long work
