@@ -113,15 +113,18 @@ def image_shape(path: str | Path) -> tuple[int, int]:
 
 def crop_resize(image: Pixels, size: int) -> Pixels:
     """The largest centred square of uint8 [H,W,C], as uint8 [size,size,C]: antialiased, bicubic."""
-    height, width, channels = image.shape
+    height, width, _ = image.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side]
-    if side == size:
-        return np.ascontiguousarray(square)
-    resized = Image.fromarray(square if channels == 3 else square[..., 0]).resize(
-        (size, size), Image.Resampling.BICUBIC
-    )
+    return squeeze(image[top : top + side, left : left + side], size)
+
+
+def squeeze(image: Pixels, size: int) -> Pixels:
+    """All of uint8 [H,W,C], its proportions given up, as uint8 [size,size,C]: antialiased, bicubic."""
+    height, width, channels = image.shape
+    if (height, width) == (size, size):
+        return np.ascontiguousarray(image)
+    resized = Image.fromarray(image if channels == 3 else image[..., 0]).resize((size, size), Image.Resampling.BICUBIC)
     return np.array(resized).reshape(size, size, channels)
 
 

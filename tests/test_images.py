@@ -20,6 +20,7 @@ from minidiff.images import (
     problems,
     read_image,
     read_images,
+    squeeze,
     to_float,
     to_uint8,
     write_image,
@@ -106,6 +107,17 @@ def test_crop_resize_takes_the_centre() -> None:
     chess = np.indices((64, 64)).sum(0) % 2 * 255
     small = crop_resize(chess.astype(np.uint8)[..., None].repeat(3, 2), 16)
     assert np.abs(small.astype(int) - 127).max() <= 20  # antialiased: grey, not black and white
+
+
+def test_squeeze_keeps_all_of_the_image() -> None:
+    """Both edges of a wide image are there, each at its place, where the centre square has neither."""
+    wide = np.zeros((24, 32, 3), np.uint8)
+    wide[:, :4], wide[:, -4:] = 200, 100
+    small = squeeze(wide, 8)
+    assert small.shape == (8, 8, 3) and small[4, 0, 0] > 150 and 75 < small[4, 7, 0] < 125 and small[4, 4, 0] == 0
+    assert (crop_resize(wide, 24)[:, [0, -1]] == 0).all()
+    assert squeeze(wide[..., :1], 4).shape == (4, 4, 1)
+    assert (squeeze(wide[:, 4:28], 24) == wide[:, 4:28]).all()
 
 
 def test_grid_places_every_image() -> None:
