@@ -6,7 +6,6 @@ job = plan(torch.device("cpu"), {"dataset": "fashion-mnist", "steps": 500})
 job.start(); job.run(); print(job.conclusion())
 """
 
-import hashlib
 import math
 import shlex
 from dataclasses import replace
@@ -23,7 +22,16 @@ from minidiff.classifier import ResNet18, accuracy, classifier_loss, exact
 from minidiff.data import DATASETS, ImageData
 from minidiff.errors import UserError, lookup
 from minidiff.images import to_float
-from minidiff.job import Job, check_out, load_together, open_data, reading, training_config
+from minidiff.job import (
+    Job,
+    check_labels,
+    check_out,
+    describe_labels,
+    load_together,
+    open_data,
+    reading,
+    training_config,
+)
 from minidiff.presets import CLASSIFIER_PRESETS, default_preset
 from minidiff.train import Loss
 
@@ -45,8 +53,6 @@ class ClassifierJob(Job):
         folder: Path | None = None,
     ) -> None:
         with reading(folder, self.kind):
-            if config["labels"] != describe_labels(data):
-                raise UserError(f"{data.name} has other labels now than {folder} began with. Bring those back.")
             asked = {key: config["data"][key] for key in ("data_dir", "image_size", "on_bad")}
         super().__init__(config, data, device, out, folder)
         if self.trainer.slice_size < 2:  # batch normalisation compares the images of a slice
@@ -141,11 +147,7 @@ def plan(device: torch.device, options: dict[str, Any]) -> ClassifierJob:
     training = training_config(preset, options)
     check_out(options)
     data, description = open_data(options, size)
-    if len(data.label_names) < 2:
-        has = "only one label" if data.label_names else "no labels"
-        notes = f" ({'; '.join(data.notes)})" if data.notes else ""
-        mend = " Put the images of each class into a sub-folder of its own." if data.name == "folder" else ""
-        raise UserError(f"{data.name} has {has}{notes}; a classifier needs two.{mend}")
+    check_labels(data, "a classifier")
     network = {"classes": len(data.label_names), "channels": description["channels"]}
     config = {
         "minidiff": __version__,
@@ -160,15 +162,6 @@ def plan(device: torch.device, options: dict[str, Any]) -> ClassifierJob:
         "measure_every": options.get("measure_every"),
     }
     return ClassifierJob(config, data, device, options.get("out"))
-
-
-def describe_labels(data: ImageData) -> dict[str, Any]:
-    """What there is to tell: the names, whether each image has exactly one of them, and a digest to know them again."""
-    return {
-        "names": data.label_names,
-        "one_hot": bool((data.labels.sum(axis=1) == 1).all()),
-        "fingerprint": hashlib.sha256(np.ascontiguousarray(data.labels).tobytes()).hexdigest()[:16],
-    }
 
 
 def some(data: ImageData, most: int) -> ImageData:

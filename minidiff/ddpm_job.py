@@ -9,15 +9,15 @@ import shlex
 import sys
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from minidiff import __version__, distributed, features, measure
+from minidiff.conditional import DROPOUT, examples, in_words, multi_hot
 from minidiff.diffusion import check_prediction
 from minidiff.errors import UserError, lookup
-from minidiff.images import grid, problems, to_uint8, write_image
-from minidiff.job import Job, check_out, open_data, training_config
+from minidiff.images import grid, label_rows, problems, to_uint8, write_image
+from minidiff.job import Job, check_labels, check_out, describe_labels, open_data, training_config
 from minidiff.pipeline import Run, build, build_schedule, ddpm_loss
 from minidiff.presets import DIFFUSION, FID, PRESETS, default_preset
 from minidiff.sources import of_data, of_run
@@ -25,6 +25,7 @@ from minidiff.train import Loss
 from minidiff.unet import UNet, check_size
 
 PREVIEW_IMAGES = 36
+PREVIEW_ROWS, PREVIEW_COLUMNS = 6, 6  # of a conditional run: conditions, and images of each
 PLACES = ("features", "weights")  # of the `fid` in a config: paths, which may change when something is moved
 
 
@@ -36,12 +37,13 @@ class DdpmJob(Job):
 
     def build(self, device: torch.device) -> tuple[UNet, Loss]:
         model, self.schedule = build(self.config)
-        diffusion, self.fid = self.config["diffusion"], self.config.get("fid")
+        diffusion, self.fid, self.labels = self.config["diffusion"], self.config.get("fid"), self.config.get("labels")
         self.reference: measure.Side | None = None  # what samples are held against, see `run`
         if self.fid:  # now, so that weights that are not there are missed before the training
             self.measure_every = self.fid["every"]
             self.feature_network = self.choose_features(device)
-        return model, ddpm_loss(self.schedule, diffusion["prediction"], diffusion["min_snr_gamma"], device)
+        dropout = self.labels["dropout"] if self.labels else None
+        return model, ddpm_loss(self.schedule, diffusion["prediction"], diffusion["min_snr_gamma"], device, dropout)
 
     def choose_features(self, device: torch.device) -> features.FeatureNetwork:
         """The network to measure in: for a run that is resumed the same as before, wherever it now lies."""
@@ -75,6 +77,10 @@ class DdpmJob(Job):
             f"UNet {self.parameters}, channels {channels}; "
             f"{diffusion['schedule']} schedule, T = {diffusion['timesteps']}, predicts {diffusion['prediction']}"
         )
+        if self.labels:
+            names, share = self.labels["names"], 100 * self.labels["dropout"]
+            network += f"\nlabels    {len(names)}: {', '.join(names[:6])}{', ...' * (len(names) > 6)}"
+            network += f"; not told of {share:g}% of the images"
         return f"{network}\nmeasured  {self.describe_fid()}" if self.fid else network
 
     def describe_fid(self) -> str:
@@ -102,7 +108,7 @@ class DdpmJob(Job):
         """FID, or FD(classifier), of samples of the EMA weights, always from the same noise, to the training images."""
         assert self.fid is not None and self.reference is not None
         source = of_run(f"step {step}", self.averaged(), self.fid["samples"], seed=self.config["training"]["seed"],
-                        sampler=self.fid["sampler"], steps=self.fid["steps"])  # fmt: skip
+                        sampler=self.fid["sampler"], steps=self.fid["steps"], data=self.data)  # fmt: skip
         at_once = max(1, self.trainer.slice_size)
         with self.progress("samples", source.count) as bar:
             side = measure.extract(source, self.feature_network, batch_size=at_once, on_images=bar.update)
@@ -119,33 +125,44 @@ class DdpmJob(Job):
         return tqdm(total=count, desc=what, unit="image", leave=False, disable=not distributed.is_main())
 
     def preview(self, step: int) -> list[str]:
-        """A grid, always from the same noise."""
+        """A grid, always from the same noise; of a conditional run a row for each of a few conditions, named."""
         assert self.folder is not None
-        run = self.averaged()
-        seed, at_once = self.config["training"]["seed"], max(1, self.trainer.slice_size)
-        pixels = []
-        for first in range(0, PREVIEW_IMAGES, at_once):  # no more at a time than training itself has room for
-            for last in run.chain(list(range(PREVIEW_IMAGES))[first : first + at_once], seed=seed):
-                x = last.x
-            pixels.append(to_uint8(x))
-        images = np.concatenate(pixels)
-        write_image(self.picture(step), grid(images))
+        run, rows = self.averaged(), self.conditions()
+        options: dict[str, Any] = {"seed": self.config["training"]["seed"]}
+        count = len(rows) * PREVIEW_COLUMNS or PREVIEW_IMAGES
+        if rows:
+            options["labels"] = multi_hot(rows, len(run.label_names)).repeat_interleave(PREVIEW_COLUMNS, dim=0)
+        at_once = max(1, self.trainer.slice_size)  # no more at a time than training itself has room for
+        images = to_uint8(run.draw(range(count), batch_size=at_once, **options))
+        picture = grid(images, PREVIEW_COLUMNS if rows else None)
+        if rows:
+            picture = label_rows(picture, [in_words(row, run.label_names).replace(", ", "\n") for row in rows])
+        write_image(self.picture(step), picture)
         return [f"samples at step {step}: {problem}" for problem in problems(images)]
 
+    def conditions(self) -> list[list[int]]:
+        """What the rows of the preview show."""
+        return examples(self.data.labels, PREVIEW_ROWS) if self.labels else []
+
     def conclusion(self) -> str:
+        order = "--num 64"
+        if self.labels:
+            order = f"--labels {shlex.quote(in_words(self.conditions()[-1], self.labels['names']))}"
         return (
             f"done      look at {self.picture(self.trainer.config.steps)} and {self.folder}/curves.png\n"
-            f"next      minidiff sample {shlex.quote(str(self.folder))} --num 64 --progressive 10 --out grid.png"
+            f"next      minidiff sample {shlex.quote(str(self.folder))} {order} --progressive 10 --out grid.png"
         )
 
 
 def plan(device: torch.device, options: dict[str, Any]) -> DdpmJob:
     """A new training out of a preset and the options that override it.
 
-    options: any of dataset, data_dir, image_size, on_bad, preset, save_every, sample_every, out; the fields of
-    TrainConfig; the keys of presets.DIFFUSION, with `timesteps` and so on; fid_every, and with it fid_samples and the
-    other keys of FID. Raises UserError.
+    options: any of dataset, data_dir, image_size, on_bad, preset, conditional, label_dropout, save_every, sample_every,
+    out; the fields of TrainConfig; the keys of presets.DIFFUSION, with `timesteps` and so on; fid_every, and with it
+    fid_samples and the other keys of FID. Raises UserError.
     """
+    if "label_dropout" in options and not options.get("conditional"):
+        raise UserError("--label-dropout needs --conditional, a network that is told the labels. Add it.")
     name = options.get("preset") or default_preset(device.type)
     preset = lookup("preset", name, PRESETS)
     size = options.get("image_size", preset.image_size)
@@ -158,12 +175,19 @@ def plan(device: torch.device, options: dict[str, Any]) -> DdpmJob:
     check_size(size, 2 ** (len(preset.network["channels"]) - 1), "--image-size")
     check_out(options)
     data, description = open_data(options, size)
+    network = preset.network | {"image_size": size, "in_channels": description["channels"]}
+    labels = None
+    if options.get("conditional"):
+        check_labels(data, "--conditional")
+        labels = describe_labels(data) | {"dropout": options.get("label_dropout", DROPOUT)}
+        network |= {"label_dim": len(data.label_names)}
     config = {
         "minidiff": __version__,
         "kind": DdpmJob.kind,
         "preset": name,
         "data": description,
-        "network": preset.network | {"image_size": size, "in_channels": description["channels"]},
+        "labels": labels,
+        "network": network,
         "diffusion": diffusion,
         "training": training_config(preset, options),
         "save_every": options.get("save_every"),

@@ -3,6 +3,7 @@
 Each kind is a `Job` with a chapter of its own (ddpm_job, classifier_job), which says what is trained and what is drawn.
 """
 
+import hashlib
 import os
 import shlex
 from abc import ABC, abstractmethod
@@ -12,6 +13,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -170,6 +172,24 @@ def open_data(options: dict[str, Any], image_size: int) -> tuple[ImageData, dict
     return data, {"name": data.name} | asked | found
 
 
+def describe_labels(data: ImageData) -> dict[str, Any]:
+    """What there is to tell: the names, whether each image has exactly one of them, and a digest to know them again."""
+    return {
+        "names": data.label_names,
+        "one_hot": bool((data.labels.sum(axis=1) == 1).all()),
+        "fingerprint": hashlib.sha256(np.ascontiguousarray(data.labels).tobytes()).hexdigest()[:16],
+    }
+
+
+def check_labels(data: ImageData, use: str) -> None:
+    """A UserError unless there are at least two labels. use: what needs them, for the message."""
+    if len(data.label_names) < 2:
+        has = "only one label" if data.label_names else "no labels"
+        notes = f" ({'; '.join(data.notes)})" if data.notes else ""
+        mend = " Put the images of each class into a sub-folder of its own." if data.name == "folder" else ""
+        raise UserError(f"{data.name} has {has}{notes}; {use} needs two.{mend}")
+
+
 def resume(kind: type[AnyJob], folder: str | Path, device: torch.device, options: dict[str, Any]) -> AnyJob:
     """The training of a run folder, at its last checkpoint.
 
@@ -189,7 +209,10 @@ def resume(kind: type[AnyJob], folder: str | Path, device: torch.device, options
             config["data"]["data_dir"] = os.path.abspath(options["data_dir"])
         name, count, digest = (config["data"][key] for key in ("name", "images", "fingerprint"))
         asked = {key: config["data"][key] for key in ("data_dir", "image_size", "on_bad")}
+        labels = config.get("labels")
     data = load_together(name, **asked)
+    if labels and labels | describe_labels(data) != labels:
+        raise UserError(f"{name} has other labels now than {folder} began with. Bring those back.")
     if (len(data.images), data.fingerprint()) != (count, digest):
         raise UserError(
             f"{folder} was trained on {count} images and {name} now holds {len(data.images)} "

@@ -7,6 +7,7 @@ for images in run.sample(64): ...   # float [n,C,H,W] in [-1,1]
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from minidiff import checkpoint, distributed, foreign
 from minidiff.chain import PLANS
+from minidiff.conditional import GUIDANCE_SCALE, guided
 from minidiff.diffusion import check_prediction, diffusion_loss, q_sample, rates
 from minidiff.errors import UserError, lookup
 from minidiff.images import Pixels, to_uint8
@@ -80,6 +82,18 @@ class Run:
         size = self.config["data"]["image_size"]
         return self.config["data"]["channels"], size, size
 
+    @property
+    def label_names(self) -> list[str]:
+        """What it can be asked for; empty for a run that takes no labels. Of one that was imported the names are not
+        known, and numbers stand in their place."""
+        known = self.config.get("labels") or {}
+        return known.get("names", [str(number) for number in range(self.model.label_dim)])
+
+    @property
+    def label_dropout(self) -> float:
+        """The share of training images whose labels were not told; 0 where it can only be sampled with labels."""
+        return (self.config.get("labels") or {}).get("dropout", 0.0)
+
     def start(
         self,
         indices: list[int],
@@ -117,16 +131,20 @@ class Run:
         init: Tensor | None = None,
         init_mode: str = "noise",
         seed: int = 0,
+        labels: Tensor | None = None,
+        guidance_scale: float | None = None,
         **options: Any,
     ) -> Iterator[Step]:
         """The reverse chain of the samples with these indices, as one batch; yields after every network call.
 
-        init, init_mode: see `start`. options: start_t, steps and what else the sampler takes.
+        init, init_mode: see `start`. labels, guidance_scale: see `denoiser`; a row for each sample. options: start_t,
+        steps and what else the sampler takes.
         Sample k of a seed has its own random numbers: the same in any batch, process and device, up to rounding.
         """
         draw = lookup("sampler", sampler, SAMPLERS)
+        denoiser = self.denoiser(labels, guidance_scale)
         x, generators = self.start(indices, sampler=sampler, init=init, init_mode=init_mode, seed=seed, **options)
-        yield from draw(self.denoiser(), self.schedule, x, generator=generators, **options)
+        yield from draw(denoiser, self.schedule, x, generator=generators, **options)
 
     def options(self, **given: Any) -> dict[str, Any]:
         """Options for `chain`: those not given (None) left out, and the variance this run was trained for put in.
@@ -142,7 +160,24 @@ class Run:
                 )
         if sampler == "ddpm":
             options.setdefault("variance", self.config["diffusion"]["variance"])
+        self.check_labels(options.get("labels"), options.get("guidance_scale"))
         return options
+
+    def check_labels(self, labels: Tensor | None, guidance_scale: float | None) -> None:
+        """A UserError for labels that this run does not take, or lacks, and for guidance it was not trained for."""
+        if labels is None:
+            if guidance_scale is not None:
+                raise UserError("--guidance leads towards --labels, and there are none. Give them, or leave it out.")
+            if self.label_names and not self.label_dropout:
+                name = self.label_names[0]
+                raise UserError(f"{self.folder} draws nothing without labels. Give --labels, such as '{name}'.")
+            return
+        if not self.label_names:
+            raise UserError(f"{self.folder} was trained without labels. Leave them out, or train with --conditional.")
+        if guidance_scale not in (None, 1) and not self.label_dropout:
+            raise UserError(
+                f"{self.folder} was always told the labels, so nothing to guide away from. Leave out --guidance."
+            )
 
     def timesteps(self, sampler: str = "ddim", **options: Any) -> list[int]:
         """The timesteps a chain with these options will call the network at, descending."""
@@ -182,12 +217,14 @@ class Run:
         batch_size: int = 64,
         init: Tensor | None = None,
         start_t: StartT = None,
+        labels: Tensor | None = None,
         **options: Any,
     ) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """The chains that draw these samples: those that start from the same timestep share one, up to batch_size.
 
-        init [M,C,H,W]: sample k starts from init k mod M. start_t: one for all; or one for each init; or `auto`, the
-        timestep of the noise in each init (`noise_level.start_from`), with the init_mode `scale` unless one is given.
+        labels [M,L]: sample k is drawn for row k mod M. init [M,C,H,W]: sample k starts from init k mod M.
+        start_t: one for all; or one for each init; or `auto`, the timestep of the noise in each init
+        (`noise_level.start_from`), with the init_mode `scale` unless one is given.
         Where each init has its own, `steps` is cut to the timesteps below it. options: see `chain`.
         Yields the rows of `indices` that a chain draws, and what to call `chain` with. Raises UserError.
         """
@@ -203,6 +240,8 @@ class Run:
                 chain = options | {"indices": [indices[row] for row in rows], "start_t": t}
                 if init is not None:
                     chain["init"] = init[[index % len(init) for index in chain["indices"]]]
+                if labels is not None:
+                    chain["labels"] = labels[[index % len(labels) for index in chain["indices"]]]
                 if t is not None and t != start_t and chain.get("steps"):
                     twice = PLANS[chain.get("sampler", "ddim")].twice
                     chain["steps"] = min(chain["steps"], 2 * t + 1 if twice else t + 1)
@@ -262,14 +301,23 @@ class Run:
             image[rows] = to_uint8(x)
         return Moments(t, x_t, x0, image)
 
-    def denoiser(self) -> Denoiser:
-        """The network as samplers call it: in the run's precision, float32 out."""
+    def denoiser(self, labels: Tensor | None = None, guidance_scale: float | None = None) -> Denoiser:
+        """The network as samplers call it: in the run's precision, float32 out.
+
+        labels: multi-hot [N,L], for batches of N; None draws without. guidance_scale: see `conditional.guided`; None is
+        GUIDANCE_SCALE, or 1 for a run trained with labels always. Raises UserError, see `check_labels`.
+        """
+        self.check_labels(labels, guidance_scale)
         device = next(self.model.parameters()).device
         autocast = mixed_precision(self.precision, device)
+        network: Denoiser = self.model
+        if labels is not None:
+            scale = GUIDANCE_SCALE if self.label_dropout else 1.0
+            network = guided(self.model, labels.to(device), scale if guidance_scale is None else guidance_scale)
 
         def call(x: Tensor, t: Tensor) -> Tensor:
             with autocast():
-                return self.model(x, t).float()
+                return network(x, t).float()
 
         call.prediction = self.model.prediction  # type: ignore[attr-defined]
         return call
@@ -341,9 +389,13 @@ def build_schedule(diffusion: dict[str, Any]) -> Schedule:
     return schedule.zero_terminal_snr() if diffusion["zero_terminal_snr"] else schedule
 
 
-def ddpm_loss(schedule: Schedule, prediction: str, min_snr_gamma: float | None, device: torch.device) -> Loss:
+def ddpm_loss(
+    schedule: Schedule, prediction: str, min_snr_gamma: float | None, device: torch.device, dropout: float | None = None
+) -> Loss:
     """What a DDPM minimises (Ho et al. 2020, algorithm 1), as the closure that `Trainer` calls.
 
+    dropout: None for a network without labels; else the chance that those of an image are not told
+    (Ho & Salimans 2022, algorithm 1).
     Raises UserError for eps under zero terminal SNR, from which no image can be predicted at T-1.
     """
     check_prediction(schedule, prediction)
@@ -352,6 +404,10 @@ def ddpm_loss(schedule: Schedule, prediction: str, min_snr_gamma: float | None, 
     def loss(model: torch.nn.Module, x0: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         t = draws.randint(schedule.T)  # 0 .. T-1, both included
         noise = draws.randn(*x0.shape[1:])
-        return diffusion_loss(model, schedule, x0, t, noise, prediction, min_snr_gamma).mean()
+        network: Denoiser = model
+        if dropout is not None:
+            keep = draws.rand() >= dropout
+            network = partial(model, labels=labels, keep=keep)
+        return diffusion_loss(network, schedule, x0, t, noise, prediction, min_snr_gamma).mean()
 
     return loss

@@ -44,9 +44,12 @@ def describe_ddpm(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         made = {"preset": config["preset"]}
         seen = f"{data['name']}: {data['images']:,} images, {data['image_size']}x{data['image_size']}"
     attention = [data["image_size"] >> level for level, attends in enumerate(network["attention"]) if attends]
+    labels = config.get("labels")
+    told = labels and {"labels": f"{listed(labels)}; not told of {100 * labels['dropout']:g}% of the images"}
     return {
         **made,
         "data": f"{seen}, {data['channels']} channel{'s' * (data['channels'] > 1)}",
+        **(told or {}),
         "network": f"UNet, channels {network['channels']}, {network['layers_per_block']} blocks a level, "
         f"attention at {', '.join(map(str, attention)) or 'the middle alone'}",
         "parameters": parameters(folder / checkpoint.MODEL),
@@ -76,13 +79,11 @@ def summarise_ddpm(folder: Path, config: dict[str, Any]) -> str:
 
 def describe_classifier(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     data, network, labels, training = (config[key] for key in ("data", "network", "labels", "training"))
-    names = labels["names"]
     return {
         "preset": config["preset"],
         "data": f"{data['name']}: {data['images']:,} images, {data['image_size']}x{data['image_size']}, "
         f"{data['channels']} channel{'s' * (data['channels'] > 1)}",
-        "labels": f"{len(names)}, {'one' if labels['one_hot'] else 'any number of them'} an image: "
-        f"{', '.join(names[:8])}{', ...' * (len(names) > 8)}",
+        "labels": listed(labels),
         "network": f"ResNet-18, width {network['width']}",
         "parameters": parameters(folder / checkpoint.MODEL),
         "training": f"{training['steps']:,} steps of {training['batch_size']} images, lr {training['lr']:g} "
@@ -91,6 +92,13 @@ def describe_classifier(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         "progress": progress(folder, training["steps"]),
         "measured": measured(folder),
     }
+
+
+def listed(labels: dict[str, Any]) -> str:
+    """How many labels an image may have, and what the first are."""
+    names = labels["names"]
+    count = f"{len(names)}, {'one' if labels['one_hot'] else 'any number of them'} an image"
+    return f"{count}: {', '.join(names[:8])}{', ...' * (len(names) > 8)}"
 
 
 def describe_dip(folder: Path, config: dict[str, Any]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from minidiff import checkpoint, pipeline
 from minidiff.checkpoint import write_atomically
+from minidiff.conditional import spread
 from minidiff.data import DATASETS, ImageData
 from minidiff.decoded import image_paths, printable, threads
 from minidiff.errors import UserError, lookup, one_line
@@ -131,10 +132,23 @@ def of_data(name: str, data: ImageData) -> Source:
 
 
 def of_run(
-    name: str, run: pipeline.Run, num: int, on_step: Callable[[Any], None] | None = None, **sampling: Any
+    name: str,
+    run: pipeline.Run,
+    num: int,
+    on_step: Callable[[Any], None] | None = None,
+    data: ImageData | None = None,
+    **sampling: Any,
 ) -> Source:
-    """`num` samples of a run, drawn as they are asked for: sample k of a seed is always the same."""
-    options = run.options(**sampling)
+    """`num` samples of a run, drawn as they are asked for: sample k of a seed is always the same.
+
+    Those of a conditional run are drawn for the labels of its training images, without guidance, which would make them
+    less varied. data: that set; loaded if it is needed and not given.
+    """
+    given: dict[str, Any] = {}
+    if run.label_names:
+        data = data or training_data(run)
+        given = {"labels": spread(data.labels, num), "guidance_scale": 1.0}
+    options = run.options(**sampling, **given)
     calls = len(run.timesteps(**options))
 
     def batches(batch_size: int) -> Iterator[Batch]:
@@ -143,9 +157,19 @@ def of_run(
 
     channels, height, width = run.shape
     changes = [f"sampled with {options['sampler']}, {calls} steps, seed {options.get('seed', 0)}"]
+    changes += ["for the labels of its training images, without guidance"] * bool(given)
     changes += ["grey repeated to RGB"] * (channels == 1)
+    settings = sorted((key, value) for key, value in options.items() if key != "labels")
     return Source(name, num, f"{height}x{width}", batches, changes, sampled=True,
-                  same=repr([str(run.folder.resolve()), num, sorted(options.items())]))  # fmt: skip
+                  same=repr([str(run.folder.resolve()), num, settings]))  # fmt: skip
+
+
+def training_data(run: pipeline.Run) -> ImageData:
+    """The data set a run was trained on. Raises UserError where it is not there, or the run does not say."""
+    known = run.config["data"]
+    if known["name"] not in DATASETS:
+        raise UserError(f"{run.folder} takes labels, and its training images are not known. Sample it to a file first.")
+    return load_together(known["name"], **{key: known[key] for key in ("data_dir", "image_size", "on_bad")})
 
 
 # --- folders ------------------------------------------------------------------------------------------------------

@@ -212,16 +212,17 @@ class UNet(nn.Module):
         self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
         initialise(self)
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """x float [N,in_channels,H,W], t int64 [N], labels [N,label_dim] or None -> [N,out_channels,H,W].
 
         labels None is unconditional: nothing is added. All zeros is something else, an image with no label set: it
-        adds the label layer's bias, which is trained.
+        adds the label layer's bias, which is trained. keep: bool [N], False where a row is unconditional all the same.
         """
         self.check_input(x, labels)
         time = self.time(self.embed(t.expand(len(x))).to(x.dtype))
         if self.label is not None and labels is not None:
-            time = time + self.label(labels.to(x.dtype))
+            label = self.label(labels.to(x.dtype))
+            time = time + (label if keep is None else label * keep[:, None])
         time = F.silu(time)  # once: every residual block wants it
 
         h = self.conv_in(x)

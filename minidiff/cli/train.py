@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from minidiff.cli.types import Device, Name, Number, Place, refuse_options, say, warn
+from minidiff.conditional import DROPOUT
 from minidiff.data import DATASETS
 from minidiff.diffusion import PREDICTIONS
 from minidiff.job import INTERVALS, TRAINING_MAY_CHANGE
@@ -129,6 +130,14 @@ def train() -> None:
 
 @train.command()
 @what_to_train_on(PRESETS)
+@click.option(
+    "--conditional", is_flag=True, default=None, help="Tell the network the labels, to draw for them: sample --labels."
+)
+@click.option(
+    "--label-dropout",
+    type=Number(0, 1, max_open=True),
+    help=f"Share of images whose labels are not told, for guidance. Default: {DROPOUT}.",
+)
 @click.option("--schedule", type=Name("schedule", SCHEDULES), help=default("The noise schedule.", "schedule"))
 @click.option(
     "--timesteps", type=click.IntRange(2, 100_000), help=default("T, the length of the diffusion.", "timesteps")
@@ -182,6 +191,7 @@ def ddpm(ctx: click.Context, **options: Any) -> None:
     \b
     minidiff train ddpm
     minidiff train ddpm --dataset folder --data-dir photos --image-size 64 --preset base-64
+    minidiff train ddpm --conditional               draws what `minidiff sample --labels "blue cube"` asks for
     minidiff train ddpm --dataset cifar10 --fid-every 3000
     minidiff train ddpm --resume runs/ddpm-shapes-1
     """
