@@ -1,7 +1,8 @@
 """The data sets, by name: `load_data("fashion-mnist")` gives images and labels as plain uint8 arrays.
 
-Rests on downloads (published files, fetched and read), decoded (what takes time, done once), images and shapes.
-LeCun et al. 1998 (MNIST), Xiao et al. 2017 (FashionMNIST), Krizhevsky 2009 (CIFAR), Liu et al. 2015 (CelebA).
+Rests on downloads and iclevr (files, fetched and read), decoded (what takes time, done once), images and shapes.
+LeCun et al. 1998 (MNIST), Xiao et al. 2017 (FashionMNIST), Krizhevsky 2009 (CIFAR), Liu et al. 2015 (CelebA),
+El-Nouby et al. 2019 (iCLEVR).
 """
 
 import hashlib
@@ -15,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from minidiff import shapes
+from minidiff import iclevr, shapes
 from minidiff.decoded import Files, Pictures, cache_dir, image_paths, printable, threads
 from minidiff.downloads import download, read_attributes, read_idx, reason_of
 from minidiff.errors import UserError, lookup
-from minidiff.images import IMAGE_SUFFIXES, Pixels, crop_resize
+from minidiff.images import IMAGE_SUFFIXES, Pixels, crop_resize, squeeze
 
 
 @dataclass
@@ -86,6 +87,7 @@ class Source:
     labels: str
     origin: str
     present: Callable[[Path | None], bool]  # whether it is on this machine, given --data-dir
+    splits_in: Callable[[Path], list[str]] | None = None  # where the files in --data-dir say which splits there are
 
 
 def load_data(
@@ -104,12 +106,20 @@ def load_data(
     Raises UserError when files are missing or damaged, or cannot be downloaded or stored.
     """
     source = lookup("data set", name, DATASETS)
-    lookup(f"split of {name}", split, source.splits)
+    if source.splits_in is None:
+        lookup(f"split of {name}", split, source.splits)
     lookup("on_bad", on_bad, {"skip": True, "stop": True})
     size = source.image_size if image_size is None else image_size
     if not 8 <= size <= 1024:
         raise UserError(f"image size {size} is outside 8 to 1024. Try {source.image_size}.")
     return source.load(Want(name, split, size, Path(data_dir).expanduser() if data_dir else None, on_bad))
+
+
+def splits_of(name: str, data_dir: str | Path | None = None) -> list[str]:
+    """The splits a data set has: always the same, or those that the files in --data-dir list."""
+    source = lookup("data set", name, DATASETS)
+    found = source.splits_in(Path(data_dir).expanduser()) if source.splits_in and data_dir else []
+    return found or list(source.splits)
 
 
 def one_hot(classes: Sequence[int] | NDArray[np.integer], count: int) -> Pixels:
@@ -204,7 +214,7 @@ def load_cifar(want: Want, classes: str, folder: str, archive: str) -> ImageData
     return ImageData(want.name, fit(images, want), labels, names, flip=True)
 
 
-# --- folders and CelebA: image files ------------------------------------------------------------------------------
+# --- folders, CelebA and iCLEVR: image files -------------------------------------------------------------------------
 
 MAX_FOLDER_LABELS = 1000  # more sub-folders than that are not classes
 
@@ -267,6 +277,26 @@ def load_celeba(want: Want) -> ImageData:
     return ImageData(want.name, loaded.images, labels, attributes, flip=True, notes=notes)
 
 
+def load_iclevr(want: Want) -> ImageData:
+    """iCLEVR's scenes, and what `minidiff data export` writes; see `iclevr.py` for the files.
+
+    The 320x240 images are squeezed to a square, for a solid that stands outside the centre square is on its list of
+    labels all the same. Not to be mirrored: the lamps stand where they stand.
+    """
+    if want.data_dir is None:
+        raise UserError("the data set 'iclevr' needs --data-dir, the folder with objects.json, train.json and images.")
+    root = Path(os.path.abspath(want.data_dir))
+    names = iclevr.read_names(root)
+    listed = iclevr.read_listing(root, want.split, names)
+    folder, paths, notes = iclevr.find_images(root, iclevr.listing(want.split), list(listed), want.on_bad)
+    place = f"iclevr-{want.split}-{want.image_size}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
+    files = Files(place, folder, paths, want.image_size, want.on_bad, squeeze).load(threads())
+    labels = np.zeros((len(files.kept), len(names)), np.uint8)
+    for row, kept in enumerate(files.kept):
+        labels[row, listed[paths[kept]]] = 1
+    return ImageData(want.name, files.images, labels, names, flip=False, notes=notes + files.notes)
+
+
 # --- the table ----------------------------------------------------------------------------------------------------
 
 
@@ -306,6 +336,11 @@ DATASETS: dict[str, Source] = {
     "celeba": Source(
         load_celeba, dict(CELEBA_COUNT), 64, 3, "40 attributes", "download (needs gdown), 1.4 GB",
         lambda data_dir: celeba_root(data_dir) is not None,
+    ),
+    "iclevr": Source(
+        load_iclevr, {"train": None}, 64, 3, "of objects.json: 8 colours x 3 solids", "--data-dir",
+        lambda data_dir: bool(data_dir and (data_dir / iclevr.OBJECTS).is_file() and iclevr.splits_in(data_dir)),
+        iclevr.splits_in,
     ),
     "folder": Source(
         load_folder, {"train": None}, 64, 3, "first-level sub-folders", "--data-dir",

@@ -165,10 +165,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 class Files(Pictures):
-    """Image files below `root`, cut to the centre square and brought to size; a bad one is left out, or stops."""
+    """Image files below `root`, brought to size by `fit`; a bad one is left out, or stops."""
 
-    def __init__(self, place: str, root: Path, paths: list[str], size: int, on_bad: str) -> None:
-        self.root, self.paths, self.stop = root, paths, on_bad == "stop"
+    def __init__(
+        self, place: str, root: Path, paths: list[str], size: int, on_bad: str,
+        fit: Callable[[Pixels, int], Pixels] = crop_resize,
+    ) -> None:  # fmt: skip
+        self.root, self.paths, self.stop, self.fit = root, paths, on_bad == "stop", fit
         self.bad: dict[int, str] = {}
         self.small: set[int] = set()
         states = [(path, *state_of(root / path)) for path in paths]
@@ -186,7 +189,7 @@ class Files(Pictures):
             return None
         if min(image.shape[:2]) < self.shape[0]:
             self.small.add(index)
-        return crop_resize(image, self.shape[0])
+        return self.fit(image, self.shape[0])
 
     def load(self, workers: int = 1) -> "Pictures":
         super().load(workers)

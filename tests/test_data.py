@@ -560,8 +560,10 @@ def test_export_is_in_iclevrs_format(tmp_path):
     for split, out in (("test", False), ("new_test", True)):
         assert len(tables[split]) == 32
         assert all(shapes.held_out([tables["objects"][name] for name in names]) == out for names in tables[split])
-    with pytest.raises(UserError, match="not an empty folder"):
+    with pytest.raises(UserError, match="'train' is there already"):
         run("export", "shapes", folder)
+    with pytest.raises(UserError, match="not an empty folder"):
+        run("export", "shapes", folder / "images")
     assert len(list((folder / "images").iterdir())) == 10
 
 
@@ -572,5 +574,5 @@ def test_export_of_another_set(tmp_path):
     paths = list(export(loaded, tmp_path / "out", "test"))
     assert len(paths) == 12 and files_in(tmp_path / "out")[0] == "images"
     np.testing.assert_array_equal(read_image(paths[5])[..., 1], images[5])
-    assert json.loads((tmp_path / "out" / "test-images.json").read_text())["000005.png"] == [str(labels[5])]
+    assert json.loads((tmp_path / "out" / "test-images.json").read_text())["test-000005.png"] == [str(labels[5])]
     assert not (tmp_path / "out" / "test.json").exists()

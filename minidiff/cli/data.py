@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minidiff.cli.types import Name, Place, say, warn
-from minidiff.data import DATASETS, ImageData, load_data
+from minidiff.data import DATASETS, ImageData, load_data, splits_of
 from minidiff.errors import UserError
 from minidiff.export import check_new, export
 from minidiff.images import grid, write_image
@@ -40,7 +40,8 @@ def list_(data_dir: Path | None) -> None:
     """What data sets there are, and whether they are on this machine."""
     rows = [("name", "images", "size", "labels", "from", "here")]
     for name, source in DATASETS.items():
-        counts = ", ".join(f"{split} {count:,}" if count else "your files" for split, count in source.splits.items())
+        sizes = {split: source.splits.get(split) for split in splits_of(name, data_dir)}
+        counts = ", ".join(f"{split} {count:,}" if count else f"{split}: your files" for split, count in sizes.items())
         size = f"{source.image_size}x{source.image_size}x{source.channels}"
         here = "yes" if source.present(data_dir) else "no"
         rows.append((name, counts, size, source.labels, source.origin, here))
@@ -98,10 +99,12 @@ def export_(
     \b
     FOLDER/images/000000.png ...   the images
     FOLDER/objects.json            label -> number
-    FOLDER/train.json              file name -> list of labels
+    FOLDER/train.json              file name -> list of labels; --split test: test-images.json
     FOLDER/test.json, new_test.json  (shapes) label lists seen in training, and held out of it
+
+    A second split may go into the same folder. `--dataset iclevr --data-dir FOLDER` reads it all.
     """
-    check_new(folder)
+    check_new(folder, split)
     loaded = load(name, image_size, split, data_dir, on_bad)
     total = min(len(loaded), num or len(loaded))
     for _ in tqdm(export(loaded, folder, split, num), total=total, unit="image", delay=1, leave=False, disable=None):

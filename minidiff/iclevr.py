@@ -1,0 +1,114 @@
+"""The files of iCLEVR: images of a few coloured solids, and tables in JSON that say what is in each.
+
+Rests on decoded and errors. The images themselves are decoded by data, and export writes such a folder.
+El-Nouby et al. 2019 (iCLEVR); the tables are those of the 2023 course lab.
+
+DIR/objects.json           label -> number: "gray cube" -> 0
+DIR/train.json             file name -> labels: "CLEVR_train_001032_1.png" -> ["yellow sphere", "gray cylinder"]
+DIR/test-images.json       the same for another split, here `test`; the lab has none
+DIR/images/ and so on      the images, see PLACES
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from minidiff.decoded import printable
+from minidiff.errors import UserError, suggestion
+
+OBJECTS = "objects.json"
+PLACES = ("images", "iclevr", "train", ".")  # where images are looked for, from DIR; the lab's archive says iclevr
+
+
+def listing(split: str) -> str:
+    """The name of the table of a split. test.json is taken: in the lab it lists what to draw, not what is there."""
+    return "train.json" if split == "train" else f"{split}-images.json"
+
+
+def splits_in(root: Path) -> list[str]:
+    """The splits whose tables a folder holds, `train` first."""
+    others = {path.name.removesuffix(listing("")) for path in root.glob("*" + listing(""))} - {"", "train"}
+    return ["train"] * (root / listing("train")).is_file() + sorted(others)
+
+
+def read_names(root: Path) -> list[str]:
+    """The labels of objects.json, in the order of their numbers: 0, 1, ..., each once. Raises UserError."""
+    if not (root / OBJECTS).is_file():
+        there = "is not there" if not root.exists() else "is no folder" if not root.is_dir() else f"has no {OBJECTS}"
+        raise UserError(f"{root} {there}. iCLEVR is a folder with {OBJECTS}, {listing('train')} and images.")
+    numbers = read_table(root / OBJECTS, 'label to number, such as {"gray cube": 0, "red cube": 1}')
+    names = [""] * len(numbers)
+    for name, number in numbers.items():
+        if type(number) is not int or not 0 <= number < len(names) or names[number] or not name.strip():
+            raise UserError(
+                f"{root / OBJECTS} gives {shown(name)} the number {shown(number)}. Its {len(names)} labels need names, "
+                f"and the numbers 0 to {len(names) - 1}, each once."
+            )
+        names[number] = name
+    return names
+
+
+def read_listing(root: Path, split: str, names: list[str]) -> dict[str, list[int]]:
+    """The table of a split: file name -> numbers of its labels, in the table's order. Raises UserError."""
+    path = root / listing(split)
+    if split not in splits_in(root):
+        there = ", ".join(splits_in(root)) or "none"
+        raise UserError(f"{path} is not there, which would list the images of the split '{split}'. Splits: {there}.")
+    number_of = {name: number for number, name in enumerate(names)}
+    listed = {}
+    for file, labels in read_table(path, 'file name to labels, such as {"1.png": ["red cube", "gray cube"]}').items():
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise UserError(f"{path}: {shown(file)} has {shown(labels)}, which is no list of labels.")
+        unknown = next((label for label in labels if label not in number_of), None)
+        if unknown is not None:
+            raise UserError(printable(
+                f"{path}: {shown(file)} has the label {shown(unknown)}, which {OBJECTS} has not. "
+                f"{suggestion(unknown, names)}"
+            ))  # fmt: skip
+        listed[file] = [number_of[label] for label in labels]
+    return listed
+
+
+def read_table(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object that is not empty; `what` it should be, for the message of the UserError."""
+    try:
+        table = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON ({error}). It should be a table of {what}.") from None
+    if not isinstance(table, dict) or not table:
+        raise UserError(f"{path} is {'an empty table' if table == {} else 'no table'}. It should be one of {what}.")
+    return table
+
+
+def shown(value: object) -> str:
+    """Something out of a file, for a message: short, in one line."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def find_images(root: Path, table: str, files: list[str], on_bad: str) -> tuple[Path, list[str], list[str]]:
+    """Where the images lie, which of `files` are there, and what the user should know, a line each.
+
+    The one of PLACES that has the most of them. table: the file that lists them. on_bad: some that are missing are left
+    out ("skip") or end it ("stop"); where all are, it ends. Raises UserError.
+    """
+    folders = [root / place for place in PLACES]
+    there = {folder: [file for file in files if os.path.isfile(folder / file)] for folder in folders if folder.is_dir()}
+    place = max(there, key=lambda folder: len(there[folder]))  # root is always among them
+    found = set(there[place])
+    missing = [file for file in files if file not in found]
+    if not found:
+        places = ", ".join(str(folder) for folder in folders[:-1])
+        raise UserError(
+            f"none of the {len(files)} images that {root / table} lists is there; {shown(files[0])} is the first. "
+            f"Looked in {places} and {root} itself: put them into one of these."
+        )
+    count = f"{len(missing)} of the {len(files)} images that {table} lists are not in {place}"
+    if missing and on_bad == "stop":
+        mend = "Bring them back, take them off the list, or let such files be skipped."
+        raise UserError(f"{count}; {shown(missing[0])} is the first. {mend}")
+    some = ", ".join(shown(file) for file in missing[:3]) + ", ..." * (len(missing) > 3)
+    return place, there[place], [f"{count} and are left out: {some}"] if missing else []
