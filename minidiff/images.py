@@ -301,6 +301,29 @@ def label_rows(picture: Pixels, labels: Sequence[str], size: int = 15) -> Pixels
     return np.array(canvas)
 
 
+def captioned(images: Pixels, captions: Sequence[str], columns: int | None = None, size: int = 12) -> Pixels:
+    """uint8 [N,H,W,3] laid out as in `grid`, each with words below it, in a cell wide enough for them: [H',W',3].
+
+    size: of the letters, in pixels; lines of a caption are parted by a newline.
+    """
+    font = ImageFont.load_default(size)
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    boxes = [measure.multiline_textbbox((0, 0), caption, font=font) for caption in captions]
+    scale, pad = max(1, 96 // max(images.shape[1:3])), size // 2
+    height, width = images.shape[1] * scale, images.shape[2] * scale
+    cell = np.full((len(images), height + int(max(box[3] for box in boxes)) + 2 * pad,
+                    max(width, int(max(box[2] for box in boxes))) + pad, 3), 255, np.uint8)  # fmt: skip
+    left = (cell.shape[2] - width) // 2
+    cell[:, :height, left : left + width] = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    for row, (caption, box) in enumerate(zip(captions, boxes, strict=True)):
+        canvas = Image.fromarray(cell[row])
+        middle = (cell.shape[2] - (box[2] - box[0])) / 2 - box[0]
+        at = (middle, height + pad // 2)
+        ImageDraw.Draw(canvas).multiline_text(at, caption, fill="black", font=font, align="center")
+        cell[row] = np.array(canvas)
+    return grid(cell, columns)
+
+
 # --- is it an image? ----------------------------------------------------------------------------------------------
 
 NOISE_CORRELATION = 0.35  # white noise has 0; of FashionMNIST 99.9% have more than 0.52 (docs/images.md)

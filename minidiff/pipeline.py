@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minidiff import checkpoint, distributed, foreign
 from minidiff.chain import PLANS
-from minidiff.conditional import GUIDANCE_SCALE, guided
+from minidiff.conditional import GUIDANCE_SCALE, guided, in_words, parse_condition, read_conditions
 from minidiff.diffusion import check_prediction, diffusion_loss, q_sample, rates
 from minidiff.errors import UserError, lookup
 from minidiff.images import Pixels, to_uint8
@@ -88,6 +88,22 @@ class Run:
         known, and numbers stand in their place."""
         known = self.config.get("labels") or {}
         return known.get("names", [str(number) for number in range(self.model.label_dim)])
+
+    def conditions(self, texts: Sequence[str] = (), file: str | Path | None = None) -> list[list[int]]:
+        """What is asked for, as numbers in `label_names`: each of the texts, such as "blue cube, yellow cylinder", and
+        all of a labels file, see `read_conditions`. Raises UserError."""
+        names = self.label_names
+        if not names and (texts or file):
+            raise UserError(f"{self.folder} was trained without labels. Leave them out, or train with --conditional.")
+        found = [parse_condition(text, names) for text in texts]
+        found += read_conditions(file, names) if file else []
+        one_hot = (self.config.get("labels") or {}).get("one_hot", False)
+        if several := next((one for one in found if one_hot and len(one) > 1), None):
+            raise UserError(
+                f"an image of this run has one label, and '{in_words(several, names)}' are {len(several)}. "
+                "For images of each, give --labels once for each."
+            )
+        return found
 
     @property
     def label_dropout(self) -> float:
@@ -301,19 +317,25 @@ class Run:
             image[rows] = to_uint8(x)
         return Moments(t, x_t, x0, image)
 
+    def guidance(self, scale: float | None = None) -> float:
+        """The guidance scale that is used where `scale` is asked for; None is GUIDANCE_SCALE, or 1 for a run that was
+        always told the labels."""
+        if scale is not None:
+            return scale
+        return GUIDANCE_SCALE if self.label_dropout else 1.0
+
     def denoiser(self, labels: Tensor | None = None, guidance_scale: float | None = None) -> Denoiser:
         """The network as samplers call it: in the run's precision, float32 out.
 
-        labels: multi-hot [N,L], for batches of N; None draws without. guidance_scale: see `conditional.guided`; None is
-        GUIDANCE_SCALE, or 1 for a run trained with labels always. Raises UserError, see `check_labels`.
+        labels: multi-hot [N,L], for batches of N; None draws without. guidance_scale: see `conditional.guided` and
+        `guidance`. Raises UserError, see `check_labels`.
         """
         self.check_labels(labels, guidance_scale)
         device = next(self.model.parameters()).device
         autocast = mixed_precision(self.precision, device)
         network: Denoiser = self.model
         if labels is not None:
-            scale = GUIDANCE_SCALE if self.label_dropout else 1.0
-            network = guided(self.model, labels.to(device), scale if guidance_scale is None else guidance_scale)
+            network = guided(self.model, labels.to(device), self.guidance(guidance_scale))
 
         def call(x: Tensor, t: Tensor) -> Tensor:
             with autocast():

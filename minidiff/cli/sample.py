@@ -12,10 +12,12 @@ from tqdm import tqdm
 from minidiff import checkpoint, distributed, pipeline
 from minidiff.chain import PLANS
 from minidiff.cli.types import Counted, Device, Name, Number, Place, Steps, Timestep, say, typed, warn
+from minidiff.conditional import GUIDANCE_SCALE, in_words, multi_hot
 from minidiff.errors import UserError
 from minidiff.images import (
     IMAGE_SUFFIXES,
     ImageSink,
+    captioned,
     free_name,
     grid,
     image_files,
@@ -73,6 +75,24 @@ def own_steps() -> str:
     help="Of the DIP run at --init these saved steps. A picture at --out then has a row for each: "
     "the init, x_t at --progressive moments (8 if not given), the image.",
 )
+@click.option(
+    "--labels",
+    multiple=True,
+    metavar="NAME,NAME,...",
+    help="What to draw, of a conditional run, such as 'blue cube, yellow cylinder'. Give it again for more conditions: "
+    "they take turns.",
+)
+@click.option(
+    "--labels-file",
+    metavar="FILE",
+    help="What to draw: JSON, a list of lists of names. For the shapes test and new_test are there.",
+)
+@click.option(
+    "--guidance",
+    "guidance_scale",
+    type=Number(0),
+    help=f"How closely to keep to the labels: 1 as trained, more is closer, less varied. Default: {GUIDANCE_SCALE:g}.",
+)
 @click.option("--clip/--no-clip", default=True, show_default=True, help="Hold the predicted image in [-1, 1].")
 @click.option(
     "--threshold",
@@ -115,8 +135,9 @@ def own_steps() -> str:
 @click.pass_context
 def sample(
     ctx: click.Context, run: str | None, num: int | None, init: str | None, init_steps: list[int] | None, weights: str,
-    batch_size: int, progressive: int | None, compare: list[tuple[str, int | None]] | None, precision: str | None,
-    device: str, out: str | None, force: bool, **chain: Any,
+    labels: tuple[str, ...], labels_file: str | None, batch_size: int, progressive: int | None,
+    compare: list[tuple[str, int | None]] | None, precision: str | None, device: str, out: str | None, force: bool,
+    **chain: Any,
 ) -> None:  # fmt: skip
     """Draw images from a trained model: RUN, or the newest run under runs/.
 
@@ -126,6 +147,8 @@ def sample(
     minidiff sample --compare ddpm:1000,ddim:50,dpm++:20 --num 8 --out compare.png
     minidiff sample --start-t 100 --init dip.png
     minidiff sample --start-t auto --init noisy.png
+    minidiff sample runs/ddpm-shapes-2 --labels "blue cube, yellow cylinder" --guidance 2
+    minidiff sample runs/ddpm-shapes-2 --labels-file test.json --progressive 8
     minidiff sample --start-t 100 --init runs/dip-photo-1 --init-steps 30,250,460
     torchrun --nproc_per_node=8 -m minidiff sample -n 50000 --out samples.npz
     """
@@ -147,6 +170,8 @@ def sample(
     if compare and said:
         wrong = said[0].replace("_", "-")
         raise click.UsageError(f"--compare says which samplers and how many calls. Leave out --{wrong}.", ctx)
+    if labels and labels_file:
+        raise click.UsageError("--labels and --labels-file both say what to draw. Leave one of them out.", ctx)
     if run is None:
         run = str(checkpoint.newest_run("ddpm"))
         say(f"run       {run} (the newest)")
@@ -155,6 +180,10 @@ def sample(
         model = pipeline.load(run, weights, place, precision)
         for note in model.config.get("source", {}).get("notes", []):  # of a checkpoint from elsewhere
             warn(f"{note}.")
+        conditions = model.conditions(labels, labels_file)
+        orders = [in_words(one, model.label_names) for one in conditions]  # sample k is drawn for order k mod M
+        if conditions:
+            chain["labels"] = multi_hot(conditions, len(model.label_names))
         if compare:  # each with its own
             options = {name: value for name, value in chain.items() if value is not None}
         else:
@@ -166,10 +195,17 @@ def sample(
             options |= starts(model, init, init_steps, num, options)
         elif start_t is not None:
             warn("--start-t without --init starts from pure noise, which is what x looks like at T-1 only.")
-        num = num or (len(options["init"]) if init is not None else 8 if compare else 16)
+        if num is None:
+            num = len(options["init"]) if init is not None else len(orders) if labels_file else 8 if compare else 16
         if compare:
             side_by_side(model, compare, num, options, Path(out) if out else free_name(Path("compare.png")), force)
             return
+        if orders:
+            more = f" and {len(orders) - 3} more" * (len(orders) > 3)
+            scale = model.guidance(chain["guidance_scale"])
+            say(f"labels    {'; '.join(orders[:3])}{more}; guidance {scale:g}")
+        elif model.label_names:
+            say(f"labels    none, so anything; --labels asks for something, such as '{model.label_names[0]}'")
         say(f"sampling  {num} image{'s' * (num != 1)}, {options['sampler']}, {journey(model, num, options)}")
         target = Path(out) if out else free_name(Path("sample.png"))
         rows = init_steps if target.suffix.lower() in IMAGE_SUFFIXES else None  # of the grid with --init-steps
@@ -194,10 +230,17 @@ def sample(
                 for images in model.sample(num, on_step=lambda _: bar.update(), **options):
                     sink.write(to_uint8(images))
                 written = sink.finish()
+                if len(orders) > 1 and target.suffix.lower() in IMAGE_SUFFIXES:
+                    captions = [orders[k % len(orders)].replace(", ", "\n") for k in range(len(sink.shown))]
+                    write_image(target, captioned(sink.shown, captions, min(len(orders), 8)))
         say(f"written   {written}")
         if strip and progressive:
             seen = model.moments(range(min(num, 8)), progressive, **options)
-            write_image(strip, grid(seen.strip(), columns=len(seen.t[0])))
+            picture = grid(seen.strip(), columns=len(seen.t[0]))
+            if orders:
+                names = [orders[k % len(orders)].replace(", ", "\n") for k in range(len(seen.t))]
+                picture = label_rows(picture, [line for name in names for line in (name, "")])
+            write_image(strip, picture)
             say(f"written   {strip}: two rows an image, x_t and the predicted x0")
         for problem in problems(sink.shown):
             warn(problem)
