@@ -92,3 +92,30 @@ def test_sampler_steps(trained: Path, clf: Path, tmp_path: Path, monkeypatch: py
     assert more.exit_code == 0, more.output
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     assert (out / "samples" / "heun-5").is_dir()
+
+
+def test_guidance_ways(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+    """Guidance within some timesteps is guided there and only told elsewhere; a full rescale has the told deviation."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import guidance
+    import torch
+
+    run = minidiff.load(trained)
+    torch.manual_seed(0)
+    run.model = minidiff.UNet(**run.config["network"] | {"label_dim": 24}).eval()
+    for parameter in run.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    run.model.prediction = "eps"  # type: ignore[assignment]
+    labels, x = torch.eye(24)[:3], torch.randn(3, 3, 16, 16)
+
+    def at(t: int, *way: object, **more: object) -> torch.Tensor:
+        with torch.no_grad():
+            return guidance.denoiser(run, labels, guidance.Way(*way, **more))(x, torch.full((3,), t))
+
+    told, guided = at(20, 1.0), at(20, 3.0)
+    assert (told - guided).abs().max() > 1e-3
+    assert torch.equal(at(20, 3.0, within=(20, 30)), guided) and torch.equal(at(20, 3.0, within=(21, 30)), told)
+    deviation = at(20, 3.0, rescale=1.0).std(dim=(1, 2, 3))
+    assert torch.allclose(deviation, told.std(dim=(1, 2, 3)), rtol=1e-4)
+    ones = [[0.5, 0.7, 0.6], [0.6]]
+    assert guidance.interval(ones[0]) == pytest.approx((0.6, 4.3027 * 0.1 / 3**0.5), rel=1e-3)

@@ -33,6 +33,11 @@ def test_dip(tmp_path: Path) -> None:
     assert (tmp_path / "dip.png").exists()
 
 
+def test_conditional(tmp_path: Path) -> None:
+    assert example("conditional").main(steps=1, each=1, out=tmp_path / "orders.png").shape == (3, 3, 32, 32)
+    assert (tmp_path / "orders.png").exists()
+
+
 def test_every_example_is_run_here() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"train_ddpm", "gaussian", "dip"}
+    assert names == {"train_ddpm", "gaussian", "dip", "conditional"}
