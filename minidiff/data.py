@@ -281,7 +281,7 @@ def load_iclevr(want: Want) -> ImageData:
     """iCLEVR's scenes, and what `minidiff data export` writes; see `iclevr.py` for the files.
 
     The 320x240 images are squeezed to a square, for a solid that stands outside the centre square is on its list of
-    labels all the same. Not to be mirrored: the lamps stand where they stand.
+    labels all the same. Not to be mirrored: the lamps have their sides.
     """
     if want.data_dir is None:
         raise UserError("the data set 'iclevr' needs --data-dir, the folder with objects.json, train.json and images.")
@@ -339,7 +339,7 @@ DATASETS: dict[str, Source] = {
     ),
     "iclevr": Source(
         load_iclevr, {"train": None}, 64, 3, "of objects.json: 8 colours x 3 solids", "--data-dir",
-        lambda data_dir: bool(data_dir and (data_dir / iclevr.OBJECTS).is_file() and iclevr.splits_in(data_dir)),
+        lambda data_dir: bool(data_dir and os.path.isfile(data_dir / iclevr.OBJECTS) and iclevr.splits_in(data_dir)),
         iclevr.splits_in,
     ),
     "folder": Source(

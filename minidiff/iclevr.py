@@ -1,6 +1,6 @@
 """The files of iCLEVR: images of a few coloured solids, and tables in JSON that say what is in each.
 
-Rests on decoded and errors. The images themselves are decoded by data, and export writes such a folder.
+Rests on errors alone. The images themselves are decoded by data, and export writes such a folder.
 El-Nouby et al. 2019 (iCLEVR); the tables are those of the 2023 course lab.
 
 DIR/objects.json           label -> number: "gray cube" -> 0
@@ -14,7 +14,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from minidiff.decoded import printable
 from minidiff.errors import UserError, suggestion
 
 OBJECTS = "objects.json"
@@ -29,24 +28,30 @@ def listing(split: str) -> str:
 def splits_in(root: Path) -> list[str]:
     """The splits whose tables a folder holds, `train` first."""
     others = {path.name.removesuffix(listing("")) for path in root.glob("*" + listing(""))} - {"", "train"}
-    return ["train"] * (root / listing("train")).is_file() + sorted(others)
+    return ["train"] * os.path.isfile(root / listing("train")) + sorted(others)
 
 
 def read_names(root: Path) -> list[str]:
     """The labels of objects.json, in the order of their numbers: 0, 1, ..., each once. Raises UserError."""
-    if not (root / OBJECTS).is_file():
-        there = "is not there" if not root.exists() else "is no folder" if not root.is_dir() else f"has no {OBJECTS}"
-        raise UserError(f"{root} {there}. iCLEVR is a folder with {OBJECTS}, {listing('train')} and images.")
+    if not os.path.isfile(root / OBJECTS):
+        fault = "is no folder" if os.path.exists(root) else "is not there"
+        fault = f"has no {OBJECTS}" if os.path.isdir(root) else fault
+        raise UserError(f"{root} {fault}. iCLEVR is a folder with {OBJECTS}, {listing('train')} and images.")
     numbers = read_table(root / OBJECTS, 'label to number, such as {"gray cube": 0, "red cube": 1}')
     names = [""] * len(numbers)
     for name, number in numbers.items():
-        if type(number) is not int or not 0 <= number < len(names) or names[number] or not name.strip():
+        if type(number) is not int or not 0 <= number < len(names) or names[number] or not plain(name):
             raise UserError(
-                f"{root / OBJECTS} gives {shown(name)} the number {shown(number)}. Its {len(names)} labels need names, "
-                f"and the numbers 0 to {len(names) - 1}, each once."
+                f"{root / OBJECTS} gives {shown(name)} the number {shown(number)}. Its {len(names)} labels need plain "
+                f"names, and the numbers 0 to {len(names) - 1}, each once."
             )
         names[number] = name
     return names
+
+
+def plain(name: str) -> bool:
+    """Whether a label can be written in a line: not empty, and no characters but printable ones."""
+    return bool(name.strip()) and name.isprintable()
 
 
 def read_listing(root: Path, split: str, names: list[str]) -> dict[str, list[int]]:
@@ -62,10 +67,8 @@ def read_listing(root: Path, split: str, names: list[str]) -> dict[str, list[int
             raise UserError(f"{path}: {shown(file)} has {shown(labels)}, which is no list of labels.")
         unknown = next((label for label in labels if label not in number_of), None)
         if unknown is not None:
-            raise UserError(printable(
-                f"{path}: {shown(file)} has the label {shown(unknown)}, which {OBJECTS} has not. "
-                f"{suggestion(unknown, names)}"
-            ))  # fmt: skip
+            has = f"{shown(file)} has the label {shown(unknown)}, which {OBJECTS} has not"
+            raise UserError(f"{path}: {has}. {suggestion(unknown, names)}")
         listed[file] = [number_of[label] for label in labels]
     return listed
 

@@ -21,6 +21,7 @@ def cache(tmp_path, monkeypatch):
     """A cache folder for each test, and small `shapes`."""
     monkeypatch.setenv("MINIDIFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(shapes, "COUNTS", {"train": 12, "test": 5, "new_test": 4})
+    return tmp_path / "cache"
 
 
 def scene(number: int) -> np.ndarray:
@@ -105,8 +106,11 @@ def test_a_table_that_changed_is_read_anew(lab):
     np.testing.assert_array_equal(second.images[[2, 1, 0, 3]], first.images)
 
 
-def test_what_shapes_exports_comes_back(tmp_path):
-    """Each split, pixel by pixel and label by label, out of one folder; and once more, exported from there."""
+def test_what_shapes_exports_comes_back(tmp_path, cache):
+    """Each split, pixel by pixel and label by label, out of one folder; and once more, exported from there.
+
+    The splits are stored side by side: none takes the place of another.
+    """
     folder = exported(tmp_path / "set", *shapes.SPLITS)
     assert splits_of("iclevr", folder) == ["train", "new_test", "test"]
     for split in shapes.SPLITS:
@@ -119,6 +123,7 @@ def test_what_shapes_exports_comes_back(tmp_path):
         again = load_data("iclevr", data_dir=tmp_path / "again", image_size=32, split=split)
         np.testing.assert_array_equal(again.images, images)
         np.testing.assert_array_equal(again.labels, labels)
+    assert len(list((cache / "images").glob("iclevr-*.npy"))) == 6
 
 
 # --- what is wrong with it ----------------------------------------------------------------------------------------
@@ -133,6 +138,7 @@ def test_folders_that_are_none(lab, tmp_path):
     message = message_of(data_dir=lab, split="test")
     assert "test-images.json is not there" in message and message.endswith("Splits: train.")
     (lab / "train.json").rename(lab / "valid-images.json")
+    (lab / "train-images.json").write_text("{}")  # no name that minidiff gives
     assert "train.json is not there" in message_of(data_dir=lab)
     assert len(load_data("iclevr", data_dir=lab, split="valid")) == 4
     assert splits_of("iclevr", lab) == ["valid"] and splits_of("iclevr") == ["train"]
@@ -148,9 +154,11 @@ BAD_OBJECTS = {
     "nothing": ("{}", "is an empty table"),
     "words": ('{"red cube": "0"}', "'red cube' the number '0'"),
     "true": ('{"red cube": 0, "gray cube": true}', "'gray cube' the number True"),
-    "from one": ('{"red cube": 1, "gray cube": 2}', "'gray cube' the number 2. Its 2 labels need names, and the"),
+    "from one": ('{"red cube": 1, "gray cube": 2}', "'gray cube' the number 2. Its 2 labels need plain names, and"),
     "twice": ('{"red cube": 0, "gray cube": 0}', "'gray cube' the number 0"),
     "negative": ('{"red cube": -1}', "the number -1"),
+    "two lines": ('{"red\\ncube": 0}', r"'red\ncube' the number 0"),
+    "no character": ('{"\\ud800": 0}', r"'\ud800' the number 0"),
     "no name": ('{" ": 0}', "' ' the number 0"),
 }
 
@@ -288,12 +296,18 @@ def test_export_preview_list(tmp_path, capsys):
 
 def test_a_classifier_learns_it(tmp_path, capsys):
     """`minidiff train classifier --dataset iclevr`: 24 labels, each by itself."""
-    folder = exported(tmp_path / "set", "train", size=16)
-    small = ["--image-size", 16, "--width", 4, "--steps", 2, "--batch-size", 4, "--device", "cpu"]
-    out = tmp_path / "run"
-    code, _, error = run(
-        capsys, "train", "classifier", "--dataset", "iclevr", "--data-dir", folder, *small, "--out", out
-    )
+    folder, out = exported(tmp_path / "set", "train", size=16), tmp_path / "run"
+    small = ["--image-size", 16, "--width", 4, "--steps", 2, "--batch-size", 4, "--device", "cpu", "--out", out]
+    code, _, error = run(capsys, "train", "classifier", "--dataset", "iclevr", "--data-dir", folder, *small)
     assert code == 0, error
     config = json.loads((out / "config.json").read_text())
     assert config["labels"]["names"] == shapes.NAMES and config["data"]["name"] == "iclevr"
+
+
+def test_a_conditional_network_learns_it(tmp_path, capsys, tiny_preset):
+    """`minidiff train ddpm --dataset iclevr --conditional`: the 24 labels, in the order of objects.json."""
+    folder, out = exported(tmp_path / "set", "train", size=16), tmp_path / "run"
+    tiny = ["--preset", tiny_preset, "--steps", 1, "--conditional", "--device", "cpu", "--out", out]
+    code, _, error = run(capsys, "train", "ddpm", "--dataset", "iclevr", "--data-dir", folder, *tiny)
+    assert code == 0, error
+    assert json.loads((out / "config.json").read_text())["labels"]["names"] == shapes.NAMES
