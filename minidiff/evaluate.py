@@ -1,0 +1,430 @@
+"""Was it drawn as asked? Pictures for lists of labels, looked at by a classifier, and scored as in the 2023 course lab.
+
+Rests on pipeline (which draws), conditional (what to draw), evaluator (which looks) and job (data sets, to examine the
+examiner). Everything is kept in a folder of its own:
+
+    config.json                what draws and what looks, with all settings
+    samples/test-0.npz         the pictures of seed 0 for the list `test`: images uint8 [M,H,W,3], labels uint8 [M,L]
+    pictures/test.png          one for each condition, with what was asked and what the classifier sees
+    pictures/test-failures.png those that were not told exactly as asked
+    result.json                all figures
+
+Pictures that are there are not drawn again, so an evaluation that was stopped goes on where it was, and one of more
+seeds or lists adds to it.
+"""
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from minidiff import __version__, checkpoint, distributed
+from minidiff.classifier import accuracy, exact
+from minidiff.conditional import GUIDANCE_SCALE, multi_hot, read_conditions
+from minidiff.data import DATASETS
+from minidiff.errors import UserError, lookup, one_line
+from minidiff.evaluator import Evaluator
+from minidiff.images import Pixels, to_uint8
+from minidiff.job import load_together
+from minidiff.pipeline import Run
+from minidiff.samplers import Step
+
+KIND, RESULT, SAMPLES, PICTURES = "evaluate", "result.json", "samples", "pictures"
+PER_CLASS = 10  # images of each class, where a run is asked for one class at a time
+
+
+@dataclass
+class Looked:
+    """What a classifier says of the pictures of one list of M conditions, drawn from S seeds."""
+
+    name: str  # of the list
+    labels: Tensor  # [M,L], zeros and ones: what was asked
+    images: Pixels  # uint8 [S,M,H,W,3]
+    logits: Tensor  # float32 [S,M,L], in the order of the names
+    seeds: list[int]
+    names: list[str]  # of the L labels
+    one_hot: bool  # whether the classifier's outputs compete
+
+
+# --- what to draw -----------------------------------------------------------------------------------------------------
+
+
+def names_of(run: Run, evaluator: Evaluator) -> list[str]:
+    """The labels a run can be asked for, which must be the classifier's; an imported run, which does not know their
+    names, has the classifier's in its order. Raises UserError."""
+    if not run.label_names:
+        raise UserError(f"{run.folder} was trained without labels, so nothing can be asked of it. Train --conditional.")
+    if not run.config.get("labels") and len(run.label_names) == len(evaluator.names):
+        return evaluator.names
+    evaluator.columns(run.label_names)
+    return run.label_names
+
+
+def open_lists(run: Run, names: Sequence[str], places: Sequence[str], per_class: int = PER_CLASS) -> dict[str, Tensor]:
+    """What to ask a run for: list -> multi-hot float32 [M,L].
+
+    places: labels files, see `read_conditions`; each is called as its file without the suffix. Without any: of a run
+    that draws one class at a time, every class `per_class` times; of one that draws the embedded set, its two lists.
+    Raises UserError.
+    """
+    if not places and (run.config.get("labels") or {}).get("one_hot"):
+        classes = [[number] for number in range(len(names)) for _ in range(per_class)]
+        return {"classes": multi_hot(classes, len(names))}
+    if not places and run.config["data"].get("name") != "shapes":
+        raise UserError(f"what should {run.folder} draw? Name a labels file: --labels-file test.json.")
+    lists: dict[str, Tensor] = {}
+    for place in places or ("test", "new_test"):
+        name = Path(place).stem
+        if name in lists:
+            raise UserError(f"two of the labels files are called {name}. Rename one of them.")
+        lists[name] = multi_hot(read_conditions(place, names), len(names))
+    return lists
+
+
+# --- drawing, and keeping what is drawn -------------------------------------------------------------------------------
+
+
+def settings(run: Run, **given: Any) -> dict[str, Any]:
+    """What the pictures depend on, but for the seed and the labels: for `Run.sample`, and to be kept in config.json.
+
+    given: sampler, steps, guidance_scale and other options of a chain; None is the default. Raises UserError.
+    """
+    options = run.options(labels=torch.zeros(1, len(run.label_names)), **given)
+    del options["labels"]
+    options.setdefault("guidance_scale", GUIDANCE_SCALE if run.label_dropout else 1.0)
+    return options
+
+
+def describe_run(run: Run, options: dict[str, Any]) -> dict[str, Any]:
+    """For config.json: which weights draw, and how."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(run.model.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return {
+        "run": str(run.folder.resolve()),
+        "weights": digest.hexdigest(),
+        "image_size": run.shape[1],
+        "sampling": options | {"calls": len(run.timesteps(**options)), "precision": run.precision},
+    }
+
+
+def open_folder(out: str | Path | None, name: str, evaluator: Evaluator, drawn: dict[str, Any]) -> Path:
+    """The folder of an evaluation: a new one, runs/evaluate-NAME-1, -2, ... unless `out` names it; or `out` as it is,
+    where it is an evaluation of the same pictures by the same classifier. Raises UserError.
+
+    drawn: what the pictures depend on, for config.json.
+    """
+    seen = {"place": evaluator.source, "sha256": evaluator.sha256, "image_size": evaluator.size}
+    config = {"minidiff": __version__, "kind": KIND, **drawn, "classifier": seen}
+    if out is None or not (Path(out) / checkpoint.CONFIG).exists():
+        return checkpoint.create_run(out, f"{KIND}-{name}", config, pictures=PICTURES)
+    there = checkpoint.read_config(out)
+    if there["kind"] != KIND:
+        raise UserError(f"{out} is a {there['kind']} run. Give another --out.")
+    for what in ("weights", "data", "sampling"):
+        if there.get(what) != drawn.get(what):
+            mine, theirs = difference(drawn.get(what), there.get(what))
+            raise UserError(f"{out} is an evaluation with other {what}: {theirs}, not {mine}. Give another --out.")
+    if (there.get("classifier") or {}).get("sha256") != evaluator.sha256:
+        raise UserError(f"{out} is an evaluation by another classifier than {evaluator.source}. Give another --out.")
+    return Path(out)
+
+
+def difference(mine: Any, theirs: Any) -> tuple[str, str]:
+    """Two settings in words, reduced to what differs in them."""
+    if not isinstance(mine, dict) or not isinstance(theirs, dict):
+        return str(mine)[:20], str(theirs)[:20]
+    keys = [key for key in mine | theirs if mine.get(key) != theirs.get(key)]
+    return tuple(", ".join(f"{key} {side.get(key)}" for key in keys) for side in (mine, theirs))  # type: ignore[return-value]
+
+
+def samples_path(folder: Path, name: str, seed: int) -> Path:
+    return folder / SAMPLES / f"{name}-{seed}.npz"
+
+
+def missing(folder: Path, lists: dict[str, Tensor], seeds: Iterable[int]) -> list[tuple[str, int]]:
+    """What is not drawn yet: lists and seeds. Raises UserError where samples of other labels, or damaged ones, lie in
+    their place. Under torchrun the main process looks, for all."""
+
+    def look() -> list[tuple[str, int]]:
+        wanted = [(name, seed) for name in lists for seed in seeds]
+        there = {pair: samples_path(folder, *pair).exists() for pair in wanted}
+        for name, seed in wanted:
+            if there[name, seed]:
+                read_samples(samples_path(folder, name, seed), lists[name])
+        return [pair for pair in wanted if not there[pair]]
+
+    return distributed.from_main(distributed.main_first(look)) or []
+
+
+def draw_samples(
+    run: Run,
+    path: Path,
+    labels: Tensor,
+    seed: int,
+    *,
+    batch_size: int = 64,
+    on_step: Callable[[Step], None] | None = None,
+    **options: Any,
+) -> None:
+    """Samples 0 .. M-1 of a seed, one for each row of labels [M,L], into a file. Under torchrun the processes share
+    them, and the main one writes. on_step, options: see `Run.sample`."""
+    drawn = run.sample(len(labels), labels=labels, seed=seed, batch_size=batch_size, on_step=on_step, **options)
+    images = np.concatenate([to_uint8(batch) for batch in drawn])
+    asked = labels.to(torch.uint8).numpy()
+
+    def write() -> None:
+        path.parent.mkdir(exist_ok=True)
+        checkpoint.write_atomically(path, lambda file: np.savez(file, images=images, labels=asked))
+
+    distributed.main_first(write)
+
+
+def read_samples(path: Path, labels: Tensor) -> Pixels:
+    """The images of such a file, uint8 [M,H,W,3]. Raises UserError, also when they were drawn for other labels."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:  # np.load leaves a bad file open
+            images, asked = stored["images"], stored["labels"]
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(asked):
+            raise ValueError("no samples")
+    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}). Remove it, and it is drawn anew.") from None
+    if asked.shape != tuple(labels.shape) or (asked != labels.numpy()).any():
+        raise UserError(f"{path} was drawn for other labels than the list has now. Give another --out.")
+    return images
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+def look(
+    evaluator: Evaluator, folder: Path, name: str, labels: Tensor, seeds: Sequence[int], names: Sequence[str]
+) -> Looked:
+    """What the classifier says of the samples of a list. Raises UserError."""
+    columns = evaluator.columns(names)
+    images = np.stack([read_samples(samples_path(folder, name, seed), labels) for seed in seeds])
+    logits = torch.stack([evaluator.logits(of_seed)[:, columns] for of_seed in images])
+    return Looked(name, labels, images, logits, list(seeds), list(names), evaluator.one_hot)
+
+
+def look_at_data(
+    evaluator: Evaluator, place: str, num: int | None = None, data_dir: str | Path | None = None,
+    image_size: int | None = None,
+) -> Looked:  # fmt: skip
+    """What the classifier says of real images, held against their own labels: what it is worth, and where it is blind.
+
+    place: `dataset:NAME` or `dataset:NAME:SPLIT`; the test split, where there is one, when none is named. num: at most
+    so many, spread evenly. image_size: by default the classifier's. Raises UserError.
+    """
+    _, name, *split = place.split(":")
+    source = lookup("data set", name, DATASETS)
+    if len(split) > 1:
+        raise UserError(f"{place} has too many colons. Write dataset:NAME or dataset:NAME:SPLIT.")
+    which = split[0] if split else "test" if "test" in source.splits else "train"
+    data = load_together(name, split=which, data_dir=data_dir, image_size=image_size or evaluator.size)
+    if not data.label_names:
+        raise UserError(f"{name} has no labels to hold the classifier against.")
+    columns = evaluator.columns(data.label_names)
+    chosen = np.linspace(0, len(data) - 1, min(len(data), num or len(data))).astype(int)
+    labels = torch.from_numpy(data.labels[chosen])
+    images = data.rgb(chosen)
+    logits = evaluator.logits(images)[:, columns]
+    return Looked(f"{name}-{which}", labels, images[None], logits[None], [0], data.label_names, evaluator.one_hot)
+
+
+# --- the figures ------------------------------------------------------------------------------------------------------
+
+
+def highest(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which outputs are among the k highest, of an image with k labels: bool, of the shape of both, [...,L]."""
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    return order.argsort(dim=-1) < labels.sum(dim=-1, keepdim=True)
+
+
+def score(logits: Tensor, labels: Tensor) -> float:
+    """The lab's: of all labels that were asked for, in all images, the share that is among the k highest outputs of
+    their image. logits, labels [n,L].
+
+    So an image with three labels counts thrice; in `classifier.accuracy` every image counts alike.
+    """
+    asked = labels.bool()
+    return int((highest(logits, asked) & asked).sum()) / int(asked.sum())
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """The mean of shares over seeds; where there are two or more, with its standard error and Student's 95% interval,
+    of which nothing lies outside of [0,1]."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return {"value": mean, "each": [*values]}
+    se = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    reach = float(student.ppf(0.975, len(values) - 1)) * se
+    return {"value": mean, "se": se, "low": max(0.0, mean - reach), "high": min(1.0, mean + reach), "each": [*values]}
+
+
+def summarise(looked: Looked) -> dict[str, Any]:
+    """All figures of a list, for result.json. Without `exact` where the outputs compete: there it is the score."""
+    of_seed = looked.logits
+    count, size = of_seed.shape[:2]
+    logits, labels = of_seed.flatten(0, 1), looked.labels.bool().repeat(count, 1)  # [S*M,L]
+    among = highest(logits, labels)
+    found: dict[str, Any] = {
+        "conditions": size,
+        "seeds": looked.seeds,
+        "score": over_seeds([score(each, looked.labels) for each in of_seed]),
+        "per_image": over_seeds([accuracy(each, looked.labels) for each in of_seed]),
+    }
+    if not looked.one_hot:
+        found["exact"] = over_seeds([exact(each, looked.labels) for each in of_seed])
+    found["by_count"] = {}
+    for k in sorted(set(labels.sum(dim=1).tolist()) - {0}):
+        rows = labels.sum(dim=1) == k
+        of_k = {"images": int(rows.sum()), "score": score(logits[rows], labels[rows])}
+        found["by_count"][str(k)] = of_k if looked.one_hot else of_k | {"exact": exact(logits[rows], labels[rows])}
+    asked, right = labels.sum(dim=0), (among & labels).sum(dim=0)
+    found["by_label"] = {
+        name: {"asked": int(asked[k]), "score": int(right[k]) / int(asked[k])}
+        for k, name in enumerate(looked.names) if asked[k]
+    }  # fmt: skip
+    return found | {"confusions": confusions(looked.names, labels, among)}
+
+
+def confusions(names: Sequence[str], labels: Tensor, among: Tensor) -> list[dict[str, Any]]:
+    """What is taken for what, the most frequent first: a label that was asked for and missed, and the one that stood
+    among the k highest in its place. Where an image has several of both each pair counts in part.
+
+    labels, among: bool [n,L].
+    """
+    missed, instead = (labels & ~among).double(), (among & ~labels).double()
+    times = missed.T @ (instead / instead.sum(dim=1, keepdim=True).clamp(min=1))  # [L,L]
+    pairs = sorted(times.nonzero().tolist(), key=lambda pair: -times[pair[0], pair[1]].item())
+    return [{"asked": names[a], "seen": names[b], "times": round(times[a, b].item(), 3)} for a, b in pairs]
+
+
+def write_result(folder: Path, found: dict[str, dict[str, Any]]) -> None:
+    """result.json: the settings, and the figures of every list; those of lists looked at before stay."""
+    config = checkpoint.read_config(folder, kind=KIND)
+    try:
+        before = json.loads((folder / RESULT).read_text())["lists"]
+    except (OSError, ValueError, KeyError, TypeError):
+        before = {}
+    about = {key: value for key, value in config.items() if key != "kind"}
+    checkpoint.write_json(folder / RESULT, about | {"lists": before | found})
+
+
+def table(found: dict[str, dict[str, Any]]) -> list[str]:
+    """The figures of lists in words: a line for each, and one for what went wrong most often."""
+    counts = sorted({k for of_list in found.values() for k in of_list["by_count"]}, key=int)
+    counts = counts if len(counts) > 1 else []
+    width = max(9, *map(len, found))
+    lines = [f"{'list':{width}} images  score{22 * ' '}exact   {'   '.join(f'of {k:2}' for k in counts)}".rstrip()]
+    for name, of_list in found.items():
+        score, images = of_list["score"], of_list["conditions"] * len(of_list["seeds"])
+        interval = f"(95%: {score['low']:.3f} to {score['high']:.3f})" if "low" in score else ""
+        exactly = f"{of_list['exact']['value']:.3f}" if "exact" in of_list else "    -"
+        shares = [of_list["by_count"].get(k) for k in counts]
+        each = "   ".join(f"{share['score']:.3f}" if share else "    -" for share in shares)
+        lines.append(f"{name:{width}} {images:6}  {score['value']:.3f} {interval:23} {exactly}   {each}".rstrip())
+    for name, of_list in found.items():
+        worst = [f"{pair['asked']} as {pair['seen']} {pair['times']:g}" for pair in of_list["confusions"][:4]]
+        if worst:
+            lines.append(f"taken     in {name}: {', '.join(worst)}")
+    return lines
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+SHOWN = 100  # pictures on a page
+CELL, LINE, GAP, LETTERS = 96, 12, 8, 19  # pixels: of a picture at least, of a line, between; letters to a line
+RIGHT, MISSED, BESIDE = "black", "#c00000", "#c06000"  # also told by - and +, for those who do not see them
+
+
+def caption(looked: Looked, seed: int, row: int) -> list[tuple[str, str]]:
+    """What to write below a picture, a line for each label and its colour: what was asked; with a - what the classifier
+    does not see of it; with a + what it sees instead or in addition."""
+    logits, asked = looked.logits[seed, row], looked.labels[row].bool()
+    among = highest(logits, asked)
+    yes = among if looked.one_hot else logits > 0
+    lines = []
+    for k, name in enumerate(looked.names):
+        if asked[k] and among[k] and yes[k]:
+            lines.append((name, RIGHT))
+        elif asked[k]:
+            lines.append((f"- {name}", BESIDE if among[k] else MISSED))
+    extra = [k for k in range(len(asked)) if not asked[k] and (among[k] or yes[k])]
+    lines += [(f"+ {looked.names[k]}", MISSED if among[k] else BESIDE) for k in extra]
+    return [(text if len(text) <= LETTERS else f"{text[:LETTERS - 1]}…", colour) for text, colour in lines]
+
+
+def failures(looked: Looked) -> list[tuple[int, int]]:
+    """Seed and row of the pictures that are not told exactly as asked, those the score counts first, and of these the
+    most certain first."""
+    asked = looked.labels.bool().expand(looked.logits.shape)
+    among = highest(looked.logits, asked)
+    missed = among != asked
+    wrong = missed if looked.one_hot else missed | ((looked.logits > 0) != asked)
+    certain = (looked.logits.abs() * wrong).amax(dim=2)
+    failing = [(seed, row) for seed, row in wrong.any(dim=2).nonzero().tolist()]
+    return sorted(failing, key=lambda at: (not missed[at].any(), -certain[at].item()))
+
+
+def draw_grid(path: Path, looked: Looked) -> None:
+    """A picture for each condition, of the first seed."""
+    count = len(looked.labels)
+    shown = [(0, row) for row in range(min(count, SHOWN))]
+    cut = f", the first {len(shown)}" if len(shown) < count else ""
+    columns = PER_CLASS if looked.one_hot else 8
+    draw_page(path, looked, shown, f"{looked.name}: {count} asked for{cut}; - not seen, + seen unasked", columns)
+
+
+def draw_failures(path: Path, looked: Looked) -> int:
+    """The failures of all seeds; returns how many there are. Where there are none nothing is drawn, and none of an
+    earlier look stays."""
+    failing = failures(looked)
+    of = looked.logits.shape[0] * looked.logits.shape[1]
+    cut = f", the first {SHOWN}" if len(failing) > SHOWN else ""
+    if not failing:
+        path.unlink(missing_ok=True)
+        return 0
+    title = f"{looked.name}: {len(failing)} of {of} not as asked{cut}; - not seen, + seen unasked"
+    draw_page(path, looked, failing[:SHOWN], title)
+    return len(failing)
+
+
+def draw_page(path: Path, looked: Looked, shown: Sequence[tuple[int, int]], title: str, columns: int = 8) -> None:
+    """Pictures, by seed and row, each with its caption, and a frame in the colour of its worst line."""
+    from matplotlib.figure import Figure
+
+    captions = [caption(looked, *at) for at in shown]
+    scale = max(1, -(-CELL // max(looked.images.shape[2:4])))
+    height, width = scale * looked.images.shape[2], scale * looked.images.shape[3]
+    across, down = max(width, CELL) + GAP, height + LINE * max(map(len, captions)) + 2 * GAP
+    columns = min(columns, max(6, len(shown)))  # room for the title
+    rows = -(-len(shown) // columns)
+    top = 2 * LINE + GAP
+    sheet = np.full((top + rows * down, columns * across + GAP, 3), 255, np.uint8)
+    figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for number, ((seed, row), lines) in enumerate(zip(shown, captions, strict=True)):
+        y, x = top + number // columns * down, GAP + number % columns * across
+        sheet[y : y + height, x : x + width] = looked.images[seed, row].repeat(scale, 0).repeat(scale, 1)
+        worst = next((colour for colour in (MISSED, BESIDE) if colour in [line[1] for line in lines]), None)
+        if worst:
+            axes.plot([x - 2, x + width + 1, x + width + 1, x - 2, x - 2],
+                      [y - 2, y - 2, y + height + 1, y + height + 1, y - 2], color=worst, linewidth=2)  # fmt: skip
+        for place, (text, colour) in enumerate(lines):
+            axes.text(x, y + height + (place + 1) * LINE, text, fontsize=7, color=colour)
+    axes.text(GAP, 1.4 * LINE, title, fontsize=8)
+    axes.imshow(sheet, interpolation="none")
+    axes.set(xlim=(-0.5, sheet.shape[1] - 0.5), ylim=(sheet.shape[0] - 0.5, -0.5))
+    checkpoint.write_atomically(path, lambda file: figure.savefig(file, format="png"))
