@@ -29,7 +29,7 @@ from torch import Tensor
 
 from minidiff import __version__, checkpoint, distributed
 from minidiff.classifier import accuracy, exact
-from minidiff.conditional import GUIDANCE_SCALE, multi_hot, read_conditions
+from minidiff.conditional import multi_hot, read_conditions
 from minidiff.data import DATASETS
 from minidiff.errors import UserError, lookup, one_line
 from minidiff.evaluator import Evaluator
@@ -86,7 +86,8 @@ def open_lists(run: Run, names: Sequence[str], places: Sequence[str], per_class:
         name = Path(place).stem
         if name in lists:
             raise UserError(f"two of the labels files are called {name}. Rename one of them.")
-        lists[name] = multi_hot(read_conditions(place, names), len(names))
+        known = run.label_names == names  # unlike those of an imported run
+        lists[name] = multi_hot(run.conditions(file=place) if known else read_conditions(place, names), len(names))
     return lists
 
 
@@ -100,8 +101,7 @@ def settings(run: Run, **given: Any) -> dict[str, Any]:
     """
     options = run.options(labels=torch.zeros(1, len(run.label_names)), **given)
     del options["labels"]
-    options.setdefault("guidance_scale", GUIDANCE_SCALE if run.label_dropout else 1.0)
-    return options
+    return options | {"guidance_scale": run.guidance(options.get("guidance_scale"))}
 
 
 def describe_run(run: Run, options: dict[str, Any]) -> dict[str, Any]:

@@ -293,6 +293,10 @@ def test_classes_without_a_labels_file(shades: Path, clf: Path, capsys: pytest.C
     assert found["conditions"] == 6 and found["by_label"]["dark"]["asked"] == 3 and "exact" not in found
     with np.load("out/samples/classes-0.npz") as stored:
         assert stored["labels"].tolist() == [[1, 0]] * 3 + [[0, 1]] * 3 and stored["images"].shape == (6, 16, 16, 3)
+    Path("both.json").write_text('[["dark"], ["dark", "light"]]')
+    capsys.readouterr()
+    assert cli.run([*line, "--labels-file", "both.json"]) == 1
+    assert "'dark, light' are 2" in capsys.readouterr().err
     run = load(shades)
     assert open_lists(run, run.label_names, [])["classes"].shape == (20, 2)
     with pytest.raises(UserError, match="labels-file"):
