@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from minidiff import __version__, checkpoint, distributed
 from minidiff.classifier import ResNet18, accuracy, classifier_loss, exact
-from minidiff.data import DATASETS, ImageData
+from minidiff.data import ImageData, splits_of
 from minidiff.errors import UserError, lookup
 from minidiff.images import to_float
 from minidiff.job import (
@@ -57,7 +57,7 @@ class ClassifierJob(Job):
         super().__init__(config, data, device, out, folder)
         if self.trainer.slice_size < 2:  # batch normalisation compares the images of a slice
             raise UserError("one image at a time is too little for batch normalisation. Raise --batch-size.")
-        if "test" in DATASETS[data.name].splits:
+        if "test" in splits_of(data.name, asked["data_dir"]):
             self.split, self.asked = "test", load_together(data.name, split="test", **asked)
         else:
             self.split, self.asked = "train", some(data, 10_000)

@@ -187,14 +187,12 @@ def test_pages_show_the_pictures(own_folder: Path) -> None:
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def by_hand(scenes: Path, split: str, seeds: range) -> list[float]:
-    """The scores of seeds, from the samples drawn and looked at here."""
+def by_hand(scenes: Path, split: str, seed: int) -> tuple[np.ndarray, float]:
+    """The samples of a seed, uint8 [32,16,16,3], drawn and scored here."""
     run, labels = load(scenes / "model"), multi_hot(shapes.conditions(split), 24)
-    seen = open_evaluator(scenes / "seen")
-    drawn = [
-        run.sample(32, labels=labels, seed=seed, guidance_scale=2.0, sampler="dpm++sde", steps=2) for seed in seeds
-    ]
-    return [score(seen.logits(to_uint8(torch.cat(list(batches)))), labels) for batches in drawn]
+    drawn = run.sample(32, labels=labels, seed=seed, guidance_scale=2.0, sampler="dpm++sde", steps=2)
+    images = to_uint8(torch.cat(list(drawn)))
+    return images, score(open_evaluator(scenes / "seen").logits(images), labels)
 
 
 def test_a_run_is_scored(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,7 +204,11 @@ def test_a_run_is_scored(scenes: Path, capsys: pytest.CaptureFixture[str]) -> No
     found = result()
     assert list(found) == ["test", "new_test"]
     for split in found:
-        assert found[split]["score"]["each"] == by_hand(scenes, split, range(2)), split
+        for seed in range(2):
+            images, value = by_hand(scenes, split, seed)
+            with np.load(f"out/samples/{split}-{seed}.npz") as stored:
+                assert (stored["images"] == images).all(), (split, seed)
+            assert found[split]["score"]["each"][seed] == value, (split, seed)
         assert f"{found[split]['score']['value']:.3f} (95%: {found[split]['score']['low']:.3f} to" in said
     written = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*.*"))
     assert written == [
@@ -241,7 +243,7 @@ def test_what_is_drawn_is_not_drawn_again(scenes: Path, monkeypatch: pytest.Monk
     assert cli.run([*line, "--seeds", "2"]) == 130 and drawn == [0, 1]
     assert os.listdir("out/samples") == ["test-0.npz"] and not Path("out/result.json").exists()
     assert cli.run([*line, "--seeds", "2"]) == 0 and drawn == [0, 1, 1]
-    assert result()["test"]["score"]["each"] == by_hand(scenes, "test", range(2))
+    assert result()["test"]["score"]["each"] == [by_hand(scenes, "test", seed)[1] for seed in range(2)]
     drawn.clear()
     assert cli.run([*line, "--seeds", "3"]) == 0 and drawn == [2]
     before = result()["test"]

@@ -295,13 +295,15 @@ def test_export_preview_list(tmp_path, capsys):
 
 
 def test_a_classifier_learns_it(tmp_path, capsys):
-    """`minidiff train classifier --dataset iclevr`: 24 labels, each by itself."""
-    folder, out = exported(tmp_path / "set", "train", size=16), tmp_path / "run"
+    """`minidiff train classifier --dataset iclevr`: 24 labels, each by itself, measured on the split `test`."""
+    folder, out = exported(tmp_path / "set", "train", "test", size=16), tmp_path / "run"
     small = ["--image-size", 16, "--width", 4, "--steps", 2, "--batch-size", 4, "--device", "cpu", "--out", out]
     code, _, error = run(capsys, "train", "classifier", "--dataset", "iclevr", "--data-dir", folder, *small)
     assert code == 0, error
     config = json.loads((out / "config.json").read_text())
     assert config["labels"]["names"] == shapes.NAMES and config["data"]["name"] == "iclevr"
+    result = json.loads((out / "result.json").read_text())
+    assert (result["split"], result["images"]) == ("test", 5)
 
 
 def test_a_conditional_network_learns_it(tmp_path, capsys, tiny_preset):
