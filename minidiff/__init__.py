@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from minidiff.classifier import ResNet18 as ResNet18
+    from minidiff.conditional import guided as guided
+    from minidiff.conditional import multi_hot as multi_hot
     from minidiff.data import DATASETS as DATASETS
     from minidiff.data import ImageData as ImageData
     from minidiff.data import load_data as load_data
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from minidiff.dip import fit as fit
     from minidiff.dip_nets import DIP_NETS as DIP_NETS
     from minidiff.errors import UserError as UserError
+    from minidiff.evaluator import open_evaluator as open_evaluator
     from minidiff.features import FeatureNetwork as FeatureNetwork
     from minidiff.inception import Inception as Inception
     from minidiff.metrics import FeatureStatistics as FeatureStatistics
@@ -76,11 +79,14 @@ PUBLIC = {
     "fid_infinity": "metrics",
     "fit": "dip",
     "frechet_distance": "metrics",
+    "guided": "conditional",
     "inception_score": "metrics",
     "kid": "metrics",
     "load": "pipeline",
     "load_data": "data",
+    "multi_hot": "conditional",
     "noise_sigma": "noise_level",
+    "open_evaluator": "evaluator",
     "precision_recall": "metrics",
     "psnr": "quality",
     "q_posterior": "diffusion",
