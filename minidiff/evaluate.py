@@ -362,7 +362,7 @@ def caption(looked: Looked, seed: int, row: int) -> list[tuple[str, str]]:
             lines.append((f"- {name}", BESIDE if among[k] else MISSED))
     extra = [k for k in range(len(asked)) if not asked[k] and (among[k] or yes[k])]
     lines += [(f"+ {looked.names[k]}", MISSED if among[k] else BESIDE) for k in extra]
-    return [(text if len(text) <= LETTERS else f"{text[:LETTERS - 1]}…", colour) for text, colour in lines]
+    return [(text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…", colour) for text, colour in lines]
 
 
 def failures(looked: Looked) -> list[tuple[int, int]]:

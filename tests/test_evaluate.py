@@ -30,14 +30,16 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def untrained(out: Path, **options: object) -> None:
-    """A conditional model with its first weights: what it draws is noise, but its own for every condition."""
+    """A conditional model with its first weights: it draws nothing in particular, but something else for other labels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", tiny())
         asked = {"preset": "tiny", "image_size": 16, "conditional": True, "out": out, **options}
         job = ddpm_job.plan(torch.device("cpu"), asked)
     job.start()
-    for parameter in job.model.parameters():  # of which some begin at 0
-        torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(parameter.numel()))
+    random = torch.Generator().manual_seed(0)
+    for name, parameter in job.model.named_parameters():
+        if parameter.ndim > 1 and (not parameter.any() or name == "label.weight"):  # layers that begin at 0; and loudly
+            torch.nn.init.normal_(parameter, std=3.0 if name == "label.weight" else 0.1, generator=random)
     checkpoint.save_model(out, job.model.state_dict())
 
 
@@ -110,7 +112,7 @@ def looked(one_hot: bool = False) -> Looked:
     labels = multi_hot([[0], [0, 1], [3]], 4)
     logits = torch.tensor(
         [
-            [[9.0, -1, -2, -3], [1, -1, 2, -2], [1, -1, -2, 2]],  # right; cat for bee; dog, but an ant beside it
+            [[9.0, -1, -2, -3], [1, -1, 2, -2], [5, -1, -2, 6]],  # right; cat for bee; dog, but an ant beside it
             [[-1, 2, -3, -4], [2, -0.5, -1, -2], [-1, -2, -3, 4]],  # bee for ant; bee only just; right
         ]
     )
