@@ -30,7 +30,7 @@ from torch import Tensor
 from minidiff import __version__, checkpoint, distributed
 from minidiff.classifier import accuracy, exact
 from minidiff.conditional import multi_hot, read_conditions
-from minidiff.data import DATASETS
+from minidiff.data import DATASETS, splits_of
 from minidiff.errors import UserError, lookup, one_line
 from minidiff.evaluator import Evaluator
 from minidiff.images import Pixels, to_uint8
@@ -226,10 +226,10 @@ def look_at_data(
     so many, spread evenly. image_size: by default the classifier's. Raises UserError.
     """
     _, name, *split = place.split(":")
-    source = lookup("data set", name, DATASETS)
+    lookup("data set", name, DATASETS)
     if len(split) > 1:
         raise UserError(f"{place} has too many colons. Write dataset:NAME or dataset:NAME:SPLIT.")
-    which = split[0] if split else "test" if "test" in source.splits else "train"
+    which = split[0] if split else "test" if "test" in splits_of(name, data_dir) else "train"
     data = load_together(name, split=which, data_dir=data_dir, image_size=image_size or evaluator.size)
     if not data.label_names:
         raise UserError(f"{name} has no labels to hold the classifier against.")
@@ -326,14 +326,14 @@ def table(found: dict[str, dict[str, Any]]) -> list[str]:
     counts = sorted({k for of_list in found.values() for k in of_list["by_count"]}, key=int)
     counts = counts if len(counts) > 1 else []
     width = max(9, *map(len, found))
-    lines = [f"{'list':{width}} images  score{22 * ' '}exact   {'   '.join(f'of {k:2}' for k in counts)}".rstrip()]
+    lines = [f"{'list':{width}} images  {'score':29}exact   {'   '.join(f'of {k:2}' for k in counts)}".rstrip()]
     for name, of_list in found.items():
         score, images = of_list["score"], of_list["conditions"] * len(of_list["seeds"])
         interval = f"(95%: {score['low']:.3f} to {score['high']:.3f})" if "low" in score else ""
         exactly = f"{of_list['exact']['value']:.3f}" if "exact" in of_list else "    -"
         shares = [of_list["by_count"].get(k) for k in counts]
         each = "   ".join(f"{share['score']:.3f}" if share else "    -" for share in shares)
-        lines.append(f"{name:{width}} {images:6}  {score['value']:.3f} {interval:23} {exactly}   {each}".rstrip())
+        lines.append(f"{name:{width}} {images:6}  {score['value']:.3f} {interval:22} {exactly}   {each}".rstrip())
     for name, of_list in found.items():
         worst = [f"{pair['asked']} as {pair['seen']} {pair['times']:g}" for pair in of_list["confusions"][:4]]
         if worst:

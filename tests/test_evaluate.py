@@ -30,7 +30,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def untrained(out: Path, **options: object) -> None:
-    """A conditional model with its first weights: it draws nothing in particular, but something else for other labels."""
+    """A conditional model with its first weights: it draws nothing in particular, but not the same for all labels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", tiny())
         asked = {"preset": "tiny", "image_size": 16, "conditional": True, "out": out, **options}
@@ -140,6 +140,8 @@ def test_all_figures_of_a_list_by_hand() -> None:
     alone = summarise(looked(one_hot=True))
     assert "exact" not in alone and alone["score"] == found["score"]
     lines = evaluate.table({"list": found, "alone": alone})
+    for word, column in (("exact", "0.333"), ("of 1", "0.750"), ("score", "0.750")):
+        assert lines[0].index(word) in [match.start() for match in re.finditer(re.escape(column), lines[1])], word
     assert lines[1].split() == ["list", "6", "0.750", "(95%:", "0.750", "to", "0.750)", "0.333", "0.750", "0.750"]
     assert lines[2].split()[-3:] == ["-", "0.750", "0.750"] and lines[3].startswith("taken     in list: ant as bee 1")
 
