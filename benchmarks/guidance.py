@@ -24,9 +24,10 @@ from torch import Tensor
 
 from minidiff import cpu
 from minidiff.checkpoint import write_json
-from minidiff.classifier import accuracy, exact
+from minidiff.classifier import exact
 from minidiff.conditional import guided, multi_hot, read_conditions
 from minidiff.diffusion import Denoiser
+from minidiff.evaluate import score as lab_score
 from minidiff.evaluator import Evaluator, open_evaluator
 from minidiff.images import grid, label_rows, to_uint8, write_image
 from minidiff.pipeline import Run, load
@@ -94,7 +95,7 @@ def score(run: Run, evaluator: Evaluator, way: Way, seeds: int) -> Result:
         labels = multi_hot(read_conditions(name, run.label_names), len(run.label_names))
         columns = evaluator.columns(run.label_names)
         logits = [evaluator.logits(to_uint8(draw(run, labels, way, seed)))[:, columns] for seed in range(seeds)]
-        found[name] = {"score": [accuracy(one, labels) for one in logits], "exact": [exact(o, labels) for o in logits]}
+        found[name] = {"score": [lab_score(one, labels) for one in logits], "exact": [exact(o, labels) for o in logits]}
     return found
 
 

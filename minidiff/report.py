@@ -160,9 +160,37 @@ def restore_progress(folder: Path) -> str:
 
 Lines = Callable[[Path, dict[str, Any]], dict[str, str]]
 Line = Callable[[Path, dict[str, Any]], str]
+def describe_evaluation(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    classifier, sampling = config["classifier"], config.get("sampling")
+    size = classifier["image_size"]
+    if sampling is None:
+        shown = f"{config['data']['name']}: {config['data']['images']:,} images"
+    else:
+        how = f"{sampling['sampler']}, {sampling['calls']} calls, guidance {sampling['guidance_scale']:g}"
+        shown = f"{config['run']}: {how}"
+    return {
+        "shown": shown,
+        "looked at": f"by {classifier['place']}, {size}x{size}",
+        **{name: f"score {found['score']['value']:.3f}, {found['conditions']} conditions, {len(found['seeds'])} seeds"
+           for name, found in read_lists(folder).items()},
+    }  # fmt: skip
+
+
+def summarise_evaluation(folder: Path, config: dict[str, Any]) -> str:
+    scores = [f"{name} {found['score']['value']:.3f}" for name, found in read_lists(folder).items()]
+    return f"of {config.get('run') or config['data']['name']}: {', '.join(scores) or 'not finished'}"
+
+
+def read_lists(folder: Path) -> dict[str, Any]:
+    """The figures of an evaluation, of each list; none before it is finished."""
+    path = folder / "result.json"
+    return json.loads(path.read_text())["lists"] if path.exists() else {}
+
+
 KINDS: dict[str, tuple[Lines, Line]] = {
     "ddpm": (describe_ddpm, summarise_ddpm),
     "classifier": (describe_classifier, summarise_classifier),
+    "evaluate": (describe_evaluation, summarise_evaluation),
     "dip": (describe_dip, summarise_dip),
     "restore": (describe_restore, summarise_restore),
 }

@@ -16,7 +16,19 @@ from torch import Tensor
 from minidiff import checkpoint, classifier, cli, ddpm_job, evaluate, load, load_data, shapes
 from minidiff.conditional import multi_hot
 from minidiff.errors import UserError
-from minidiff.evaluate import Looked, caption, failures, open_lists, over_seeds, score, summarise
+from minidiff.evaluate import Looked, open_lists, over_seeds, score, summarise
+from minidiff.evaluate_pictures import (
+    BESIDE,
+    CELL,
+    GAP,
+    LINE,
+    MISSED,
+    RIGHT,
+    caption,
+    draw_failures,
+    draw_grid,
+    failures,
+)
 from minidiff.evaluator import Evaluator, open_evaluator
 from minidiff.images import to_uint8
 from minidiff.pipeline import Run
@@ -158,7 +170,7 @@ def test_confusions_are_shared_between_what_stands_in_the_place() -> None:
 def test_captions_and_failures() -> None:
     """What is asked and not seen has a -, what is seen instead or beside it a +; in red where the score counts it.
     Failures of the score first, of these the surest."""
-    red, orange, black = evaluate.MISSED, evaluate.BESIDE, evaluate.RIGHT
+    red, orange, black = MISSED, BESIDE, RIGHT
     found = looked()
     assert caption(found, 0, 0) == [("ant", black)]
     assert caption(found, 0, 1) == [("ant", black), ("- bee", red), ("+ cat", red)]
@@ -177,15 +189,15 @@ def test_pages_show_the_pictures(own_folder: Path) -> None:
     from PIL import Image
 
     found = looked()
-    evaluate.draw_grid(Path("grid.png"), found)
+    draw_grid(Path("grid.png"), found)
     page = np.asarray(Image.open("grid.png").convert("RGB")).astype(int)
-    top, left, across = 2 * evaluate.LINE + evaluate.GAP, evaluate.GAP, evaluate.CELL + evaluate.GAP
+    top, left, across = 2 * LINE + GAP, GAP, CELL + GAP
     for row in range(3):
         shown = page[top + 12 : top + 96 : 24, left + row * across + 12 :][:, :96:24]
         assert np.abs(shown - found.images[0, row]).max() <= 1, row
-    assert evaluate.draw_failures(Path("failures.png"), found) == 4 and Path("failures.png").exists()
+    assert draw_failures(Path("failures.png"), found) == 4 and Path("failures.png").exists()
     found.logits = 9 * (2 * found.labels - 1).expand(2, 3, 4)
-    assert evaluate.draw_failures(Path("failures.png"), found) == 0 and not Path("failures.png").exists()
+    assert draw_failures(Path("failures.png"), found) == 0 and not Path("failures.png").exists()
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -226,7 +238,9 @@ def test_a_run_is_scored(scenes: Path, capsys: pytest.CaptureFixture[str]) -> No
     }  # fmt: skip
     assert about["classifier"]["sha256"] == classifier.load(scenes / "seen")[2]
     assert about["run"] == str((scenes / "model").resolve())
-    assert cli.run(["info", "out"]) == 0 and "out (evaluate" in capsys.readouterr().out
+    assert cli.run(["info", "out"]) == 0
+    told = capsys.readouterr().out
+    assert "out (evaluate" in told and re.search(r"score 0\.\d{3}, \d+ conditions, \d seeds", told), told
 
 
 def test_what_is_drawn_is_not_drawn_again(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from minidiff import checkpoint, conditional, distributed, evaluate, pipeline
+from minidiff import checkpoint, conditional, distributed, evaluate, evaluate_pictures, pipeline
 from minidiff.cli.sample import FROM_NOISE, own_steps
 from minidiff.cli.types import Device, Name, Number, Place, say, typed, warn
 from minidiff.evaluator import Evaluator, open_evaluator
@@ -142,9 +142,9 @@ def report(folder: Path, every: list[evaluate.Looked]) -> None:
         say(line)
     for looked in every:
         pictures = folder / evaluate.PICTURES
-        evaluate.draw_grid(pictures / f"{looked.name}.png", looked)
+        evaluate_pictures.draw_grid(pictures / f"{looked.name}.png", looked)
         say(f"written   {pictures / looked.name}.png: what was asked for, and what is seen")
-        count = evaluate.draw_failures(pictures / f"{looked.name}-failures.png", looked)
+        count = evaluate_pictures.draw_failures(pictures / f"{looked.name}-failures.png", looked)
         if count:
             say(f"written   {pictures / looked.name}-failures.png: the {count} not exactly as asked")
         for problem in problems(looked.images.reshape(-1, *looked.images.shape[2:])):
