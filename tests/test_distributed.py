@@ -30,9 +30,14 @@ def finish(process: "subprocess.Popen[str]") -> str:
 
 def test_two_processes_train_and_sample_as_one(photos: Path, tmp_path: Path) -> None:
     """The same global batch of 8, as 8 and as 2 x 2 x 2 (processes, accumulation slices): the losses and weights agree
-    to rounding. Fails when processes draw the same noise, see the same images, or gradients are not averaged. Then 5
-    samples by two processes, of which the second gets fewer, equal those of one."""
-    train = f"train ddpm --device cpu --dataset folder --data-dir {photos} --image-size 16 --steps 4 --batch-size 8"
+    to rounding. Fails when processes draw the same noise, see the same images, leave the same labels untold, or
+    gradients are not averaged. Then 5 samples by two processes, of which the second gets fewer, equal those of one."""
+    for number, photo in enumerate(sorted(photos.glob("*.png"))):
+        kind = tmp_path / "data" / ("odd" if number % 2 else "even")
+        kind.mkdir(parents=True, exist_ok=True)
+        (kind / photo.name).symlink_to(photo)
+    train = "train ddpm --device cpu --dataset folder --data-dir data --image-size 16 --steps 4 --batch-size 8"
+    train += " --conditional --label-dropout 0.4"
     one = finish(minidiff(1, f"{train} --out one", tmp_path))
     two = finish(minidiff(2, f"{train} --accumulate 2 --out two", tmp_path))
     assert "over 2 processes" in two and "processes" not in one
@@ -47,7 +52,7 @@ def test_two_processes_train_and_sample_as_one(photos: Path, tmp_path: Path) -> 
 
     for processes in (1, 2):
         options = f"sample one --device cpu -n 5 --steps 5 --batch-size 3 --out {processes}.npz"
-        finish(minidiff(processes, options, tmp_path))
+        finish(minidiff(processes, f"{options} --labels even --labels odd", tmp_path))
     images = [np.load(tmp_path / f"{processes}.npz")["images"].astype(int) for processes in (1, 2)]
     assert images[0].shape == images[1].shape == (5, 16, 16, 3)
     assert np.abs(images[0] - images[1]).max() <= 1
