@@ -152,7 +152,7 @@ SETTINGS: dict[str, tuple[str, Any]] = {
     "flip_sin_to_cos": ("flip_sin_to_cos", True),
     "freq_shift": ("freq_shift", 0),
 }
-# Their key -> the values under which it asks for what this network does; the first is the default.
+# Their key -> the values under which it asks for what this network can do; the first is the default.
 FIXED: dict[str, tuple[object, ...]] = {
     "center_input_sample": (False,),
     "time_embedding_type": ("positional",),
@@ -161,7 +161,7 @@ FIXED: dict[str, tuple[object, ...]] = {
     "downsample_type": ("conv",),
     "upsample_type": ("conv",),
     "act_fn": ("silu", "swish"),  # two names of one function
-    "resnet_time_scale_shift": ("default",),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
     "class_embed_type": (None,),
 }
 # Read on their own: the size, the blocks, the labels; two that may repeat what another key says; and one that only a
@@ -194,8 +194,12 @@ def read_network(config: Mapping[str, Any], source: str | Path = "config.json") 
     if wrong:
         raise UserError(f"{source} is not the config of a {NETWORK_CLASS} for square images: {few(wrong)}. Mend it.")
 
+    groups, scale_shift = values["norm_num_groups"], config.get("resnet_time_scale_shift") == "scale_shift"
+    # A null one means the usual norm before the attention in the middle, but with scale and shift no norm at all.
+    in_the_middle = (groups,) if scale_shift and values["add_attention"] else (None, groups)
     fixed = FIXED | {"time_embedding_dim": (None, 4 * values["block_out_channels"][0]),
-                     "attn_norm_num_groups": (None, values["norm_num_groups"])}  # fmt: skip
+                     "attn_norm_num_groups": in_the_middle}  # fmt: skip
+    config = {"attn_norm_num_groups": None, **config}
     wrong = [f"{key} {json.dumps(config[key])} (it knows {' or '.join(map(json.dumps, known))})"
              for key, known in fixed.items() if config.get(key, known[0]) not in known]  # fmt: skip
     down, up = ([block.removeprefix("UNetRes") for block in blocks] for blocks in (down, up))  # names of 2022
@@ -209,7 +213,7 @@ def read_network(config: Mapping[str, Any], source: str | Path = "config.json") 
     if wrong:
         raise UserError(f"{source} asks for what minidiff's U-Net does not have: {few(wrong)}. Use diffusers for it.")
     ours = {name: values[key] for key, (name, _) in SETTINGS.items()}
-    network = {"image_size": size, **ours, "attention": attention, "label_dim": labels or 0}
+    network = {"image_size": size, **ours, "attention": attention, "label_dim": labels or 0, "scale_shift": scale_shift}
     return buildable(network, source)
 
 
@@ -238,6 +242,8 @@ def write_network(network: Mapping[str, Any], embedding: bool = False) -> dict[s
         "down_block_types": blocks_of(network["attention"], "down"),
         "up_block_types": blocks_of(reversed(network["attention"]), "up"),
         **{key: known[0] for key, known in FIXED.items()},
+        "resnet_time_scale_shift": "scale_shift" if network["scale_shift"] else "default",
+        "attn_norm_num_groups": network["norm_groups"] if network["scale_shift"] else None,
         "num_class_embeds": network["label_dim"] if embedding else None,
     }
 

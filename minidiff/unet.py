@@ -35,15 +35,19 @@ class ResidualBlock(nn.Module):
     """norm, SiLU, conv, + timestep, norm, SiLU, dropout, conv; then the input is added. H and W stay.
 
     The shortcut is the input itself, or a 1x1 convolution of it where the number of channels changes.
+    scale_shift: the timestep does not come before the second norm as a sum, but after it as a factor and a sum, for
+    each channel (Dhariwal & Nichol 2021, section 4.3): it can then turn a channel off, or up.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, time_dim: int, dropout: float, norm_groups: int, norm_eps: float
-    ) -> None:
+        self, in_channels: int, out_channels: int, time_dim: int, dropout: float, norm_groups: int, norm_eps: float,
+        scale_shift: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.norm1 = nn.GroupNorm(norm_groups, in_channels, eps=norm_eps)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time = nn.Linear(time_dim, out_channels)
+        self.scale_shift = scale_shift
+        self.time = nn.Linear(time_dim, 2 * out_channels if scale_shift else out_channels)
         self.norm2 = nn.GroupNorm(norm_groups, out_channels, eps=norm_eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
@@ -52,8 +56,13 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x [N,in_channels,H,W], time [N,time_dim] (already through SiLU) -> [N,out_channels,H,W]."""
         h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.time(time)[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        time = self.time(time)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = time.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        else:
+            h = self.norm2(h + time)
+        h = self.conv2(self.dropout(F.silu(h)))
         return self.shortcut(x) + h
 
 
@@ -138,6 +147,7 @@ class UNet(nn.Module):
     head_dim: channels of one attention head; None: ONE head over all channels (not the same as leaving a key out of a
         diffusers config, which means 8).
     downsample_padding: 0 pads right and bottom by one (DDPM), 1 all round.
+    scale_shift: how timestep and labels enter the residual blocks, see `ResidualBlock`; False is DDPM's way.
     label_dim: L > 0 takes multi-hot labels [N,L], added to the timestep embedding through a linear layer.
     config: the arguments, as JSON would give them back; `UNet(**config)` builds the same network.
     """
@@ -159,6 +169,7 @@ class UNet(nn.Module):
         flip_sin_to_cos: bool = False,
         freq_shift: float = 1,
         label_dim: int = 0,
+        scale_shift: bool = False,
     ) -> None:
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
@@ -168,7 +179,7 @@ class UNet(nn.Module):
             "attention": [bool(attends) for attends in attention], "mid_attention": mid_attention, "head_dim": head_dim,
             "dropout": dropout, "norm_groups": norm_groups, "norm_eps": norm_eps,
             "downsample_padding": downsample_padding, "flip_sin_to_cos": flip_sin_to_cos, "freq_shift": freq_shift,
-            "label_dim": label_dim,
+            "label_dim": label_dim, "scale_shift": bool(scale_shift),
         }  # fmt: skip
         check_config(**self.config)
         self.in_channels, self.label_dim = in_channels, label_dim
@@ -179,7 +190,7 @@ class UNet(nn.Module):
         time_dim = 4 * channels[0]
 
         def stage(before: int, after: int, attends: bool) -> Stage:
-            block = ResidualBlock(before, after, time_dim, dropout, norm_groups, norm_eps)
+            block = ResidualBlock(before, after, time_dim, dropout, norm_groups, norm_eps, scale_shift)
             heads = 1 if head_dim is None else after // head_dim
             return Stage(block, Attention(after, heads, norm_groups, norm_eps) if attends else None)
 

@@ -39,6 +39,8 @@ def diffusers_unet(config: dict[str, Any]) -> nn.Module:
         downsample_padding=config["downsample_padding"],
         flip_sin_to_cos=config["flip_sin_to_cos"],
         freq_shift=config["freq_shift"],
+        resnet_time_scale_shift="scale_shift" if config["scale_shift"] else "default",
+        attn_norm_num_groups=config["norm_groups"],
     )
     if config["label_dim"]:  # as the lab did it, by hand
         network.class_embedding = nn.Linear(config["label_dim"], 4 * config["channels"][0])

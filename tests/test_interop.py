@@ -72,6 +72,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "dropout": SMALL | {"dropout": 0.1},
     "swish": SMALL | {"act_fn": "swish"},
     "class table": SMALL | {"num_class_embeds": 5},
+    "scale and shift": SMALL | {"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": 8},
 }
 
 
@@ -278,7 +279,10 @@ BAD_NETWORKS = {
     "centred": ({"center_input_sample": True}, "center_input_sample true"),
     "scaled middle": ({"mid_block_scale_factor": 1.4142}, "mid_block_scale_factor 1.4142"),
     "no middle": ({"mid_block_type": None}, "mid_block_type null"),
-    "scale and shift": ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift"),
+    "no norm in the middle": (
+        {"resnet_time_scale_shift": "scale_shift"}, "attn_norm_num_groups null .it knows 8.",
+    ),
+    "spatial": ({"resnet_time_scale_shift": "spatial"}, 'resnet_time_scale_shift "spatial"'),
     "resnet down": ({"downsample_type": "resnet"}, "downsample_type"),
     "resnet up": ({"upsample_type": "resnet"}, "upsample_type"),
     "classes as timesteps": ({"class_embed_type": "timestep"}, "class_embed_type"),

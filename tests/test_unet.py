@@ -37,6 +37,7 @@ CONFIGS = {
     "cos first": SMALL | {"flip_sin_to_cos": True},
     "shift 0": SMALL | {"freq_shift": 0},
     "labels": SMALL | {"label_dim": 5},
+    "scale and shift": SMALL | {"scale_shift": True, "label_dim": 5},
     "one level": SMALL | {"channels": (32,), "attention": (True,)},
     "wide images": SMALL | {"image_size": 96},
 }
