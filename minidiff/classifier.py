@@ -104,17 +104,22 @@ def classifier_loss(one_hot: bool, shift: int) -> Callable[[nn.Module, Tensor, T
     return loss
 
 
+def highest(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which outputs are among the k highest, of an image with k labels: bool, of the shape of both, [...,L]."""
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    rank = order.argsort(dim=-1)  # of each output, from 0 for the highest
+    return rank < labels.bool().sum(dim=-1, keepdim=True)
+
+
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Of an image with k labels, the share of them among the k highest outputs; the mean over the images that have any.
 
     With one label each this is the usual accuracy. logits: float [n,L]; labels: zeros and ones [n,L].
     """
     labels = labels.bool()
-    k = labels.sum(dim=1, keepdim=True)
-    order = logits.argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1)  # of each output, from 0 for the highest
-    right = ((rank < k) & labels).sum(dim=1).double()
-    return (right / k[:, 0])[k[:, 0] > 0].mean().item()
+    k = labels.sum(dim=1)
+    right = (highest(logits, labels) & labels).sum(dim=1).double()
+    return (right / k)[k > 0].mean().item()
 
 
 def exact(logits: Tensor, labels: Tensor) -> float:

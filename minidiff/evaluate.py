@@ -6,7 +6,7 @@ examiner). Everything is kept in a folder of its own:
     config.json                what draws and what looks, with all settings
     samples/test-0.npz         the pictures of seed 0 for the list `test`: images uint8 [M,H,W,3], labels uint8 [M,L]
     pictures/test.png          one for each condition, with what was asked and what the classifier sees
-    pictures/test-failures.png those that were not told exactly as asked
+    failures/test.png          those that were not told exactly as asked
     result.json                all figures
 
 Pictures that are there are not drawn again, so an evaluation that was stopped goes on where it was, and one of more
@@ -15,9 +15,9 @@ seeds or lists adds to it.
 
 import hashlib
 import json
-import zipfile
-import zlib
+import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from minidiff import __version__, checkpoint, distributed
-from minidiff.classifier import accuracy, exact
+from minidiff.classifier import accuracy, exact, highest
 from minidiff.conditional import multi_hot, read_conditions
 from minidiff.data import DATASETS, splits_of
 from minidiff.errors import UserError, lookup, one_line
@@ -37,8 +37,9 @@ from minidiff.images import Pixels, to_uint8
 from minidiff.job import load_together
 from minidiff.pipeline import Run
 from minidiff.samplers import Step
+from minidiff.train import mixed_precision
 
-KIND, RESULT, SAMPLES, PICTURES = "evaluate", "result.json", "samples", "pictures"
+KIND, RESULT, SAMPLES, PICTURES, FAILURES = "evaluate", "result.json", "samples", "pictures", "failures"
 PER_CLASS = 10  # images of each class, where a run is asked for one class at a time
 
 
@@ -84,6 +85,8 @@ def open_lists(run: Run, names: Sequence[str], places: Sequence[str], per_class:
     lists: dict[str, Tensor] = {}
     for place in places or ("test", "new_test"):
         name = Path(place).stem
+        if not name:
+            raise UserError(f"'{place}' is no labels file. Name one: --labels-file test.json.")
         if name in lists:
             raise UserError(f"two of the labels files are called {name}. Rename one of them.")
         known = run.label_names == names  # unlike those of an imported run
@@ -109,11 +112,12 @@ def describe_run(run: Run, options: dict[str, Any]) -> dict[str, Any]:
     digest = hashlib.sha256()
     for name, tensor in sorted(run.model.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    wide = mixed_precision(run.precision, next(run.model.parameters()).device) is nullcontext
     return {
         "run": str(run.folder.resolve()),
         "weights": digest.hexdigest(),
         "image_size": run.shape[1],
-        "sampling": options | {"calls": len(run.timesteps(**options)), "precision": run.precision},
+        "sampling": options | {"calls": len(run.timesteps(**options)), "precision": "fp32" if wide else "bf16"},
     }
 
 
@@ -134,7 +138,8 @@ def open_folder(out: str | Path | None, name: str, evaluator: Evaluator, drawn: 
         if there.get(what) != drawn.get(what):
             mine, theirs = difference(drawn.get(what), there.get(what))
             raise UserError(f"{out} is an evaluation with other {what}: {theirs}, not {mine}. Give another --out.")
-    if (there.get("classifier") or {}).get("sha256") != evaluator.sha256:
+    other = there.get("classifier")
+    if not isinstance(other, dict) or other.get("sha256") != evaluator.sha256:
         raise UserError(f"{out} is an evaluation by another classifier than {evaluator.source}. Give another --out.")
     return Path(out)
 
@@ -151,19 +156,25 @@ def samples_path(folder: Path, name: str, seed: int) -> Path:
     return folder / SAMPLES / f"{name}-{seed}.npz"
 
 
-def missing(folder: Path, lists: dict[str, Tensor], seeds: Iterable[int]) -> list[tuple[str, int]]:
-    """What is not drawn yet: lists and seeds. Raises UserError where samples of other labels, or damaged ones, lie in
-    their place. Under torchrun the main process looks, for all."""
+def drawn_seeds(folder: Path, name: str) -> list[int]:
+    """The seeds whose samples of a list are there, ascending."""
+    pattern = re.compile(re.escape(name) + r"-(0|[1-9]\d*)\.npz")
+    found = [pattern.fullmatch(path.name) for path in (folder / SAMPLES).glob("*.npz")]
+    return sorted(int(match[1]) for match in found if match)
 
-    def look() -> list[tuple[str, int]]:
-        wanted = [(name, seed) for name in lists for seed in seeds]
-        there = {pair: samples_path(folder, *pair).exists() for pair in wanted}
-        for name, seed in wanted:
-            if there[name, seed]:
-                read_samples(samples_path(folder, name, seed), lists[name])
-        return [pair for pair in wanted if not there[pair]]
 
-    return distributed.from_main(distributed.main_first(look)) or []
+def missing(folder: Path, lists: dict[str, Tensor], size: int, seeds: Iterable[int]) -> list[tuple[str, int]]:
+    """What is not drawn yet: lists and seeds. Raises UserError where samples of other labels or another size, or
+    damaged ones, lie there. Under torchrun the main process looks, for all."""
+
+    def absent() -> list[tuple[str, int]]:
+        there = {name: drawn_seeds(folder, name) for name in lists}
+        for name in lists:
+            for seed in there[name]:
+                read_samples(samples_path(folder, name, seed), lists[name], size)
+        return [(name, seed) for name in lists for seed in seeds if seed not in there[name]]
+
+    return distributed.from_main(distributed.main_first(absent)) or []
 
 
 def draw_samples(
@@ -189,14 +200,15 @@ def draw_samples(
     distributed.main_first(write)
 
 
-def read_samples(path: Path, labels: Tensor) -> Pixels:
-    """The images of such a file, uint8 [M,H,W,3]. Raises UserError, also when they were drawn for other labels."""
+def read_samples(path: Path, labels: Tensor, size: int) -> Pixels:
+    """The images of such a file, uint8 [M,size,size,3]. Raises UserError, also when they were drawn for other labels
+    than labels [M,L]."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:  # np.load leaves a bad file open
             images, asked = stored["images"], stored["labels"]
-        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(asked):
-            raise ValueError("no samples")
-    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        if (images.dtype, asked.dtype, images.shape) != (np.uint8, np.uint8, (len(asked), size, size, 3)):
+            raise ValueError(f"images {images.dtype} {list(images.shape)}, where {size}x{size} in colour belong")
+    except Exception as error:  # whatever bytes are there: zip and array fail on them in many ways
         raise UserError(f"{path} is damaged ({one_line(error)}). Remove it, and it is drawn anew.") from None
     if asked.shape != tuple(labels.shape) or (asked != labels.numpy()).any():
         raise UserError(f"{path} was drawn for other labels than the list has now. Give another --out.")
@@ -207,13 +219,13 @@ def read_samples(path: Path, labels: Tensor) -> Pixels:
 
 
 def look(
-    evaluator: Evaluator, folder: Path, name: str, labels: Tensor, seeds: Sequence[int], names: Sequence[str]
-) -> Looked:
-    """What the classifier says of the samples of a list. Raises UserError."""
-    columns = evaluator.columns(names)
-    images = np.stack([read_samples(samples_path(folder, name, seed), labels) for seed in seeds])
+    evaluator: Evaluator, folder: Path, name: str, labels: Tensor, size: int, names: Sequence[str]
+) -> Looked:  # fmt: skip
+    """What the classifier says of the samples of a list, of all seeds that are there. Raises UserError."""
+    columns, seeds = evaluator.columns(names), drawn_seeds(folder, name)
+    images = np.stack([read_samples(samples_path(folder, name, seed), labels, size) for seed in seeds])
     logits = torch.stack([evaluator.logits(of_seed)[:, columns] for of_seed in images])
-    return Looked(name, labels, images, logits, list(seeds), list(names), evaluator.one_hot)
+    return Looked(name, labels, images, logits, seeds, list(names), evaluator.one_hot)
 
 
 def look_at_data(
@@ -236,18 +248,14 @@ def look_at_data(
     columns = evaluator.columns(data.label_names)
     chosen = np.linspace(0, len(data) - 1, min(len(data), num or len(data))).astype(int)
     labels = torch.from_numpy(data.labels[chosen])
+    if not labels.any():
+        raise UserError(f"none of the {len(labels)} images of {name}:{which} has a label: nothing to score.")
     images = data.rgb(chosen)
     logits = evaluator.logits(images)[:, columns]
     return Looked(f"{name}-{which}", labels, images[None], logits[None], [0], data.label_names, evaluator.one_hot)
 
 
 # --- the figures ------------------------------------------------------------------------------------------------------
-
-
-def highest(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which outputs are among the k highest, of an image with k labels: bool, of the shape of both, [...,L]."""
-    order = logits.argsort(dim=-1, descending=True, stable=True)
-    return order.argsort(dim=-1) < labels.sum(dim=-1, keepdim=True)
 
 
 def score(logits: Tensor, labels: Tensor) -> float:
@@ -295,19 +303,24 @@ def summarise(looked: Looked) -> dict[str, Any]:
         name: {"asked": int(asked[k]), "score": int(right[k]) / int(asked[k])}
         for k, name in enumerate(looked.names) if asked[k]
     }  # fmt: skip
-    return found | {"confusions": confusions(looked.names, labels, among)}
+    yes = among if looked.one_hot else logits > 0
+    return found | {"confusions": confusions(looked.names, labels, among, yes)}
 
 
-def confusions(names: Sequence[str], labels: Tensor, among: Tensor) -> list[dict[str, Any]]:
+def confusions(names: Sequence[str], labels: Tensor, among: Tensor, yes: Tensor) -> list[dict[str, Any]]:
     """What is taken for what, the most frequent first: a label that was asked for and missed, and the one that stood
-    among the k highest in its place. Where an image has several of both each pair counts in part.
+    among the k highest in its place; None where that one is not seen either, as in an empty picture. Where an image has
+    several of both each pair counts in part.
 
-    labels, among: bool [n,L].
+    labels, among, yes: bool [n,L]; yes: what is seen.
     """
-    missed, instead = (labels & ~among).double(), (among & ~labels).double()
-    times = missed.T @ (instead / instead.sum(dim=1, keepdim=True).clamp(min=1))  # [L,L]
+    missed, instead = labels & ~among, among & ~labels  # equally many, in every image
+    nothing = (instead & ~yes).sum(dim=1, keepdim=True)
+    shares = torch.cat([instead & yes, nothing], dim=1) / instead.sum(dim=1, keepdim=True).clamp(min=1)
+    times = missed.double().T @ shares.double()  # [L,L+1]
     pairs = sorted(times.nonzero().tolist(), key=lambda pair: -times[pair[0], pair[1]].item())
-    return [{"asked": names[a], "seen": names[b], "times": round(times[a, b].item(), 3)} for a, b in pairs]
+    seen = [*names, None]
+    return [{"asked": names[a], "seen": seen[b], "times": round(times[a, b].item(), 3)} for a, b in pairs]
 
 
 def write_result(folder: Path, found: dict[str, dict[str, Any]]) -> None:
@@ -317,6 +330,7 @@ def write_result(folder: Path, found: dict[str, dict[str, Any]]) -> None:
         before = json.loads((folder / RESULT).read_text())["lists"]
     except (OSError, ValueError, KeyError, TypeError):
         before = {}
+    before = before if isinstance(before, dict) else {}
     about = {key: value for key, value in config.items() if key != "kind"}
     checkpoint.write_json(folder / RESULT, about | {"lists": before | found})
 
@@ -335,7 +349,9 @@ def table(found: dict[str, dict[str, Any]]) -> list[str]:
         each = "   ".join(f"{share['score']:.3f}" if share else "    -" for share in shares)
         lines.append(f"{name:{width}} {images:6}  {score['value']:.3f} {interval:22} {exactly}   {each}".rstrip())
     for name, of_list in found.items():
-        worst = [f"{pair['asked']} as {pair['seen']} {pair['times']:g}" for pair in of_list["confusions"][:4]]
+        worst = [
+            f"{pair['asked']} as {pair['seen'] or 'nothing'} {pair['times']:g}" for pair in of_list["confusions"][:4]
+        ]
         if worst:
             lines.append(f"taken     in {name}: {', '.join(worst)}")
     return lines

@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from minidiff import checkpoint
-from minidiff.evaluate import PER_CLASS, Looked, highest
+from minidiff.classifier import highest
+from minidiff.evaluate import Looked
 
-SHOWN = 100  # pictures on a page
+SHOWN = 200  # pictures on a page
+ACROSS = 8  # pictures in a row
 CELL, LINE, GAP, LETTERS = 96, 12, 8, 19  # pixels: of a picture at least, of a line, between; letters to a line
 RIGHT, MISSED, BESIDE = "black", "#c00000", "#c06000"  # also told by - and +, for those who do not see them
 
 
 def caption(looked: Looked, seed: int, row: int) -> list[tuple[str, str]]:
-    """What to write below a picture, a line for each label and its colour: what was asked; with a - what the classifier
-    does not see of it; with a + what it sees instead or in addition."""
+    """What to write below a picture, a line for each label and its colour: what was asked; with a - what was missed of
+    it; with a + what is seen instead or in addition. In an empty picture nothing is seen, so there is no +, although
+    the k highest outputs are as many as ever."""
     logits, asked = looked.logits[seed, row], looked.labels[row].bool()
     among = highest(logits, asked)
     yes = among if looked.one_hot else logits > 0
@@ -28,7 +32,7 @@ def caption(looked: Looked, seed: int, row: int) -> list[tuple[str, str]]:
             lines.append((name, RIGHT))
         elif asked[k]:
             lines.append((f"- {name}", BESIDE if among[k] else MISSED))
-    extra = [k for k in range(len(asked)) if not asked[k] and (among[k] or yes[k])]
+    extra = [k for k in range(len(asked)) if not asked[k] and yes[k]]
     lines += [(f"+ {looked.names[k]}", MISSED if among[k] else BESIDE) for k in extra]
     return [(text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…", colour) for text, colour in lines]
 
@@ -46,12 +50,21 @@ def failures(looked: Looked) -> list[tuple[int, int]]:
 
 
 def draw_grid(path: Path, looked: Looked) -> None:
-    """A picture for each condition, of the first seed."""
+    """A picture for each condition, of the first seed; where there are more than SHOWN, of so many spread evenly."""
     count = len(looked.labels)
-    shown = [(0, row) for row in range(min(count, SHOWN))]
-    cut = f", the first {len(shown)}" if len(shown) < count else ""
-    columns = PER_CLASS if looked.one_hot else 8
-    draw_page(path, looked, shown, f"{looked.name}: {count} asked for{cut}; - not seen, + seen unasked", columns)
+    rows = np.linspace(0, count, min(count, SHOWN), endpoint=False).astype(int).tolist()
+    cut = f", {len(rows)} of them shown" if len(rows) < count else ""
+    title = f"{looked.name}: {count} asked for{cut}; - missed, + seen unasked"
+    draw_page(path, looked, [(0, row) for row in rows], title, across(looked.labels[rows]))
+
+
+def across(labels: Tensor) -> int:
+    """How many pictures to a row, for pictures of these labels [n,L]: where each condition comes several times, whole
+    conditions to a row."""
+    same = int((labels == labels[0]).all(dim=1).cumprod(dim=0).sum())  # the first one, before another comes
+    if same > 20 or len(labels) % same or (labels != labels[::same].repeat_interleave(same, dim=0)).any():
+        return ACROSS
+    return same * max(1, ACROSS // same)
 
 
 def draw_failures(path: Path, looked: Looked) -> int:
@@ -63,28 +76,28 @@ def draw_failures(path: Path, looked: Looked) -> int:
     if not failing:
         path.unlink(missing_ok=True)
         return 0
-    title = f"{looked.name}: {len(failing)} of {of} not as asked{cut}; - not seen, + seen unasked"
+    title = f"{looked.name}: {len(failing)} of {of} not as asked{cut}; - missed, + seen unasked"
+    path.parent.mkdir(exist_ok=True)
     draw_page(path, looked, failing[:SHOWN], title)
     return len(failing)
 
 
-def draw_page(path: Path, looked: Looked, shown: Sequence[tuple[int, int]], title: str, columns: int = 8) -> None:
+def draw_page(path: Path, looked: Looked, shown: Sequence[tuple[int, int]], title: str, columns: int = ACROSS) -> None:
     """Pictures, by seed and row, each with its caption, and a frame in the colour of its worst line."""
     from matplotlib.figure import Figure
 
     captions = [caption(looked, *at) for at in shown]
     scale = max(1, -(-CELL // max(looked.images.shape[2:4])))
     height, width = scale * looked.images.shape[2], scale * looked.images.shape[3]
-    across, down = max(width, CELL) + GAP, height + LINE * max(map(len, captions)) + 2 * GAP
-    columns = min(columns, max(6, len(shown)))  # room for the title
+    aside, down = max(width, CELL) + GAP, height + LINE * max(map(len, captions)) + 2 * GAP
     rows = -(-len(shown) // columns)
-    top = 2 * LINE + GAP
-    sheet = np.full((top + rows * down, columns * across + GAP, 3), 255, np.uint8)
+    top, wide = 2 * LINE + GAP, max(6, min(columns, len(shown)))  # room for the title
+    sheet = np.full((top + rows * down, wide * aside + GAP, 3), 255, np.uint8)
     figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     for number, ((seed, row), lines) in enumerate(zip(shown, captions, strict=True)):
-        y, x = top + number // columns * down, GAP + number % columns * across
+        y, x = top + number // columns * down, GAP + number % columns * aside
         sheet[y : y + height, x : x + width] = looked.images[seed, row].repeat(scale, 0).repeat(scale, 1)
         worst = next((colour for colour in (MISSED, BESIDE) if colour in [line[1] for line in lines]), None)
         if worst:

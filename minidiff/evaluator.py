@@ -7,14 +7,13 @@ labels). He et al. 2016 (ResNet); El-Nouby et al. 2019 (iCLEVR).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minidiff import classifier, shapes
 from minidiff.checkpoint import load_exactly
-from minidiff.errors import UserError, one_line
+from minidiff.errors import UserError
 from minidiff.features import as_trained, full_precision, sha256_of
 from minidiff.images import Pixels
 
@@ -97,13 +96,16 @@ def load_lab(path: Path) -> nn.Module:
     from torchvision.models import resnet18
 
     what = "a checkpoint of the lab's evaluator, a ResNet-18 with 24 outputs"
+    fault, found = "it holds no table of tensors", None
     try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = found["model"] if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping) else found
-        if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-            raise ValueError("no table of tensors")
-    except Exception as error:  # whatever bytes are there: the restricted unpickler fails on them in many ways
-        raise UserError(f"{path} cannot be read as {what} ({one_line(error)}). Give that, or a run folder.") from None
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        fault = str(error.strerror)
+    except Exception:  # whatever bytes are there; torch's own message would have the user load them unsafely
+        fault = "it is damaged, no file of torch, or has more in it than tensors"
+    tensors = found["model"] if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping) else found
+    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise UserError(f"{path} cannot be read as {what}: {fault}. Give that, or a run folder.")
     network = resnet18(weights=None)
     network.fc = nn.Sequential(nn.Linear(512, len(shapes.NAMES)), nn.Sigmoid())
     counters = {name: own for name, own in network.state_dict().items() if name.endswith("num_batches_tracked")}

@@ -17,6 +17,8 @@ def describe_run(folder: str | Path) -> str:
     config = checkpoint.read_config(folder)
     try:
         lines = KINDS[config["kind"]][0](folder, config) if config["kind"] in KINDS else {}
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / checkpoint.CONFIG} lacks what a {config['kind']} run has ({error}).") from None
     lines = {"run": f"{folder} ({config['kind']}, minidiff {config.get('minidiff', '?')})"} | lines
@@ -158,8 +160,6 @@ def restore_progress(folder: Path) -> str:
     return "done" if (folder / "restored.png").exists() else "not finished"
 
 
-Lines = Callable[[Path, dict[str, Any]], dict[str, str]]
-Line = Callable[[Path, dict[str, Any]], str]
 def describe_evaluation(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     classifier, sampling = config["classifier"], config.get("sampling")
     size = classifier["image_size"]
@@ -171,22 +171,35 @@ def describe_evaluation(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     return {
         "shown": shown,
         "looked at": f"by {classifier['place']}, {size}x{size}",
-        **{name: f"score {found['score']['value']:.3f}, {found['conditions']} conditions, {len(found['seeds'])} seeds"
-           for name, found in read_lists(folder).items()},
-    }  # fmt: skip
+        **{
+            name: f"score {score:.3f}, {counted(conditions, 'condition')}, {counted(seeds, 'seed')}"
+            for name, (score, conditions, seeds) in read_lists(folder).items()
+        },
+    }
 
 
 def summarise_evaluation(folder: Path, config: dict[str, Any]) -> str:
-    scores = [f"{name} {found['score']['value']:.3f}" for name, found in read_lists(folder).items()]
+    scores = [f"{name} {score:.3f}" for name, (score, *_) in read_lists(folder).items()]
     return f"of {config.get('run') or config['data']['name']}: {', '.join(scores) or 'not finished'}"
 
 
-def read_lists(folder: Path) -> dict[str, Any]:
-    """The figures of an evaluation, of each list; none before it is finished."""
+def read_lists(folder: Path) -> dict[str, tuple[float, int, int]]:
+    """Of each list of an evaluation: the score, the conditions, the seeds; nothing before it is finished. Raises
+    UserError."""
     path = folder / "result.json"
-    return json.loads(path.read_text())["lists"] if path.exists() else {}
+    try:
+        lists = json.loads(path.read_text())["lists"] if path.exists() else {}
+        return {
+            name: (float(found["score"]["value"]), int(found["conditions"]), len(found["seeds"]))
+            for name, found in lists.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        mend = f"The same `minidiff evaluate` with --out {folder} writes it anew."
+        raise UserError(f"{path} is damaged. {mend}") from None
 
 
+Lines = Callable[[Path, dict[str, Any]], dict[str, str]]
+Line = Callable[[Path, dict[str, Any]], str]
 KINDS: dict[str, tuple[Lines, Line]] = {
     "ddpm": (describe_ddpm, summarise_ddpm),
     "classifier": (describe_classifier, summarise_classifier),
@@ -224,5 +237,18 @@ def parameters(path: Path) -> str:
 def files(folder: Path) -> str:
     """The sizes of what is in the folder."""
     sizes = [f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in sorted(folder.iterdir()) if path.is_file()]
-    within = [f"{path.name}/ {len(list(path.glob('*.png')))} pictures" for path in folder.iterdir() if path.is_dir()]
+    within = [f"{path.name}/ {contents(path)}" for path in folder.iterdir() if path.is_dir()]
     return ", ".join([*sizes, *sorted(within)])
+
+
+def contents(folder: Path) -> str:
+    """How many pictures, or other files, are in it."""
+    pictures = len(list(folder.glob("*.png")))
+    others = len([path for path in folder.iterdir() if path.is_file()]) - pictures
+    both = [counted(pictures, "picture")] * bool(pictures or not others) + [counted(others, "file")] * bool(others)
+    return " and ".join(both)
+
+
+def counted(count: int, what: str) -> str:
+    """A number and a noun: "1 seed", "3 seeds"."""
+    return f"{count:,} {what}{'s' * (count != 1)}"

@@ -13,24 +13,26 @@ import torch
 from conftest import tiny
 from torch import Tensor
 
-from minidiff import checkpoint, classifier, cli, ddpm_job, evaluate, load, load_data, shapes
+from minidiff import checkpoint, classifier, cli, ddpm_job, evaluate, evaluate_pictures, load, load_data, report, shapes
 from minidiff.conditional import multi_hot
 from minidiff.errors import UserError
 from minidiff.evaluate import Looked, open_lists, over_seeds, score, summarise
 from minidiff.evaluate_pictures import (
+    ACROSS,
     BESIDE,
     CELL,
     GAP,
     LINE,
     MISSED,
     RIGHT,
+    across,
     caption,
     draw_failures,
     draw_grid,
     failures,
 )
 from minidiff.evaluator import Evaluator, open_evaluator
-from minidiff.images import to_uint8
+from minidiff.images import to_uint8, write_image
 from minidiff.pipeline import Run
 from minidiff.presets import PRESETS
 
@@ -162,9 +164,30 @@ def test_confusions_are_shared_between_what_stands_in_the_place() -> None:
     """Two of two labels missed, for two others: half a confusion for each of four pairs. The most frequent first."""
     asked = multi_hot([[0, 1], [0]], 4).bool()
     among = multi_hot([[2, 3], [3]], 4).bool()
-    pairs = {(c["asked"], c["seen"]): c["times"] for c in evaluate.confusions(NAMES, asked, among)}
-    assert pairs == {("ant", "dog"): 1.5, ("ant", "cat"): 0.5, ("bee", "cat"): 0.5, ("bee", "dog"): 0.5}
-    assert next(iter(pairs)) == ("ant", "dog")
+
+    def pairs(yes: Tensor) -> dict[tuple[str, str | None], float]:
+        return {(c["asked"], c["seen"]): c["times"] for c in evaluate.confusions(NAMES, asked, among, yes)}
+
+    found = pairs(among)
+    assert found == {("ant", "dog"): 1.5, ("ant", "cat"): 0.5, ("bee", "cat"): 0.5, ("bee", "dog"): 0.5}
+    assert next(iter(found)) == ("ant", "dog")
+    cat_alone = multi_hot([[2], []], 4).bool()  # a dog is only the next best guess
+    assert pairs(cat_alone) == {("ant", None): 1.5, ("ant", "cat"): 0.5, ("bee", "cat"): 0.5, ("bee", None): 0.5}
+
+
+def test_in_an_empty_picture_nothing_is_seen() -> None:
+    """All outputs say no. The score, which is told k, counts the two highest as ever; but no + claims that they are
+    seen, and what was missed was taken for nothing. Where outputs compete one is always seen."""
+    found = looked()
+    found.logits = torch.tensor([[[-3.0, -9, -2, -1]] * 3] * 2)
+    assert caption(found, 0, 1) == [("- ant", MISSED), ("- bee", MISSED)]
+    assert caption(found, 0, 0) == [("- ant", MISSED)] and caption(found, 0, 2) == [("- dog", BESIDE)]
+    assert len(failures(found)) == 6 and score(found.logits[0], found.labels) == 1 / 4
+    figures = summarise(found)
+    assert {(pair["asked"], pair["seen"]) for pair in figures["confusions"]} == {("ant", None), ("bee", None)}
+    assert evaluate.table({"list": figures})[-1] == "taken     in list: ant as nothing 4, bee as nothing 2"
+    found.one_hot = True
+    assert caption(found, 0, 0) == [("- ant", MISSED), ("+ dog", MISSED)]
 
 
 def test_captions_and_failures() -> None:
@@ -184,20 +207,56 @@ def test_captions_and_failures() -> None:
 
 
 def test_pages_show_the_pictures(own_folder: Path) -> None:
-    """Each picture whole, enlarged by a whole factor, in its place; a page of failures of an earlier look does not stay
-    when there are none."""
+    """Each picture whole, enlarged by a whole factor, in its place; a frame around what failed, in the colour of how;
+    below it its own caption, a line each. A page of failures of an earlier look does not stay when there are none.
+
+    Fails without frames, with one around every picture, and with captions of another picture or none.
+    """
+    from matplotlib.axes import Axes
     from PIL import Image
 
     found = looked()
-    draw_grid(Path("grid.png"), found)
+    written: list[tuple[float, float, str, str]] = []
+    text = Axes.text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Axes, "text", lambda self, x, y, words, fontsize, color="black": (
+            written.append((x, y, words, color)), text(self, x, y, words, fontsize=fontsize, color=color)
+        ))  # fmt: skip
+        draw_grid(Path("grid.png"), found)
     page = np.asarray(Image.open("grid.png").convert("RGB")).astype(int)
-    top, left, across = 2 * LINE + GAP, GAP, CELL + GAP
-    for row in range(3):
-        shown = page[top + 12 : top + 96 : 24, left + row * across + 12 :][:, :96:24]
+    top, left, aside = 2 * LINE + GAP, GAP, CELL + GAP
+    for row, colour in enumerate((None, MISSED, BESIDE)):
+        x = left + row * aside
+        shown = page[top + 12 : top + 96 : 24, x + 12 :][:, :96:24]
         assert np.abs(shown - found.images[0, row]).max() <= 1, row
+        framed = [255, 255, 255] if colour is None else [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+        for frame in (page[top - 3 : top, x + 48], page[top + 96 : top + 99, x + 48], page[top + 48, x - 3 : x]):
+            assert np.abs(frame - framed).max(axis=1).min() < 32, row
+        lines = caption(found, 0, row)
+        assert [line[2:] for line in written if line[0] == x and line[1] > top] == lines, row
+        below = page[top + CELL + 3 :, x : x + CELL]
+        assert (below.min(axis=2) < 128).any() and all(CELL < y - top < CELL + 4 * LINE for _, y, *_ in written[:-1])
+    assert written[-1][2] == "list: 3 asked for; - missed, + seen unasked"
     assert draw_failures(Path("failures.png"), found) == 4 and Path("failures.png").exists()
     found.logits = 9 * (2 * found.labels - 1).expand(2, 3, 4)
     assert draw_failures(Path("failures.png"), found) == 0 and not Path("failures.png").exists()
+
+
+def test_a_page_of_many_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row holds whole classes, however many pictures of each there are; beyond 200 conditions 200 are shown, of all
+    classes alike, and the title says so."""
+    pages = []
+    monkeypatch.setattr(evaluate_pictures, "draw_page", lambda *arguments: pages.append(arguments[2:]))
+    for each, classes, columns, shown in ((3, 10, 6, 30), (20, 10, 20, 200), (10, 10, 10, 100), (10, 100, 8, 200)):
+        labels = torch.eye(classes).repeat_interleave(each, dim=0)
+        empty = np.empty((1, each * classes, 16, 16, 3), np.uint8)
+        draw_grid(Path("p"), Looked("list", labels, empty, labels[None], [0], ["x"] * classes, True))
+        rows, title, across_it = pages.pop()
+        assert (len(rows), across_it) == (shown, columns) and {seed for seed, _ in rows} == {0}
+        assert labels[[row for _, row in rows]].sum(dim=0).tolist() == [shown / classes] * classes
+        assert ("200 of them shown" in title) == (each * classes > 200), title
+    for mixed in ([[0], [1], [0]], [[0], [0], [1]], [[0]] * 2 + [[1]] * 3 + [[0]], [[0]] * 25):
+        assert across(multi_hot(mixed, 2)) == ACROSS
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -228,19 +287,23 @@ def test_a_run_is_scored(scenes: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert f"{found[split]['score']['value']:.3f} (95%: {found[split]['score']['low']:.3f} to" in said
     written = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*.*"))
     assert written == [
-        "config.json", "pictures/new_test-failures.png", "pictures/new_test.png", "pictures/test-failures.png",
+        "config.json", "failures/new_test.png", "failures/test.png", "pictures/new_test.png",
         "pictures/test.png", "result.json", "samples/new_test-0.npz", "samples/new_test-1.npz", "samples/test-0.npz",
         "samples/test-1.npz",
     ]  # fmt: skip
     about = json.loads(Path("out/result.json").read_text())
     assert about["sampling"] == {
-        "sampler": "dpm++sde", "steps": 2, "guidance_scale": 2.0, "calls": 2, "precision": "auto"
+        "sampler": "dpm++sde", "steps": 2, "guidance_scale": 2.0, "calls": 2, "precision": "fp32"
     }  # fmt: skip
     assert about["classifier"]["sha256"] == classifier.load(scenes / "seen")[2]
     assert about["run"] == str((scenes / "model").resolve())
     assert cli.run(["info", "out"]) == 0
     told = capsys.readouterr().out
-    assert "out (evaluate" in told and re.search(r"score 0\.\d{3}, \d+ conditions, \d seeds", told), told
+    assert "out (evaluate" in told and re.search(r"test +score 0\.\d{3}, 32 conditions, 2 seeds\n", told), told
+    assert told.endswith("failures/ 2 pictures, pictures/ 2 pictures, samples/ 4 files\n"), told
+    assert report.counted(1, "seed") == "1 seed" and report.counted(0, "picture") == "0 pictures"
+    run = load(scenes / "model", precision="bf16")
+    assert evaluate.describe_run(run, evaluate.settings(run))["sampling"]["precision"] == "bf16"
 
 
 def test_what_is_drawn_is_not_drawn_again(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +335,23 @@ def test_what_is_drawn_is_not_drawn_again(scenes: Path, monkeypatch: pytest.Monk
     }  # fmt: skip
 
 
+def test_lists_and_seeds_do_not_disturb_one_another(scenes: Path) -> None:
+    """Each list has its pages and its seeds, whatever it is called; and the figures are those of all seeds that are
+    there, whichever are asked for now."""
+    names = ("w", "w-failures", "w-1")
+    for name in names:
+        Path(f"{name}.json").write_text('[["red cube"]]')
+    lists = [word for name in names for word in ("--labels-file", f"{name}.json")]
+    assert cli.run(of_scenes(scenes, *lists, "--seeds", "1", "--seed", "3")) == 0
+    logits = {3: open_evaluator(scenes / "seen").logits(np.load("out/samples/w-3.npz")["images"])}
+    assert cli.run(of_scenes(scenes, *lists[:2], "--seeds", "2")) == 0
+    found = result()
+    assert {name: found[name]["seeds"] for name in names} == {"w": [0, 1, 3], "w-failures": [3], "w-1": [3]}
+    assert found["w"]["score"]["each"][2] == score(logits[3], multi_hot([[shapes.NAMES.index("red cube")]], 24))
+    assert sorted(os.listdir("out/pictures")) == ["w-1.png", "w-failures.png", "w.png"]
+    assert set(os.listdir("out/failures")) <= {"w-1.png", "w-failures.png", "w.png"}
+
+
 def test_an_evaluation_is_of_one_model_one_classifier_and_one_list(
     scenes: Path, clf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,6 +376,10 @@ def test_an_evaluation_is_of_one_model_one_classifier_and_one_list(
     weights = classifier.load("other")[1].state_dict()
     checkpoint.save_model(Path("other"), {name: 2 * tensor for name, tensor in weights.items()})
     refuses([*line[:3], "other", *line[4:]], "by another classifier than other")
+    os.mkdir("model")
+    Path("model/config.json").write_bytes((scenes / "model/config.json").read_bytes())
+    checkpoint.save_model(Path("model"), {n: 2 * t for n, t in load(scenes / "model").model.state_dict().items()})
+    refuses([line[0], "model", *line[2:]], r"out is an evaluation with other weights: \w+, not \w+\. Give another")
     Path("asked.json").write_text('[["red sphere"]]')
     refuses(line, r"asked-0\.npz was drawn for other labels than the list has now")
     Path("asked.json").write_text('[["red cube"]]')
@@ -303,6 +387,70 @@ def test_an_evaluation_is_of_one_model_one_classifier_and_one_list(
         Path("out/samples/asked-0.npz").write_bytes(bad)
         before[Path("out/samples/asked-0.npz")] = bad
         refuses(line, r"asked-0\.npz is damaged")
+    Path("out/config.json").write_text(json.dumps(checkpoint.read_config("out") | {"classifier": "x"}))
+    before[Path("out/config.json")] = Path("out/config.json").read_bytes()
+    refuses(line, "out is an evaluation by another classifier")
+
+
+STORED = {  # what stands in a samples file in the place of images uint8 [2,16,16,3]: what is said of it
+    "an array alone": "damaged",
+    "other size": r"images uint8 \[2, 8, 8, 3\], where 16x16 in colour belong",
+    "grey": r"images uint8 \[2, 16, 16, 1\]",
+    "empty": r"images uint8 \[2, 0, 0, 3\]",
+    "floats": "images float32",
+    "words for labels": "damaged",
+    "no labels": "damaged",
+    "text": "damaged",
+}
+
+
+@pytest.mark.parametrize("what", STORED)
+def test_damaged_samples_are_found_before_anything_is_drawn(what: str) -> None:
+    """One line each, also where they are of a seed that is not asked for now."""
+    path, labels = Path("samples/list-4.npz"), multi_hot([[0], [1]], 2)
+    path.parent.mkdir()
+    right = {"images": np.zeros((2, 16, 16, 3), np.uint8), "labels": labels.numpy().astype(np.uint8)}
+    np.savez(path, **right)
+    assert evaluate.missing(Path(), {"list": labels}, 16, [0, 4]) == [("list", 0)]
+    wrong = {
+        "other size": {"images": right["images"][:, :8, :8]},
+        "grey": {"images": right["images"][..., :1]},
+        "empty": {"images": right["images"][:, :0, :0]},
+        "floats": {"images": right["images"].astype(np.float32)},
+        "words for labels": {"labels": np.array([["a", "b"], ["c", "d"]])},
+    }
+    if what == "an array alone":
+        with open(path, "wb") as file:
+            np.save(file, right["images"])
+    elif what == "text":
+        path.write_text("no samples")
+    elif what == "no labels":
+        np.savez(path, images=right["images"])
+    else:
+        np.savez(path, **right | wrong[what])
+    with pytest.raises(UserError, match=STORED[what]) as caught:
+        evaluate.missing(Path(), {"list": labels}, 16, [0])
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damaged", ['{"lists": []}', '{"lists": {"list": 5}}', "[]", "{", '{"lists": {"list": {}}}'])
+def test_a_damaged_result_is_written_anew(damaged: str) -> None:
+    """And until then `minidiff info` says which file is damaged, in one line."""
+    config = {"kind": "evaluate", "run": "model", "classifier": {"place": "seen", "image_size": 16}}
+    sampling = {"sampler": "ddim", "calls": 2, "guidance_scale": 2.0}
+    checkpoint.write_json(Path("config.json"), config | {"sampling": sampling})
+    Path("result.json").write_text(damaged)
+    with pytest.raises(UserError, match=r"^result\.json is damaged\. The same .* --out \. writes it anew\.$"):
+        report.describe_run(Path())
+    assert report.summarise_run(Path()) == ".  evaluate"
+    evaluate.write_result(Path(), {"list": summarise(looked())})
+    assert "score 0.750, 3 conditions, 2 seeds" in report.describe_run(Path())
+
+
+def test_a_tenth_of_the_images_comes_without_labels(scenes: Path) -> None:
+    """Unless --label-dropout says otherwise, as in Ho & Salimans 2022: guidance leads away from what they teach."""
+    run = load(scenes / "model")
+    assert run.config["labels"]["dropout"] == run.label_dropout == 0.1
 
 
 def test_classes_without_a_labels_file(shades: Path, clf: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,6 +488,41 @@ def test_real_images_tell_what_the_classifier_is_worth(clf: Path, capsys: pytest
     assert found["lists"]["folder-train"]["by_label"]["light"]["asked"] == int(data.labels[[0, 5, 11, 17, 23], 1].sum())
 
 
+def test_real_images_are_those_of_the_test_split(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is one, and another is not named: the classifier was trained on the others. A folder belongs to one
+    split."""
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 48, "test": 20, "new_test": 10})
+    seen = open_evaluator(scenes / "seen")
+    found = evaluate.look_at_data(seen, "dataset:shapes")
+    data = load_data("shapes", split="test", image_size=16)
+    assert found.name == "shapes-test" and (found.images[0] == data.rgb(slice(None))).all()
+    assert torch.equal(found.labels, torch.from_numpy(data.labels)) and len(data.images) == 20
+    line = command("dataset:shapes:new_test", scenes / "seen", "--out", "out")
+    assert cli.run(line) == 0 and result()["shapes-new_test"]["conditions"] == 10
+    before = Path("out/result.json").read_bytes()
+    assert cli.run(command("dataset:shapes", *line[3:4], "--out", "out")) == 1
+    error = capsys.readouterr().err
+    assert "other data: name shapes-new_test, images 10, not name shapes-test, images 20. Give" in error, error
+    assert Path("out/result.json").read_bytes() == before
+
+
+def test_images_without_any_label_score_nothing(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line; where some have labels those are scored."""
+    monkeypatch.setenv("MINIDIFF_CACHE", str(Path("cache").resolve()))
+    tables = {"objects": {name: k for k, name in enumerate(shapes.NAMES)}, "train": {"0.png": [], "1.png": []}}
+    for name, table in tables.items():
+        checkpoint.write_json(Path(f"{name}.json"), table)
+    for name in tables["train"]:
+        write_image(Path(name), np.zeros((16, 16, 3), np.uint8))
+    seen = open_evaluator(scenes / "seen")
+    with pytest.raises(UserError, match="none of the 2 images of iclevr:train has a label: nothing to score"):
+        evaluate.look_at_data(seen, "dataset:iclevr", data_dir=Path())
+    checkpoint.write_json(Path("train.json"), {"0.png": [], "1.png": ["red cube"]})
+    assert summarise(evaluate.look_at_data(seen, "dataset:iclevr", data_dir=Path()))["by_count"].keys() == {"1"}
+
+
 def test_labels_are_matched_by_name_not_by_place(scenes: Path) -> None:
     """A classifier with its outputs in another order gives the same figures."""
     seen, order = open_evaluator(scenes / "seen"), torch.randperm(24, generator=torch.Generator().manual_seed(0))
@@ -350,7 +533,7 @@ def test_labels_are_matched_by_name_not_by_place(scenes: Path) -> None:
     other = Evaluator([shapes.NAMES[k] for k in order], False, 16, 3, "other", "", turned)
     run, labels = load(scenes / "model"), multi_hot(shapes.conditions("test"), 24)
     evaluate.draw_samples(run, Path("samples/test-0.npz"), labels, 0, steps=2)
-    both = [evaluate.look(each, Path(), "test", labels, [0], run.label_names) for each in (seen, other)]
+    both = [evaluate.look(each, Path(), "test", labels, 16, run.label_names) for each in (seen, other)]
     assert torch.equal(both[0].logits, both[1].logits) and evaluate.names_of(run, other) == shapes.NAMES
     run.config["labels"] = None  # as of an imported network, which knows how many labels there are and no names
     assert evaluate.names_of(run, other) == other.names != shapes.NAMES
@@ -373,6 +556,7 @@ def test_two_processes_draw_what_one_draws(scenes: Path) -> None:
 
 BAD = {
     "{model} --labels-file new_test.jsn": (1, "cannot read the labels file new_test.jsn"),
+    "{model} --labels-file=": (1, "'' is no labels file. Name one"),
     "{model} --labels-file text.json": (1, "text.json is no JSON"),
     "{model} --labels-file unknown.json": (1, "condition 1: unknown label 'blue cub'. Did you mean 'blue cube'"),
     "{model} --labels-file empty.json": (1, "condition 2 is empty"),

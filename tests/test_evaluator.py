@@ -139,12 +139,14 @@ WRONG = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_no_evaluator_is_one_line(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing in a file is ever run: the hostile ones leave no trace. Fails when pickles are loaded."""
+    """And nothing in a file is ever run: the hostile ones leave no trace, and no message says how to run them, as
+    torch's does. Fails when pickles are loaded."""
     monkeypatch.chdir(tmp_path)
     write_wrong(what, Path("wrong.pth"))
     with pytest.raises(UserError, match=WRONG[what]) as caught:
         open_evaluator("wrong.pth")
     assert len(str(caught.value).splitlines()) == 1 and not Path("unpickled").exists()
+    assert "weights_only" not in str(caught.value) and "torch.load" not in str(caught.value)  # torch's advice
 
 
 # --- our own --------------------------------------------------------------------------------------------------------

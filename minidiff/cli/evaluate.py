@@ -102,7 +102,7 @@ def command(
         say_resized(evaluator, size)
         say(f"folder    {folder} (if stopped, go on with --out {folder})")
         with checkpoint.locked(folder) if distributed.is_main() else nullcontext():
-            todo = evaluate.missing(folder, lists, numbers)
+            todo = evaluate.missing(folder, lists, size, numbers)
             batches = sum(len(list(pipeline.shares(len(lists[name]), batch_size))) for name, _ in todo)
             bar = tqdm(total=batches * calls, unit="call", disable=not distributed.is_main(), dynamic_ncols=True)
             with bar:
@@ -114,7 +114,7 @@ def command(
                     )
             if distributed.is_main():
                 report(folder, [
-                    evaluate.look(evaluator, folder, name, labels, numbers, names) for name, labels in lists.items()
+                    evaluate.look(evaluator, folder, name, labels, size, names) for name, labels in lists.items()
                 ])  # fmt: skip
 
 
@@ -141,12 +141,12 @@ def report(folder: Path, every: list[evaluate.Looked]) -> None:
     for line in evaluate.table(found):
         say(line)
     for looked in every:
-        pictures = folder / evaluate.PICTURES
-        evaluate_pictures.draw_grid(pictures / f"{looked.name}.png", looked)
-        say(f"written   {pictures / looked.name}.png: what was asked for, and what is seen")
-        count = evaluate_pictures.draw_failures(pictures / f"{looked.name}-failures.png", looked)
+        page, failures = (folder / kind / f"{looked.name}.png" for kind in (evaluate.PICTURES, evaluate.FAILURES))
+        evaluate_pictures.draw_grid(page, looked)
+        say(f"written   {page}: what was asked for, and what is seen")
+        count = evaluate_pictures.draw_failures(failures, looked)
         if count:
-            say(f"written   {pictures / looked.name}-failures.png: the {count} not exactly as asked")
+            say(f"written   {failures}: not exactly as asked, {count} of {looked.logits[..., 0].numel()}")
         for problem in problems(looked.images.reshape(-1, *looked.images.shape[2:])):
             warn(f"{looked.name}: {problem}")
     say(f"written   {folder / evaluate.RESULT}: all figures")
