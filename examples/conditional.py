@@ -21,7 +21,8 @@ def main(steps: int = 2500, each: int = 4, out: str | Path = "conditional.png") 
     data = minidiff.load_data("shapes", image_size=32)
     schedule = minidiff.Schedule.cosine()
     network = minidiff.UNet(
-        32, channels=(32, 64, 96), layers_per_block=1, attention=(False, False, True), norm_groups=8, label_dim=24
+        32, channels=(32, 64, 96), layers_per_block=1, attention=(False, False, True), norm_groups=8, scale_shift=True,
+        label_dim=24,
     )
 
     def loss(model: nn.Module, x0: Tensor, labels: Tensor, draws: Draws) -> Tensor:

@@ -18,7 +18,7 @@ def main(steps: int = 700, images: int = 36, out: str | Path = "ddpm.png") -> Te
     data = minidiff.load_data("shapes", image_size=32)
     schedule = minidiff.Schedule.cosine()
     network = minidiff.UNet(
-        32, channels=(32, 64, 96), layers_per_block=1, attention=(False, False, True), norm_groups=8
+        32, channels=(32, 64, 96), layers_per_block=1, attention=(False, False, True), norm_groups=8, scale_shift=True
     )
 
     def loss(model: nn.Module, x0: Tensor, labels: Tensor, draws: Draws) -> Tensor:

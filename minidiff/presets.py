@@ -38,7 +38,8 @@ PRESETS: dict[str, Preset] = {
     "cpu": Preset(
         "a few minutes on a laptop's CPU, recognisable pictures at 32x32",
         image_size=32,
-        network={"channels": (32, 64, 96), "layers_per_block": 1, "attention": (False, False, True), "norm_groups": 8},
+        network={"channels": (32, 64, 96), "layers_per_block": 1, "attention": (False, False, True), "norm_groups": 8,
+                 "scale_shift": True},
         diffusion={"schedule": "cosine", "prediction": "v"},
         training={"steps": 600, "batch_size": 32, "lr": 1e-3, "warmup": 100, "decay": "cosine", "ema_decay": 0.995},
     ),
