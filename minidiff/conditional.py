@@ -1,13 +1,12 @@
 """Chapter 5: pictures to order. Labels go into the network, and guidance has them followed more closely.
 
-Rests on diffusion (what a sampler takes for a model) and shapes (its lists of what to draw).
+Rests on diffusion (what a sampler takes for a model), shapes (its lists of what to draw) and iclevr (reading such).
 Ho & Salimans 2022 (classifier-free guidance).
 
 A condition is a list of label numbers, such as [2, 23] for "blue cube, yellow cylinder"; the network takes it
 multi-hot, 24 zeros and ones. In training some are not told, so that one network learns p(x | labels) and p(x).
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from minidiff import shapes
 from minidiff.diffusion import Denoiser
-from minidiff.errors import UserError, suggestion
+from minidiff.errors import UserError, shown, suggestion
+from minidiff.iclevr import read_json
 
 DROPOUT = 0.1  # the share of training images whose labels are not told: Ho & Salimans, section 4.1
 GUIDANCE_SCALE = 2.0  # when nothing else is asked for; docs/results.md
@@ -57,30 +57,44 @@ def guided(model: Conditional, labels: Tensor, guidance_scale: float = 1.0) -> D
 def parse_condition(text: str, names: Sequence[str]) -> list[int]:
     """Words to numbers in `names`, ascending: "blue cube, yellow cylinder" is [2, 23].
 
+    A name that has a comma in it, as that of a folder may, is asked for alone.
     Raises UserError for an unknown name, the same name twice, or none.
     """
-    words = [" ".join(word.split()) for word in text.split(",")]
+    words = [text] if len(matching(text, names)) == 1 else [word.strip() for word in text.split(",")]
     if not all(words):
-        raise UserError(f"'{text}' has an empty label. Write names with commas between, such as '{names[0]}'.")
+        fault = "has an empty label" if text.strip() else "names no label"
+        raise UserError(f"{shown(text)} {fault}. Write names with commas between, such as '{names[0]}'.")
     return numbered(words, names)
 
 
 def numbered(words: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Names to numbers, ascending; upper and lower case are the same. Raises UserError."""
-    number_of = {name.lower(): number for number, name in enumerate(names)}
+    """Names to numbers, ascending, each found by `matching`. Raises UserError."""
+    condition: list[int] = []
     for word in words:
-        if word.lower() not in number_of:
-            raise UserError(f"unknown label '{word}'. {suggestion(word, names)}")
-    condition = sorted({number_of[word.lower()] for word in words})
-    if len(condition) < len(words):
-        twice = next(word for word in words if [other.lower() for other in words].count(word.lower()) > 1)
-        raise UserError(f"'{twice}' is asked for twice; labels say what is there, not how often. Name it once.")
-    return condition
+        found = matching(word, names)
+        if not found:
+            raise UserError(f"unknown label {shown(word)}. {suggestion(word, names)}")
+        if len(found) > 1:
+            either = " or ".join(shown(names[number]) for number in found)
+            raise UserError(f"{shown(word)} may be {either}. Write it exactly as one of them.")
+        if found[0] in condition:
+            twice = shown(names[found[0]])
+            raise UserError(f"{twice} is asked for twice; labels say what is there, not how often. Name it once.")
+        condition += found
+    return sorted(condition)
 
 
-def in_words(condition: Sequence[int], names: Sequence[str]) -> str:
+def matching(word: str, names: Sequence[str]) -> list[int]:
+    """The labels a word may mean: the one it is exactly, or else all that differ from it in case and spaces alone."""
+    if word in names:
+        return [names.index(word)]
+    same = " ".join(word.lower().split())
+    return [number for number, name in enumerate(names) if " ".join(name.lower().split()) == same]
+
+
+def in_words(condition: Sequence[int], names: Sequence[str], between: str = ", ") -> str:
     """[2, 23] -> "blue cube, yellow cylinder": the way back."""
-    return ", ".join(names[number] for number in condition)
+    return between.join(names[number] for number in condition)
 
 
 def read_conditions(place: str | Path, names: Sequence[str]) -> list[list[int]]:
@@ -90,12 +104,15 @@ def read_conditions(place: str | Path, names: Sequence[str]) -> list[list[int]]:
     its labels. Raises UserError where it is no such file, or has a label that is not in `names`, or a condition without
     any.
     """
+    if not str(place):
+        raise UserError("the name of the labels file is empty. Give one, such as test.json.")
     path = Path(place).expanduser()
+    form = 'a list of lists of names, such as [["red cube"], ["blue cube", "gray sphere"]]'
     if str(place) in shapes.SPLITS[1:] and not path.exists() and sorted(names) == sorted(shapes.NAMES):
         lists: Any = [[shapes.NAMES[number] for number in one] for one in shapes.conditions(str(place))]
     else:
-        lists = read_json(path)
-    mend = 'A labels file is a list of lists of names, such as [["red cube"], ["blue cube", "gray sphere"]].'
+        lists = read_json(path, "labels file", form)
+    mend = f"A labels file is {form}."
     if not isinstance(lists, list) or not all(isinstance(one, list) for one in lists):
         raise UserError(f"{path} is JSON, but no list of lists. {mend}")
     if not lists:
@@ -103,7 +120,7 @@ def read_conditions(place: str | Path, names: Sequence[str]) -> list[list[int]]:
     conditions = []
     for position, words in enumerate(lists, 1):
         if not all(isinstance(word, str) for word in words):
-            raise UserError(f"{path}, condition {position}: {json.dumps(words)[:80]} is no list of names. {mend}")
+            raise UserError(f"{path}, condition {position}: {shown(words)} is no list of names. {mend}")
         if not words:
             raise UserError(f"{path}, condition {position} is empty. Name at least one label, or take it out.")
         try:
@@ -113,23 +130,15 @@ def read_conditions(place: str | Path, names: Sequence[str]) -> list[list[int]]:
     return conditions
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises UserError."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the labels file {path}: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({error}). A labels file is a list of lists of names.") from None
-
-
 # --- and as the network takes them ------------------------------------------------------------------------------------
 
 
 def multi_hot(conditions: Sequence[Sequence[int]], count: int) -> Tensor:
-    """Label numbers of M images -> float32 [M,count] of zeros and ones."""
+    """Label numbers of M images -> float32 [M,count] of zeros and ones. Raises UserError for a number of no label."""
     labels = torch.zeros(len(conditions), count)
     for row, condition in enumerate(conditions):
+        if not all(number in range(count) for number in condition):  # torch would count -1 from the end
+            raise UserError(f"{shown(condition)} are no numbers of labels, which are 0 to {count - 1} here.")
         labels[row, list(condition)] = 1
     return labels
 

@@ -136,7 +136,7 @@ class DdpmJob(Job):
         images = to_uint8(run.draw(range(count), batch_size=at_once, **options))
         picture = grid(images, PREVIEW_COLUMNS if rows else None)
         if rows:
-            picture = label_rows(picture, [in_words(row, run.label_names).replace(", ", "\n") for row in rows])
+            picture = label_rows(picture, [in_words(row, run.label_names, "\n") for row in rows])
         write_image(self.picture(step), picture)
         return [f"samples at step {step}: {problem}" for problem in problems(images)]
 

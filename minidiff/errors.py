@@ -6,6 +6,8 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
+NAMES = 20  # at most so many are listed in a message
+
 
 class UserError(ValueError):
     """Something the user can put right. The message is one line: what is wrong, with the value, then the mend.
@@ -18,11 +20,18 @@ class UserError(ValueError):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """A sentence with the nearest known name, if one is near, and all the names there are."""
+    """A sentence with the nearest known name, if one is near, and the names there are, or the first of many."""
     known = list(known)
     nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f"Did you mean '{nearest[0]}'? " if nearest else ""
-    return f"{hint}Known: {', '.join(known)}."
+    more = f" and {len(known) - NAMES} more" * (len(known) > NAMES)
+    return f"{hint}Known: {', '.join(known[:NAMES])}{more}."
+
+
+def shown(value: object) -> str:
+    """Something that a user or a file gave, for a message: in quotes if it is text, short, in one line."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def lookup(kind: str, name: str, table: Mapping[str, Value]) -> Value:

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from minidiff.errors import UserError, suggestion
+from minidiff.errors import UserError, shown, suggestion
 
 OBJECTS = "objects.json"
 PLACES = ("images", "iclevr", "train", ".")  # where images are looked for, from DIR; the lab's archive says iclevr
@@ -43,15 +43,15 @@ def read_names(root: Path) -> list[str]:
         if type(number) is not int or not 0 <= number < len(names) or names[number] or not plain(name):
             raise UserError(
                 f"{root / OBJECTS} gives {shown(name)} the number {shown(number)}. Its {len(names)} labels need plain "
-                f"names, and the numbers 0 to {len(names) - 1}, each once."
+                f"names, without commas and with single spaces, and the numbers 0 to {len(names) - 1}, each once."
             )
         names[number] = name
     return names
 
 
 def plain(name: str) -> bool:
-    """Whether a label can be written in a line: not empty, and no characters but printable ones."""
-    return bool(name.strip()) and name.isprintable()
+    """Whether a label can be asked for in a line of labels with commas between, see `conditional.parse_condition`."""
+    return bool(name) and name.isprintable() and "," not in name and name == " ".join(name.split())
 
 
 def read_listing(root: Path, split: str, names: list[str]) -> dict[str, list[int]]:
@@ -75,21 +75,20 @@ def read_listing(root: Path, split: str, names: list[str]) -> dict[str, list[int
 
 def read_table(path: Path, what: str) -> dict[str, Any]:
     """A JSON object that is not empty; `what` it should be, for the message of the UserError."""
-    try:
-        table = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({error}). It should be a table of {what}.") from None
+    table = read_json(path, "table", f"a table of {what}")
     if not isinstance(table, dict) or not table:
         raise UserError(f"{path} is {'an empty table' if table == {} else 'no table'}. It should be one of {what}.")
     return table
 
 
-def shown(value: object) -> str:
-    """Something out of a file, for a message: short, in one line."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def read_json(path: Path, kind: str, what: str) -> Any:
+    """What a JSON file holds. kind of file, and what it should hold: for the message of the UserError."""
+    try:
+        return json.loads(path.read_bytes())  # of bytes the encoding is found out, and a byte order mark passed over
+    except OSError as error:
+        raise UserError(f"cannot read the {kind} {path}: {error.strerror}.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON ({error}). It should be {what}.") from None
 
 
 def find_images(root: Path, table: str, files: list[str], on_bad: str) -> tuple[Path, list[str], list[str]]:

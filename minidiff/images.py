@@ -282,11 +282,19 @@ def grid(images: Pixels, columns: int | None = None, pad: int = 2) -> Pixels:
     return canvas
 
 
+LEADING = 4  # pixels by which Pillow's lines are higher than their letters
+
+
 def label_rows(picture: Pixels, labels: Sequence[str], size: int = 15) -> Pixels:
     """A grid, uint8 [H,W,3], with a margin at its left that names its rows, which are of equal height.
 
-    size: of the letters, in pixels; lines of a label are parted by a newline.
+    size: of the letters, in pixels; lines of a label are parted by a newline. Where a row is too low for all of them
+    the letters are smaller, and where even 9 pixels are too many, the last line says how many are left out.
     """
+    height = picture.shape[0] // len(labels)
+    most = max(label.count("\n") + 1 for label in labels)
+    size = max(min(size, 9), min(size, height // most - LEADING))
+    labels = [first_lines(label, max(2, height // (size + LEADING))) for label in labels]
     font = ImageFont.load_default(size)
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     boxes = [measure.multiline_textbbox((0, 0), label, font=font) for label in labels]
@@ -299,6 +307,14 @@ def label_rows(picture: Pixels, labels: Sequence[str], size: int = 15) -> Pixels
         middle = (row + 0.5) * picture.shape[0] / len(labels)
         draw.multiline_text((margin, middle - (box[1] + box[3]) / 2), label, fill="black", font=font)
     return np.array(canvas)
+
+
+def first_lines(text: str, count: int) -> str:
+    """A text of at most `count` lines; of a longer one the first, and how many more there are."""
+    lines = text.split("\n")
+    if len(lines) <= count:
+        return text
+    return "\n".join([*lines[: count - 1], f"and {len(lines) - count + 1} more"])
 
 
 def captioned(images: Pixels, captions: Sequence[str], columns: int | None = None, size: int = 12) -> Pixels:

@@ -182,12 +182,16 @@ def describe_labels(data: ImageData) -> dict[str, Any]:
 
 
 def check_labels(data: ImageData, use: str) -> None:
-    """A UserError unless there are at least two labels. use: what needs them, for the message."""
+    """A UserError unless there are at least two labels, and images that have some. use: what needs them, for the
+    message."""
     if len(data.label_names) < 2:
         has = "only one label" if data.label_names else "no labels"
         notes = f" ({'; '.join(data.notes)})" if data.notes else ""
         mend = " Put the images of each class into a sub-folder of its own." if data.name == "folder" else ""
         raise UserError(f"{data.name} has {has}{notes}; {use} needs two.{mend}")
+    if not data.labels.any():
+        none = f"none of the {len(data)} images of {data.name} has a label"
+        raise UserError(f"{none}, and {use} needs some. Say in its files what they show.")
 
 
 def resume(kind: type[AnyJob], folder: str | Path, device: torch.device, options: dict[str, Any]) -> AnyJob:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minidiff import checkpoint, distributed, foreign
 from minidiff.chain import PLANS
-from minidiff.conditional import GUIDANCE_SCALE, guided, in_words, parse_condition, read_conditions
+from minidiff.conditional import GUIDANCE_SCALE, guided, in_words, multi_hot, parse_condition, read_conditions
 from minidiff.diffusion import check_prediction, diffusion_loss, q_sample, rates
 from minidiff.errors import UserError, lookup
 from minidiff.images import Pixels, to_uint8
@@ -46,6 +46,7 @@ INIT_MODES: dict[str, Callable[[Schedule, Tensor, Tensor, Tensor], Tensor]] = {
 OWNERS = {"eta": "ddim", "variance": "ddpm"}  # options of one sampler alone
 
 StartT = int | Sequence[int] | Literal["auto"] | None
+Labels = Tensor | Sequence[Sequence[int]]  # multi-hot [M,L], or M conditions as `Run.conditions` gives them
 
 
 class Moments(NamedTuple):
@@ -89,14 +90,14 @@ class Run:
         known = self.config.get("labels") or {}
         return known.get("names", [str(number) for number in range(self.model.label_dim)])
 
-    def conditions(self, texts: Sequence[str] = (), file: str | Path | None = None) -> list[list[int]]:
+    def conditions(self, texts: str | Sequence[str] = (), file: str | Path | None = None) -> list[list[int]]:
         """What is asked for, as numbers in `label_names`: each of the texts, such as "blue cube, yellow cylinder", and
         all of a labels file, see `read_conditions`. Raises UserError."""
-        names = self.label_names
-        if not names and (texts or file):
+        names, texts = self.label_names, [texts] if isinstance(texts, str) else texts
+        if not names and (texts or file is not None):
             raise UserError(f"{self.folder} was trained without labels. Leave them out, or train with --conditional.")
         found = [parse_condition(text, names) for text in texts]
-        found += read_conditions(file, names) if file else []
+        found += read_conditions(file, names) if file is not None else []
         one_hot = (self.config.get("labels") or {}).get("one_hot", False)
         if several := next((one for one in found if one_hot and len(one) > 1), None):
             raise UserError(
@@ -179,7 +180,7 @@ class Run:
         self.check_labels(options.get("labels"), options.get("guidance_scale"))
         return options
 
-    def check_labels(self, labels: Tensor | None, guidance_scale: float | None) -> None:
+    def check_labels(self, labels: Labels | None, guidance_scale: float | None) -> None:
         """A UserError for labels that this run does not take, or lacks, and for guidance it was not trained for."""
         if labels is None:
             if guidance_scale is not None:
@@ -190,6 +191,10 @@ class Run:
             return
         if not self.label_names:
             raise UserError(f"{self.folder} was trained without labels. Leave them out, or train with --conditional.")
+        if not len(labels):
+            raise UserError("the labels are of no image at all. Leave them out, or give at least one row.")
+        if isinstance(labels, Tensor) and labels.shape[1:] != (self.model.label_dim,):
+            raise UserError(f"the labels are {list(labels.shape)}, and this run takes [M,{self.model.label_dim}].")
         if guidance_scale not in (None, 1) and not self.label_dropout:
             raise UserError(
                 f"{self.folder} was always told the labels, so nothing to guide away from. Leave out --guidance."
@@ -233,12 +238,13 @@ class Run:
         batch_size: int = 64,
         init: Tensor | None = None,
         start_t: StartT = None,
-        labels: Tensor | None = None,
+        labels: Labels | None = None,
         **options: Any,
     ) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """The chains that draw these samples: those that start from the same timestep share one, up to batch_size.
 
-        labels [M,L]: sample k is drawn for row k mod M. init [M,C,H,W]: sample k starts from init k mod M.
+        labels: multi-hot [M,L], or M conditions such as [[2, 23], [9]]; sample k is drawn for the one k mod M.
+        init [M,C,H,W]: sample k starts from init k mod M.
         start_t: one for all; or one for each init; or `auto`, the timestep of the noise in each init
         (`noise_level.start_from`), with the init_mode `scale` unless one is given.
         Where each init has its own, `steps` is cut to the timesteps below it. options: see `chain`.
@@ -246,6 +252,9 @@ class Run:
         """
         if init is not None and init.shape[1:] != self.shape:
             raise UserError(f"an init is {list(init.shape[1:])}, this run's images {list(self.shape)}. Resize it.")
+        self.check_labels(labels, options.get("guidance_scale"))
+        if labels is not None and not isinstance(labels, Tensor):
+            labels = multi_hot(labels, self.model.label_dim)
         first = self.first_timesteps(indices, init, start_t)
         if start_t == "auto":
             options.setdefault("init_mode", "scale")

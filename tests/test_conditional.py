@@ -9,11 +9,11 @@ import torch
 from conftest import tiny_training
 from torch import Tensor
 
-from minidiff import cli, conditional, shapes
+from minidiff import cli, conditional, ddpm_job, shapes
 from minidiff.checkpoint import read_config, write_json
 from minidiff.conditional import guided, in_words, multi_hot, parse_condition, read_conditions
-from minidiff.errors import UserError
-from minidiff.images import captioned, read_image, write_image
+from minidiff.errors import UserError, suggestion
+from minidiff.images import captioned, first_lines, grid, label_rows, read_image, write_image
 from minidiff.pipeline import ddpm_loss, load
 from minidiff.rng import Draws
 from minidiff.samplers import SAMPLERS
@@ -118,6 +118,12 @@ def test_an_unconditional_training_draws_the_numbers_it_always_drew() -> None:
     assert [names for _, _, names in seen] == [[], ["keep", "labels"]]
 
 
+def test_one_image_in_ten_is_not_told_of(told: Path, tiny_preset: str) -> None:
+    """The default of Ho & Salimans, and of the docs."""
+    given = {"dataset": "folder", "data_dir": str(told.parent / "data"), "preset": tiny_preset, "conditional": True}
+    assert ddpm_job.plan(torch.device("cpu"), given).config["labels"]["dropout"] == 0.1
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was told which of 40 flat pictures are dark and which light, for 150 steps."""
@@ -150,6 +156,26 @@ def test_a_run_draws_what_it_is_told(told: Path) -> None:
     (free,) = run.sample(16, steps=10)
     level = free.mean(dim=(1, 2, 3))
     assert (level > 0.2).any() and (level < -0.2).any(), level
+
+
+def test_conditions_are_taken_as_they_are_given(told: Path) -> None:
+    """What `conditions` gives, `sample` takes, as it takes multi-hot rows; what is neither is one line."""
+    run = load(told)
+    (rows,) = run.sample(4, labels=multi_hot([[1], [0]], 2), steps=2)
+    (same,) = run.sample(4, labels=run.conditions(["light", "dark"]), steps=2)
+    assert torch.equal(rows, same)
+    assert run.conditions("light") == run.conditions(["light"]) == [[1]]
+    for wrong, message in (
+        (torch.zeros(0, 2), "of no image at all"),
+        ([], "of no image at all"),
+        (torch.zeros(2, 3), r"the labels are \[2, 3\], and this run takes \[M,2\]"),
+        (torch.zeros(2), r"the labels are \[2\], and this run"),
+        ([[1], [-1]], r"\[-1\] are no numbers of labels, which are 0 to 1 here"),
+        ([[2]], r"\[2\] are no numbers of labels"),
+        (["light"], "'light' are no numbers of labels"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list(run.sample(2, labels=wrong, steps=2))
 
 
 def test_a_sample_does_not_depend_on_the_batch(told: Path) -> None:
@@ -215,7 +241,48 @@ def test_sample_with_labels(told: Path, tmp_path: Path, capsys: pytest.CaptureFi
     (same,) = run.sample(4, labels=multi_hot([[1], [0]], 2), guidance_scale=1.5, sampler="dpm++sde", steps=8)
     assert np.abs((same.permute(0, 2, 3, 1).clamp(-1, 1).numpy() + 1) * 127.5 - images).max() <= 0.51
     assert np.array_equal(read_image(tmp_path / "a.png"), captioned(images, ["light", "dark"] * 2, 2))
-    assert read_image(tmp_path / "a-progressive.png").shape[1] > 2 * 66 + 2
+    seen = run.moments(range(4), 2, labels=[[1], [0]], guidance_scale=1.5, sampler="dpm++sde", steps=8)
+    strip = label_rows(grid(seen.strip(), 2), ["light", "dark"] * 2)  # a name beside the two rows of its image
+    assert np.array_equal(read_image(tmp_path / "a-progressive.png"), strip)
+    levels = seen.image.mean(axis=(1, 2, 3))
+    assert ((levels > 128) == [True, False, True, False]).all()
+
+
+def test_one_condition_has_its_words_too(told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Below each picture of a square grid; and of ten images the strip shows eight, and says so."""
+    few = ["sample", str(told), "--labels", "Light", "--steps", "2"]
+    assert cli.run([*few, "-n", "10", "--progressive", "2", "--out", str(tmp_path / "a.png")]) == 0
+    assert "x_t and the predicted x0, of the first 8 of 10 images" in capsys.readouterr().out
+    assert cli.run([*few, "-n", "10", "--out", str(tmp_path / "a.npz")]) == 0
+    images = np.load(tmp_path / "a.npz")["images"]
+    assert np.array_equal(read_image(tmp_path / "a.png"), captioned(images, ["light"] * 10))
+
+
+def test_samplers_are_compared_with_the_words_below(
+    told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row for each sampler, in each the same conditions in turn."""
+    words = ["--labels", "light", "--labels", "dark", "-n", "3", "--out", str(tmp_path / "a.png")]
+    assert cli.run(["sample", str(told), "--compare", "ddim:2,dpm++:2", *words]) == 0
+    assert "labels    light; dark; guidance 2\n" in capsys.readouterr().out
+    run, rows = load(told), []
+    for sampler in ("ddim", "dpm++"):
+        (images,) = run.sample(3, labels=[[1], [0]], sampler=sampler, steps=2)
+        rows.append(((images.permute(0, 2, 3, 1).clamp(-1, 1).numpy() + 1) * 127.5).round().astype(np.uint8))
+    expected = captioned(np.concatenate(rows), ["light", "dark", "light"] * 2, 3)
+    drawn = read_image(tmp_path / "a.png")[:, -expected.shape[1] :]
+    assert np.abs(drawn.astype(int) - expected).max() <= 1
+
+
+def test_rows_from_an_init_are_named(told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grid of --init-steps: a row for each, and beside it what it was drawn for."""
+    files = [told.parent / "data" / name / f"{number:02d}.png" for number, name in enumerate(NAMES)]
+    monkeypatch.setattr("minidiff.cli.sample.init_files", lambda init, steps: files)
+    words = ["--init", "dip", "--init-steps", "3,5", "--start-t", "20", "--steps", "2", "--progressive", "2"]
+    words = ["sample", str(told), *words, "--labels", "light", "--labels", "dark"]
+    assert cli.run([*words, "--out", str(tmp_path / "a.png")]) == 0
+    drawn = read_image(tmp_path / "a.png")
+    assert np.array_equal(drawn, label_rows(drawn[:, -4 * 66 - 2 :], ["light", "dark"]))
 
 
 def test_a_labels_file_is_a_picture_of_each(told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,10 +298,13 @@ def test_a_labels_file_is_a_picture_of_each(told: Path, tmp_path: Path, capsys: 
 BAD = {
     "unknown": (["--labels", "lihgt"], 1, "unknown label 'lihgt'. Did you mean 'light'?"),
     "empty": (["--labels", "light,,dark"], 1, "'light,,dark' has an empty label"),
+    "no words": (["--labels", ""], 1, "'' names no label. Write names with commas between, such as 'dark'"),
     "two of one": (["--labels", "light, dark"], 1, "an image of this run has one label, and 'dark, light' are 2"),
     "both": (["--labels", "light", "--labels-file", "a.json"], 2, "both say what to draw"),
     "guidance alone": (["--guidance", "2"], 1, "--guidance leads towards --labels"),
     "negative": (["--labels", "light", "--guidance", "-1"], 2, "--guidance"),
+    "both, one empty": (["--labels", "light", "--labels-file", ""], 2, "both say what to draw"),
+    "no name": (["--labels-file", ""], 1, "the name of the labels file is empty. Give one"),
     "no file": (["--labels-file", "none.json"], 1, "cannot read the labels file none.json: No such file"),
 }
 
@@ -286,6 +356,29 @@ def test_words_to_numbers_and_back() -> None:
     assert conditional.condition_of(labels[0]) == [2, 23]
 
 
+def test_every_name_can_be_asked_for() -> None:
+    """As it is; in any case and with any spaces where no other name is meant; with a comma in it, alone."""
+    names = ["red cube", "Red cube", "a, b", " b  c ", "Blue", "d"]
+    for number, name in enumerate(names):
+        assert parse_condition(name, names) == [number]
+        assert conditional.numbered([name], names) == [number]
+    assert parse_condition(" Red cube , BLUE,b c", names) == [1, 3, 4]
+    assert parse_condition("A,  b", names) == [2]
+    assert conditional.numbered(["blue ", " D"], names) == [4, 5]
+    with pytest.raises(UserError, match="'RED cube' may be 'red cube' or 'Red cube'. Write it exactly"):
+        parse_condition("RED cube", names)
+    with pytest.raises(UserError, match="'Blue' is asked for twice"):
+        parse_condition("Blue, d, blue", names)
+    assert in_words([0, 2], names, "\n") == "red cube\na, b"
+
+
+def test_of_many_names_a_message_lists_twenty() -> None:
+    known = [f"class {number}" for number in range(100)]
+    said = suggestion("Class 077", known)
+    assert said.startswith("Did you mean 'class 77'? Known: class 0, ") and said.endswith(", class 19 and 80 more.")
+    assert suggestion("x", known[:20]).endswith(", class 19.")
+
+
 @pytest.mark.parametrize("split", ["test", "new_test"])
 def test_the_conditions_of_the_embedded_set_need_no_file(
     split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -313,6 +406,11 @@ WRONG = {
     "empty": ('[["dark"], []]', "condition 2 is empty"),
     "unknown": ('[["dark"], ["lite"]]', "condition 2: unknown label 'lite'. Did you mean 'light'?"),
     "twice": ('[["dark", "Dark"]]', "condition 1: 'dark' is asked for twice"),
+    "two lines": ('[["a\\nb"]]', r"condition 1: unknown label 'a\nb'. Known: dark, light."),
+    "escape": ('[["\\u001b[31mred"]]', r"unknown label '\x1b[31mred'. Known"),
+    "no character": ('[["\\ud800"]]', r"unknown label '\ud800'. Known"),
+    "long": (json.dumps([["x" * 5000]]), "xxx.... Known: dark, light."),
+    "long list": (json.dumps([[1] * 5000]), "1... is no list of names"),
 }
 
 
@@ -323,7 +421,15 @@ def test_wrong_labels_files_are_one_line(name: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(UserError) as caught:
         read_conditions(path, NAMES)
-    assert message in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert message in said and str(path) in said and said.isprintable() and len(said) < len(str(path)) + 300
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_does_no_harm(encoding: str, tmp_path: Path) -> None:
+    """Some editors write one."""
+    (tmp_path / "want.json").write_text('[["d\u00fcster"]]', encoding=encoding)
+    assert read_conditions(tmp_path / "want.json", ["light", "d\u00fcster"]) == [[1]]
 
 
 def test_captions_stand_below_their_images() -> None:
@@ -336,6 +442,24 @@ def test_captions_stand_below_their_images() -> None:
         large = images[number].repeat(3, axis=0).repeat(3, axis=1)
         assert any(np.array_equal(cell[2:98, left : left + 96], large) for left in range(cell.shape[1] - 95))
         assert (cell[98:] < 128).any() == (number != 1)
+
+
+@pytest.mark.parametrize("count", [3, 5, 10, 24])
+def test_many_labels_stay_beside_their_row(count: int) -> None:
+    """None runs into the next row, whatever stands there; all are there, as far as they can be read."""
+    picture = np.zeros((3 * 66, 40, 3), np.uint8)
+    many = "\n".join(["cylinder"] * count)
+    drawn = label_rows(picture, [many, "", many])[:, :-40]
+    first, middle, last = (band < 160 for band in np.array_split(drawn, 3))
+    assert not middle.any() and first.any() and last.any()
+    lines = first.any(axis=(1, 2)).astype(int)
+    assert (np.diff(lines, prepend=0) == 1).sum() == min(count, 5)
+    assert not lines[0] and not lines[-1]
+
+
+def test_a_text_that_is_cut_says_so() -> None:
+    assert first_lines("a\nb\nc", 3) == "a\nb\nc"
+    assert first_lines("a\nb\nc\nd", 3) == "a\nb\nand 2 more"
 
 
 def test_json_of_an_export_is_read_back(tmp_path: Path) -> None:

@@ -154,12 +154,15 @@ BAD_OBJECTS = {
     "nothing": ("{}", "is an empty table"),
     "words": ('{"red cube": "0"}', "'red cube' the number '0'"),
     "true": ('{"red cube": 0, "gray cube": true}', "'gray cube' the number True"),
-    "from one": ('{"red cube": 1, "gray cube": 2}', "'gray cube' the number 2. Its 2 labels need plain names, and"),
+    "from one": ('{"red cube": 1, "gray cube": 2}', "'gray cube' the number 2. Its 2 labels need plain names, without"),
     "twice": ('{"red cube": 0, "gray cube": 0}', "'gray cube' the number 0"),
     "negative": ('{"red cube": -1}', "the number -1"),
     "two lines": ('{"red\\ncube": 0}', r"'red\ncube' the number 0"),
     "no character": ('{"\\ud800": 0}', r"'\ud800' the number 0"),
     "no name": ('{" ": 0}', "' ' the number 0"),
+    "a comma": ('{"red cube": 0, "cube, gray": 1}', "'cube, gray' the number 1. Its 2 labels"),
+    "two spaces": ('{"red  cube": 0}', "'red  cube' the number 0"),
+    "padded": ('{"red cube ": 0}', "'red cube ' the number 0"),
 }
 
 
@@ -188,6 +191,17 @@ def test_bad_tables(lab, content, words):
     (lab / "train.json").write_text(content)
     message = message_of(data_dir=lab)
     assert words in message and str(lab / "train.json") in message
+
+
+@pytest.mark.parametrize(("kind", "more"), [("ddpm", ["--conditional"]), ("classifier", [])])
+def test_nothing_is_learned_where_nothing_is_labelled(lab, tmp_path, capsys, tiny_preset, kind, more):
+    """Refused before the training, not after it."""
+    (lab / "train.json").write_text(json.dumps({name: [] for name in TABLE}))
+    words = [*more, "--image-size", 16, "--steps", 1, "--device", "cpu", "--out", tmp_path / "run"]
+    words = ["--preset", tiny_preset, *words] if kind == "ddpm" else words
+    code, _, error = run(capsys, "train", kind, "--dataset", "iclevr", "--data-dir", lab, *words)
+    assert code == 1 and "none of the 4 images of iclevr has a label" in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_some_images_are_missing(lab):

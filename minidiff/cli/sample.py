@@ -1,6 +1,7 @@
 """`minidiff sample`: images from a trained model, into a grid, a folder or an array."""
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from minidiff import checkpoint, distributed, pipeline
 from minidiff.chain import PLANS
 from minidiff.cli.types import Counted, Device, Name, Number, Place, Steps, Timestep, say, typed, warn
-from minidiff.conditional import GUIDANCE_SCALE, in_words, multi_hot
+from minidiff.conditional import GUIDANCE_SCALE, in_words
 from minidiff.errors import UserError
 from minidiff.images import (
     IMAGE_SUFFIXES,
@@ -170,7 +171,7 @@ def sample(
     if compare and said:
         wrong = said[0].replace("_", "-")
         raise click.UsageError(f"--compare says which samplers and how many calls. Leave out --{wrong}.", ctx)
-    if labels and labels_file:
+    if labels and labels_file is not None:
         raise click.UsageError("--labels and --labels-file both say what to draw. Leave one of them out.", ctx)
     if run is None:
         run = str(checkpoint.newest_run("ddpm"))
@@ -181,9 +182,16 @@ def sample(
         for note in model.config.get("source", {}).get("notes", []):  # of a checkpoint from elsewhere
             warn(f"{note}.")
         conditions = model.conditions(labels, labels_file)
-        orders = [in_words(one, model.label_names) for one in conditions]  # sample k is drawn for order k mod M
+        captions = [in_words(one, model.label_names, "\n") for one in conditions]
         if conditions:
-            chain["labels"] = multi_hot(conditions, len(model.label_names))
+            chain["labels"] = conditions  # sample k is drawn for the one k mod M
+        model.check_labels(chain.get("labels"), chain["guidance_scale"])
+        if conditions:
+            first = "; ".join(in_words(one, model.label_names) for one in conditions[:3])
+            more = f" and {len(conditions) - 3} more" * (len(conditions) > 3)
+            say(f"labels    {first}{more}; guidance {model.guidance(chain['guidance_scale']):g}")
+        elif model.label_names:
+            say(f"labels    none, so anything; --labels asks for something, such as '{model.label_names[0]}'")
         if compare:  # each with its own
             options = {name: value for name, value in chain.items() if value is not None}
         else:
@@ -196,16 +204,12 @@ def sample(
         elif start_t is not None:
             warn("--start-t without --init starts from pure noise, which is what x looks like at T-1 only.")
         if num is None:
-            num = len(options["init"]) if init is not None else len(orders) if labels_file else 8 if compare else 16
+            wanted = len(conditions) if labels_file is not None else 8 if compare else 16
+            num = len(options["init"]) if init is not None else wanted
         if compare:
-            side_by_side(model, compare, num, options, Path(out) if out else free_name(Path("compare.png")), force)
+            target = Path(out) if out else free_name(Path("compare.png"))
+            side_by_side(model, compare, num, options, captions, target, force)
             return
-        if orders:
-            more = f" and {len(orders) - 3} more" * (len(orders) > 3)
-            scale = model.guidance(chain["guidance_scale"])
-            say(f"labels    {'; '.join(orders[:3])}{more}; guidance {scale:g}")
-        elif model.label_names:
-            say(f"labels    none, so anything; --labels asks for something, such as '{model.label_names[0]}'")
         say(f"sampling  {num} image{'s' * (num != 1)}, {options['sampler']}, {journey(model, num, options)}")
         target = Path(out) if out else free_name(Path("sample.png"))
         rows = init_steps if target.suffix.lower() in IMAGE_SUFFIXES else None  # of the grid with --init-steps
@@ -224,33 +228,44 @@ def sample(
             if rows:
                 seen = model.moments(range(num), progressive or 8, on_step=lambda _: bar.update(), **options)
                 sink.write(seen.image)
-                write_image(target, grid(seen.table(to_uint8(options["init"])), columns=len(seen.t[0]) + 2))
+                picture = grid(seen.table(to_uint8(options["init"])), columns=len(seen.t[0]) + 2)
+                if captions:
+                    picture = label_rows(picture, in_turn(captions, num))
+                write_image(target, picture)
                 written = f"{target}: {legend(rows, seen.t)}"
             else:
                 for images in model.sample(num, on_step=lambda _: bar.update(), **options):
                     sink.write(to_uint8(images))
                 written = sink.finish()
-                if len(orders) > 1 and target.suffix.lower() in IMAGE_SUFFIXES:
-                    captions = [orders[k % len(orders)].replace(", ", "\n") for k in range(len(sink.shown))]
-                    write_image(target, captioned(sink.shown, captions, min(len(orders), 8)))
+                if captions and target.suffix.lower() in IMAGE_SUFFIXES:
+                    columns = min(len(captions), 8) if len(captions) > 1 else None
+                    write_image(target, captioned(sink.shown, in_turn(captions, len(sink.shown)), columns))
         say(f"written   {written}")
         if strip and progressive:
             seen = model.moments(range(min(num, 8)), progressive, **options)
             picture = grid(seen.strip(), columns=len(seen.t[0]))
-            if orders:
-                names = [orders[k % len(orders)].replace(", ", "\n") for k in range(len(seen.t))]
-                picture = label_rows(picture, [line for name in names for line in (name, "")])
+            if captions:
+                picture = label_rows(picture, in_turn(captions, len(seen.t)))  # a name beside the two rows of its image
             write_image(strip, picture)
-            say(f"written   {strip}: two rows an image, x_t and the predicted x0")
+            cut = f", of the first {len(seen.t)} of {num} images" * (len(seen.t) < num)
+            say(f"written   {strip}: two rows an image, x_t and the predicted x0{cut}")
         for problem in problems(sink.shown):
             warn(problem)
 
 
+def in_turn(captions: Sequence[str], count: int) -> list[str]:
+    """The captions of images 0 .. count-1, for which the conditions take turns."""
+    return [captions[k % len(captions)] for k in range(count)]
+
+
 def side_by_side(
-    model: pipeline.Run, choices: list[tuple[str, int | None]], num: int, options: dict[str, Any], target: Path,
-    force: bool,
+    model: pipeline.Run, choices: list[tuple[str, int | None]], num: int, options: dict[str, Any],
+    captions: Sequence[str], target: Path, force: bool,
 ) -> None:  # fmt: skip
-    """The same noise through several samplers into one picture: a row for each, with its calls and seconds an image."""
+    """The same noise through several samplers into one picture: a row for each, with its calls and seconds an image.
+
+    captions: of the conditions, if there are any; the images have them below.
+    """
     if target.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"--compare draws one picture, and {target} is none. Give --out a .png.")
     for option, owner in OWNERS.items():
@@ -276,7 +291,10 @@ def side_by_side(
             bar.clear()
             say(f"{name:9} {each:.3g} s an image, {told}")
     if sink is not None:
-        write_image(target, label_rows(grid(np.concatenate(rows), columns=num), labels))
+        images = np.concatenate(rows)
+        below = in_turn(captions, num) * len(choices) if captions else []
+        picture = captioned(images, below, num) if captions else grid(images, columns=num)
+        write_image(target, label_rows(picture, labels))
         say(f"written   {target}: a row for each sampler, a column for each image")
 
 
