@@ -85,8 +85,6 @@ def open_lists(run: Run, names: Sequence[str], places: Sequence[str], per_class:
     lists: dict[str, Tensor] = {}
     for place in places or ("test", "new_test"):
         name = Path(place).stem
-        if not name:
-            raise UserError(f"'{place}' is no labels file. Name one: --labels-file test.json.")
         if name in lists:
             raise UserError(f"two of the labels files are called {name}. Rename one of them.")
         known = run.label_names == names  # unlike those of an imported run

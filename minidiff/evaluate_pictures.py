@@ -104,8 +104,8 @@ def draw_page(path: Path, looked: Looked, shown: Sequence[tuple[int, int]], titl
             axes.plot([x - 2, x + width + 1, x + width + 1, x - 2, x - 2],
                       [y - 2, y - 2, y + height + 1, y + height + 1, y - 2], color=worst, linewidth=2)  # fmt: skip
         for place, (text, colour) in enumerate(lines):
-            axes.text(x, y + height + (place + 1) * LINE, text, fontsize=7, color=colour)
-    axes.text(GAP, 1.4 * LINE, title, fontsize=8)
+            axes.text(x, y + height + (place + 1) * LINE, text, fontsize=7, color=colour, parse_math=False)
+    axes.text(GAP, 1.4 * LINE, title, fontsize=8, parse_math=False)
     axes.imshow(sheet, interpolation="none")
     axes.set(xlim=(-0.5, sheet.shape[1] - 0.5), ylim=(sheet.shape[0] - 0.5, -0.5))
     checkpoint.write_atomically(path, lambda file: figure.savefig(file, format="png"))
