@@ -87,8 +87,8 @@ class Run:
     def label_names(self) -> list[str]:
         """What it can be asked for; empty for a run that takes no labels. Of one that was imported the names are not
         known, and numbers stand in their place."""
-        known = self.config.get("labels") or {}
-        return known.get("names", [str(number) for number in range(self.model.label_dim)])
+        known, network = self.config.get("labels") or {}, self.config.get("network") or {}
+        return known.get("names", [str(number) for number in range(network.get("label_dim", 0))])
 
     def conditions(self, texts: str | Sequence[str] = (), file: str | Path | None = None) -> list[list[int]]:
         """What is asked for, as numbers in `label_names`: each of the texts, such as "blue cube, yellow cylinder", and
@@ -252,9 +252,9 @@ class Run:
         """
         if init is not None and init.shape[1:] != self.shape:
             raise UserError(f"an init is {list(init.shape[1:])}, this run's images {list(self.shape)}. Resize it.")
-        self.check_labels(labels, options.get("guidance_scale"))
-        if labels is not None and not isinstance(labels, Tensor):
-            labels = multi_hot(labels, self.model.label_dim)
+        if labels is not None:
+            self.check_labels(labels, options.get("guidance_scale"))
+            labels = labels if isinstance(labels, Tensor) else multi_hot(labels, self.model.label_dim)
         first = self.first_timesteps(indices, init, start_t)
         if start_t == "auto":
             options.setdefault("init_mode", "scale")
