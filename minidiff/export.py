@@ -11,7 +11,7 @@ from pathlib import Path
 from minidiff import iclevr, shapes
 from minidiff.data import ImageData
 from minidiff.decoded import replacing
-from minidiff.errors import UserError
+from minidiff.errors import UserError, shown
 from minidiff.images import write_image
 
 
@@ -40,6 +40,8 @@ def export(data: ImageData, folder: str | Path, split: str = "train", count: int
     """
     folder = Path(folder)
     check_new(folder, split)
+    if odd := next((name for name in data.label_names if not iclevr.plain(name)), None):
+        raise UserError(f"the label {shown(odd)} cannot go into objects.json: no commas, single spaces. Rename it.")
     if (folder / iclevr.OBJECTS).is_file() and iclevr.read_names(folder) != data.label_names:
         raise UserError(f"{folder} holds a set of other labels than {data.name}. Give another folder.")
     listed: dict[str, list[str]] = {}

@@ -25,7 +25,7 @@ from minidiff.data import DATASETS, DEBIAN, load_data
 from minidiff.decoded import Pictures, image_paths
 from minidiff.errors import UserError
 from minidiff.export import export
-from minidiff.images import crop_resize, read_image
+from minidiff.images import crop_resize, read_image, write_image
 
 
 @pytest.fixture(autouse=True)
@@ -576,3 +576,12 @@ def test_export_of_another_set(tmp_path):
     np.testing.assert_array_equal(read_image(paths[5])[..., 1], images[5])
     assert json.loads((tmp_path / "out" / "test-images.json").read_text())["test-000005.png"] == [str(labels[5])]
     assert not (tmp_path / "out" / "test.json").exists()
+
+
+def test_labels_that_could_not_be_read_back_are_not_exported(tmp_path):
+    """iCLEVR's format has no place for a comma in a name."""
+    write_image(tmp_path / "data" / "cats, dogs" / "0.png", np.zeros((16, 16, 3), np.uint8))
+    data = load_data("folder", data_dir=tmp_path / "data", image_size=16)
+    with pytest.raises(UserError, match="the label 'cats, dogs' cannot go into objects.json"):
+        list(export(data, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
