@@ -580,7 +580,8 @@ def test_export_of_another_set(tmp_path):
 
 def test_labels_that_could_not_be_read_back_are_not_exported(tmp_path):
     """iCLEVR's format has no place for a comma in a name."""
-    write_image(tmp_path / "data" / "cats, dogs" / "0.png", np.zeros((16, 16, 3), np.uint8))
+    for kind in ("birds", "cats, dogs"):
+        write_image(tmp_path / "data" / kind / "0.png", np.zeros((16, 16, 3), np.uint8))
     data = load_data("folder", data_dir=tmp_path / "data", image_size=16)
     with pytest.raises(UserError, match="the label 'cats, dogs' cannot go into objects.json"):
         list(export(data, tmp_path / "out"))
