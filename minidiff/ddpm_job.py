@@ -18,8 +18,9 @@ from minidiff.diffusion import check_prediction
 from minidiff.errors import UserError, lookup
 from minidiff.images import grid, label_rows, problems, to_uint8, write_image
 from minidiff.job import Job, check_labels, check_out, describe_labels, open_data, training_config
-from minidiff.pipeline import Run, build, build_schedule, ddpm_loss
+from minidiff.pipeline import Run
 from minidiff.presets import DIFFUSION, FID, PRESETS, default_preset
+from minidiff.recipe import build, build_schedule, ddpm_loss
 from minidiff.sources import of_data, of_run
 from minidiff.train import Loss
 from minidiff.unet import UNet, check_size

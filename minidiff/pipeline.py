@@ -7,7 +7,6 @@ for images in run.sample(64): ...   # float [n,C,H,W] in [-1,1]
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,14 +17,15 @@ from torch import Tensor
 from minidiff import checkpoint, distributed, foreign
 from minidiff.chain import PLANS
 from minidiff.conditional import GUIDANCE_SCALE, guided, in_words, multi_hot, parse_condition, read_conditions
-from minidiff.diffusion import check_prediction, diffusion_loss, q_sample, rates
+from minidiff.diffusion import q_sample, rates
 from minidiff.errors import UserError, lookup
 from minidiff.images import Pixels, to_uint8
 from minidiff.noise_level import start_from
-from minidiff.rng import Draws, randn, sample_generators
+from minidiff.recipe import build
+from minidiff.rng import randn, sample_generators
 from minidiff.samplers import SAMPLERS, Denoiser, Step, calls
-from minidiff.schedules import SCHEDULES, Schedule
-from minidiff.train import Loss, mixed_precision
+from minidiff.schedules import Schedule
+from minidiff.train import mixed_precision
 from minidiff.unet import UNet
 
 # --- from an init image to x_t -------------------------------------------------------------------------------------
@@ -394,51 +394,3 @@ def load(
     checkpoint.load_exactly(model, tensors, source)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Run(folder, config, model, schedule, precision)
-
-
-def build(config: dict[str, Any]) -> tuple[UNet, Schedule]:
-    """The network, with its first weights, and the schedule that a ddpm run's config.json describes."""
-    try:
-        model = UNet(**config["network"])
-        schedule = build_schedule(config["diffusion"])
-        model.prediction = config["diffusion"]["prediction"]  # type: ignore[assignment]
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"the config.json of this run does not describe a network this version can build ({error})."
-        ) from None
-    return model, schedule
-
-
-def build_schedule(diffusion: dict[str, Any]) -> Schedule:
-    """The schedule named in a run's config, with its zero-terminal-SNR rescaling."""
-    name, T = diffusion["schedule"], diffusion["timesteps"]
-    given = {end: diffusion[end] for end in ("beta_start", "beta_end") if diffusion.get(end) is not None}
-    if given and name not in ("linear", "scaled_linear"):
-        option = next(iter(given)).replace("_", "-")
-        raise UserError(f"--{option} belongs to the linear schedule, not {name}. Leave it out.")
-    schedule = lookup("schedule", name, SCHEDULES)(T, **given)
-    return schedule.zero_terminal_snr() if diffusion["zero_terminal_snr"] else schedule
-
-
-def ddpm_loss(
-    schedule: Schedule, prediction: str, min_snr_gamma: float | None, device: torch.device, dropout: float | None = None
-) -> Loss:
-    """What a DDPM minimises (Ho et al. 2020, algorithm 1), as the closure that `Trainer` calls.
-
-    dropout: None for a network without labels; else the chance that those of an image are not told
-    (Ho & Salimans 2022, algorithm 1).
-    Raises UserError for eps under zero terminal SNR, from which no image can be predicted at T-1.
-    """
-    check_prediction(schedule, prediction)
-    schedule = schedule.to(device)
-
-    def loss(model: torch.nn.Module, x0: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        t = draws.randint(schedule.T)  # 0 .. T-1, both included
-        noise = draws.randn(*x0.shape[1:])
-        network: Denoiser = model
-        if dropout is not None:
-            keep = draws.rand() >= dropout
-            network = partial(model, labels=labels, keep=keep)
-        return diffusion_loss(network, schedule, x0, t, noise, prediction, min_snr_gamma).mean()
-
-    return loss

@@ -122,7 +122,7 @@ def test_nan_stops_the_run_with_the_last_checkpoint_kept(
 ) -> None:
     """From step 5 on the loss is not a number: the checkpoint of step 4 must be the one that is kept."""
     import minidiff.ddpm_job
-    from minidiff.pipeline import ddpm_loss
+    from minidiff.recipe import ddpm_loss
 
     calls = 0
 

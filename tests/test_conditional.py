@@ -14,7 +14,8 @@ from minidiff.checkpoint import read_config, write_json
 from minidiff.conditional import guided, in_words, multi_hot, parse_condition, read_conditions
 from minidiff.errors import UserError, suggestion
 from minidiff.images import captioned, first_lines, grid, label_rows, read_image, write_image
-from minidiff.pipeline import ddpm_loss, load
+from minidiff.pipeline import load
+from minidiff.recipe import ddpm_loss
 from minidiff.rng import Draws
 from minidiff.samplers import SAMPLERS
 from minidiff.schedules import SCHEDULES

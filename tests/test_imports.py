@@ -17,7 +17,7 @@ LAYERS = [
      "dip_nets", "quality", "cpu", "inception", "classifier"},
     {"diffusion", "conditional", "chain", "samplers", "solvers", "data", "decoded", "downloads", "iclevr", "export",
      "train", "journal", "dip", "noise_level", "dip_pictures", "features", "metrics", "evaluator"},
-    {"pipeline", "job", "ddpm_job", "dip_job", "restore", "classifier_job", "sources", "measure", "interop",
+    {"recipe", "pipeline", "job", "ddpm_job", "dip_job", "restore", "classifier_job", "sources", "measure", "interop",
      "foreign", "evaluate", "evaluate_pictures"},
     {"cli", "__main__"},
 ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from minidiff.data import ImageData
 from minidiff.errors import UserError
-from minidiff.pipeline import ddpm_loss
+from minidiff.recipe import ddpm_loss
 from minidiff.rng import Draws
 from minidiff.schedules import Schedule
 from minidiff.train import (

@@ -56,10 +56,11 @@ def export(run: str, folder: Path, kind: str, weights: str) -> None:
     minidiff export runs/ddpm-shapes-1 shapes-diffusers --format diffusers
     """
     from minidiff import foreign, pipeline
+    from minidiff.recipe import build_schedule
 
     foreign.check_new(folder)
     model = pipeline.load(run, weights)
-    plain = pipeline.build_schedule(model.config["diffusion"] | {"zero_terminal_snr": False})
+    plain = build_schedule(model.config["diffusion"] | {"zero_terminal_snr": False})
     notes = foreign.FORMATS[kind](folder, model.config, model.model.state_dict(), plain)
     for note in notes:
         say(f"note      {note}")
