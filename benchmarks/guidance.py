@@ -19,7 +19,6 @@ import click
 import numpy as np
 import torch
 from common import machine, ratio, rounds_of, seconds, versions
-from scipy.stats import t as student
 from torch import Tensor
 
 from minidiff import cpu
@@ -27,6 +26,7 @@ from minidiff.checkpoint import write_json
 from minidiff.classifier import exact
 from minidiff.conditional import guided, multi_hot, read_conditions
 from minidiff.diffusion import Denoiser
+from minidiff.evaluate import over_seeds
 from minidiff.evaluate import score as lab_score
 from minidiff.evaluator import Evaluator, open_evaluator
 from minidiff.images import grid, label_rows, to_uint8, write_image
@@ -99,19 +99,18 @@ def score(run: Run, evaluator: Evaluator, way: Way, seeds: int) -> Result:
     return found
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """The mean over the seeds, and half the width of its 95% interval."""
-    if len(values) < 2:
-        return values[0], float("nan")
-    half = student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return float(np.mean(values)), float(half)
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """The mean over the seeds and the ends of its 95% interval, which of one seed are the mean itself."""
+    found = over_seeds(values)
+    return found["value"], found.get("low", found["value"]), found.get("high", found["value"])
 
 
 def table(first: str, results: dict[str, Result]) -> str:
     lines = [f"| {first} | test | exact | new_test | exact |", "| --- | --- | --- | --- | --- |"]
     for name, one in results.items():
         cells = [interval(one[part][what]) for part in LISTS for what in ("score", "exact")]
-        lines.append(f"| {name} | " + " | ".join(f"{mean:.3f} ± {half:.3f}" for mean, half in cells) + " |")
+        words = [f"{mean:.3f} ({low:.3f} to {high:.3f})" if low < high else f"{mean:.3f}" for mean, low, high in cells]
+        lines.append(f"| {name} | {' | '.join(words)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -127,10 +126,10 @@ def curves(path: Path, results: dict[str, Result], xlabel: str) -> None:
     x = np.array([float(name) for name in results])
     for part in LISTS:
         for what, style in (("score", "-"), ("exact", "--")):
-            mean, half = np.array([interval(one[part][what]) for one in results.values()]).T
+            mean, low, high = np.array([interval(one[part][what]) for one in results.values()]).T
             colour = f"C{LISTS.index(part)}"
             axes.plot(x, mean, style, marker="o", markersize=4, color=colour, label=f"{part}, {what}")
-            axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.12)
+            axes.fill_between(x, low, high, color=colour, alpha=0.12)
     axes.set(xlabel=xlabel, ylabel="share", ylim=(None, 1.005))
     axes.grid(alpha=0.3)
     axes.legend()

@@ -117,5 +117,6 @@ def test_guidance_ways(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
     assert torch.equal(at(20, 3.0, within=(20, 30)), guided) and torch.equal(at(20, 3.0, within=(21, 30)), told)
     deviation = at(20, 3.0, rescale=1.0).std(dim=(1, 2, 3))
     assert torch.allclose(deviation, told.std(dim=(1, 2, 3)), rtol=1e-4)
-    ones = [[0.5, 0.7, 0.6], [0.6]]
-    assert guidance.interval(ones[0]) == pytest.approx((0.6, 4.3027 * 0.1 / 3**0.5), rel=1e-3)
+    half = 4.3027 * 0.1 / 3**0.5  # Student's, of three
+    assert guidance.interval([0.5, 0.7, 0.6]) == pytest.approx((0.6, 0.6 - half, 0.6 + half), rel=1e-3)
+    assert guidance.interval([0.6]) == (0.6, 0.6, 0.6)
