@@ -7,6 +7,7 @@ import click
 
 from minidiff.cli.types import Device, Name, Number, Place, refuse_options, say, warn
 from minidiff.conditional import DROPOUT
+from minidiff.corruptions import CORRUPTIONS
 from minidiff.data import DATASETS
 from minidiff.diffusion import PREDICTIONS
 from minidiff.job import INTERVALS, TRAINING_MAY_CHANGE
@@ -36,6 +37,17 @@ def what_to_train_on(presets: dict[str, Preset]) -> Callable[[Command], Command]
         ),
         click.option("--data-dir", type=Place(), help="Where the data set lies, or goes when it is downloaded."),
         click.option("--image-size", type=click.IntRange(8, 1024), help="Pixels a side. Default: the preset's."),
+        click.option(
+            "--corruption",
+            type=Name("corruption", CORRUPTIONS),
+            default="identity",
+            show_default=True,
+            metavar="NAME",
+            help="Damage done to every image: see `minidiff data preview NAME --corruption all`.",
+        ),
+        click.option(
+            "--severity", type=click.IntRange(1, 5), default=3, show_default=True, help="How much of it, 1 to 5."
+        ),
         click.option(
             "--on-bad",
             type=Name("choice", ("skip", "stop")),
