@@ -14,10 +14,10 @@ PACKAGE = Path(minidiff.__file__).parent
 # A module may import modules of its own layer, as long as there is no circle, and of the layers below.
 LAYERS = [
     {"errors", "rng", "images", "schedules", "unet", "shapes", "checkpoint", "distributed", "presets", "report",
-     "dip_nets", "quality", "cpu", "inception", "classifier", "corruptions"},
+     "dip_nets", "quality", "cpu", "inception", "classifier", "gan", "corruptions"},
     {"diffusion", "conditional", "chain", "samplers", "solvers", "data", "decoded", "downloads", "iclevr", "export",
-     "train", "journal", "dip", "noise_level", "dip_pictures", "features", "metrics", "evaluator"},
-    {"recipe", "pipeline", "job", "ddpm_job", "dip_job", "restore", "classifier_job", "sources", "measure", "interop",
+     "train", "gan_train", "journal", "dip", "noise_level", "dip_pictures", "features", "metrics", "evaluator"},
+    {"recipe", "pipeline", "job", "gan_job", "ddpm_job", "dip_job", "restore", "classifier_job", "sources", "measure", "interop",
      "foreign", "evaluate", "evaluate_pictures"},
     {"cli", "__main__"},
 ]

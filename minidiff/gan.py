@@ -1,0 +1,210 @@
+"""Generative adversarial networks: a generator that makes images out of noise, and a critic that tells them from real.
+
+The networks, their first weights and their losses; gan_train plays the game. Radford et al. 2016 (DCGAN), Arjovsky et
+al. 2017 (WGAN), Gulrajani et al. 2017 (WGAN-GP).
+
+z = torch.randn(64, 100); images = Generator()(z); scores = Critic()(images)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from minidiff.errors import UserError, lookup
+
+# --- the networks -------------------------------------------------------------------------------------------------
+
+STARTS = (4, 7)  # pixels a side of the smallest feature map: 4 in the papers, 7 for images of 28 pixels
+LARGEST = 256
+WIDEST = 8  # times the width: figure 1 of DCGAN goes from 128 channels to 1024
+
+
+def levels(image_size: int) -> int:
+    """How often the smallest feature map doubles to the size of the image. Raises UserError for other sizes."""
+    for start in STARTS:
+        doublings = (image_size // start).bit_length() - 1
+        if doublings >= 1 and image_size == start << doublings <= LARGEST:
+            return doublings
+    known = sorted(start << k for start in STARTS for k in range(1, 7) if start << k <= LARGEST)
+    nearest = min(known, key=lambda size: abs(size - image_size))
+    raise UserError(
+        f"--image-size {image_size} is not 4 or 7 doubled a few times, which a GAN's networks need. Try {nearest}."
+    )
+
+
+def widths(width: int, image_size: int) -> list[int]:
+    """The channels of the feature maps, from the one next to the image to the smallest one."""
+    return [width * min(2**level, WIDEST) for level in range(levels(image_size))]
+
+
+class Generator(nn.Module):
+    """Noise z, float [N,latent_dim], standard normal -> images, float [N,channels,H,W] in [-1,1].
+
+    DCGAN, figure 1: z is projected to a small feature map of many channels, which fractionally strided convolutions
+    double in size until it is the image. Batch normalisation and ReLU follow each of them but the last, which ends in
+    tanh. In eval mode an image does not depend on the others of its batch.
+
+    The kernels are 4x4 where the figure has 5x5, as in the code of WGAN: with a stride of 2 every pixel then is the
+    sum of as many taps as its neighbours, and the size exactly doubles. z is normal, as in WGAN's code and WGAN-GP;
+    DCGAN drew it uniformly. Raises UserError for a size that does not double.
+    """
+
+    def __init__(self, latent_dim: int = 100, width: int = 128, image_size: int = 64, channels: int = 3) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "latent_dim": latent_dim, "width": width, "image_size": image_size, "channels": channels,
+        }  # fmt: skip
+        inner = widths(width, image_size)
+        start = image_size >> len(inner)
+        # Of an image of 1x1 pixels, the transposed convolution is the linear projection and the reshaping in one.
+        layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim, inner[-1], start, bias=False), *normed(inner[-1])]
+        for wide, narrow in pairwise(reversed(inner)):
+            layers += [nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False), *normed(narrow)]
+        layers += [nn.ConvTranspose2d(inner[0], channels, 4, stride=2, padding=1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+        self.apply(initialise)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z[:, :, None, None])
+
+
+def normed(channels: int) -> list[nn.Module]:
+    return [nn.BatchNorm2d(channels), nn.ReLU()]
+
+
+class Critic(nn.Module):
+    """Images, float [N,channels,H,W] in [-1,1] -> scores, float [N]: the higher, the more real.
+
+    The generator turned round: 4x4 convolutions with a stride of 2 halve the image down to 4x4 (or 7x7) pixels, and one
+    over all that is left gives the score; LeakyReLU with slope 0.2 (DCGAN, section 3). There is no sigmoid: DCGAN's
+    loss has it inside, and WGAN's has none.
+
+    norm: `batch`, behind every convolution but the first and the last (DCGAN, WGAN); or `layer` (WGAN-GP, section 4):
+    the penalty is on the gradient at each image, so the score must not depend on the other images of the batch.
+    Batch normalisation goes by the batch at hand in eval mode too: a critic is not used after the training.
+    """
+
+    def __init__(self, width: int = 128, image_size: int = 64, channels: int = 3, norm: str = "batch") -> None:
+        super().__init__()
+        norm_layer = lookup("norm", norm, NORMS)
+        inner = widths(width, image_size)
+        layers: list[nn.Module] = [nn.Conv2d(channels, inner[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for narrow, wide in pairwise(inner):
+            layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1, bias=False), norm_layer(wide), nn.LeakyReLU(0.2)]
+        layers += [nn.Conv2d(inner[-1], 1, image_size >> len(inner))]
+        self.layers = nn.Sequential(*layers)
+        self.apply(initialise)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).flatten()
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": lambda channels: nn.BatchNorm2d(channels, track_running_stats=False),
+    "layer": lambda channels: nn.GroupNorm(1, channels),  # mean and variance over all channels and pixels of an image
+}
+
+
+def initialise(module: nn.Module) -> None:
+    """Weights from N(0, 0.02^2) (DCGAN, section 4); the factors of a normalisation from N(1, 0.02^2), as in its code."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+def generator_of(config: dict[str, Any]) -> Generator:
+    """The generator that a run's config.json describes, with new weights."""
+    return Generator(**config["network"])
+
+
+# --- the losses ---------------------------------------------------------------------------------------------------
+
+
+def entropy_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """-log D(x) - log(1 - D(G(z))), with D the sigmoid of the score (Goodfellow et al. 2014, eq. 1). Scores [N]."""
+    return softplus(-real).mean() + softplus(fake).mean()
+
+
+def entropy_generator(fake: Tensor) -> Tensor:
+    """-log D(G(z)), which has a gradient where the critic is sure, too (Goodfellow et al. 2014, section 3)."""
+    return softplus(-fake).mean()
+
+
+def wasserstein(real: Tensor, fake: Tensor) -> Tensor:
+    """E f(x) - E f(G(z)): for the best f of slope at most 1, the distance of the two distributions (WGAN, eq. 2)."""
+    return real.mean() - fake.mean()
+
+
+def wasserstein_critic(real: Tensor, fake: Tensor) -> Tensor:
+    return -wasserstein(real, fake)  # WGAN, eq. 3: the critic looks for the f with the largest difference
+
+
+def wasserstein_generator(fake: Tensor) -> Tensor:
+    return -fake.mean()  # WGAN, algorithm 1, line 10
+
+
+def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+    """The mean of (|grad f(x)| - 1)^2 at points x between real and fake images (WGAN-GP, eq. 3).
+
+    real, fake: [N,C,H,W]; mix: uniform in [0,1), [N,1,1,1]. Float32, under autocast too.
+    """
+    with torch.autocast(real.device.type, enabled=False):
+        x = (mix * real + (1 - mix) * fake).detach().requires_grad_()  # algorithm 1, line 6
+        (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+        return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+@torch.no_grad()
+def clip_weights(critic: nn.Module, clip: float) -> None:
+    """Every weight into [-clip, clip] (WGAN, algorithm 1, line 7)."""
+    for parameter in critic.parameters():
+        parameter.clamp_(-clip, clip)
+
+
+# --- the three games ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a kind of GAN is trained. Its learning rate and batch size stand with its presets, in presets.GAN_PRESETS."""
+
+    title: str
+    paper: str
+    critic_loss: Callable[[Tensor, Tensor], Tensor]  # of the scores of real and of made images
+    generator_loss: Callable[[Tensor], Tensor]  # of the scores of made images
+    norm: str  # of the critic
+    critic_steps: int  # to one of the generator
+    optimizer: str  # "adam" or "rmsprop"
+    betas: tuple[float, float] = (0.0, 0.0)  # of adam
+    clip: float | None = None  # the critic's weights are kept within it
+    penalty: float | None = None  # the weight of the gradient penalty
+
+    @property
+    def critic_name(self) -> str:
+        """DCGAN's tells real from made, and is called a discriminator; WGAN's scores, and is called a critic."""
+        return "discriminator" if self.critic_loss is entropy_critic else "critic"
+
+
+GANS: dict[str, Method] = {
+    "dcgan": Method(
+        "DCGAN", "Radford et al. 2016", entropy_critic, entropy_generator,
+        norm="batch", critic_steps=1, optimizer="adam", betas=(0.5, 0.999),
+    ),  # section 4
+    "wgan": Method(
+        "WGAN", "Arjovsky et al. 2017", wasserstein_critic, wasserstein_generator,
+        norm="batch", critic_steps=5, optimizer="rmsprop", clip=0.01,
+    ),  # algorithm 1
+    "wgan-gp": Method(
+        "WGAN-GP", "Gulrajani et al. 2017", wasserstein_critic, wasserstein_generator,
+        norm="layer", critic_steps=5, optimizer="adam", betas=(0.0, 0.9), penalty=10.0,
+    ),  # algorithm 1
+}  # fmt: skip
