@@ -111,7 +111,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def initialise(module: nn.Module) -> None:
-    """Weights from N(0, 0.02^2) (DCGAN, section 4); the factors of a normalisation from N(1, 0.02^2), as in its code."""
+    """Weights from N(0, 0.02^2) (DCGAN, section 4); the factors of a normalisation from N(1, 0.02^2) (its code)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:

@@ -2,7 +2,8 @@
 
 A `Trainer` owns the state (weights, EMA, optimizer, step) and is a generator of steps; what happens between steps,
 saving, pictures, progress, belongs to `journal`. What is trained is a closure, `loss(model, images, labels, draws)`,
-so DDPM, classifier and dehazing share this loop.
+so DDPM, classifier and dehazing share this loop. Two networks that play against each other have a loop of their own,
+in gan_train, with the same surface: a `Training`.
 
 Every random number is a function of (seed, step): the order of the images, flips, timesteps, noise, dropout. So there
 is no random state to save, and a resumed run is the run that was never interrupted, to the bit on a CPU.
@@ -11,12 +12,13 @@ is no random state to save, and a resumed run is the run that was never interrup
 import copy
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -46,7 +48,7 @@ class TrainConfig:
     warmup: int = 200  # steps of linear rise to it
     decay: str = "constant"  # or "cosine": down to 0 at the last step
     weight_decay: float = 0.0
-    grad_clip: float = 1.0  # largest norm of the gradient
+    grad_clip: float | None = 1.0  # largest norm of the gradient; None: any
     ema_decay: float = 0.9999
     accumulate: int = 1  # slices a batch is cut into, to fit the memory
     precision: str = "auto"  # fp32, bf16, or auto: bf16 on a GPU that has it
@@ -74,6 +76,35 @@ class TrainStep(NamedTuple):
     loss: Tensor
     grad_norm: Tensor
     lr: float
+    also: Mapping[str, Tensor] = MappingProxyType({})  # what else there is to log, by name
+
+
+class Training(Protocol):
+    """What journal and job need of a trainer, whatever it trains."""
+
+    config: TrainConfig
+    device: torch.device
+    slice_size: int  # images that go through the network at once, in this process
+    step: int  # the last that was done; 0 before the first
+    model: nn.Module
+    ema: nn.Module  # of the model, in eval mode: the weights to use
+
+    def steps(self) -> Iterator[TrainStep]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], source: str = "state") -> None: ...
+
+
+def slice_size(config: TrainConfig) -> int:
+    """The images that go through a network at once. Raises UserError when the batch does not divide."""
+    slices = distributed.world_size() * config.accumulate
+    if config.batch_size % slices:
+        raise UserError(
+            f"--batch-size {config.batch_size} does not divide by {distributed.world_size()} processes times "
+            f"--accumulate {config.accumulate}. Try {math.ceil(config.batch_size / slices) * slices}."
+        )
+    return config.batch_size // slices
 
 
 class Trainer:
@@ -87,13 +118,7 @@ class Trainer:
     ) -> None:
         self.config, self.data, self.loss = config, data, loss
         self.device = torch.device(device)
-        slices = distributed.world_size() * config.accumulate
-        if config.batch_size % slices:
-            raise UserError(
-                f"--batch-size {config.batch_size} does not divide by {distributed.world_size()} processes times "
-                f"--accumulate {config.accumulate}. Try {math.ceil(config.batch_size / slices) * slices}."
-            )
-        self.slice_size = config.batch_size // slices
+        self.slice_size = slice_size(config)
         self.step = 0
         # Channels last is how the fast convolutions of both CPU and GPU want their images.
         self.model = model.to(self.device).to(memory_format=torch.channels_last).train()
@@ -150,7 +175,8 @@ class Trainer:
                         loss = self.loss(self.forward, prepare(images, self.data.flip, draws), labels, draws)
                     (loss / config.accumulate).backward()
                 total += loss.detach() / config.accumulate
-            grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+            clip = math.inf if config.grad_clip is None else config.grad_clip
+            grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             update_ema(self.ema, self.model, config.ema_decay_at(step))
