@@ -164,6 +164,13 @@ def write_image(path: str | Path, image: Pixels) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}.") from None
 
 
+def as_webp(image: Pixels, quality: int) -> bytes:
+    """uint8 [H,W,3] as the bytes of a WebP file, for a page that is to stay small. quality: 0 to 100."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="WEBP", quality=quality)
+    return buffer.getvalue()
+
+
 class ImageSink:
     """Where a stream of images goes: a grid (`.png`), an array (`.npz`, uint8 [N,H,W,3] named `images`) or a folder.
 
