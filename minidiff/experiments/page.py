@@ -55,22 +55,19 @@ def page(title: str, kind: str, head: Html, sections: Sequence[tuple[str, Html]]
     of which an empty one is left out; written: of when it is, for the last line."""
     sections = [(name, body) for name, body in sections if body]
     ids = {name: name.lower().replace(" ", "-") for name, _ in sections}
-    links = [element("a", name, href=f"#{ids[name]}") for name, _ in sections]
-    body = joined(
-        [
-            element("header", element("h1", title), element("div", kind, class_="kind"), head,
-                    element("nav", *links, aria_label="Contents")),
-            element("main", *(element("section", element("h2", name), inner, id=ids[name]) for name, inner in sections)),
-            element("footer", f"Written by minidiff {__version__}. {written}"),
-        ]
-    )  # fmt: skip
+    nav = element("nav", *(element("a", name, href=f"#{ids[name]}") for name, _ in sections), aria_label="Contents")
+    body = (
+        element("header", element("h1", title), element("div", kind, class_="kind"), head, nav),
+        element("main", *(element("section", element("h2", name), body, id=ids[name]) for name, body in sections)),
+        element("footer", f"Written by minidiff {__version__}. {written}"),
+    )
     meta = (
         element("meta", charset="utf-8")
         + element("meta", name="viewport", content="width=device-width, initial-scale=1")
         + element("title", f"{title}: minidiff")
         + f"<style>{STYLE}</style>"
     )
-    return Html(f'<!doctype html>\n<html lang="en">\n<head>{meta}</head>\n<body>{body}</body>\n</html>\n')
+    return Html(f'<!doctype html>\n<html lang="en">\n<head>{meta}</head>\n<body>{joined(body)}</body>\n</html>\n')
 
 
 def write_page(path: Path, text: Html) -> Path:
@@ -104,9 +101,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str] | Html], align: str,
     column, l or r (numbers).
     """
     made = [line if isinstance(line, Html) else row(line, align) for line in rows]
-    titles = element("tr", *(element("th", name, scope="col", class_=CLASS[a]) for name, a in zip(head, align, strict=True)))
+    titles = [element("th", name, scope="col", class_=CLASS[a]) for name, a in zip(head, align, strict=True)]
     above = element("caption", caption) if caption else ""
-    return element("div", element("table", above, element("thead", titles), element("tbody", *made)), class_="wide")
+    return element(
+        "div", element("table", above, element("thead", element("tr", *titles)), element("tbody", *made)), class_="wide"
+    )
 
 
 CLASS = {"l": None, "r": "n", "-": "line"}  # of the letters of `align`

@@ -113,7 +113,8 @@ tr.best > td b { color: var(--accent) }
 .key i { width: 22px; height: 11px; margin-right: -8px }
 .key i:last-of-type { margin-right: 0 }
 
-.album { display: grid; gap: 22px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)); margin: 12px 0 }
+.album { display: grid; gap: 22px; margin: 12px 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 240px), 1fr)) }
 .album.small { grid-template-columns: repeat(auto-fill, minmax(min(46%, 170px), 1fr)); gap: 16px }
 .album.large { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)) }
 figure { margin: 0; min-width: 0 }
@@ -131,11 +132,11 @@ figcaption b { color: var(--ink); font-weight: 600 }
   margin: 12px 0 }
 .charts.two { grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)) }
 .charts h4 { font-size: 14px; font-weight: 600; margin: 0 0 4px }
-.chart { margin-bottom: 14px; min-width: 0; font-size: 12.5px; line-height: 1.4; color: var(--soft); break-inside: avoid }
+.chart { margin-bottom: 14px; min-width: 0; font-size: 12.5px; line-height: 1.4; color: var(--soft) }
 .legend { display: flex; flex-wrap: wrap; gap: 0 14px; margin-bottom: 8px; align-items: baseline }
 .legend b { color: var(--ink); font-weight: 600 }
-.legend i { display: inline-block; width: 16px; height: 0; border-top: 3px solid; vertical-align: 3px; margin-right: 6px;
-  border-radius: 2px }
+.legend i { display: inline-block; width: 16px; height: 0; border-top: 3px solid; vertical-align: 3px;
+  margin-right: 6px; border-radius: 2px }
 .plot { position: relative; height: 130px; margin: 0 14px 22px 48px; font-variant-numeric: tabular-nums }
 .two .plot { height: 190px }
 .plot svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: hidden }
