@@ -33,7 +33,7 @@ from minidiff.job import (
     training_config,
 )
 from minidiff.presets import CLASSIFIER_PRESETS, default_preset
-from minidiff.train import Loss
+from minidiff.train import TrainConfig, Trainer
 
 RESULT = "result.json"
 AT_ONCE = 500  # images to a batch, where nothing is learnt
@@ -65,8 +65,9 @@ class ClassifierJob(Job):
         self.sample_every = self.measure_every
         self.answers: tuple[int, Tensor] | None = None  # a step, and the logits of all that is asked at it
 
-    def build(self, device: torch.device) -> tuple[nn.Module, Loss]:
-        return ResNet18(**self.config["network"]), classifier_loss(self.one_hot, self.config["shift"])
+    def build(self, training: TrainConfig, device: torch.device) -> Trainer:
+        loss = classifier_loss(self.one_hot, self.config["shift"])
+        return Trainer(ResNet18(**self.config["network"]), loss, self.data, training, device)
 
     @property
     def one_hot(self) -> bool:

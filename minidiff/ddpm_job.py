@@ -22,8 +22,8 @@ from minidiff.pipeline import Run
 from minidiff.presets import DIFFUSION, FID, PRESETS, default_preset
 from minidiff.recipe import build, build_schedule, ddpm_loss
 from minidiff.sources import of_data, of_run
-from minidiff.train import Loss
-from minidiff.unet import UNet, check_size
+from minidiff.train import TrainConfig, Trainer
+from minidiff.unet import check_size
 
 PREVIEW_IMAGES = 36
 PREVIEW_ROWS, PREVIEW_COLUMNS = 6, 6  # of a conditional run: conditions, and images of each
@@ -36,7 +36,7 @@ class DdpmJob(Job):
     kind = "ddpm"
     doubted = False  # whether what could mislead about FID has been said
 
-    def build(self, device: torch.device) -> tuple[UNet, Loss]:
+    def build(self, training: TrainConfig, device: torch.device) -> Trainer:
         model, self.schedule = build(self.config)
         diffusion, self.fid, self.labels = self.config["diffusion"], self.config.get("fid"), self.config.get("labels")
         self.reference: measure.Side | None = None  # what samples are held against, see `run`
@@ -44,7 +44,8 @@ class DdpmJob(Job):
             self.measure_every = self.fid["every"]
             self.feature_network = self.choose_features(device)
         dropout = self.labels["dropout"] if self.labels else None
-        return model, ddpm_loss(self.schedule, diffusion["prediction"], diffusion["min_snr_gamma"], device, dropout)
+        loss = ddpm_loss(self.schedule, diffusion["prediction"], diffusion["min_snr_gamma"], device, dropout)
+        return Trainer(model, loss, self.data, training, device)
 
     def choose_features(self, device: torch.device) -> features.FeatureNetwork:
         """The network to measure in: for a run that is resumed the same as before, wherever it now lies."""

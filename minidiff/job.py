@@ -1,6 +1,6 @@
 """What a training of any kind does: it is planned, or taken up again, and then runs in its folder.
 
-Each kind is a `Job` with a chapter of its own (ddpm_job, classifier_job), which says what is trained and what is drawn.
+Each kind is a `Job` with a chapter of its own (ddpm_job, gan_job, classifier_job): what is trained, and what is drawn.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from minidiff.data import ImageData, load_data
 from minidiff.errors import UserError
 from minidiff.presets import Preset
 from minidiff.rng import seed_from
-from minidiff.train import Loss, TrainConfig, Trainer
+from minidiff.train import TrainConfig, Training
 
 TRAINING_MAY_CHANGE = ("steps", "lr", "warmup", "precision", "compile")  # on resuming; without, it goes on to the bit
 INTERVALS = ("save_every", "sample_every", "measure_every")  # a kind has those that it offers
@@ -53,16 +53,15 @@ class Job(ABC):
             self.save_every = config["save_every"] or max(1, min(1000, training.steps // 10))
             self.sample_every = config.get("sample_every") or max(1, min(5000, training.steps // 4))
             torch.manual_seed(seed_from(training.seed, WEIGHTS))
-            self.model, loss = self.build(device)
+            self.trainer = self.build(training, device)
         # With the defaults that the network was not told, so that they cannot change under it.
         config["network"] = self.model.config
-        self.trainer = Trainer(self.model, loss, data, training, device)
 
     # --- what each kind says ---
 
     @abstractmethod
-    def build(self, device: torch.device) -> tuple[nn.Module, Loss]:
-        """The network that the config describes, with its first weights, and its loss."""
+    def build(self, training: TrainConfig, device: torch.device) -> Training:
+        """The network that the config describes, with its first weights, and what trains it."""
 
     @abstractmethod
     def describe_network(self) -> str:
@@ -98,6 +97,10 @@ class Job(ABC):
             f"training  {training['steps']:,} steps of {training['batch_size']} images, lr {training['lr']:g}, "
             f"on {self.trainer.device}{shared}, seed {training['seed']}"
         )
+
+    @property
+    def model(self) -> nn.Module:
+        return self.trainer.model
 
     @property
     def parameters(self) -> str:

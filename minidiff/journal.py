@@ -1,6 +1,6 @@
 """Between the steps of a training: progress, metrics, pictures, checkpoints, and the ways a run can end.
 
-`keep` drives any Trainer inside a run folder. Killed at any moment, the folder holds the last checkpoint whole;
+`keep` drives any Training inside a run folder. Killed at any moment, the folder holds the last checkpoint whole;
 interrupted by Ctrl-C or SIGTERM it saves first. A loss that is not a number ends the run before it can be saved.
 """
 
@@ -8,17 +8,19 @@ import math
 import signal
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from minidiff import checkpoint, distributed
 from minidiff.errors import UserError
-from minidiff.train import Trainer
+from minidiff.train import Training
 
 
 class Interrupted(Exception):
@@ -30,7 +32,7 @@ class Interrupted(Exception):
 
 
 def keep(
-    trainer: Trainer,
+    trainer: Training,
     folder: Path,
     *,
     log_every: int = 20,
@@ -52,7 +54,7 @@ def keep(
     last = trainer.config.steps
     # Summed on the device and read when a line is due: reading each loss would make a GPU wait for the host. A loss
     # that is not a number stays in the sum, so none is missed.
-    losses, norms = torch.zeros((), device=trainer.device), torch.zeros((), device=trainer.device)
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=trainer.device))
     count, since = 0, time.perf_counter()
     bar = tqdm(total=last, initial=trainer.step, unit="step", disable=not main, dynamic_ncols=True, smoothing=0.05)
     lock = checkpoint.locked(folder) if main else nullcontext()
@@ -74,8 +76,8 @@ def keep(
         if not distributed.from_main(any(is_measurement(r) and r["step"] == trainer.step for r in known)):
             measured(trainer.step)  # what a kill came before
         for record in trainer.steps():
-            losses += record.loss
-            norms += record.grad_norm
+            for name, value in {"loss": record.loss, "grad_norm": record.grad_norm, **record.also}.items():
+                sums[name] += value
             count += 1
             bar.update()
             step = record.step
@@ -86,15 +88,14 @@ def keep(
             checking = distributed.world_size() == 1 or trainer.device.type == "cpu" or step % 10 == 0 or logging
             stopping = checking and step < last and distributed.any_process(bool(stop), trainer.device)
             if logging or saving or stopping:
-                loss, norm = losses.item() / count, norms.item() / count
-                if not math.isfinite(loss) or not math.isfinite(norm):
-                    raise UserError(diverged(step, loss, folder))
+                means = {name: value.item() / count for name, value in sums.items()}
+                if not all(map(math.isfinite, means.values())):
+                    raise UserError(diverged(step, means, folder))
                 if main:
                     rate = count * trainer.config.batch_size / (time.perf_counter() - since)
-                    entry = {"step": step, "loss": loss, "grad_norm": norm, "lr": record.lr, "images_per_second": rate}
-                    log(folder, board, entry)
-                    bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} images/s")
-                losses.zero_(), norms.zero_()
+                    log(folder, board, {"step": step, **means, "lr": record.lr, "images_per_second": rate})
+                    bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.0f} images/s")
+                sums.clear()
                 count, since = 0, time.perf_counter()
             if main and (saving or stopping):
                 save(trainer, folder)
@@ -117,7 +118,7 @@ def draw(folder: Path, preview: Callable[[int], list[str]], step: int) -> None:
         tqdm.write(f"Warning: {warning}", file=sys.stderr)
 
 
-def save(trainer: Trainer, folder: Path) -> None:
+def save(trainer: Training, folder: Path) -> None:
     """The state to resume from, then the weights to sample from; a kill in between loses nothing."""
     checkpoint.save_state(folder, trainer.state_dict())
     checkpoint.save_model(folder, trainer.ema.state_dict())
@@ -135,14 +136,19 @@ def is_measurement(record: dict[str, Any]) -> bool:
     return "loss" not in record
 
 
-def diverged(step: int, loss: float, folder: Path) -> str:
+def diverged(step: int, means: dict[str, float], folder: Path) -> str:
     saved = (folder / checkpoint.STATE).exists()
     kept = f"The last good checkpoint is kept in {folder}." if saved else "No checkpoint had been written yet."
-    what = f"the loss became {loss}" if not math.isfinite(loss) else "the gradient became infinite"
+    name = next(name for name, value in means.items() if not math.isfinite(value))
+    what = "the gradient became infinite" if name == "grad_norm" else f"the {in_words(name)} became {means[name]}"
     return (
         f"{what} by step {step}; stopped. {kept} "
         "Go on from there, or start again, with a third of the --lr, a longer --warmup, or --precision fp32."
     )
+
+
+def in_words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 @contextmanager
@@ -183,9 +189,12 @@ def tensorboard(folder: Path | None, next_step: int) -> Iterator[Any]:
         writer.close()
 
 
+NOT_PLOTTED = {"step", "loss", "grad_norm", "lr", "images_per_second"}  # of what is logged, or not by itself
+
+
 def draw_curves(folder: Path) -> None:
-    """curves.png from metrics.jsonl: the loss as logged, thin, and its running mean, and the learning rate; below it
-    what was measured, if anything was."""
+    """curves.png from metrics.jsonl: the losses as logged, thin, and their running means, and the learning rate; below
+    it what else was logged of each step, and what was measured, if anything was."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -195,26 +204,46 @@ def draw_curves(folder: Path) -> None:
     measured = [record for record in records if is_measurement(record)]
     if not training:
         return
-    steps, losses = [r["step"] for r in training], [r["loss"] for r in training]
-    smooth, value = [], losses[0]
-    for number, loss in enumerate(losses):
-        value += (loss - value) / min(number + 1, max(5, len(losses) // 15))
-        smooth.append(value)
-    panels = 2 if measured else 1
+    more = names_in(training, NOT_PLOTTED)
+    losses = ["loss", *(name for name in more if name.endswith("_loss"))]
+    others = [name for name in more if name not in losses]
+    panels = 1 + bool(others) + bool(measured)
     figure = Figure(figsize=(8, 1 + 3.5 * panels), layout="constrained")
     axes, *below = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
-    axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8, label="loss")
-    axes.plot(steps, smooth, color="tab:blue", label="running mean")
-    axes.set(ylabel="loss", yscale="log", title=folder.name)
-    rates = axes.twinx()
+    for name in losses:
+        plot_smoothed(axes, training, name)
+    positive = all(record[name] > 0 for record in training for name in losses if name in record)
+    axes.set(ylabel="loss", yscale="log" if positive else "linear", title=folder.name)
+    steps, rates = [r["step"] for r in training], axes.twinx()
     rates.plot(steps, [r["lr"] for r in training], color="tab:gray", linestyle=":", label="learning rate (right)")
     rates.set_ylim(bottom=0)
     handles = [handle for ax in (axes, rates) for handle in ax.get_legend_handles_labels()[0]]
     axes.legend(handles=handles)
-    for panel in below:
-        for name in dict.fromkeys(name for record in measured for name in record if name != "step"):
+    if others:
+        for name in others:
+            plot_smoothed(below[0], training, name)
+        below[0].legend()
+    if measured:
+        for name in names_in(measured, {"step"}):
             points = [(record["step"], record[name]) for record in measured if name in record]
-            panel.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
-        panel.legend()
-    figure.axes[len(below)].set_xlabel("step")
+            below[-1].plot(*zip(*points, strict=True), marker=".", label=in_words(name))
+        below[-1].legend()
+    [axes, *below][-1].set_xlabel("step")
     checkpoint.write_atomically(folder / "curves.png", lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def names_in(records: list[dict[str, Any]], without: set[str]) -> list[str]:
+    """What the records hold, in the order it first comes."""
+    return list(dict.fromkeys(name for record in records for name in record if name not in without))
+
+
+def plot_smoothed(axes: Any, records: list[dict[str, Any]], name: str) -> None:
+    """A value as logged, thin, and its running mean."""
+    points = [(record["step"], record[name]) for record in records if name in record]
+    smooth, mean = [], points[0][1]
+    for number, (_, value) in enumerate(points):
+        mean += (value - mean) / min(number + 1, max(5, len(points) // 15))
+        smooth.append(mean)
+    steps, values = zip(*points, strict=True)
+    (line,) = axes.plot(steps, values, alpha=0.3, linewidth=0.8)
+    axes.plot(steps, smooth, color=line.get_color(), label=in_words(name))
