@@ -16,7 +16,7 @@ from minidiff.experiments.style import HEAT, LINES
 
 BOX = 1000
 POINTS = 300  # of a curve: of a longer record the means of as many equal parts
-DOTS = 40  # a curve of fewer points is drawn with a dot at each, and as it is; a longer one with its running mean
+DOTS = 40  # a curve of fewer points is drawn with a dot at each, and as it is; a longer one with its running median
 DECADE = 5.0  # from this ratio on of the largest value to the smallest, an axis that may be logarithmic is
 
 Points = list[tuple[float, float]]  # step and value, both finite
@@ -113,8 +113,8 @@ def chart(title: str, lines: Sequence[Line], log: bool = False, mark: tuple[floa
         if len(points) < DOTS:
             drawing += [stroke(points, f"curve s{place}"), dots(points, f"dots s{place}")]
         else:
-            mean = [(across(x), up(y)) for x, y in thinned(running_mean(line.points))]
-            drawing += [stroke(points, f"raw s{place}"), stroke(mean, f"curve s{place}")]
+            middle = [(across(x), up(y)) for x, y in thinned(smoothed(line.points))]
+            drawing += [stroke(points, f"raw s{place}"), stroke(middle, f"curve s{place}")]
     if mark:
         drawing.append(stroke([(across(mark[0]), 0), (across(mark[0]), 1)], "m"))
     svg = element("svg", *drawing, viewBox=f"0 0 {BOX} {BOX}", preserveAspectRatio="none", aria_hidden="true")
@@ -124,10 +124,10 @@ def chart(title: str, lines: Sequence[Line], log: bool = False, mark: tuple[floa
 
 def legend(title: str, lines: Sequence[Line], log: bool, cut: bool, mark: tuple[float, str] | None) -> Html:
     """The title, a sample of each line with its name and last value, and what to know of the axis."""
-    notes = ["log scale"] * log + ["outermost values beyond the axis"] * cut + [f"┆ {mark[1]}"] * bool(mark and mark[1])
+    notes = ["log scale"] * log + ["outermost values beyond the axis"] * cut + ([f"┆ {mark[1]}"] if mark else [])
     entries = []
     for place, line in enumerate(lines):
-        name = "" if line.name == title else f"{line.name} "
+        name = "" if line.name == title and len(lines) == 1 else f"{line.name} "
         swatch = element("i", class_=f"s{place}") if len(lines) > 1 else ""
         entries.append(element("span", swatch, f"{name}{number(line.points[-1][1])}"))
     return element("div", element("b", title), *entries, *(element("span", note) for note in notes), class_="legend")
@@ -167,13 +167,12 @@ def thinned(points: Points) -> Points:
     return [(float(x), float(y)) for x, y in (part.mean(axis=0) for part in parts)]
 
 
-def running_mean(points: Points) -> Points:
-    """As in a run's curves.png: over the last fifteenth of the points."""
-    smooth, value = [], points[0][1]
-    for place, (x, y) in enumerate(points):
-        value += (y - value) / min(place + 1, max(5, len(points) // 15))
-        smooth.append((x, value))
-    return smooth
+def smoothed(points: Points) -> Points:
+    """The running median, over a fifteenth of the points around each: it neither lags behind a loss that falls, nor is
+    it torn away by one step that went astray."""
+    reach = max(2, len(points) // 30)
+    values = np.array([y for _, y in points])
+    return [(x, float(np.median(values[max(0, n - reach) : n + reach + 1]))) for n, (x, _) in enumerate(points)]
 
 
 def ticks(low: float, high: float, log: bool = False) -> list[float]:

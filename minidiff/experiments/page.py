@@ -25,7 +25,10 @@ VOID = {"img", "meta", "br"}  # elements without an end
 
 
 class Html(str):
-    """Text that is markup already."""
+    """Text that is markup already. What is added to it is escaped unless it is, too."""
+
+    def __add__(self, other: str) -> "Html":
+        return Html(str.__add__(self, escaped(other)))
 
 
 def escaped(child: str | None) -> Html:
@@ -33,18 +36,18 @@ def escaped(child: str | None) -> Html:
     return child if isinstance(child, Html) else Html(html.escape(child or "", quote=True))
 
 
-def joined(children: Iterable[str | None], between: str = "") -> Html:
-    return Html(between.join(map(escaped, children)))
+def joined(children: Iterable[str | None]) -> Html:
+    return Html("".join(map(escaped, children)))
 
 
-def element(name: str, *children: str | None, **attributes: str | None) -> Html:
-    """`<name attribute="...">children</name>`, all text escaped. class_ is class; an attribute of None is left out."""
+def element(tag: str, /, *children: str | None, **attributes: str | None) -> Html:
+    """`<tag attribute="...">children</tag>`, all text escaped. class_ is class; an attribute of None is left out."""
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(value, quote=True)}"'
         for key, value in attributes.items()
         if value is not None
     )
-    return Html(f"<{name}{given}>" + ("" if name in VOID else f"{joined(children)}</{name}>"))
+    return Html(f"<{tag}{given}>" + ("" if tag in VOID else f"{joined(children)}</{tag}>"))
 
 
 # --- the page -----------------------------------------------------------------------------------------------------
@@ -65,7 +68,7 @@ def page(title: str, kind: str, head: Html, sections: Sequence[tuple[str, Html]]
         element("meta", charset="utf-8")
         + element("meta", name="viewport", content="width=device-width, initial-scale=1")
         + element("title", f"{title}: minidiff")
-        + f"<style>{STYLE}</style>"
+        + Html(f"<style>{STYLE}</style>")
     )
     return Html(f'<!doctype html>\n<html lang="en">\n<head>{meta}</head>\n<body>{joined(body)}</body>\n</html>\n')
 

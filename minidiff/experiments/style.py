@@ -95,15 +95,15 @@ tr.floor > * { color: var(--soft) }
 .floor .span .dot { background: var(--page); border: 2px solid var(--soft) }
 tr.best > td b { color: var(--accent) }
 
-.maps { display: flex; flex-wrap: wrap; gap: 10px 56px; align-items: flex-start }
+.maps { display: flex; flex-wrap: wrap; gap: 10px 48px; align-items: flex-start }
 .maps > div { max-width: 100% }
+.heat { border-collapse: separate; border-spacing: 3px; margin-left: -3px }
 .heat td, .heat th { padding: 6px 10px }
 .heat th:first-child { padding-left: 0; white-space: nowrap }
 .heat thead th { text-align: center; border: 0 }
 .heat thead th:first-child { text-align: left }
 .heat tbody tr > * { border: 0 }
-.heat td { text-align: center; min-width: 84px; height: 46px; vertical-align: middle; border: 2px solid var(--page);
-  border-radius: 6px; background-clip: padding-box }
+.heat td { text-align: center; min-width: 70px; height: 46px; vertical-align: middle; border-radius: 5px }
 .heat td.none { color: var(--soft); font-size: 13px; background-color: var(--panel) }
 .heat td.failed { color: var(--bad); font-size: 13px; background-color: var(--badpanel) }
 .heat td.real { color: var(--soft); background: none }
@@ -132,7 +132,7 @@ figcaption b { color: var(--ink); font-weight: 600 }
   margin: 12px 0 }
 .charts.two { grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)) }
 .charts h4 { font-size: 14px; font-weight: 600; margin: 0 0 4px }
-.chart { margin-bottom: 14px; min-width: 0; font-size: 12.5px; line-height: 1.4; color: var(--soft) }
+.chart { margin-bottom: 30px; min-width: 0; font-size: 12.5px; line-height: 1.4; color: var(--soft) }
 .legend { display: flex; flex-wrap: wrap; gap: 0 14px; margin-bottom: 8px; align-items: baseline }
 .legend b { color: var(--ink); font-weight: 600 }
 .legend i { display: inline-block; width: 16px; height: 0; border-top: 3px solid; vertical-align: 3px;
@@ -161,9 +161,14 @@ li { margin: 6px 0; max-width: 84ch; overflow-wrap: anywhere }
   .facts { grid-template-columns: 1fr; gap: 0 }
   .facts dd { margin-bottom: 9px }
   th, td { padding-right: 16px }
-  .span { width: 130px }
+  .span { width: 90px }
+  .range { display: block }
+  .chip { margin-left: 0 }
   .tiles { gap: 12px 30px }
-  .heat td { min-width: 68px; padding: 6px }
+  .heat { font-size: 14px; border-spacing: 2px }
+  .heat td { min-width: 56px; padding: 6px 4px }
+  .heat thead th { padding: 6px 2px; white-space: normal }
+  .heat th:first-child { white-space: normal; padding-right: 4px }
 }
 @media print {
   main, header, footer { max-width: none; padding: 0 }

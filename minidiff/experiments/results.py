@@ -1,0 +1,163 @@
+"""What the cells of a study have left in its folder, and which model came nearest to which data.
+
+Rests on checkpoint alone. The folder is described in docs/compare.md; a cell that failed, or is not done, is as good a
+finding as any, and so is a file that cannot be read.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minidiff import checkpoint
+from minidiff.errors import UserError
+
+STUDY, RESULT, RUN, GRID, REAL = "study.json", "result.json", "run", "grid.png", "real.png"
+
+
+@dataclass
+class Cell:
+    """A model on a data set, as far as it came. state: done, failed, begun or waiting."""
+
+    name: str
+    data: str  # DATASET.CORRUPTION
+    model: str
+    folder: Path
+    state: str
+    result: dict[str, Any]
+
+    def figure(self, metric: str) -> dict[str, Any] | None:
+        """The value of a metric, with its title and, where known, low and high."""
+        found: dict[str, Any] | None = self.result["metrics"].get(metric) if self.state == "done" else None
+        return found
+
+
+@dataclass
+class Study:
+    """All of a folder that the page tells of."""
+
+    folder: Path
+    plan: dict[str, Any]  # study.json
+    data: list[str]  # DATASET.CORRUPTION, in order
+    models: list[str]
+    cells: dict[tuple[str, str], Cell]  # by data and model
+    floors: dict[str, dict[str, Any]]  # of each data set: the metrics between its test split and its training images
+    metrics: dict[str, str]  # name -> title
+
+    def row(self, data: str) -> list[Cell]:
+        return [self.cells[data, model] for model in self.models if (data, model) in self.cells]
+
+    def values(self, metric: str) -> list[float]:
+        return [found["value"] for cell in self.cells.values() if (found := cell.figure(metric))]
+
+    def title(self, data: str) -> tuple[str, str]:
+        """The data set, and what was done to its images."""
+        dataset, corruption = data.rsplit(".", 1)
+        if corruption == "identity":
+            return dataset, "clean"
+        return dataset, f"{corruption.replace('_', ' ')}, severity {self.plan.get('severity', '?')}"
+
+
+def read(folder: Path) -> Study:
+    """A study's folder. Raises UserError where it is none."""
+    plan = read_json(folder / STUDY)
+    try:
+        names, models = list(plan["cells"]), list(plan["models"])
+        split = [name.rsplit(".", 1) for name in names]
+        data = list(dict.fromkeys(place for place, _ in split))
+        models += [model for _, model in split if model not in models]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder / STUDY} lacks what a study has ({error}). Start it anew in another --out.") from None
+    cells = {(place, model): read_cell(folder, f"{place}.{model}", place, model) for place, model in split}
+    floors = {place: found for place in data if (found := read_floor(folder / "data" / place / RESULT))}
+    known = [cell.result["metrics"] for cell in cells.values() if cell.state == "done"] + list(floors.values())
+    metrics = {name: found.get("title", name) for of_one in reversed(known) for name, found in of_one.items()}
+    order = [*dict.fromkeys(name for of_one in known for name in of_one)]
+    return Study(folder, plan, data, models, cells, floors, {name: metrics[name] for name in order})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object out of a file. Raises UserError."""
+    try:
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}).") from None
+    return found
+
+
+def read_cell(folder: Path, name: str, data: str, model: str) -> Cell:
+    """A cell as far as it came; one whose result is damaged has failed."""
+    place = folder / "cells" / name
+    state, result = "begun" if (place / RUN / checkpoint.CONFIG).exists() else "waiting", {}
+    if (place / RESULT).exists():
+        try:
+            result = read_json(place / RESULT)
+            state = "failed" if "error" in result else "done"
+            if state == "done":
+                check(result["metrics"])
+        except UserError as error:
+            state, result = "failed", {"error": str(error)}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            state, result = "failed", {"error": f"{place / RESULT} is damaged ({error})."}
+    return Cell(name, data, model, place, state, result)
+
+
+def read_floor(path: Path) -> dict[str, Any]:
+    """What the test split gets; nothing where there is none."""
+    try:
+        metrics: dict[str, Any] = read_json(path)["metrics"]
+        check(metrics)
+        return metrics
+    except (UserError, KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def check(metrics: dict[str, Any]) -> None:
+    """Raises one of several errors unless all values are numbers."""
+    for found in metrics.values():
+        float(found["value"]), float(found.get("low") or 0), float(found.get("high") or 0)
+
+
+# --- who is nearest ------------------------------------------------------------------------------------------------
+
+
+def headline(study: Study) -> str:
+    """Who is nearest to the data, how often, and whether that is sure."""
+    metric = next(iter(study.metrics), "")
+    found = [ranked(study, data, metric) for data in study.data]
+    nearest = [(best, ties) for best, ties in found if best is not None]
+    if not nearest:
+        return "Nothing to compare yet: no two models are measured on the same data."
+    wins = Counter(best.model for best, _ in nearest).most_common()
+    parts = [f"{model} in {times}" + f" of {len(nearest)}" * (place == 0) for place, (model, times) in enumerate(wins)]
+    text = f"Nearest to the data by {study.metrics[metric]}: {listed(parts) if len(nearest) > 1 else wins[0][0]}."
+    if unsure := sum(bool(ties) for _, ties in nearest):
+        where = f"In {unsure} of these the" if len(nearest) > 1 else "The"
+        text += f" {where} intervals of the nearest and of another overlap: those two are not told apart."
+    return text
+
+
+def ranked(study: Study, data: str, metric: str) -> tuple[Cell | None, list[Cell]]:
+    """The cell that is nearest to its data, a lower value being nearer, and those whose intervals overlap its own. It
+    takes two that are measured: None where there are not."""
+    measured = [(found, cell) for cell in study.row(data) if (found := cell.figure(metric))]
+    if len(measured) < 2:
+        return None, []
+    (best, cell), *others = sorted(measured, key=lambda pair: pair[0]["value"])
+    return cell, [other for found, other in others if end(found, "low") <= end(best, "high")]
+
+
+def end(found: dict[str, Any], which: str) -> float:
+    """The low or high end of an interval; the value itself where there is none."""
+    return float(found["value"] if found.get(which) is None else found[which])
+
+
+def listed(names: Sequence[str]) -> str:
+    """a; a and b; a, b and c."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
