@@ -15,14 +15,18 @@ def describe_run(folder: str | Path) -> str:
     """Several lines about a run folder of any kind. Raises UserError."""
     folder = Path(folder)
     config = checkpoint.read_config(folder)
+    lines = {"run": f"{folder} ({config['kind']}, minidiff {config.get('minidiff', '?')})"} | about(folder, config)
+    return "\n".join(f"{name:11} {text}" for name, text in (lines | {"files": files(folder)}).items())
+
+
+def about(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """What a run is and how far it is, by name. Raises UserError."""
     try:
-        lines = KINDS[config["kind"]][0](folder, config) if config["kind"] in KINDS else {}
+        return KINDS[config["kind"]][0](folder, config) if config["kind"] in KINDS else {}
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / checkpoint.CONFIG} lacks what a {config['kind']} run has ({error}).") from None
-    lines = {"run": f"{folder} ({config['kind']}, minidiff {config.get('minidiff', '?')})"} | lines
-    return "\n".join(f"{name:11} {text}" for name, text in (lines | {"files": files(folder)}).items())
 
 
 def summarise_run(folder: Path) -> str:

@@ -18,8 +18,9 @@ LAYERS = [
     {"diffusion", "conditional", "chain", "samplers", "solvers", "data", "decoded", "downloads", "iclevr", "export",
      "train", "gan_train", "journal", "dip", "noise_level", "dip_pictures", "features", "metrics", "evaluator",
      "diversity"},
-    {"recipe", "pipeline", "job", "gan_job", "ddpm_job", "dip_job", "restore", "classifier_job", "sources", "measure",
-     "interop", "foreign", "evaluate", "evaluate_pictures"},
+    {"recipe", "pipeline", "job", "gan_job", "gan_run", "ddpm_job", "dip_job", "restore", "classifier_job", "sources",
+     "measure", "interop", "foreign", "evaluate", "evaluate_pictures"},
+    {"experiments"},
     {"cli", "__main__"},
 ]
 ALLOWED_IN_LAYER_0 = {"errors", "rng", "checkpoint"}  # the ground the others of layer 0 stand on

@@ -66,14 +66,21 @@ def panels(
     upkeep: whether to draw those at all. mark: a step to mark in all of them, and what it is.
     """
     groups: dict[Panel, list[Line]] = {}
-    for name in dict.fromkeys(name for record in records for name in record if name != "step"):
+    names = list(dict.fromkeys(name for record in records for name in record if name != "step"))
+    for name in names:
         points = finite([(record["step"], record.get(name)) for record in records])
         panel = next((p for p in PANELS if any(word in name for word in p.words)), Panel(name.replace("_", " "), ()))
         known = groups.setdefault(panel, [])
         if points and all(points != line.points for line in known):  # a loss may stand under two names
-            known.append(Line(name.replace("_", " "), points))
+            known.append(Line(called(name, names), points))
     drawn = [panel for panel, lines in groups.items() if lines and (upkeep or not panel.upkeep)]
     return [chart(panel.title, groups[panel], panel.log, mark) for panel in sorted(drawn, key=lambda p: p.upkeep)]
+
+
+def called(name: str, names: Sequence[str]) -> str:
+    """What a number is called beside others: where there is a critic's loss, too, the loss is the generator's."""
+    adversarial = name == "loss" and {"critic_loss", "discriminator_loss"} & set(names)
+    return "generator loss" if adversarial else name.replace("_", " ")
 
 
 def finite(pairs: Sequence[tuple[Any, Any]]) -> Points:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -142,6 +143,19 @@ def number(value: float, decimals: int | None = None) -> str:
     else:
         text = f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
     return text.replace("-", "−")  # noqa: RUF001
+
+
+def worded(value: Any) -> str:
+    """A setting in words."""
+    if value is None or value == {}:
+        return ""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {worded(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(worded, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value) if isinstance(value, int | float) else str(value)
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from minidiff.experiments.page import (
     row,
     table,
     tiles,
+    worded,
     write_page,
 )
 from minidiff.experiments.results import GRID, REAL, RESULT, RUN, Study, end, headline, listed, ranked, read
@@ -269,19 +270,6 @@ def settings(study: Study) -> Html:
 
 NAMED = {"severity": "severity", "image_size": "image size", "num": "samples a cell", "seed": "seed",
          "features": "measured in", "device": "device"}  # fmt: skip
-
-
-def worded(value: Any) -> str:
-    """A setting in words."""
-    if value is None or value == {}:
-        return ""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {worded(each)}" for name, each in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(worded, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return number(value) if isinstance(value, int | float) else str(value)
 
 
 def times(study: Study) -> Html:
