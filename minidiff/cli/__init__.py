@@ -16,9 +16,11 @@ COMMANDS = {
     "restore": ("minidiff.cli.restore:restore", "Clean a noisy picture: a deep image prior, then a trained model."),
     "fid": ("minidiff.cli.fid:fid", "How far two sets of images are apart: FID, KID, and others."),
     "evaluate": ("minidiff.cli.evaluate:command", "Whether a model draws what is asked for, as a classifier sees it."),
+    "compare": ("minidiff.cli.compare:compare", "Train, sample, measure: models beside each other, on many data."),
     "import": ("minidiff.cli.interop:import_", "A run folder out of a checkpoint of diffusers, here or on the Hub."),
     "export": ("minidiff.cli.interop:export", "A run as a folder that diffusers opens."),
     "info": ("minidiff.cli.info:info", "Tell what a run is, or list the runs."),
+    "report": ("minidiff.cli.report:report", "A page about a run or a study: settings, curves, pictures, results."),
     "data": ("minidiff.cli.data:data", "List, look at and export data sets."),
 }
 
