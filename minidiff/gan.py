@@ -6,8 +6,8 @@ al. 2017 (WGAN), Gulrajani et al. 2017 (WGAN-GP).
 z = torch.randn(64, 100); images = Generator()(z); scores = Critic()(images)
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -184,7 +184,7 @@ class Method:
     norm: str  # of the critic
     critic_steps: int  # to one of the generator
     optimizer: str  # "adam" or "rmsprop"
-    betas: tuple[float, float] = (0.0, 0.0)  # of adam
+    betas: list[float] | None = None  # of adam
     clip: float | None = None  # the critic's weights are kept within it
     penalty: float | None = None  # the weight of the gradient penalty
 
@@ -193,11 +193,20 @@ class Method:
         """DCGAN's tells real from made, and is called a discriminator; WGAN's scores, and is called a critic."""
         return "discriminator" if self.critic_loss is entropy_critic else "critic"
 
+    def settings(self) -> dict[str, Any]:
+        """What a config.json says of it: all that are numbers and words, without what this kind has not."""
+        names = ("norm", "critic_steps", "optimizer", "betas", "clip", "penalty")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def changed(self, settings: Mapping[str, Any]) -> "Method":
+        """This kind of GAN with the settings of a config.json."""
+        return replace(self, **settings)
+
 
 GANS: dict[str, Method] = {
     "dcgan": Method(
         "DCGAN", "Radford et al. 2016", entropy_critic, entropy_generator,
-        norm="batch", critic_steps=1, optimizer="adam", betas=(0.5, 0.999),
+        norm="batch", critic_steps=1, optimizer="adam", betas=[0.5, 0.999],
     ),  # section 4
     "wgan": Method(
         "WGAN", "Arjovsky et al. 2017", wasserstein_critic, wasserstein_generator,
@@ -205,6 +214,6 @@ GANS: dict[str, Method] = {
     ),  # algorithm 1
     "wgan-gp": Method(
         "WGAN-GP", "Gulrajani et al. 2017", wasserstein_critic, wasserstein_generator,
-        norm="layer", critic_steps=5, optimizer="adam", betas=(0.0, 0.9), penalty=10.0,
+        norm="layer", critic_steps=5, optimizer="adam", betas=[0.0, 0.9], penalty=10.0,
     ),  # algorithm 1
 }  # fmt: skip

@@ -86,8 +86,12 @@ class Training(Protocol):
     device: torch.device
     slice_size: int  # images that go through the network at once, in this process
     step: int  # the last that was done; 0 before the first
-    model: nn.Module
-    ema: nn.Module  # of the model, in eval mode: the weights to use
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def ema(self) -> nn.Module: ...  # of the model, in eval mode: the weights to use
 
     def steps(self) -> Iterator[TrainStep]: ...
 
