@@ -1,0 +1,329 @@
+"""One cell of a study, in a process of its own: train a model, draw from it, measure what it drew.
+
+python -m minidiff.experiments.cell STUDY fashion-mnist.identity.ddpm cpu     a cell
+python -m minidiff.experiments.cell STUDY fashion-mnist.identity cpu          the real images that its models share
+python -m minidiff.experiments.cell time '{"models": ...}' cpu                how long a step takes, to plan with
+
+A cell can be stopped at any moment and taken up again: the training is an ordinary run, samples are written as they are
+drawn, and result.json comes last. `processes` starts these, one for each cell: what one needs of memory is given back
+when it ends, and a crash takes that cell alone.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from minidiff import checkpoint, cpu, distributed, features, measure, metrics, pipeline
+from minidiff.data import ImageData, splits_of
+from minidiff.diversity import TOO_ALIKE, diversity
+from minidiff.errors import UserError, one_line
+from minidiff.experiments import study as studies
+from minidiff.experiments.models import MODELS, training
+from minidiff.experiments.study import FEATURES, GRID, REAL, RESULT, RUN, SAMPLES, STATISTICS
+from minidiff.experiments.timing import take_times
+from minidiff.features import FeatureNetwork
+from minidiff.images import Pixels, faults, grid, problems, to_uint8, write_image
+from minidiff.job import Job, load_together, resume
+from minidiff.journal import Interrupted
+from minidiff.sources import Source, Stored, open_source, save_statistics, shares
+
+SHOWN = 64  # images of a grid
+LOOKED_AT = 1000  # samples that are looked at for noise, one flat colour, saturation
+COMPARED = 256  # samples and real images whose variety is compared
+KID_ROWS = 10_000  # real images whose features are kept
+RAW, SAID = "samples.raw", "samples.json"  # of a cell: its samples before all are there; their seconds and warnings
+
+
+# --- the real images that the cells of a data set share -----------------------------------------------------------
+
+
+def load(study: dict[str, Any], name: str, split: str = "train") -> ImageData:
+    """The images of DATASET.CORRUPTION."""
+    asked = studies.data_options(study, name)
+    return load_together(asked.pop("dataset"), split=split, **asked)
+
+
+def prepare(study: dict[str, Any], folder: Path, name: str, device: torch.device) -> None:
+    """What the cells of DATASET.CORRUPTION are held against: a grid of real images, features of at most 10,000 of them,
+    the statistics of all; and how far as many images of the test split are away, where perfect samples would be.
+
+    The statistics are written last, and say that the rest is there.
+    """
+    place = studies.home(folder, name)
+    data, network = load(study, name), features.choose(study["features"], device=device)
+    write_image(place / REAL, grid(data.rgb(spread(len(data), SHOWN))))
+    everything = of_rows(name, data, np.arange(len(data)))
+    everything.fingerprint = data.fingerprint()
+    with images_bar("training images", len(data)) as bar:
+        whole = measure.measured(everything, network, batch_size=at_once(network, device), on_images=bar.update)
+    kept = extracted("features to keep", of_rows(name, data, spread(len(data), KID_ROWS)), network, device).features[:]
+    checkpoint.write_atomically(place / FEATURES, lambda file: np.save(file, kept))
+    if "test" in splits_of(name.split(".")[0], study["data_dir"]):
+        test = load(study, name, "test")
+        rows = spread(len(test), study["num"])  # the bias of FID depends on their number
+        unseen = extracted("test images", of_rows(name, test, rows), network, device)
+        found = {"metrics": distances(unseen, whole, kept, network), "num": len(rows)}
+        checkpoint.write_json(place / RESULT, studies.about(study, name) | found)
+    save_statistics(place / STATISTICS, measure.statistics_of(whole, network))
+
+
+def spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """The numbers of at most `wanted` of `count` images, spread evenly."""
+    return np.linspace(0, count - 1, min(count, wanted)).astype(np.int64)
+
+
+def of_rows(name: str, data: ImageData, rows: NDArray[np.int64]) -> Source:
+    """Some of the images of a data set, to be measured."""
+    height, width = data.images.shape[1:3]
+
+    def batches(batch_size: int) -> Iterator[Pixels]:
+        return (data.rgb(rows[part]) for part in shares(len(rows), batch_size))
+
+    return Source(name, len(rows), f"{height}x{width}", batches)
+
+
+# --- a cell: train, draw, measure -----------------------------------------------------------------------------------
+
+
+def run_cell(study: dict[str, Any], folder: Path, cell: str, device: torch.device) -> None:
+    """All of a cell; what is there already is not done again."""
+    place = studies.home(folder, cell)
+    if not (place / SAMPLES).exists():
+        job = train(study, cell, place / RUN, device)
+        draw(study, place, job.data, device)
+    began = time.perf_counter()
+    found = measure_samples(study, place, studies.home(folder, studies.data_of(cell)), device)
+    run, said = pipeline.load(place / RUN), json.loads((place / SAID).read_text())
+    of_each = {
+        "train": training_seconds(place / RUN),
+        "sample": said["seconds"],
+        "measure": time.perf_counter() - began,
+    }
+    checkpoint.write_json(
+        place / RESULT,
+        studies.about(study, cell)
+        | {
+            "metrics": found,
+            "num": study["num"],
+            "steps": run.config["training"]["steps"],
+            "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+            "seconds": {what: round(value, 1) for what, value in of_each.items()},
+            "warnings": said["warnings"],
+        },
+    )
+
+
+def train(study: dict[str, Any], cell: str, run: Path, device: torch.device) -> Job:
+    """The training of a cell, begun or taken up again, to its end. Raises Interrupted when it is stopped, and saved."""
+    if run.exists() and not (run / checkpoint.CONFIG).exists():
+        shutil.rmtree(run)  # the process was killed while it made the folder
+    if run.exists():
+        job = resume(MODELS[cell.split(".")[2]].job, run, device, {})
+    else:
+        job = training(study, cell, run, device)
+        print(job.describe())
+    print(job.start(), flush=True)
+    job.run()
+    return job
+
+
+def training_seconds(run: Path) -> float:
+    """How long the steps of a run took, without what a kill lost: every record says at what rate it was made."""
+    batch, step, total = checkpoint.read_config(run)["training"]["batch_size"], 0, 0.0
+    for record in checkpoint.read_metrics(run):
+        if record.get("images_per_second"):
+            total += (record["step"] - step) * batch / record["images_per_second"]
+            step = record["step"]
+    return total
+
+
+def draw(study: dict[str, Any], place: Path, data: ImageData, device: torch.device) -> None:
+    """The samples of a trained cell, checked, and a grid of the first. A file without a header takes them in as they
+    come, so a process that is stopped loses a batch: sample k of a seed is the same whoever draws it."""
+    run, raw = pipeline.load(place / RUN, device=device), place / RAW
+    _, height, width = run.shape
+    num, batch = study["num"], 256 if device.type == "cuda" else 64
+    there = raw.stat().st_size // (height * width * 3) if raw.exists() else 0
+    began = time.perf_counter()
+    with images_bar("samples", num) as bar, open(raw, "ab") as file:
+        file.truncate(there * height * width * 3)
+        bar.update(there)
+        for first in range(there, num, batch):
+            indices = range(first, min(first + batch, num))
+            sampling = MODELS[place.name.split(".")[2]].sampling
+            file.write(to_uint8(run.draw(indices, seed=study["seed"], batch_size=batch, **sampling)).tobytes())
+            file.flush()
+            bar.update(len(indices))
+    seconds = (time.perf_counter() - began) * num / max(1, num - there)  # also of those that were there
+    drawn = np.memmap(raw, np.uint8, "r").reshape(-1, height, width, 3)
+    warnings = suspicions(drawn, data.rgb(spread(len(data), COMPARED)))
+    checkpoint.write_json(place / SAID, {"seconds": seconds, "warnings": warnings})
+    write_image(place / GRID, grid(drawn[:SHOWN]))
+    store_samples(place / SAMPLES, drawn, num, study["image_size"])
+    raw.unlink()
+
+
+def store_samples(path: Path, images: NDArray[Any], num: int, size: int) -> None:
+    """The samples of a cell, in the one form that all of a study have: uint8 [num,size,size,3], as `images` in a .npz.
+
+    Raises UserError, by the name of the cell, for any other form: nothing is converted, for what is not what it should
+    be may be anything.
+    """
+    form = f"uint8 {[num, size, size, 3]}"
+    if images.dtype != np.uint8 or list(images.shape) != [num, size, size, 3]:
+        found = f"{images.dtype} {list(images.shape)}"
+        if images.dtype != np.uint8 and images.size:
+            found += f" with values from {images.min():g} to {images.max():g}"
+        raise UserError(f"the samples of {path.parent.name} are {found}; this study holds {form}. Draw them so.")
+    checkpoint.write_atomically(path, lambda file: np.savez(file, images=images))
+
+
+def suspicions(samples: Pixels, real: Pixels) -> list[str]:
+    """What looks wrong with uint8 [n,H,W,3] samples, a line each: noise, one flat colour, saturation, as `problems`
+    has them, unless the real images are like that too (edges are black and white); and when all of them are alike."""
+    natural = [what for what, mask in faults(real).items() if mask.mean() >= 0.1]
+    found = problems(samples[spread(len(samples), LOOKED_AT)])
+    found = [line for line in found if not any(f"images are {what}" in line for what in natural)]
+    variety = diversity(np.array(samples[:COMPARED]), real)
+    if variety < TOO_ALIKE:
+        found.append(f"the samples are {variety:.2f} as varied as the data: the model has collapsed to a few images.")
+    return found
+
+
+def measure_samples(study: dict[str, Any], place: Path, shared: Path, device: torch.device) -> dict[str, Any]:
+    """The distances of a cell's samples to the training images. shared: the folder of its data."""
+    network = features.choose(study["features"], device=device)
+    samples, reference = open_source(str(place / SAMPLES)), open_source(str(shared / STATISTICS))
+    assert isinstance(samples, Source) and isinstance(reference, Stored)
+    real = measure.from_stored(reference, network)
+    return distances(extracted("samples measured", samples, network, device), real, np.load(shared / FEATURES), network)
+
+
+# --- the distance -----------------------------------------------------------------------------------------------------
+
+
+def distances(
+    side: measure.Side, real: measure.Side, real_features: NDArray[np.float32], network: FeatureNetwork
+) -> dict[str, Any]:
+    """FID and KID of images whose features are at hand, for result.json: title, value, 95% interval.
+
+    The interval of FID is the jackknife's, as of `metrics.fid_infinity`, laid about FID itself, with its bias of so
+    many images, which the cells have in common: how far other samples of the same model would move it.
+    """
+    fid = metrics.frechet_distance(side.mean, side.covariance, real.mean, real.covariance)
+    unbiased = metrics.fid_infinity(side.features, (real.mean, real.covariance))
+    low, high = (max(0.0, fid + end - unbiased.value) for end in (unbiased.low, unbiased.high))
+    size = min(1000, len(side.features), len(real_features))
+    kid = metrics.kid(side.features, real_features, subset_size=size)
+    return {
+        "fid": {"title": measure.title("fid", network), "value": fid, "low": low, "high": high},
+        "kid": {"title": measure.title("kid", network), "value": kid.value, "low": kid.low, "high": kid.high},
+    }
+
+
+def extracted(what: str, source: Source, network: FeatureNetwork, device: torch.device) -> measure.Side:
+    """A source through the network, under a bar, with the features of every image."""
+    with images_bar(what, source.count) as bar:
+        return measure.extract(
+            source, network, batch_size=at_once(network, device), wanted=("kid",), on_images=bar.update
+        )
+
+
+def at_once(network: FeatureNetwork, device: torch.device) -> int:
+    return 32 if network.name == "inception" and device.type == "cpu" else 64
+
+
+def images_bar(what: str, count: int) -> tqdm:
+    return tqdm(total=count, desc=what, unit="image", leave=False, dynamic_ncols=True)
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code: 0 done, 1 failed, with the reason in result.json, 128 + the signal when it was stopped."""
+    place, name, device_name = arguments
+    if place == "time":
+        return main_timing(json.loads(name), device_name)
+    folder = Path(place)
+    study = studies.read(folder)
+    try:
+        with alone(studies.home(folder, name)):
+            device = distributed.local_device(device_name)
+            (run_cell if name in study["cells"] else prepare)(study, folder, name, device)
+        return 0
+    except Interrupted as stop:
+        print(stop)
+        return stop.exit_code
+    except Exception as error:  # this cell's alone: the study goes on with the others
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        studies.fail(study, folder, name, reason(error))
+        return 1
+
+
+def main_timing(settings: dict[str, Any], device_name: str) -> int:
+    """Prints what `take_times` found, or an error, as a line of JSON."""
+    try:
+        found = take_times(settings, distributed.local_device(device_name))
+    except UserError as error:
+        found = {"error": str(error)}
+    print(json.dumps(found))
+    return 1 if "error" in found else 0
+
+
+def reason(error: Exception) -> str:
+    """A failure in a line."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError) or "memory" in str(error):
+        return f"out of memory ({one_line(error)}). Try a smaller --image-size, or fewer cells at once."
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+@contextmanager
+def alone(place: Path, patience: float = 60) -> Iterator[None]:
+    """Hold a cell's folder; the process of a study that was killed has so many seconds to save and go."""
+    until = time.monotonic() + patience
+    while True:
+        with ExitStack() as held:
+            try:
+                held.enter_context(checkpoint.locked(place))
+            except UserError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
+                continue
+            yield
+            return
+
+
+def stop_with_the_parent() -> None:
+    """Stop, as by SIGTERM, when standard input ends: the study that started this process is gone, killed perhaps."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    cpu.tune()
+    stop_with_the_parent()
+    sys.exit(main(sys.argv[1:]))
