@@ -15,8 +15,9 @@ from minidiff.experiments.page import Html, element, escaped, number
 from minidiff.experiments.style import HEAT, LINES
 
 BOX = 1000
+PAD = 0.04  # of the height, above and below the curves
 POINTS = 300  # of a curve: of a longer record the means of as many equal parts
-DOTS = 40  # a curve of fewer points is drawn with a dot at each, and as it is; a longer one with its running median
+DOTS = 40  # a curve of fewer points is drawn with a dot at each, and as it is; a longer one with its median
 DECADE = 5.0  # from this ratio on of the largest value to the smallest, an axis that may be logarithmic is
 
 Points = list[tuple[float, float]]  # step and value, both finite
@@ -101,7 +102,8 @@ def chart(title: str, lines: Sequence[Line], log: bool = False, mark: tuple[floa
     first, last = min(ends), max(ends)
     first = 0 if first < last / 10 else first
     scale = (lambda y: math.log(y)) if log else (lambda y: y)
-    bottom, top = scale(low), scale(high)
+    pad = PAD * (scale(high) - scale(low))
+    bottom, top = scale(low) - pad, scale(high) + pad
 
     def across(x: float) -> float:
         return (x - first) / ((last - first) or 1)
@@ -117,14 +119,18 @@ def chart(title: str, lines: Sequence[Line], log: bool = False, mark: tuple[floa
         words.append(element("span", short(x), class_="x", style=f"left:{100 * across(x):.1f}%"))
     for place, line in enumerate(lines):
         points = [(across(x), up(y)) for x, y in thinned(line.points)]
+        middle = smoothed(line.points)
         if len(points) < DOTS:
             drawing += [stroke(points, f"curve s{place}"), dots(points, f"dots s{place}")]
+        elif is_rough(line.points, middle):
+            over = [(across(x), up(y)) for x, y in thinned(middle)]
+            drawing += [stroke(points, f"raw s{place}"), stroke(over, f"curve s{place}")]
         else:
-            middle = [(across(x), up(y)) for x, y in thinned(smoothed(line.points))]
-            drawing += [stroke(points, f"raw s{place}"), stroke(middle, f"curve s{place}")]
+            drawing.append(stroke(points, f"curve s{place}"))
     if mark:
         drawing.append(stroke([(across(mark[0]), 0), (across(mark[0]), 1)], "m"))
-    svg = element("svg", *drawing, viewBox=f"0 0 {BOX} {BOX}", preserveAspectRatio="none", aria_hidden="true")
+    svg = element("svg", *drawing, viewBox=f"0 0 {BOX} {BOX}", preserveAspectRatio="none",
+                  class_="cut" if cut else None, aria_hidden="true")  # fmt: skip
     return element("div", legend(title, lines, log, cut, mark), element("div", svg, *words, class_="plot"),
                    class_="chart", role="img", aria_label=described(title, lines))  # fmt: skip
 
@@ -175,11 +181,20 @@ def thinned(points: Points) -> Points:
 
 
 def smoothed(points: Points) -> Points:
-    """The running median, over a fifteenth of the points around each: it neither lags behind a loss that falls, nor is
-    it torn away by one step that went astray."""
-    reach = max(2, len(points) // 30)
-    values = np.array([y for _, y in points])
-    return [(x, float(np.median(values[max(0, n - reach) : n + reach + 1]))) for n, (x, _) in enumerate(points)]
+    """The running median, over a fifteenth of the points around each, fewer at the ends: it does not lag behind a loss
+    that falls, nor is it torn away by one step that went astray."""
+    values, most = np.array([y for _, y in points]), max(2, len(points) // 30)
+    found = []
+    for place, (x, _) in enumerate(points):
+        reach = min(most, place, len(points) - 1 - place)
+        found.append((x, float(np.median(values[place - reach : place + reach + 1]))))
+    return found
+
+
+def is_rough(points: Points, middle: Points) -> bool:
+    """Whether a curve jumps about its running median so much that it is easier to follow with that one over it."""
+    values, about = (np.array([y for _, y in line]) for line in (points, middle))
+    return bool(np.abs(values - about).mean() > 0.003 * (np.ptp(values) or 1))
 
 
 def ticks(low: float, high: float, log: bool = False) -> list[float]:

@@ -54,20 +54,21 @@ def run_page(folder: Path) -> Html:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder} lacks what a {config['kind']} run has ({error}).") from None
-    lead = about.get("progress") or about.get("measured") or ""
-    head = (element("p", lead[:1].upper() + lead[1:] + ".", class_="lead") if lead else Html("")) + tiles(figures)
+    lead = next((about[name] for name in ("data", "image", "images", "shown") if name in about), "")
+    head = (element("p", lead, class_="lead") if lead else Html("")) + tiles(figures)
     sections = [*sections, ("About", facts(about)), ("Settings", settings(config))]
     newest = max(path.stat().st_mtime for path in folder.iterdir() if path.is_file() and path.name != REPORT)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(newest))
-    return page(folder.resolve().name, f"A {config['kind']} run", head, sections, f"The run last wrote {when}.")
+    return page(folder.resolve().name, f"{config['kind']} run", head, sections, f"The run last wrote {when}.")
 
 
 def settings(config: dict[str, Any]) -> Html:
     """All of config.json."""
-    single = {key: worded(value) for key, value in config.items() if not isinstance(value, dict)}
-    groups = {key: value for key, value in config.items() if isinstance(value, dict) and value}
-    parts = [element("h3", key.replace("_", " ")) + facts(spelt(value)) for key, value in groups.items()]
-    return element("div", *parts, class_="columns") + element("h3", "others") + facts(spelt(single))
+    single = {key: value for key, value in config.items() if not isinstance(value, dict)}
+    groups = {"run": single} | {key: value for key, value in config.items() if isinstance(value, dict)}
+    parts = [element("div", element("h3", name.replace("_", " ")), facts(spelt(group)))
+             for name, group in groups.items() if group]  # fmt: skip
+    return element("div", *parts, class_="columns")
 
 
 def spelt(values: dict[str, Any]) -> dict[str, str]:
@@ -80,18 +81,16 @@ def spelt(values: dict[str, Any]) -> dict[str, str]:
 
 def training(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Sections]:
     """A run of steps, of which there are pictures."""
+    drawn = config["kind"] != "classifier"  # what a classifier shows are its mistakes, of which the last count
     records = checkpoint.read_metrics(folder)
     pictures = sorted((folder / "samples").glob("*.png"))
     steps = sorted({path.stem[:7] for path in pictures})
-    last = [path for path in pictures if steps and path.stem.startswith(steps[-1])]
-    plain = [path for path in pictures if path.stem in steps[:-1]]
-    earlier = plain if config["kind"] not in ("classifier",) else []
-    shown = spread(earlier, EARLIER)
-    room = room_for(len(last) + len(shown))
-    large = [figure(path, called(path), room) for path in reversed(last)]
-    body = album(large, "large") if large else Html("")
-    if shown:
-        body += element("h3", "Earlier") + album([figure(path, called(path), room) for path in shown], "small")
+    last = [path for path in pictures if path.stem.startswith(tuple(steps[-1:]))]
+    earlier = spread([path for path in pictures if path.stem in steps[:-1]], EARLIER) if drawn else []
+    room = room_for(len(last) + len(earlier))
+    body = album([figure(path, called(path), room) for path in reversed(last)], "large" if drawn else "one")
+    if earlier:
+        body += element("h3", "Earlier") + album([figure(path, called(path), room) for path in earlier], "small")
     charts = panels(records)
     curves = element("div", *charts, class_="charts two") if charts else Html("")
     return progress(folder, config, records), [("Pictures", body), ("Learning curves", curves)]
@@ -153,11 +152,12 @@ def fit(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Sections]
     result, records = read_result(folder), checkpoint.read_metrics(folder)
     found = {"PSNR in dB": result.get("psnr"), "PSNR of the target": result.get("psnr_target"),
              "SSIM": result.get("ssim"), "chosen step": result.get("best_step")}  # fmt: skip
-    figures = {name: number(value) for name, value in found.items() if value is not None}
+    figures = {"steps": f"{number(records[-1]['step'])} of {number(config['fit']['steps'])}"} if records else {}
+    figures |= {name: number(value) for name, value in found.items() if value is not None}
     steps = spread(sorted((folder / "steps").glob("*.png")), EARLIER)
     whole = [folder / name for name in ("sheet.png", "dip.png") if (folder / name).exists()][:1]
     room = room_for(len(whole) + len(steps))
-    body = album([figure(path, "target, input, last and best", room) for path in whole], "large")
+    body = album([figure(path, "target, input, last and best", room) for path in whole], "one")
     if steps:
         body += element("h3", "On the way") + album([figure(path, called(path), room) for path in steps], "small")
     return figures, [("Pictures", body), ("Curves", fit_curves(records, result))]
@@ -172,6 +172,7 @@ def fit_curves(records: list[dict[str, Any]], result: dict[str, Any]) -> Html:
 def restoration(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Sections]:
     """A fit, and the end of a chain after it."""
     result = read_result(folder)
+    done = {"restoration": report.restore_progress(folder)}
     figures = {"timestep it starts from": result.get("start_t"), "noise, of 255": result.get("noise")}
     quality = result.get("quality") or {}
     lines = [[name, *(number(found[key]) if key in found else "-" for key in ("psnr", "ssim"))]
@@ -179,11 +180,11 @@ def restoration(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], S
     results = table(["", "PSNR in dB", "SSIM"], lines, "lrr") if lines else Html("")
     whole = [folder / name for name in ("comparison.png", "restored.png") if (folder / name).exists()][:1]
     pictures = album([figure(path, "the picture, the fit's answer, what the chain made of it", room_for(1))
-                      for path in whole], "large")  # fmt: skip
+                      for path in whole], "one")  # fmt: skip
     inner = folder / "dip"
     curves = fit_curves(checkpoint.read_metrics(inner), read_result(inner))
     told = {name: number(float(f"{value:.3g}")) for name, value in figures.items() if value is not None}
-    return told, [("Results", results), ("Pictures", pictures), ("Curves of the fit", curves)]
+    return done | told, [("Results", results), ("Pictures", pictures), ("Curves of the fit", curves)]
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -218,15 +219,16 @@ def evaluation(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Se
     results = table(["", "images", "share", "95% interval", ""], scores, "lrrll") if scores else Html("")
     paths = [*sorted((folder / "pictures").glob("*.png")), *sorted((folder / "failures").glob("*.png"))]
     room = room_for(len(paths))
-    pictures = album([figure(path, f"{path.parent.name}: {path.stem}", room) for path in paths], "large")
+    pictures = album([figure(path, f"{path.parent.name}: {path.stem}", room) for path in paths], "one")
     return figures, [("Results", results), ("Pictures", pictures), ("By label", by_label(lists)),
                      ("What is taken for what", confusions(lists))]  # fmt: skip
 
 
 def by_label(lists: dict[str, Any]) -> Html:
-    """The score of every label, a column for each list."""
-    names = list(dict.fromkeys(label for found in lists.values() for label in found["by_label"]))
+    """The score of every label, a column for each list; the lowest first."""
     columns = {name: found["by_label"] for name, found in lists.items()}
+    labels = dict.fromkeys(label for of in columns.values() for label in of)
+    names = sorted(labels, key=lambda label: min(of[label]["score"] for of in columns.values() if label in of))
     lines = [
         [label, *(f"{of[label]['score']:.3f}" if label in of else "-" for of in columns.values())] for label in names
     ]

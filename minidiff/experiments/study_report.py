@@ -135,7 +135,7 @@ def distances(study: Study) -> Html:
         lines += [element("tr", title, class_="group"), *rows_of(study, data)]
     said = "Lower is nearer to the training images; in brackets the 95% interval."
     if study.floors:
-        said += " Real images, held out, are the test split: what perfect samples would get."
+        said += " Real images are those of the test split: what perfect samples would get."
     return element("p", said, class_="soft") + table(head, lines, "l-l" + "-" * len(others))
 
 
@@ -171,7 +171,7 @@ def rows_of(study: Study, data: str) -> list[Html]:
         else:
             chip = element("span", "not told apart", class_="chip") if cell in ties else None
             lines.append(line(cell.model, cell.result["metrics"], None, chip))
-    return [*lines, line("real images, held out", floor, "floor")] if main in floor else lines
+    return [*lines, line("real images", floor, "floor")] if main in floor else lines
 
 
 def decimals(values: list[float]) -> int:

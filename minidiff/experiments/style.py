@@ -79,6 +79,7 @@ tbody tr.group:first-child > * { padding-top: 14px }
 tbody tr.group + tr > * { border-top: 1px solid var(--rule) }
 .n { text-align: right; white-space: nowrap }
 .line { white-space: nowrap }
+tbody th { white-space: nowrap }
 tr.floor > * { color: var(--soft) }
 .range { color: var(--soft); font-size: 13px; white-space: nowrap }
 .chip { display: inline-block; font-size: 12px; line-height: 1; padding: 3px 7px; margin-left: 8px; border-radius: 9px;
@@ -121,7 +122,11 @@ figure { margin: 0; min-width: 0 }
 figure img { display: block; max-width: 100%; height: auto; border-radius: 4px; background: #fff }
 figure img.fine { image-rendering: pixelated }
 .album figure img { width: 100% }
+.album.large { justify-items: start }
 .album.large figure img { width: auto }
+.album.one { grid-template-columns: minmax(0, 1fr) }
+.album.one figure { overflow-x: auto }
+.album.one figure img { width: auto }
 figcaption { margin-top: 7px; overflow-wrap: anywhere }
 figcaption b { color: var(--ink); font-weight: 600 }
 .absent { display: flex; align-items: center; justify-content: center; aspect-ratio: 1; padding: 18px; font-size: 14px;
@@ -139,7 +144,8 @@ figcaption b { color: var(--ink); font-weight: 600 }
   margin-right: 6px; border-radius: 2px }
 .plot { position: relative; height: 130px; margin: 0 14px 22px 48px; font-variant-numeric: tabular-nums }
 .two .plot { height: 190px }
-.plot svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: hidden }
+.plot svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible }
+.plot svg.cut { overflow: hidden }
 .plot path, .plot line { vector-effect: non-scaling-stroke; fill: none; stroke-linejoin: round }
 .plot .g { stroke: var(--rule); stroke-width: 1 }
 .plot .m { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 4 4 }
@@ -149,6 +155,10 @@ figcaption b { color: var(--ink); font-weight: 600 }
 .plot span { position: absolute; white-space: nowrap }
 .plot .y { right: 100%; margin-right: 8px; transform: translateY(50%) }
 .plot .x { top: 100%; margin-top: 4px; transform: translateX(-50%) }
+.columns { columns: 2 320px; column-gap: 56px; margin-top: 14px }
+.columns > div { break-inside: avoid; padding-bottom: 18px }
+.columns h3 { margin: 0 0 4px }
+.columns dl { margin-top: 0 }
 ul { margin: 10px 0; padding-left: 20px }
 li { margin: 6px 0; max-width: 84ch; overflow-wrap: anywhere }
 
@@ -165,6 +175,7 @@ li { margin: 6px 0; max-width: 84ch; overflow-wrap: anywhere }
   .range { display: block }
   .chip { margin-left: 0 }
   .tiles { gap: 12px 30px }
+  .album.one figure img { max-width: none; width: max(100%, 560px) }
   .heat { font-size: 14px; border-spacing: 2px }
   .heat td { min-width: 56px; padding: 6px 4px }
   .heat thead th { padding: 6px 2px; white-space: normal }
