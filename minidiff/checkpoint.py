@@ -18,7 +18,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -29,7 +29,9 @@ if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
     from torch import Tensor, nn
 
 CONFIG, MODEL, STATE, METRICS = "config.json", "model.safetensors", "state.pt", "metrics.jsonl"
+WEIGHTS = ("ema", "raw")  # the averaged ones, to sample from; and those being trained
 
+Kinds = str | tuple[str, ...]  # of runs: one of these is asked for
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, or in a file
 
@@ -135,12 +137,24 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged ({one_line(error)}). Start again in another --out.") from None
 
 
+def read_weights(folder: Path, weights: str = "ema") -> tuple[dict[str, "Tensor"], Path]:
+    """Those of WEIGHTS asked for, of the network that draws, and the file they are from. Raises UserError."""
+    if weights not in WEIGHTS:
+        raise UserError(f"unknown weights '{weights}'. Known: {', '.join(WEIGHTS)}.")
+    if weights == "ema":
+        return read_tensors(folder / MODEL), folder / MODEL
+    state = read_state(folder)
+    if state is None:
+        raise UserError(f"{folder / STATE} is missing, and only it holds the raw weights. Use --weights ema.")
+    return state["model"], folder / STATE
+
+
 # --- run folders --------------------------------------------------------------------------------------------------
 
 
-def read_config(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
-    """The config.json of a run folder; with `kind`, of that kind only. Raises UserError."""
-    folder = Path(folder)
+def read_config(folder: str | Path, kind: Kinds | None = None) -> dict[str, Any]:
+    """The config.json of a run folder; with `kind`, of that kind, or one of those, only. Raises UserError."""
+    folder = Path(folder).expanduser()
     if not folder.exists():
         raise UserError(f"{folder} does not exist. `minidiff info` lists the runs there are.")
     try:
@@ -153,19 +167,31 @@ def read_config(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
         raise UserError(f"{folder / CONFIG} cannot be read ({error}).") from None
     if not isinstance(config, dict) or "kind" not in config:
         raise UserError(f"{folder / CONFIG} was not written by minidiff (it names no kind of run).")
-    if kind is not None and config["kind"] != kind:
+    if kind is not None and config["kind"] not in several(kind):
+        needs = either(several(kind))
         raise UserError(
-            f"{folder} is a {config['kind']} run; this command needs a {kind} run. See `minidiff info {folder}`."
+            f"{folder} is a {config['kind']} run; this command needs a {needs} run. See `minidiff info {folder}`."
         )
     return config
 
 
-def list_runs(root: str | Path = "runs", kind: str | None = None) -> list[Path]:
-    """The run folders under `root`, the newest first; with `kind`, those of that kind that have weights."""
+def several(kind: Kinds) -> tuple[str, ...]:
+    return (kind,) if isinstance(kind, str) else kind
+
+
+def either(names: Sequence[str]) -> str:
+    """In words: "ddpm, wgan or dcgan"."""
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def list_runs(root: str | Path = "runs", kind: Kinds | None = None) -> list[Path]:
+    """The run folders under `root`, the newest first; with `kind`, those of that kind, or of these, with weights."""
     found = []
     for config in Path(root).glob(f"*/{CONFIG}"):
         try:
-            fits = kind is None or (read_config(config.parent)["kind"] == kind and (config.parent / MODEL).exists())
+            fits = kind is None or (
+                read_config(config.parent)["kind"] in several(kind) and (config.parent / MODEL).exists()
+            )
         except UserError:
             continue
         if fits:
@@ -174,12 +200,14 @@ def list_runs(root: str | Path = "runs", kind: str | None = None) -> list[Path]:
     return [folder for _, folder in sorted(found, reverse=True)]
 
 
-def newest_run(kind: str, root: str | Path = "runs") -> Path:
-    """The run of this kind that was written last. Raises UserError when there is none."""
+def newest_run(kind: Kinds, root: str | Path = "runs") -> Path:
+    """The run of this kind, or one of these, that was written last. Raises UserError when there is none."""
     runs = list_runs(root, kind)
     if not runs:
+        kinds = several(kind)
         raise UserError(
-            f"no {kind} run with weights under {root}/. Train one with `minidiff train {kind}`, or name a run folder."
+            f"no {either(kinds)} run with weights under {root}/. "
+            f"Train one with `minidiff train {kinds[0]}`, or name a run folder."
         )
     return runs[0]
 

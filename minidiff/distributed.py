@@ -81,6 +81,12 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return value
 
 
+def shares(num: int, batch_size: int) -> Iterator[range]:
+    """This process's samples of 0 .. num-1, batch by batch: all of them, unless torchrun's processes share them."""
+    for first in range(rank() * batch_size, num + rank() * batch_size, batch_size * world_size()):
+        yield range(num)[first : first + batch_size]
+
+
 def gather_rows(rows: Tensor, count: int) -> Tensor:
     """The rows of all processes, one after the other: each gives at most `count` rows [n,...] and may give none."""
     if world_size() == 1:

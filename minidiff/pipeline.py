@@ -19,6 +19,8 @@ from minidiff.chain import PLANS
 from minidiff.conditional import GUIDANCE_SCALE, guided, in_words, multi_hot, parse_condition, read_conditions
 from minidiff.diffusion import q_sample, rates
 from minidiff.errors import UserError, lookup
+from minidiff.gan import GANS
+from minidiff.gan_run import GanRun, load_gan
 from minidiff.images import Pixels, to_uint8
 from minidiff.noise_level import start_from
 from minidiff.recipe import build
@@ -217,7 +219,7 @@ class Run:
         on_step: called after every network call, for a progress bar. options: see `chains`.
         Under torchrun the processes share each batch, and all of them get all of it.
         """
-        for mine in shares(num, batch_size):
+        for mine in distributed.shares(num, batch_size):
             x = self.draw(mine, batch_size=batch_size, on_step=on_step, **options)
             yield distributed.gather_rows(x, batch_size).cpu()
 
@@ -354,27 +356,36 @@ class Run:
         return call
 
 
-def shares(num: int, batch_size: int) -> Iterator[range]:
-    """This process's samples of 0 .. num-1, batch by batch: all of them, unless torchrun's processes share them."""
-    rank, world = distributed.rank(), distributed.world_size()
-    for first in range(rank * batch_size, num + rank * batch_size, batch_size * world):
-        yield range(num)[first : first + batch_size]
+# --- to open one --------------------------------------------------------------------------------------------------
+
+KINDS = ("ddpm", *GANS)  # of runs that draw
 
 
 def load(
     folder: str | Path, weights: str = "ema", device: str | torch.device = "cpu", precision: str | None = None
+) -> Run | GanRun:
+    """A run folder that draws, rebuilt from its config.json alone: a DDPM as a `Run`, a GAN as a `GanRun`. Or a
+    checkpoint of diffusers, here or on the Hub, as a `Run`.
+
+    Options and errors: see `load_ddpm`.
+    """
+    if foreign.is_foreign(folder) or checkpoint.read_config(folder, KINDS)["kind"] == "ddpm":
+        return load_ddpm(folder, weights, device, precision)
+    return load_gan(folder, weights, device, precision)
+
+
+def load_ddpm(
+    folder: str | Path, weights: str = "ema", device: str | torch.device = "cpu", precision: str | None = None
 ) -> Run:
-    """A ddpm run folder, rebuilt from its config.json alone; or a checkpoint of diffusers, here or on the Hub.
+    """A ddpm run folder, or a checkpoint of diffusers: what has a reverse chain.
 
     folder: a run; a folder that diffusers saved; or owner/name on the Hugging Face Hub. Nothing is written but the
     Hub's own cache. weights: `ema`, the averaged ones to sample from, or `raw`, the ones being trained; diffusers has
     one set, which counts as averaged. precision: fp32, bf16 or auto; None is the one it was trained in.
     Raises UserError when the folder is none of these, has no weights yet, or has weights that do not fit exactly.
     """
-    if weights not in ("ema", "raw"):
-        raise UserError(f"unknown weights '{weights}'. Known: ema, raw.")
     if foreign.is_foreign(folder):
-        if weights == "raw":
+        if weights != "ema":
             raise UserError(f"{folder} is not of minidiff and has one set of weights. Use --weights ema.")
         source, config, tensors = foreign.open_source(folder)
         folder = source
@@ -383,13 +394,7 @@ def load(
         folder = Path(folder).expanduser()
         config = checkpoint.read_config(folder, kind="ddpm")
         model, schedule = build(config)
-        if weights == "ema":
-            tensors, source = checkpoint.read_tensors(folder / checkpoint.MODEL), folder / checkpoint.MODEL
-        else:
-            state, source = checkpoint.read_state(folder), folder / checkpoint.STATE
-            if state is None:
-                raise UserError(f"{source} is missing, and only it holds the raw weights. Use --weights ema.")
-            tensors = state["model"]
+        tensors, source = checkpoint.read_weights(folder, weights)
     precision = precision or config.get("training", {}).get("precision", "auto")
     checkpoint.load_exactly(model, tensors, source)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)

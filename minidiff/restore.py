@@ -24,7 +24,7 @@ from minidiff.dip_pictures import draw_sheet
 from minidiff.errors import UserError
 from minidiff.images import Pixels, read_images, to_float, to_uint8, write_image
 from minidiff.noise_level import noise_sigma, timestep_for
-from minidiff.pipeline import Run, load
+from minidiff.pipeline import Run, load_ddpm
 
 ANSWER, RESULT, FIT = "restored.png", "result.json", "dip"
 
@@ -115,7 +115,7 @@ def plan(
         raise UserError(f"{image} is a folder. Give one picture to restore.")
     if out is not None:
         checkpoint.check_free(Path(out))
-    run = load(model, device=device)
+    run = load_ddpm(model, device=device)
     options = run.options(**chain)
     if options["start_t"] != "auto":
         run.timesteps(**options)  # raises if it is out of range
@@ -143,7 +143,7 @@ def resume(folder: str | Path, device: torch.device) -> RestoreJob:
     if (folder / RESULT).exists() and (folder / ANSWER).exists():
         raise UserError(f"{folder} is finished: its answer is {folder / ANSWER}.")
     try:
-        run = load(config["model"], device=device)
+        run = load_ddpm(config["model"], device=device)
         config["mix"], config["chain"]["start_t"]  # what `run_chain` will ask for
         fit = None
         if not (folder / FIT / dip_job.RESULT).exists():

@@ -19,15 +19,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from minidiff import checkpoint, pipeline
+from minidiff import checkpoint, distributed, pipeline
 from minidiff.checkpoint import write_atomically
 from minidiff.conditional import spread
-from minidiff.data import DATASETS, ImageData
+from minidiff.data import DATASETS, ImageData, read_place
 from minidiff.decoded import image_paths, printable, threads
 from minidiff.errors import UserError, lookup, one_line
 from minidiff.foreign import is_foreign
+from minidiff.gan_run import GanRun
 from minidiff.images import Pixels, as_bytes, image_shape, read_image, to_uint8, value_range
-from minidiff.job import load_together
+from minidiff.job import asked_for, load_together
 
 Batch = Pixels | list[Pixels]  # uint8 [n,H,W,3], or where sizes differ a list of uint8 [H,W,3]
 
@@ -78,10 +79,12 @@ def open_source(
     on_step: Callable[[Any], None] | None = None,
     **sampling: Any,
 ) -> Source | Stored:
-    """What `place` names: a folder of images, a .npy or .npz file, `dataset:NAME[:SPLIT]`, a run, diffusers' too.
+    """What `place` names: a folder of images, a .npy or .npz file, a run, diffusers' too, or
+    `dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]`.
 
     data_dir, image_size: of a data set, see `load_data`. num, device, sampling (sampler, steps, seed, ...): of a run,
-    which is sampled as its images are asked for; on_step is called after every call of its network.
+    which is sampled as its images are asked for; of a GAN there is the seed alone to say. on_step is called after every
+    call of a DDPM's network.
     Raises UserError.
     """
     if place.startswith("dataset:"):
@@ -89,7 +92,10 @@ def open_source(
     path = Path(place).expanduser()
     if path.is_dir():
         if (path / checkpoint.CONFIG).is_file() or is_foreign(path):
-            return of_run(place, pipeline.load(path, device=device), num, on_step, **sampling)
+            run = pipeline.load(path, device=device)
+            if isinstance(run, GanRun):
+                return of_gan(place, run, num, **sampling)
+            return of_run(place, run, num, on_step, **sampling)
         return open_folder(place)
     if not path.exists():
         raise UserError(f"{place}: no such file or folder. Give images, an array, statistics, a run, or dataset:NAME.")
@@ -99,21 +105,17 @@ def open_source(
 
 
 def shares(count: int, batch_size: int) -> Iterator[slice]:
-    """This process's batches of `count` images, as slices; see `pipeline.shares`."""
-    return (slice(batch.start, batch.stop) for batch in pipeline.shares(count, batch_size))
+    """This process's batches of `count` images, as slices; see `distributed.shares`."""
+    return (slice(batch.start, batch.stop) for batch in distributed.shares(count, batch_size))
 
 
 # --- data sets and runs -------------------------------------------------------------------------------------------
 
 
 def open_dataset(place: str, data_dir: str | Path | None, image_size: int | None) -> Source:
-    """`dataset:NAME` or `dataset:NAME:SPLIT`; the training split when none is named."""
-    _, name, *split = place.split(":")
-    if len(split) > 1:
-        raise UserError(f"{place} has too many colons. Write dataset:NAME or dataset:NAME:SPLIT.")
-    lookup("data set", name, DATASETS)
-    which = split[0] if split else "train"
-    data = load_together(name, data_dir=data_dir, image_size=image_size, split=which)
+    """`dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]`; the training split when none is named."""
+    name, split, corruption = read_place(place)
+    data = load_together(name, data_dir=data_dir, image_size=image_size, split=split or "train", **corruption)
     source = of_data(place, data)
     if name == "folder":
         source.changes.append(f"cut to the centre square and resized to {source.size}, as for a training")
@@ -152,7 +154,7 @@ def of_run(
     calls = len(run.timesteps(**options))
 
     def batches(batch_size: int) -> Iterator[Batch]:
-        for mine in pipeline.shares(num, batch_size):
+        for mine in distributed.shares(num, batch_size):
             yield to_uint8(run.draw(mine, batch_size=batch_size, on_step=on_step, **options))
 
     channels, height, width = run.shape
@@ -164,12 +166,29 @@ def of_run(
                   same=repr([str(run.folder.resolve()), num, settings]))  # fmt: skip
 
 
+def of_gan(name: str, run: GanRun, num: int, *, seed: int = 0, **sampling: Any) -> Source:
+    """`num` samples of a GAN, drawn as they are asked for: sample k of a seed is always the same. Raises UserError for
+    what there is to say of a reverse chain, such as its sampler."""
+    for option in sampling:
+        run.refuse(f"--{option}")
+
+    def batches(batch_size: int) -> Iterator[Batch]:
+        for mine in distributed.shares(num, batch_size):
+            yield to_uint8(run.draw(mine, seed=seed, batch_size=batch_size))
+
+    channels, height, width = run.shape
+    changes = [f"sampled from the {run.config['kind']} generator, seed {seed}"]
+    changes += ["grey repeated to RGB"] * (channels == 1)
+    return Source(name, num, f"{height}x{width}", batches, changes, sampled=True,
+                  same=repr([str(run.folder.resolve()), num, seed]))  # fmt: skip
+
+
 def training_data(run: pipeline.Run) -> ImageData:
     """The data set a run was trained on. Raises UserError where it is not there, or the run does not say."""
     known = run.config["data"]
     if known["name"] not in DATASETS:
         raise UserError(f"{run.folder} takes labels, and its training images are not known. Sample it to a file first.")
-    return load_together(known["name"], **{key: known[key] for key in ("data_dir", "image_size", "on_bad")})
+    return load_together(known["name"], **asked_for(known))
 
 
 # --- folders ------------------------------------------------------------------------------------------------------

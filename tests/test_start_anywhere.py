@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from minidiff import cli, load
 from minidiff.diffusion import q_sample
+from minidiff.distributed import shares
 from minidiff.errors import UserError
 from minidiff.images import crop_resize, read_image, to_float, to_uint8, write_image
 from minidiff.noise_level import start_from, timestep_for
-from minidiff.pipeline import INIT_MODES, Run, shares
+from minidiff.pipeline import INIT_MODES, Run
 from minidiff.samplers import Step
 from minidiff.schedules import Schedule
 

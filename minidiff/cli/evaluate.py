@@ -85,7 +85,7 @@ def command(
             if distributed.is_main():
                 of_data(evaluator, looked, out)
             return
-        run = pipeline.load(source, device=place)
+        run = pipeline.load_ddpm(source, device=place)
         names = evaluate.names_of(run, evaluator)
         if names != run.label_names:
             warn(f"{source} does not name its labels; they are taken to be the classifier's, in its order.")
@@ -103,7 +103,7 @@ def command(
         say(f"folder    {folder} (if stopped, go on with --out {folder})")
         with checkpoint.locked(folder) if distributed.is_main() else nullcontext():
             todo = evaluate.missing(folder, lists, size, numbers)
-            batches = sum(len(list(pipeline.shares(len(lists[name]), batch_size))) for name, _ in todo)
+            batches = sum(len(list(distributed.shares(len(lists[name]), batch_size))) for name, _ in todo)
             bar = tqdm(total=batches * calls, unit="call", disable=not distributed.is_main(), dynamic_ncols=True)
             with bar:
                 for name, number in todo:

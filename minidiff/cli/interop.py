@@ -59,7 +59,7 @@ def export(run: str, folder: Path, kind: str, weights: str) -> None:
     from minidiff.recipe import build_schedule
 
     foreign.check_new(folder)
-    model = pipeline.load(run, weights)
+    model = pipeline.load_ddpm(run, weights)
     plain = build_schedule(model.config["diffusion"] | {"zero_terminal_snr": False})
     notes = foreign.FORMATS[kind](folder, model.config, model.model.state_dict(), plain)
     for note in notes:

@@ -15,6 +15,7 @@ from minidiff.chain import PLANS
 from minidiff.cli.types import Counted, Device, Name, Number, Place, Steps, Timestep, say, typed, warn
 from minidiff.conditional import GUIDANCE_SCALE, in_words
 from minidiff.errors import UserError
+from minidiff.gan_run import GanRun
 from minidiff.images import (
     IMAGE_SUFFIXES,
     ImageSink,
@@ -35,6 +36,9 @@ from minidiff.samplers import SAMPLERS, VARIANCES
 from minidiff.schedules import SPACINGS
 
 FROM_NOISE, FROM_INIT = "dpm++sde", "ddim"  # docs/results.md: of the samplers; of the start timesteps, made with ddim
+
+
+OF_ANY = {"run", "num", "seed", "weights", "batch_size", "precision", "device", "out", "force"}  # kind of run
 
 
 def own_steps() -> str:
@@ -140,11 +144,12 @@ def sample(
     compare: list[tuple[str, int | None]] | None, precision: str | None, device: str, out: str | None, force: bool,
     **chain: Any,
 ) -> None:  # fmt: skip
-    """Draw images from a trained model: RUN, or the newest run under runs/.
+    """Draw images from a trained model: RUN, a DDPM or a GAN, or the newest run under runs/.
 
     \b
     minidiff sample runs/ddpm-shapes-1 --num 64 --out grid.png
     minidiff sample --num 50000 --batch-size 500 --out samples.npz
+    minidiff sample runs/dcgan-shapes-1 --num 64 --seed 1 --out grid.png
     minidiff sample --compare ddpm:1000,ddim:50,dpm++:20 --num 8 --out compare.png
     minidiff sample --start-t 100 --init dip.png
     minidiff sample --start-t auto --init noisy.png
@@ -174,11 +179,17 @@ def sample(
     if labels and labels_file is not None:
         raise click.UsageError("--labels and --labels-file both say what to draw. Leave one of them out.", ctx)
     if run is None:
-        run = str(checkpoint.newest_run("ddpm"))
+        run = str(checkpoint.newest_run("ddpm" if of_chains(ctx) else pipeline.KINDS))
         say(f"run       {run} (the newest)")
     place = distributed.local_device(device)
     with distributed.process_group(place):
         model = pipeline.load(run, weights, place, precision)
+        if isinstance(model, GanRun):
+            for option in of_chains(ctx):
+                model.refuse(option)
+            target = Path(out) if out else free_name(Path("sample.png"))
+            from_noise(model, num or 16, chain["seed"], batch_size, target, force)
+            return
         for note in model.config.get("source", {}).get("notes", []):  # of a checkpoint from elsewhere
             warn(f"{note}.")
         conditions = model.conditions(labels, labels_file)
@@ -217,7 +228,7 @@ def sample(
         if strip and strip.exists() and not force:
             raise UserError(f"{strip} exists. Give another --out, or --force to replace it.")
         sink = distributed.main_first(lambda: ImageSink(target, overwrite=force))
-        mine = [range(num)] if rows else pipeline.shares(num, batch_size)
+        mine = [range(num)] if rows else distributed.shares(num, batch_size)
         calls = sum(model.calls(indices, **options) for indices in mine)
         bar = tqdm(total=calls, unit="call", disable=sink is None, dynamic_ncols=True)
         if sink is None:
@@ -253,6 +264,34 @@ def sample(
             warn(problem)
 
 
+def of_chains(ctx: click.Context) -> list[str]:
+    """Those of the options given that are of a reverse chain, so of a ddpm run."""
+    return [
+        "/".join([*param.opts, *param.secondary_opts])
+        for param in ctx.command.params
+        if param.name and param.name not in OF_ANY and typed(ctx, param.name)
+    ]
+
+
+def from_noise(run: GanRun, num: int, seed: int, batch_size: int, target: Path, force: bool) -> None:
+    """The images of a GAN: a call of its generator for each batch."""
+    say(f"sampling  {num} image{'s' * (num != 1)}, each in one call of the {run.config['kind']} generator, seed {seed}")
+    sink = distributed.main_first(lambda: ImageSink(target, overwrite=force))
+    batches = run.sample(num, seed=seed, batch_size=batch_size)
+    if sink is None:
+        for _ in batches:  # the main process gets this one's share, and writes
+            pass
+        return
+    with tqdm(total=num, unit="image", dynamic_ncols=True) as bar, sink:
+        for images in batches:
+            sink.write(to_uint8(images))
+            bar.update(len(images))
+        written = sink.finish()
+    say(f"written   {written}")
+    for problem in problems(sink.shown):
+        warn(problem)
+
+
 def in_turn(captions: Sequence[str], count: int) -> list[str]:
     """The captions of images 0 .. count-1, for which the conditions take turns."""
     return [captions[k % len(captions)] for k in range(count)]
@@ -275,7 +314,7 @@ def side_by_side(
     for name, steps in choices:
         given = {key: value for key, value in options.items() if OWNERS.get(key, name) == name}
         chains.append(model.options(**given | {"sampler": name, "steps": steps}))
-    shares = list(pipeline.shares(num, options["batch_size"]))
+    shares = list(distributed.shares(num, options["batch_size"]))
     calls = [model.calls(mine, **chain) for chain in chains for mine in shares]  # raises before the long work
     sink = distributed.main_first(lambda: ImageSink(target, overwrite=force))  # refuses what cannot be written
     model.draw([0], **chains[0] | {"steps": 1})  # the first call of a network is slower than the others
