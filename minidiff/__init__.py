@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from minidiff.errors import UserError as UserError
     from minidiff.evaluator import open_evaluator as open_evaluator
     from minidiff.features import FeatureNetwork as FeatureNetwork
+    from minidiff.gan_run import GanRun as GanRun
     from minidiff.inception import Inception as Inception
     from minidiff.metrics import FeatureStatistics as FeatureStatistics
     from minidiff.metrics import fid_infinity as fid_infinity
@@ -61,6 +62,7 @@ PUBLIC = {
     "FitConfig": "dip",
     "FitStep": "dip",
     "Fitter": "dip",
+    "GanRun": "gan_run",
     "ImageData": "data",
     "Inception": "inception",
     "MovingVariance": "dip",

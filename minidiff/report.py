@@ -48,7 +48,7 @@ def describe_ddpm(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         seen = f"{data['image_size']}x{data['image_size']}"
     else:
         made = {"preset": config["preset"]}
-        seen = f"{data['name']}: {data['images']:,} images, {data['image_size']}x{data['image_size']}"
+        seen = seen_of(data)
     attention = [data["image_size"] >> level for level, attends in enumerate(network["attention"]) if attends]
     labels = config.get("labels")
     told = labels and {"labels": f"{listed(labels)}; not told of {100 * labels['dropout']:g}% of the images"}
@@ -65,6 +65,17 @@ def describe_ddpm(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def seen_of(data: dict[str, Any]) -> str:
+    """What a run was trained on: "fashion-mnist: 60,000 images, 32x32, under motion_blur-3"."""
+    size = f"{data['image_size']}x{data['image_size']}"
+    return f"{data['name']}: {data['images']:,} images, {size}{damage(data, ', under ')}"
+
+
+def damage(data: dict[str, Any], before: str) -> str:
+    """The corruption of the data, after these words; nothing where there is none."""
+    return f"{before}{data['corruption']}-{data['severity']}" if "corruption" in data else ""
+
+
 def trained(folder: Path, training: dict[str, Any]) -> dict[str, str]:
     """How, and how far; nothing of a run that was imported."""
     return training and {
@@ -79,16 +90,36 @@ def summarise_ddpm(folder: Path, config: dict[str, Any]) -> str:
     if "source" in config:
         return f"{data['image_size']}x{data['image_size']}, from {config['source']['place']}"
     return (
-        f"on {data['name']} {data['image_size']}x{data['image_size']}, {progress(folder, config['training']['steps'])}"
+        f"on {data['name']} {data['image_size']}x{data['image_size']}{damage(data, ' under ')}, "
+        f"{progress(folder, config['training']['steps'])}"
     )
+
+
+def describe_gan(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    data, network, gan, training = (config[key] for key in ("data", "network", "gan", "training"))
+    turns = f"{counted(gan['critic_steps'], 'step')} to each of the generator's, by {gan['optimizer']}"
+    limits = f", weights clipped to {gan['clip']:g}" if gan.get("clip") else ""
+    limits += f", gradient penalty {gan['penalty']:g}" if gan.get("penalty") else ""
+    return {
+        "preset": config["preset"],
+        "data": f"{seen_of(data)}, {data['channels']} channel{'s' * (data['channels'] > 1)}",
+        "network": f"generator of width {network['width']}, from {network['latent_dim']} numbers of noise",
+        "parameters": parameters(folder / checkpoint.MODEL),
+        "critic": f"{turns}{limits}",
+        **trained(folder, training),
+        "measured": measured(folder),
+    }
+
+
+def summarise_gan(folder: Path, config: dict[str, Any]) -> str:
+    return f"{summarise_ddpm(folder, config)}, {measured(folder)}"
 
 
 def describe_classifier(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     data, network, labels, training = (config[key] for key in ("data", "network", "labels", "training"))
     return {
         "preset": config["preset"],
-        "data": f"{data['name']}: {data['images']:,} images, {data['image_size']}x{data['image_size']}, "
-        f"{data['channels']} channel{'s' * (data['channels'] > 1)}",
+        "data": f"{seen_of(data)}, {data['channels']} channel{'s' * (data['channels'] > 1)}",
         "labels": listed(labels),
         "network": f"ResNet-18, width {network['width']}",
         "parameters": parameters(folder / checkpoint.MODEL),
@@ -206,6 +237,7 @@ Lines = Callable[[Path, dict[str, Any]], dict[str, str]]
 Line = Callable[[Path, dict[str, Any]], str]
 KINDS: dict[str, tuple[Lines, Line]] = {
     "ddpm": (describe_ddpm, summarise_ddpm),
+    **dict.fromkeys(("dcgan", "wgan", "wgan-gp"), (describe_gan, summarise_gan)),  # gan.GANS, without its torch
     "classifier": (describe_classifier, summarise_classifier),
     "evaluate": (describe_evaluation, summarise_evaluation),
     "dip": (describe_dip, summarise_dip),
