@@ -24,6 +24,7 @@ from minidiff.errors import UserError, lookup
 from minidiff.images import to_float
 from minidiff.job import (
     Job,
+    asked_for,
     check_labels,
     check_out,
     describe_labels,
@@ -53,7 +54,7 @@ class ClassifierJob(Job):
         folder: Path | None = None,
     ) -> None:
         with reading(folder, self.kind):
-            asked = {key: config["data"][key] for key in ("data_dir", "image_size", "on_bad")}
+            asked = asked_for(config["data"])
         super().__init__(config, data, device, out, folder)
         if self.trainer.slice_size < 2:  # batch normalisation compares the images of a slice
             raise UserError("one image at a time is too little for batch normalisation. Raise --batch-size.")
@@ -129,15 +130,15 @@ class ClassifierJob(Job):
         return (
             f"done      {100 * value:.2f}% accuracy on {len(self.asked):,} {kind} images; "
             f"its surest mistakes are {self.picture(last)}\n"
-            f"next      minidiff fid samples.npz dataset:{self.data.name} --features {run}"
+            f"next      minidiff fid samples.npz {self.data.place} --features {run}"
         )
 
 
 def plan(device: torch.device, options: dict[str, Any]) -> ClassifierJob:
     """A new training out of a preset and the options that override it.
 
-    options: any of dataset, data_dir, image_size, on_bad, preset, width, shift (the largest, in pixels), save_every,
-    measure_every, out; the fields of TrainConfig. Raises UserError, also for data without labels.
+    options: any of dataset, data_dir, image_size, on_bad, corruption, severity, preset, width, shift (the largest, in
+    pixels), save_every, measure_every, out; the fields of TrainConfig. Raises UserError, also for data without labels.
     """
     name = options.get("preset") or default_preset(device.type)
     preset = lookup("preset", name, CLASSIFIER_PRESETS)

@@ -8,12 +8,12 @@ the same damage in any batch; and it does not depend on the severity, so that mo
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from minidiff.errors import UserError, lookup
@@ -35,16 +35,21 @@ def corrupt(
     severity: 1 to 5. indices: their numbers in the data set, [N]: image k of a seed has the same damage always.
     Raises UserError.
     """
-    damage = lookup("corruption", name, CORRUPTIONS)
-    if severity not in SEVERITIES:
-        raise UserError(f"severity {severity} is not one of 1 to 5. Try 3.")
+    check(name, severity)
     if not len(images):
         return np.array(images)
     random = [torch.Generator().manual_seed(seed_from(seed, STREAM, int(index))) for index in indices]
     # In double precision: sums come out a little differently in a batch of another size, by much less than a byte.
     x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).double() / 255
-    x = (damage(x, severity, random) * 255 + 0.5 + 1e-6).floor().clamp(0, 255)
+    x = (CORRUPTIONS[name](x, severity, random) * 255 + 0.5 + 1e-6).floor().clamp(0, 255)
     return x.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def check(name: str, severity: int) -> None:
+    """A UserError unless there is such a corruption and such a severity."""
+    lookup("corruption", name, CORRUPTIONS)
+    if severity not in SEVERITIES:
+        raise UserError(f"severity {severity} is not one of 1 to 5. Try 3.")
 
 
 # --- what they share --------------------------------------------------------------------------------------------------
@@ -180,10 +185,9 @@ def hats(position: Tensor, pixels: Tensor) -> Tensor:
 
 def correlated(x: Tensor, kernel: Tensor) -> Tensor:
     """The sum over the kernel [N,1,h,w] laid on [N,C,H,W], where it fits: [N,C,H-h+1,W-w+1]. By Fourier transforms."""
-    size = x.shape[2:]
-    product = torch.fft.rfft2(x) * torch.fft.rfft2(kernel, s=size).conj()
-    whole = torch.fft.irfft2(product, s=size)
-    return whole[:, :, : size[0] - kernel.shape[2] + 1, : size[1] - kernel.shape[3] + 1]
+    size = [next_fast_len(count, real=True) for count in x.shape[2:]]
+    whole = torch.fft.irfft2(torch.fft.rfft2(x, s=size) * torch.fft.rfft2(kernel, s=size).conj(), s=size)
+    return whole[:, :, : x.shape[2] - kernel.shape[2] + 1, : x.shape[3] - kernel.shape[3] + 1]
 
 
 # --- affine maps ------------------------------------------------------------------------------------------------------
@@ -332,7 +336,7 @@ def canny(grey: Tensor, sigma: float, low: float = 0.1, high: float = 0.2) -> Te
     smooth = blurred(grey, sigma)
     sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=torch.float64) * sigma
     slopes = F.conv2d(F.pad(smooth, (1, 1, 1, 1), mode="replicate"), torch.stack([sobel, sobel.T])[:, None])
-    size = slopes.norm(dim=1, keepdim=True)
+    size = torch.hypot(slopes[:, :1], slopes[:, 1:])
     # The slopes one pixel further up and down the hill, on the square around this one, between its pixels.
     step = (slopes / slopes.abs().amax(dim=1, keepdim=True).clamp(min=1e-12)).permute(0, 2, 3, 1)
     half = torch.tensor([grey.shape[3] - 1, grey.shape[2] - 1], dtype=torch.float64) / 2
@@ -345,8 +349,13 @@ def canny(grey: Tensor, sigma: float, low: float = 0.1, high: float = 0.2) -> Te
     weak &= inside
     edges, before = weak & (size >= high), None
     while before is None or not torch.equal(edges, before):
-        before, edges = edges, weak & (F.max_pool2d(edges.float(), 3, 1, 1) > 0)
+        before, edges = edges, weak & widened(widened(edges, 2), 3)
     return edges
+
+
+def widened(mask: Tensor, axis: int) -> Tensor:
+    """A bool mask that is false at its ends, and its neighbours along an axis."""
+    return mask | mask.roll(1, axis) | mask.roll(-1, axis)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -369,3 +378,4 @@ CORRUPTIONS: dict[str, Corruption] = {
     "zigzag": zigzag,
     "canny_edges": canny_edges,
 }
+ONE_WAY = {"motion_blur", "dotted_line", "zigzag"}  # that a mirrored image would show the other way round

@@ -1,6 +1,7 @@
 """The data sets, by name: `load_data("fashion-mnist")` gives images and labels as plain uint8 arrays.
 
-Rests on downloads and iclevr (files, fetched and read), decoded (what takes time, done once), images and shapes.
+Rests on downloads and iclevr (files, fetched and read), decoded (what takes time, done once), images, shapes, and
+corrupted (a set as it is under a corruption).
 LeCun et al. 1998 (MNIST), Xiao et al. 2017 (FashionMNIST), Krizhevsky 2009 (CIFAR), Liu et al. 2015 (CelebA),
 El-Nouby et al. 2019 (iCLEVR).
 """
@@ -8,15 +9,19 @@ El-Nouby et al. 2019 (iCLEVR).
 import hashlib
 import os
 import warnings
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minidiff import iclevr, shapes
+from minidiff.corrupted import Corrupted, read, written
+from minidiff.corruptions import ONE_WAY, check
 from minidiff.decoded import Files, Pictures, cache_dir, image_paths, printable, threads
 from minidiff.downloads import download, read_attributes, read_idx, reason_of
 from minidiff.errors import UserError, lookup
@@ -27,17 +32,20 @@ from minidiff.images import IMAGE_SUFFIXES, Pixels, crop_resize, squeeze
 class ImageData:
     """One split of a data set.
 
-    images: uint8 [N,H,W,C], in memory, or a read-only map of a file when there are more than 512 MB of them.
+    images: uint8 [N,H,W,C], in memory, or a read-only map of a file when there are more than 512 MB of them; under a
+    corruption they are read like an array.
     labels: uint8 [N,L] of zeros and ones, any number of ones in a row; L may be 0. label_names: what the L are.
     flip: whether a mirrored image is as good as the original. notes: what the user should know, a line each.
+    corruption: such as `motion_blur-3`, or nothing.
     """
 
     name: str
-    images: Pixels
+    images: Pixels | Corrupted
     labels: Pixels
     label_names: list[str]
     flip: bool
     notes: list[str] = field(default_factory=list)
+    corruption: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -48,13 +56,22 @@ class ImageData:
         return chosen if chosen.shape[3] == 3 else chosen.repeat(3, axis=3)
 
     def fingerprint(self) -> str:
-        """A digest of the images, to know the same data again: of all, or beyond 512 MB of 4,096 spread evenly."""
-        count = len(self.images)
-        chosen = range(count) if self.images.nbytes <= 512 << 20 else np.linspace(0, count - 1, 4096).astype(int)
-        digest = hashlib.sha256(str(self.images.shape).encode())
+        """A digest of the images, to know the same data again: of all, or beyond 512 MB of 4,096 spread evenly. Of
+        corrupted ones, of what they were, and of what was done to them."""
+        images = self.images.clean if isinstance(self.images, Corrupted) else self.images
+        count = len(images)
+        chosen = range(count) if images.nbytes <= 512 << 20 else np.linspace(0, count - 1, 4096).astype(int)
+        digest = hashlib.sha256(str(images.shape).encode())
         for index in chosen:
-            digest.update(self.images[index].tobytes())
+            digest.update(images[index].tobytes())
+        if isinstance(self.images, Corrupted):
+            digest.update(self.images.digest.encode())
         return digest.hexdigest()[:16]
+
+    @property
+    def place(self) -> str:
+        """What to call its training images on the command line of `minidiff fid`."""
+        return f"dataset:{self.name}" + (f":train:{self.corruption}" if self.corruption else "")
 
     def names_of(self, index: int) -> list[str]:
         """The labels of one image, in words."""
@@ -97,12 +114,15 @@ def load_data(
     image_size: int | None = None,
     split: str = "train",
     on_bad: str = "skip",
+    corruption: str = "identity",
+    severity: int = 3,
 ) -> ImageData:
     """One split of a data set of DATASETS.
 
     data_dir: where its files are or will be put; the cache folder when left out. image_size: the height and width
     wanted, by default the set's own; 28x28 images become 32x32 by a margin of zeros, all else is resized.
     on_bad: leave out images that cannot be read, and say so in `notes`, or stop at the first.
+    corruption, severity: a damage of CORRUPTIONS, 1 to 5 of it, done to every image when it is read.
     Raises UserError when files are missing or damaged, or cannot be downloaded or stored.
     """
     source = lookup("data set", name, DATASETS)
@@ -112,7 +132,13 @@ def load_data(
     size = source.image_size if image_size is None else image_size
     if not 8 <= size <= 1024:
         raise UserError(f"image size {size} is outside 8 to 1024. Try {source.image_size}.")
-    return source.load(Want(name, split, size, Path(data_dir).expanduser() if data_dir else None, on_bad))
+    check(corruption, severity)
+    data = source.load(Want(name, split, size, Path(data_dir).expanduser() if data_dir else None, on_bad))
+    if corruption == "identity":
+        return data
+    images = Corrupted(np.asarray(data.images), corruption, severity, seed=zlib.crc32(split.encode()))
+    flip = data.flip and corruption not in ONE_WAY
+    return replace(data, images=images, flip=flip, corruption=written(corruption, severity))
 
 
 def splits_of(name: str, data_dir: str | Path | None = None) -> list[str]:
@@ -120,6 +146,17 @@ def splits_of(name: str, data_dir: str | Path | None = None) -> list[str]:
     source = lookup("data set", name, DATASETS)
     found = source.splits_in(Path(data_dir).expanduser()) if source.splits_in and data_dir else []
     return found or list(source.splits)
+
+
+def read_place(place: str) -> tuple[str, str | None, dict[str, Any]]:
+    """`dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]`: the name, the split if there is one, and what `load_data` is to be
+    told of the corruption. Raises UserError."""
+    _, name, *rest = place.split(":")
+    lookup("data set", name, DATASETS)
+    if len(rest) > 2:
+        forms = "dataset:NAME, dataset:NAME:SPLIT or dataset:NAME:SPLIT:CORRUPTION-SEVERITY"
+        raise UserError(f"{place} has too many colons. Write {forms}.")
+    return name, rest[0] if rest else None, read(rest[1]) if rest[1:] else {}
 
 
 def one_hot(classes: Sequence[int] | NDArray[np.integer], count: int) -> Pixels:

@@ -101,7 +101,7 @@ class DdpmJob(Job):
     def run(self) -> None:
         """Train to the last step; first, if FID is to be measured, the statistics of the training images."""
         if self.fid:
-            source = of_data(f"dataset:{self.data.name}", self.data)
+            source = of_data(self.data.place, self.data)
             with self.progress("training images", len(self.data)) as bar:
                 self.reference = measure.measured(source, self.feature_network, on_images=bar.update)
         super().run()
@@ -159,9 +159,9 @@ class DdpmJob(Job):
 def plan(device: torch.device, options: dict[str, Any]) -> DdpmJob:
     """A new training out of a preset and the options that override it.
 
-    options: any of dataset, data_dir, image_size, on_bad, preset, conditional, label_dropout, save_every, sample_every,
-    out; the fields of TrainConfig; the keys of presets.DIFFUSION, with `timesteps` and so on; fid_every, and with it
-    fid_samples and the other keys of FID. Raises UserError.
+    options: any of dataset, data_dir, image_size, on_bad, corruption, severity, preset, conditional, label_dropout,
+    save_every, sample_every, out; the fields of TrainConfig; the keys of presets.DIFFUSION, with `timesteps` and so on;
+    fid_every, and with it fid_samples and the other keys of FID. Raises UserError.
     """
     if "label_dropout" in options and not options.get("conditional"):
         raise UserError("--label-dropout needs --conditional, a network that is told the labels. Add it.")

@@ -30,8 +30,8 @@ from torch import Tensor
 from minidiff import __version__, checkpoint, distributed
 from minidiff.classifier import accuracy, exact, highest
 from minidiff.conditional import multi_hot, read_conditions
-from minidiff.data import DATASETS, splits_of
-from minidiff.errors import UserError, lookup, one_line
+from minidiff.data import read_place, splits_of
+from minidiff.errors import UserError, one_line
 from minidiff.evaluator import Evaluator
 from minidiff.images import Pixels, to_uint8
 from minidiff.job import load_together
@@ -232,15 +232,12 @@ def look_at_data(
 ) -> Looked:  # fmt: skip
     """What the classifier says of real images, held against their own labels: what it is worth, and where it is blind.
 
-    place: `dataset:NAME` or `dataset:NAME:SPLIT`; the test split, where there is one, when none is named. num: at most
-    so many, spread evenly. image_size: by default the classifier's. Raises UserError.
+    place: `dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]`; the test split, where there is one, when none is named. num: at
+    most so many, spread evenly. image_size: by default the classifier's. Raises UserError.
     """
-    _, name, *split = place.split(":")
-    lookup("data set", name, DATASETS)
-    if len(split) > 1:
-        raise UserError(f"{place} has too many colons. Write dataset:NAME or dataset:NAME:SPLIT.")
-    which = split[0] if split else "test" if "test" in splits_of(name, data_dir) else "train"
-    data = load_together(name, split=which, data_dir=data_dir, image_size=image_size or evaluator.size)
+    name, split, corruption = read_place(place)
+    which = split or ("test" if "test" in splits_of(name, data_dir) else "train")
+    data = load_together(name, split=which, data_dir=data_dir, image_size=image_size or evaluator.size, **corruption)
     if not data.label_names:
         raise UserError(f"{name} has no labels to hold the classifier against.")
     columns = evaluator.columns(data.label_names)
@@ -250,7 +247,8 @@ def look_at_data(
         raise UserError(f"none of the {len(labels)} images of {name}:{which} has a label: nothing to score.")
     images = data.rgb(chosen)
     logits = evaluator.logits(images)[:, columns]
-    return Looked(f"{name}-{which}", labels, images[None], logits[None], [0], data.label_names, evaluator.one_hot)
+    called = "-".join(filter(None, (name, which, data.corruption)))
+    return Looked(called, labels, images[None], logits[None], [0], data.label_names, evaluator.one_hot)
 
 
 # --- the figures ------------------------------------------------------------------------------------------------------

@@ -91,8 +91,10 @@ class Job(ABC):
         data, training = self.config["data"], self.config["training"]
         size, processes = data["image_size"], distributed.world_size()
         shared = f" over {processes} processes" if processes > 1 else ""
+        corrupted = f", under {self.data.corruption}" if self.data.corruption else ""
         return (
-            f"data      {data['name']}: {len(self.data.images):,} images, {size}x{size}, {data['channels']} channels\n"
+            f"data      {data['name']}: {len(self.data.images):,} images, {size}x{size}, {data['channels']} channels"
+            f"{corrupted}\n"
             f"network   {self.describe_network()}\n"
             f"training  {training['steps']:,} steps of {training['batch_size']} images, lr {training['lr']:g}, "
             f"on {self.trainer.device}{shared}, seed {training['seed']}"
@@ -117,7 +119,7 @@ class Job(ABC):
         if folder is not None:  # with what the options have changed: steps, rate, where the data lie
             distributed.main_first(lambda: checkpoint.write_json(folder / checkpoint.CONFIG, config))
             return f"resuming  {folder} at step {self.trainer.step:,}"
-        name = f"{self.kind}-{config['data']['name']}"
+        name = f"{self.kind}-{config['data']['name']}" + (f"-{self.data.corruption}" if self.data.corruption else "")
         self.folder = distributed.from_main(
             distributed.main_first(lambda: checkpoint.create_run(self.out, name, config))
         )
@@ -167,12 +169,21 @@ def check_out(options: dict[str, Any]) -> None:
 
 
 def open_data(options: dict[str, Any], image_size: int) -> tuple[ImageData, dict[str, Any]]:
-    """The data set that the options name (dataset, data_dir, on_bad), and what config.json says of it."""
+    """The data set that the options name (dataset, data_dir, on_bad, corruption, severity), and what config.json says
+    of it."""
     data_dir = os.path.abspath(options["data_dir"]) if options.get("data_dir") else None
     asked = {"data_dir": data_dir, "image_size": image_size, "on_bad": options.get("on_bad", "skip")}
+    if options.get("corruption", "identity") != "identity":
+        asked |= {"corruption": options["corruption"], "severity": options.get("severity", 3)}
     data = load_together(options.get("dataset", "shapes"), **asked)
     found = {"channels": data.images.shape[3], "images": len(data.images), "fingerprint": data.fingerprint()}
     return data, {"name": data.name} | asked | found
+
+
+def asked_for(described: dict[str, Any]) -> dict[str, Any]:
+    """What load_data was asked for, out of what config.json says of the data."""
+    asked = {key: described[key] for key in ("data_dir", "image_size", "on_bad")}
+    return asked | {key: described[key] for key in ("corruption", "severity") if key in described}
 
 
 def describe_labels(data: ImageData) -> dict[str, Any]:
@@ -215,7 +226,7 @@ def resume(kind: type[AnyJob], folder: str | Path, device: torch.device, options
         if "data_dir" in options:
             config["data"]["data_dir"] = os.path.abspath(options["data_dir"])
         name, count, digest = (config["data"][key] for key in ("name", "images", "fingerprint"))
-        asked = {key: config["data"][key] for key in ("data_dir", "image_size", "on_bad")}
+        asked = asked_for(config["data"])
         labels = config.get("labels")
     data = load_together(name, **asked)
     if labels and labels | describe_labels(data) != labels:

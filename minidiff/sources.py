@@ -24,7 +24,7 @@ from minidiff.checkpoint import write_atomically
 from minidiff.conditional import spread
 from minidiff.data import DATASETS, ImageData, read_place
 from minidiff.decoded import image_paths, printable, threads
-from minidiff.errors import UserError, lookup, one_line
+from minidiff.errors import UserError, one_line
 from minidiff.foreign import is_foreign
 from minidiff.gan_run import GanRun
 from minidiff.images import Pixels, as_bytes, image_shape, read_image, to_uint8, value_range

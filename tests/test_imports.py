@@ -15,9 +15,9 @@ PACKAGE = Path(minidiff.__file__).parent
 LAYERS = [
     {"errors", "rng", "images", "schedules", "unet", "shapes", "checkpoint", "distributed", "presets", "report",
      "dip_nets", "quality", "cpu", "inception", "classifier", "gan", "corruptions"},
-    {"diffusion", "conditional", "chain", "samplers", "solvers", "data", "corrupted", "decoded", "downloads", "iclevr", "export",
-     "train", "gan_train", "journal", "dip", "noise_level", "dip_pictures", "features", "metrics", "evaluator",
-     "diversity"},
+    {"diffusion", "conditional", "chain", "samplers", "solvers", "data", "corrupted", "decoded", "downloads", "iclevr",
+     "export", "train", "gan_train", "journal", "dip", "noise_level", "dip_pictures", "features", "metrics",
+     "evaluator", "diversity"},
     {"recipe", "pipeline", "job", "gan_job", "gan_run", "ddpm_job", "dip_job", "restore", "classifier_job", "sources",
      "measure", "interop", "foreign", "evaluate", "evaluate_pictures"},
     {"experiments"},

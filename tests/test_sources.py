@@ -161,7 +161,7 @@ def test_places_that_are_not_there(tmp_path: Path) -> None:
     assert "holds no images" in message(tmp_path)
     assert "Did you mean 'fashion-mnist'" in message("dataset:fashion-mnits")
     assert "split" in message("dataset:shapes:tset")
-    assert "too many colons" in message("dataset:shapes:test:1")
+    assert "too many colons" in message("dataset:shapes:test:fog-3:1")
     (tmp_path / "a.txt").write_text("a")
     assert "no folder, .npy or .npz" in message(tmp_path / "a.txt")
 
