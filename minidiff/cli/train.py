@@ -1,6 +1,7 @@
 """`minidiff train ...`: one command for each kind of model, all on the loop of `train` and `journal`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -10,8 +11,9 @@ from minidiff.conditional import DROPOUT
 from minidiff.corruptions import CORRUPTIONS
 from minidiff.data import DATASETS
 from minidiff.diffusion import PREDICTIONS
+from minidiff.gan import GANS
 from minidiff.job import INTERVALS, TRAINING_MAY_CHANGE
-from minidiff.presets import CLASSIFIER_PRESETS, DIFFUSION, FID, PRESETS, Preset
+from minidiff.presets import CLASSIFIER_PRESETS, DIFFUSION, FID, GAN_PRESETS, PRESETS, Preset
 from minidiff.samplers import SAMPLERS
 from minidiff.schedules import SCHEDULES
 
@@ -94,12 +96,6 @@ def how_to_run(kind: str, presets: dict[str, Preset]) -> Callable[[Command], Com
             help="auto: bf16 on a GPU that has it. Default: auto.",
         ),
         click.option(
-            "--accumulate",
-            type=click.IntRange(min=1),
-            help="Cut a batch into so many slices, to fit the memory. Default: 1.",
-        ),
-        click.option("--compile/--no-compile", default=None, help="torch.compile. Default: on a GPU, in long runs."),
-        click.option(
             "--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."
         ),
         click.option(
@@ -114,6 +110,71 @@ def how_to_run(kind: str, presets: dict[str, Preset]) -> Callable[[Command], Com
         click.option("--resume", type=Place(), help="Go on with this run folder, to the bit."),
         click.option("--dry-run", is_flag=True, help="Say what would be trained, and stop."),
         click.pass_context,
+    )
+
+
+def large_networks() -> Callable[[Command], Command]:
+    """The options of the networks that may need more memory, or more speed, than there is."""
+    return together(
+        click.option(
+            "--accumulate",
+            type=click.IntRange(min=1),
+            help="Cut a batch into so many slices, to fit the memory. Default: 1.",
+        ),
+        click.option("--compile/--no-compile", default=None, help="torch.compile. Default: on a GPU, in long runs."),
+    )
+
+
+def a_gan(kind: str) -> Callable[[Command], Command]:
+    """The options that all GANs share, and those of a kind."""
+    method, presets = GANS[kind], GAN_PRESETS[kind]
+    own = []
+    if method.clip is not None:
+        own += [
+            click.option(
+                "--clip",
+                type=Number(0, min_open=True),
+                help=f"The critic's weights stay within +- this. Default: {method.clip:g}.",
+            )
+        ]
+    if method.penalty is not None:
+        own += [
+            click.option(
+                "--penalty",
+                type=Number(0, min_open=True),
+                help=f"Weight of the gradient penalty, lambda. Default: {method.penalty:g}.",
+            )
+        ]
+    return together(
+        what_to_train_on(presets),
+        click.option(
+            "--latent-dim",
+            type=click.IntRange(min=1),
+            help=default("Numbers an image is made of.", "latent_dim", presets),
+        ),
+        click.option(
+            "--width",
+            type=click.IntRange(min=1),
+            help=default(
+                "Channels of both networks next to the image; inside up to 8 times as many.", "width", presets
+            ),
+        ),
+        click.option(
+            "--critic-steps",
+            type=click.IntRange(min=1),
+            help=f"Steps of the {method.critic_name} to each of the generator. Default: {method.critic_steps}.",
+        ),
+        *own,
+        sample_every(),
+        how_to_run(kind, presets),
+    )
+
+
+def sample_every() -> Callable[[Command], Command]:
+    return click.option(
+        "--sample-every",
+        type=click.IntRange(min=1),
+        help="Steps between sample grids. Default: a quarter, at most 5000.",
     )
 
 
@@ -135,6 +196,7 @@ def train() -> None:
     \b
     minidiff train ddpm                              the embedded data set, a few minutes on a CPU
     minidiff train ddpm --dataset fashion-mnist
+    minidiff train dcgan --dataset fashion-mnist       or wgan, or wgan-gp
     minidiff train classifier --dataset fashion-mnist
     torchrun --nproc_per_node=4 -m minidiff train ddpm --dataset cifar100 --preset cifar10
     """
@@ -177,9 +239,7 @@ def train() -> None:
     default=None,
     help="Rescale the schedule to end in pure noise. Default: no.",
 )
-@click.option(
-    "--sample-every", type=click.IntRange(min=1), help="Steps between sample grids. Default: a quarter, at most 5000."
-)
+@sample_every()
 @click.option(
     "--fid-every",
     type=click.IntRange(min=0),
@@ -196,6 +256,7 @@ def train() -> None:
     help="The network to measure in: Inception, or a classifier run. Default: inception.",
 )
 @click.option("--fid-weights", type=Place(), help="Inception's weights. Default: from the cache, or downloaded.")
+@large_networks()
 @how_to_run("ddpm", PRESETS)
 def ddpm(ctx: click.Context, **options: Any) -> None:
     """Train a DDPM, and draw pictures from it as it learns.
@@ -210,6 +271,49 @@ def ddpm(ctx: click.Context, **options: Any) -> None:
     from minidiff import ddpm_job
 
     carry_out(ctx, ddpm_job.DdpmJob, ddpm_job.plan, **options)
+
+
+@train.command()
+@a_gan("dcgan")
+def dcgan(ctx: click.Context, **options: Any) -> None:
+    """Train a DCGAN: a generator against a discriminator (Radford et al. 2016).
+
+    \b
+    minidiff train dcgan --dataset fashion-mnist
+    minidiff train dcgan --dataset folder --data-dir photos --image-size 64
+    minidiff train dcgan --resume runs/dcgan-fashion-mnist-1
+    """
+    train_gan(ctx, "dcgan", **options)
+
+
+@train.command()
+@a_gan("wgan")
+def wgan(ctx: click.Context, **options: Any) -> None:
+    """Train a Wasserstein GAN: its critic's weights are clipped (Arjovsky et al. 2017).
+
+    \b
+    minidiff train wgan --dataset fashion-mnist
+    minidiff train wgan --resume runs/wgan-fashion-mnist-1
+    """
+    train_gan(ctx, "wgan", **options)
+
+
+@train.command()
+@a_gan("wgan-gp")
+def wgan_gp(ctx: click.Context, **options: Any) -> None:
+    """Train a Wasserstein GAN with gradient penalty in place of clipping (Gulrajani et al. 2017).
+
+    \b
+    minidiff train wgan-gp --dataset fashion-mnist
+    minidiff train wgan-gp --resume runs/wgan-gp-fashion-mnist-1
+    """
+    train_gan(ctx, "wgan-gp", **options)
+
+
+def train_gan(ctx: click.Context, kind: str, **options: Any) -> None:
+    from minidiff import gan_job
+
+    carry_out(ctx, gan_job.JOBS[kind], partial(gan_job.plan, kind), **options)
 
 
 @train.command()
@@ -229,6 +333,7 @@ def ddpm(ctx: click.Context, **options: Any) -> None:
     type=click.IntRange(min=1),
     help="Steps between measurements of the accuracy, with their pictures. Default: a tenth, at least 200.",
 )
+@large_networks()
 @how_to_run("classifier", CLASSIFIER_PRESETS)
 def classifier(ctx: click.Context, **options: Any) -> None:
     """Train a classifier, a ResNet-18, and measure it on the test split as it learns.
@@ -276,8 +381,8 @@ def carry_out(
 
 @train.command()
 def presets() -> None:
-    """List the presets of `minidiff train ddpm` and `minidiff train classifier`."""
-    for kind, table in (("ddpm", PRESETS), ("classifier", CLASSIFIER_PRESETS)):
+    """List the presets of every kind of training."""
+    for kind, table in {"ddpm": PRESETS, **GAN_PRESETS, "classifier": CLASSIFIER_PRESETS}.items():
         click.echo(f"minidiff train {kind}")
         for name, preset in table.items():
             network, training = preset.network, preset.training
