@@ -1,14 +1,15 @@
-"""A whole data set under a corruption: an array that corrupts what is read of it, and the word for it.
+"""A whole data set under a corruption: an array that corrupts what is read of it, the word for it, and a look at all.
 
 Rests on corruptions. The word, `motion_blur-3`, stands in names of run folders and after `dataset:NAME:SPLIT:`.
 """
 
+import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minidiff.corruptions import VERSION, check, corrupt
+from minidiff.corruptions import CORRUPTIONS, SEVERITIES, VERSION, check, corrupt
 from minidiff.errors import UserError
 
 KEPT = 512 << 20  # bytes: what is read of a smaller set stays in memory, and is read again for nothing
@@ -29,11 +30,23 @@ def read(word: str) -> dict[str, Any]:
     return {"corruption": name, "severity": int(number)}
 
 
+def seed_of(split: str) -> int:
+    """One for each split, so that no two have the same damage in the same order."""
+    return zlib.crc32(split.encode())
+
+
+def all_of(image: NDArray[np.uint8], index: int, seed: int) -> tuple[NDArray[np.uint8], list[str]]:
+    """One image, uint8 [H,W,C], number `index` of its set, under everything there is: uint8 [6 n,H,W,C], for each of n
+    corruptions the clean image and severities 1 to 5; and the n names."""
+    names = [name for name in CORRUPTIONS if name != "identity"]
+    under = [[corrupt(image[None], name, severity, [index], seed)[0] for severity in SEVERITIES] for name in names]
+    return np.stack([shown for row in under for shown in (image, *row)]), names
+
+
 class Corrupted:
     """uint8 [N,H,W,C], read like an array: each image as it is under a corruption, the same whenever it is read.
 
-    clean: the images as they were. seed: one for each split, so that no two have the same damage in the same order.
-    Raises UserError for a corruption or a severity that is none.
+    clean: the images as they were. seed: see `seed_of`. Raises UserError for a corruption or a severity that is none.
     """
 
     def __init__(self, clean: NDArray[np.uint8], name: str, severity: int, seed: int = 0) -> None:

@@ -9,7 +9,6 @@ El-Nouby et al. 2019 (iCLEVR).
 import hashlib
 import os
 import warnings
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minidiff import iclevr, shapes
-from minidiff.corrupted import Corrupted, read, written
+from minidiff.corrupted import Corrupted, read, seed_of, written
 from minidiff.corruptions import ONE_WAY, check
 from minidiff.decoded import Files, Pictures, cache_dir, image_paths, printable, threads
 from minidiff.downloads import download, read_attributes, read_idx, reason_of
@@ -136,7 +135,7 @@ def load_data(
     data = source.load(Want(name, split, size, Path(data_dir).expanduser() if data_dir else None, on_bad))
     if corruption == "identity":
         return data
-    images = Corrupted(np.asarray(data.images), corruption, severity, seed=zlib.crc32(split.encode()))
+    images = Corrupted(np.asarray(data.images), corruption, severity, seed_of(split))
     flip = data.flip and corruption not in ONE_WAY
     return replace(data, images=images, flip=flip, corruption=written(corruption, severity))
 

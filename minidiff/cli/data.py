@@ -1,16 +1,19 @@
 """`minidiff data`: what sets there are, what they look like, and their files for other programs."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 from tqdm import tqdm
 
-from minidiff.cli.types import Name, Place, say, warn
+from minidiff.cli.types import Name, Place, say, typed, warn
+from minidiff.corrupted import all_of, seed_of
+from minidiff.corruptions import CORRUPTIONS
 from minidiff.data import DATASETS, ImageData, load_data, splits_of
 from minidiff.errors import UserError
 from minidiff.export import check_new, export
-from minidiff.images import grid, write_image
+from minidiff.images import grid, label_rows, write_image
 
 DATA_DIR = click.option(
     "--data-dir", type=Place(path_type=Path), help="Where the files are, or are to go. Default: the cache folder."
@@ -21,6 +24,17 @@ ON_BAD = click.option(
     "--on-bad", type=Name("answer", ["skip", "stop"]), default="skip", show_default=True,
     help="Leave out images that cannot be read, or stop at the first.",
 )  # fmt: skip
+SEVERITY = click.option(
+    "--severity", type=click.IntRange(1, 5), default=3, show_default=True, help="How much of the corruption, 1 to 5."
+)
+
+
+def corruption(*more: str) -> Any:
+    """The option of that name; `more` are further answers to it."""
+    return click.option(
+        "--corruption", type=Name("corruption", [*CORRUPTIONS, *more]), default="identity", show_default=True,
+        metavar="NAME", help=f"Damage done to every image: {', '.join([*CORRUPTIONS, *more])}.",
+    )  # fmt: skip
 
 
 @click.group(no_args_is_help=True)
@@ -56,24 +70,38 @@ def list_(data_dir: Path | None) -> None:
 @click.option("--num", type=click.IntRange(1, 1024), default=64, show_default=True, help="How many images.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which images.")
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
+@corruption("all")
+@SEVERITY
 @IMAGE_SIZE
 @SPLIT
 @DATA_DIR
 @ON_BAD
+@click.pass_context
 def preview(
-    name: str, out: Path, num: int, seed: int, force: bool,
-    image_size: int | None, split: str, data_dir: Path | None, on_bad: str,
+    ctx: click.Context, name: str, out: Path, num: int, seed: int, force: bool, corruption: str, split: str,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Random images of a data set in one picture, and their labels.
 
     \b
     minidiff data preview fashion-mnist --out grid.png
     minidiff data preview folder --data-dir my-photos --image-size 64 --out grid.png
+    minidiff data preview fashion-mnist --corruption fog --severity 5 --out grid.png
+    minidiff data preview fashion-mnist --corruption all --out grid.png       one image under each of them
     """
+    everything = corruption == "all"
+    if everything and (extra := next((option for option in ("num", "severity") if typed(ctx, option)), None)):
+        raise click.UsageError(f"--corruption all shows one image at every severity. Leave --{extra} out.", ctx)
     if out.exists() and not force:
         raise UserError(f"{out} exists. Give another --out, or --force to replace it.")
-    loaded = load(name, image_size, split, data_dir, on_bad)
+    loaded = load(name, split, corruption="identity" if everything else corruption, **options)
     chosen = np.random.default_rng(seed).permutation(len(loaded))[:num]
+    if everything:
+        index = int(chosen[0])
+        images, names = all_of(loaded.rgb([index])[0], index, seed_of(split))
+        write_image(out, label_rows(grid(images, columns=len(images) // len(names)), names))
+        say(f"image {index} of {name} ({split}), {size_of(loaded)}; in each row clean, then severity 1 to 5: {out}")
+        return
     write_image(out, grid(loaded.rgb(chosen)))
     columns = int(np.ceil(np.sqrt(len(chosen))))
     for row in range(0, len(chosen), columns):
@@ -87,13 +115,13 @@ def preview(
 @click.argument("name", type=Name("data set", DATASETS), metavar="NAME")
 @click.argument("folder", type=Place(path_type=Path))
 @click.option("--num", type=click.IntRange(min=1), help="How many images, from the first on. Default: all.")
+@corruption()
+@SEVERITY
 @IMAGE_SIZE
 @SPLIT
 @DATA_DIR
 @ON_BAD
-def export_(
-    name: str, folder: Path, num: int | None, image_size: int | None, split: str, data_dir: Path | None, on_bad: str
-) -> None:
+def export_(name: str, folder: Path, num: int | None, split: str, **options: Any) -> None:
     """Write a data set as .png files with its labels, in iCLEVR's format.
 
     \b
@@ -105,20 +133,22 @@ def export_(
     A second split may go into the same folder. `--dataset iclevr --data-dir FOLDER` reads it all.
     """
     check_new(folder, split)
-    loaded = load(name, image_size, split, data_dir, on_bad)
+    loaded = load(name, split, **options)
     total = min(len(loaded), num or len(loaded))
     for _ in tqdm(export(loaded, folder, split, num), total=total, unit="image", delay=1, leave=False, disable=None):
         pass
     say(f"{total:,} images of {name} ({split}), {size_of(loaded)}, and their labels: {folder}")
 
 
-def load(name: str, image_size: int | None, split: str, data_dir: Path | None, on_bad: str) -> ImageData:
-    """The data set, its notes passed on as warnings."""
-    loaded = load_data(name, data_dir=data_dir, image_size=image_size, split=split, on_bad=on_bad)
+def load(name: str, split: str, **options: Any) -> ImageData:
+    """The data set, its notes passed on as warnings. options: of `load_data`."""
+    loaded = load_data(name, split=split, **options)
     for note in loaded.notes:
         warn(note + ".")
     return loaded
 
 
 def size_of(loaded: ImageData) -> str:
-    return f"{loaded.images.shape[1]}x{loaded.images.shape[2]}"
+    """Height and width, and the corruption if there is one."""
+    size = f"{loaded.images.shape[1]}x{loaded.images.shape[2]}"
+    return f"{size}, under {loaded.corruption}" if loaded.corruption else size
