@@ -36,10 +36,11 @@ from minidiff.experiments.models import MODELS, training
 from minidiff.experiments.study import FEATURES, GRID, REAL, RESULT, RUN, SAMPLES, STATISTICS
 from minidiff.experiments.timing import take_times
 from minidiff.features import FeatureNetwork
+from minidiff.gan_job import one_sided
 from minidiff.images import Pixels, faults, grid, problems, to_uint8, write_image
 from minidiff.job import Job, load_together, resume
 from minidiff.journal import Interrupted
-from minidiff.sources import Source, Stored, open_source, save_statistics, shares
+from minidiff.sources import Source, Stored, open_source, save_statistics
 
 SHOWN = 64  # images of a grid
 LOOKED_AT = 1000  # samples that are looked at for noise, one flat colour, saturation
@@ -91,7 +92,7 @@ def of_rows(name: str, data: ImageData, rows: NDArray[np.int64]) -> Source:
     height, width = data.images.shape[1:3]
 
     def batches(batch_size: int) -> Iterator[Pixels]:
-        return (data.rgb(rows[part]) for part in shares(len(rows), batch_size))
+        return (data.rgb(rows[first : first + batch_size]) for first in range(0, len(rows), batch_size))
 
     return Source(name, len(rows), f"{height}x{width}", batches)
 
@@ -171,6 +172,7 @@ def draw(study: dict[str, Any], place: Path, data: ImageData, device: torch.devi
     seconds = (time.perf_counter() - began) * num / max(1, num - there)  # also of those that were there
     drawn = np.memmap(raw, np.uint8, "r").reshape(-1, height, width, 3)
     warnings = suspicions(drawn, data.rgb(spread(len(data), COMPARED)))
+    warnings += one_sided(checkpoint.read_metrics(place / RUN))
     checkpoint.write_json(place / SAID, {"seconds": seconds, "warnings": warnings})
     write_image(place / GRID, grid(drawn[:SHOWN]))
     store_samples(place / SAMPLES, drawn, num, study["image_size"])

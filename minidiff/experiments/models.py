@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from minidiff import ddpm_job
+from minidiff import ddpm_job, gan_job
 from minidiff.experiments import study as studies
 from minidiff.job import Job
 
@@ -22,6 +23,7 @@ class Model:
 
 
 MODELS: dict[str, Model] = {
+    **{kind: Model(job, partial(gan_job.plan, kind)) for kind, job in gan_job.JOBS.items()},
     "ddpm": Model(ddpm_job.DdpmJob, ddpm_job.plan, {"sampler": "dpm++sde"}),
 }
 
