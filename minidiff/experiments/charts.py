@@ -74,6 +74,9 @@ def panels(
         known = groups.setdefault(panel, [])
         if points and all(points != line.points for line in known):  # a loss may stand under two names
             known.append(Line(called(name, names), points))
+    for panel, lines in groups.items():
+        if len(lines) == 1 and lines[0].name.replace(" ", "_") in panel.words:
+            lines[0].name = panel.title  # which is said already
     drawn = [panel for panel, lines in groups.items() if lines and (upkeep or not panel.upkeep)]
     return [chart(panel.title, groups[panel], panel.log, mark) for panel in sorted(drawn, key=lambda p: p.upkeep)]
 
@@ -194,7 +197,8 @@ def smoothed(points: Points) -> Points:
 def is_rough(points: Points, middle: Points) -> bool:
     """Whether a curve jumps about its running median so much that it is easier to follow with that one over it."""
     values, about = (np.array([y for _, y in line]) for line in (points, middle))
-    return bool(np.abs(values - about).mean() > 0.003 * (np.ptp(values) or 1))
+    inner, outer = np.quantile(values, [0.02, 0.98])
+    return bool(np.median(np.abs(values - about)) > 0.003 * (outer - inner))
 
 
 def ticks(low: float, high: float, log: bool = False) -> list[float]:

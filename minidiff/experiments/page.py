@@ -22,6 +22,7 @@ from minidiff.images import Pixels, as_webp, read_image
 PICTURES = 8_000_000  # bytes that all pictures of a page may have together
 PICTURE = 250_000  # and one of them; what has more is compressed, and made smaller where that is not enough
 FINE = 160  # pixels: a picture below this is enlarged by its pixels, not smoothed
+MANY = 50  # entries of a list that are written out
 VOID = {"img", "meta", "br"}  # elements without an end
 
 
@@ -117,8 +118,7 @@ CLASS = {"l": None, "r": "n", "-": "line"}  # of the letters of `align`
 
 def row(cells: Sequence[str], align: str, class_: str | None = None) -> Html:
     first, *rest = cells
-    body = [cell if cell.startswith("<td") and isinstance(cell, Html) else element("td", cell, class_=CLASS[a])
-            for cell, a in zip(rest, align[1:], strict=True)]  # fmt: skip
+    body = [element("td", cell, class_=CLASS[a]) for cell, a in zip(rest, align[1:], strict=True)]
     return element("tr", element("th", first, scope="row", class_=CLASS[align[0]]), *body, class_=class_)
 
 
@@ -152,7 +152,8 @@ def worded(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {worded(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(worded, value))
+        more = f" and {len(value) - MANY} more" * (len(value) > MANY)
+        return ", ".join(map(worded, value[:MANY])) + more
     if isinstance(value, bool):
         return "yes" if value else "no"
     return number(value) if isinstance(value, int | float) else str(value)

@@ -50,14 +50,18 @@ def run_page(folder: Path) -> Html:
     about = report.about(folder, config)
     try:
         figures, sections = KINDS.get(config["kind"], training)(folder, config)
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{folder} lacks what a {config['kind']} run has ({error}).") from None
     lead = next((about[name] for name in ("data", "image", "images", "shown") if name in about), "")
     head = (element("p", lead, class_="lead") if lead else Html("")) + tiles(figures)
     sections = [*sections, ("About", facts(about)), ("Settings", settings(config))]
-    newest = max(path.stat().st_mtime for path in folder.iterdir() if path.is_file() and path.name != REPORT)
+    newest = max(
+        path.stat().st_mtime
+        for path in folder.iterdir()
+        if path.is_file() and path.name[0] != "." and path.name != REPORT
+    )
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(newest))
     return page(folder.resolve().name, f"{config['kind']} run", head, sections, f"The run last wrote {when}.")
 

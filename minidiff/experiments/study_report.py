@@ -295,6 +295,7 @@ def repeat(study: Study) -> Html:
         "models": ",".join(plan.get("models", [])),
         "severity": plan.get("severity"),
         "image-size": plan.get("image_size"),
+        "data-dir": plan.get("data_dir"),
         "num": plan.get("num"),
         "seed": plan.get("seed"),
         "features": plan.get("features"),
