@@ -36,11 +36,12 @@ def seed_of(split: str) -> int:
 
 
 def all_of(image: NDArray[np.uint8], index: int, seed: int) -> tuple[NDArray[np.uint8], list[str]]:
-    """One image, uint8 [H,W,C], number `index` of its set, under everything there is: uint8 [6 n,H,W,C], for each of n
+    """One image, uint8 [H,W,C], number `index` of its set, under everything there is: uint8 [6 n,H,W,3], for each of n
     corruptions the clean image and severities 1 to 5; and the n names."""
     names = [name for name in CORRUPTIONS if name != "identity"]
     under = [[corrupt(image[None], name, severity, [index], seed)[0] for severity in SEVERITIES] for name in names]
-    return np.stack([shown for row in under for shown in (image, *row)]), names
+    shown = np.stack([each for row in under for each in (image, *row)])
+    return np.broadcast_to(shown, (*shown.shape[:3], 3)), names
 
 
 class Corrupted:

@@ -36,6 +36,8 @@ def corrupt(
     Raises UserError.
     """
     check(name, severity)
+    if len(indices) != len(images):
+        raise ValueError(f"{len(indices)} numbers for {len(images)} images: give one for each")
     if not len(images):
         return np.array(images)
     random = [torch.Generator().manual_seed(seed_from(seed, STREAM, int(index))) for index in indices]
@@ -70,9 +72,9 @@ def unit(x: Tensor) -> float:
     return min(x.shape[2:]) / 28
 
 
-def places(count: int, of_mnist: int = 28) -> Tensor:
+def places(count: int) -> Tensor:
     """Where `count` pixels in a row lie among MNIST's 28: of 28, the numbers 0 to 27."""
-    return (torch.arange(count, dtype=torch.float64) + 0.5) * of_mnist / count - 0.5
+    return (torch.arange(count, dtype=torch.float64) + 0.5) * 28 / count - 0.5
 
 
 def blurred(x: Tensor, sigma: float) -> Tensor:
@@ -154,11 +156,10 @@ def glass_blur(x: Tensor, severity: int, random: Random) -> Tensor:
     sigma, distance, times = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[severity - 1]
     scale = unit(x)
     x = blurred(x, sigma * scale)
-    jitter = 2 * (distance + 0.25) * scale * uniform(random, times, 2, *x.shape[2:])
-    for axis in (2, 3) * times:
-        count = x.shape[axis]
-        home = torch.arange(count).view(-1, 1) if axis == 2 else torch.arange(count)
-        keys = home + jitter.flatten(1, 2)[:, axis - 2]
+    jitters = 2 * (distance + 0.25) * scale * uniform(random, 2 * times, *x.shape[2:])
+    for jitter, axis in zip(jitters.unbind(1), (3, 2) * times, strict=True):
+        home = torch.arange(x.shape[axis], dtype=torch.float64)
+        keys = jitter + (home if axis == 3 else home[:, None])
         order = torch.from_numpy(np.argsort(keys.numpy(), axis=axis - 1, kind="stable"))
         x = torch.take_along_dim(x, order[:, None], dim=axis)
     return blurred(x, sigma * scale)
@@ -246,11 +247,11 @@ def fog(x: Tensor, severity: int, random: Random) -> Tensor:
     """A bank of fog before the image: a fractal of octaves, `decay`^2 weaker from one to the next finer.
 
     MNIST-C takes a corner of 28x28 out of the diamond-square algorithm's 256x256, brought to [0, 1] as a whole. Here
-    only what lies in the corner is made, midpoints and noise from 128 pixels down to 1, and FOG stands for the whole's
-    range.
+    only what lies in the corner is made, midpoints and noise from 64 pixels down to 1, and FOG stands for the range of
+    the whole: fog as dense, as varied and as rough (docs/corruptions.md).
     """
     amount, decay = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))[severity - 1]
-    counts = [math.ceil(27 / step) + 1 for step in (128, 64, 32, 16, 8, 4, 2, 1)]
+    counts = [math.ceil(27 / step) + 1 for step in (64, 32, 16, 8, 4, 2, 1)]
     noise = uniform(random, sum(count**2 for count in counts)).split([count**2 for count in counts], dim=1)
     bank = torch.full((len(x), 1, 2, 2), 0.5, dtype=torch.float64)
     for octave, (count, values) in enumerate(zip(counts, noise, strict=True)):
@@ -263,7 +264,7 @@ def fog(x: Tensor, severity: int, random: Random) -> Tensor:
     return (x + amount * bank).clamp(min=0) * most / (most + amount)
 
 
-FOG = 0.3  # of the range of the whole, the coarsest octave: measured
+FOG = 0.34  # of the range of the whole, the coarsest octave: measured
 
 
 # --- things in the way ------------------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def preview(
     chosen = np.random.default_rng(seed).permutation(len(loaded))[:num]
     if everything:
         index = int(chosen[0])
-        images, names = all_of(loaded.rgb([index])[0], index, seed_of(split))
+        images, names = all_of(loaded.images[index], index, seed_of(split))
         write_image(out, label_rows(grid(images, columns=len(images) // len(names)), names))
         say(f"image {index} of {name} ({split}), {size_of(loaded)}; in each row clean, then severity 1 to 5: {out}")
         return
