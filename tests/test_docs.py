@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RUN = ("checkpoint", "training", "unet", "samplers", "dip", "fid", "metrics", "classifier",
-       "conditional", "evaluate")  # have Python to be run  # fmt: skip
+       "conditional", "evaluate", "report")  # have Python to be run  # fmt: skip
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 
 

@@ -1,7 +1,7 @@
 """What the cells of a study have left in its folder, and which model came nearest to which data.
 
-Rests on checkpoint alone. The folder is described in docs/compare.md; a cell that failed, or is not done, is as good a
-finding as any, and so is a file that cannot be read.
+Rests on study, whose folder this is. A cell that failed, or is not done, is as good a finding as any, and so is a file
+that cannot be read.
 """
 
 import json
@@ -13,13 +13,12 @@ from typing import Any
 
 from minidiff import checkpoint
 from minidiff.errors import UserError
-
-STUDY, RESULT, RUN, GRID, REAL = "study.json", "result.json", "run", "grid.png", "real.png"
+from minidiff.experiments.study import CELLS, DATA, RESULT, RUN, STUDY
 
 
 @dataclass
 class Cell:
-    """A model on a data set, as far as it came. state: done, failed, begun or waiting."""
+    """A model on a data set, as far as it came. state: done, failed, begun or new."""
 
     name: str
     data: str  # DATASET.CORRUPTION
@@ -71,7 +70,7 @@ def read(folder: Path) -> Study:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / STUDY} lacks what a study has ({error}). Start it anew in another --out.") from None
     cells = {(place, model): read_cell(folder, f"{place}.{model}", place, model) for place, model in split}
-    floors = {place: found for place in data if (found := read_floor(folder / "data" / place / RESULT))}
+    floors = {place: found for place in data if (found := read_floor(folder / DATA / place / RESULT))}
     known = [cell.result["metrics"] for cell in cells.values() if cell.state == "done"] + list(floors.values())
     metrics = {name: found.get("title", name) for of_one in reversed(known) for name, found in of_one.items()}
     order = [*dict.fromkeys(name for of_one in known for name in of_one)]
@@ -93,8 +92,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_cell(folder: Path, name: str, data: str, model: str) -> Cell:
     """A cell as far as it came; one whose result is damaged has failed."""
-    place = folder / "cells" / name
-    state, result = "begun" if (place / RUN / checkpoint.CONFIG).exists() else "waiting", {}
+    place = folder / CELLS / name
+    state, result = "begun" if (place / RUN / checkpoint.CONFIG).exists() else "new", {}
     if (place / RESULT).exists():
         try:
             result = read_json(place / RESULT)

@@ -30,7 +30,8 @@ from minidiff.experiments.page import (
     worded,
     write_page,
 )
-from minidiff.experiments.results import GRID, REAL, RESULT, RUN, Study, end, headline, listed, ranked, read
+from minidiff.experiments.results import Study, end, headline, listed, ranked, read
+from minidiff.experiments.study import DATA, GRID, REAL, RESULT, RUN
 
 REPORT = "report.html"
 
@@ -66,9 +67,9 @@ def study_page(study: Study) -> Html:
 def head(study: Study) -> Html:
     """What came of it, in a sentence or two; how far it is; and its size in figures."""
     cells = list(study.cells.values())
-    count = {state: sum(cell.state == state for cell in cells) for state in ("done", "failed", "begun", "waiting")}
+    count = {state: sum(cell.state == state for cell in cells) for state in ("done", "failed", "begun", "new")}
     spent = sum(sum(cell.result.get("seconds", {}).values()) for cell in cells)
-    open_ = count["begun"] + count["waiting"]
+    open_ = count["begun"] + count["new"]
     told = f"{count['failed']} of the {len(cells)} cells failed. " * bool(count["failed"])
     told += f"{open_} of the {len(cells)} {'is' if open_ == 1 else 'are'} still to be done." * bool(open_)
     numbers = {
@@ -105,7 +106,7 @@ def heat_map(study: Study, metric: str) -> Html:
             cell = study.cells.get((data, model))
             found = cell.figure(metric) if cell else None
             if cell is None or found is None:
-                state = cell.state if cell else "waiting"
+                state = cell.state if cell else "new"
                 shown.append(element("td", STATES[state], class_="failed" if state == "failed" else "none"))
                 continue
             text = number(found["value"], digits)
@@ -120,7 +121,7 @@ def heat_map(study: Study, metric: str) -> Html:
     return element("div", title, key("nearer", "farther"), element("div", grid, class_="wide"))
 
 
-STATES = {"done": "not measured", "failed": "failed", "begun": "in training", "waiting": "not yet"}
+STATES = {"done": "not measured", "failed": "failed", "begun": "in training", "new": "not yet"}
 
 
 def distances(study: Study) -> Html:
@@ -208,7 +209,7 @@ def samples(study: Study) -> Html:
     room = room_for(len(study.data) + len(study.cells))
 
     def show(data: str) -> Html:
-        real = study.folder / "data" / data / REAL
+        real = study.folder / DATA / data / REAL
         caption = element("b", "real")
         shown = [figure(real, caption, room) if real.exists() else absent("not prepared yet", caption)]
         for cell in study.row(data):

@@ -189,6 +189,8 @@ li { margin: 6px 0; max-width: 84ch; overflow-wrap: anywhere }
   figure, tr, .chart { break-inside: avoid }
   h2, h3, h4 { break-after: avoid }
   .wide { overflow: visible }
+  .album { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)) }
+  .charts { grid-template-columns: repeat(auto-fill, minmax(210px, 1fr)) }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
 }
 """
