@@ -122,7 +122,7 @@ def run_cell(study: dict[str, Any], folder: Path, cell: str, device: torch.devic
             "num": study["num"],
             "steps": run.config["training"]["steps"],
             "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
-            "seconds": {what: round(value, 1) for what, value in of_each.items()},
+            "seconds": {what: round(value, 3) for what, value in of_each.items()},
             "warnings": said["warnings"],
         },
     )
