@@ -173,19 +173,20 @@ def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
 
 def average_gradients(module: nn.Module) -> None:
     """The mean of the gradients of all processes, in each of them: DDP does not go with the penalty's second
-    derivatives, and these are few megabytes. Travels as one tensor."""
-    if distributed.world_size() > 1:
-        average_together([p.grad for p in module.parameters() if p.grad is not None])
+    derivatives, and these are few megabytes."""
+    average_together([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
 
 
 def average_buffers(module: nn.Module) -> None:
     """The mean of the running statistics of all processes, in each of them, so that they stay equal."""
-    if distributed.world_size() > 1:
-        average_together([buffer for buffer in module.buffers() if buffer.is_floating_point()])
+    average_together([buffer for buffer in module.buffers() if buffer.is_floating_point()])
 
 
 @torch.no_grad()
 def average_together(tensors: list[Tensor]) -> None:
+    """Replace the tensors by their means over all processes; they travel as one."""
+    if distributed.world_size() == 1 or not tensors:
+        return
     mean = distributed.mean_over_processes(torch.cat([tensor.flatten() for tensor in tensors]))
     for tensor, part in zip(tensors, mean.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
