@@ -67,7 +67,6 @@ class GanRun:
             images = self.draw(mine, seed=seed, batch_size=batch_size, on_step=on_step)
             yield distributed.gather_rows(images, batch_size).cpu()
 
-    @torch.no_grad()
     def draw(
         self,
         indices: Sequence[int],
