@@ -269,7 +269,7 @@ def main(arguments: Sequence[str]) -> int:
             (run_cell if name in study["cells"] else prepare)(study, folder, name, device)
         return 0
     except Interrupted as stop:
-        print(stop)
+        print(str(stop).partition(" Resume with")[0])  # it is the study that goes on, not this training alone
         return stop.exit_code
     except Exception as error:  # this cell's alone: the study goes on with the others
         if not isinstance(error, UserError):

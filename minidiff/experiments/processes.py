@@ -98,7 +98,7 @@ def carry_out(folder: Path, study: Mapping[str, Any], devices: Sequence[str], re
         for cell in waiting:
             (studies.home(folder, cell) / studies.RESULT).unlink(missing_ok=True)  # of an attempt that failed
         try:
-            while waiting and not stopped:
+            while (waiting or running) and not stopped:
                 free = list(devices)
                 for _, device in running.values():
                     free.remove(device)
@@ -112,7 +112,7 @@ def carry_out(folder: Path, study: Mapping[str, Any], devices: Sequence[str], re
                     end(process)
                     if not stopped:
                         yield conclude(folder, study, name, process.returncode)
-                waiting = [cell for cell in waiting if studies.state(folder, cell) not in ("done", "failed")]
+                    waiting = [cell for cell in waiting if studies.state(folder, cell) not in ("done", "failed")]
                 time.sleep(POLL)
             if stopped:
                 stop(process for process, _ in running.values())
@@ -152,10 +152,11 @@ def conclude(folder: Path, study: Mapping[str, Any], name: str, code: int) -> Ev
     if name not in study["cells"]:
         if studies.prepared(folder, name):
             return Event(name, "done")
-        left = [cell for cell in studies.cells_of(study, name) if studies.result(folder, cell) is None]
-        if left:
-            studies.fail(study, folder, name, f"{ending(code)}.")
-        return Event(name, "failed", f"{len(studies.cells_of(study, name))} cells need it")
+        without = [cell for cell in studies.cells_of(study, name) if studies.state(folder, cell) != "done"]
+        if any(studies.result(folder, cell) is None for cell in without):
+            studies.fail(study, folder, name, f"{ending(code)}. Try it again with --retry.")
+        found = studies.result(folder, without[0]) or {}
+        return Event(name, "failed", f"{found['error'].removeprefix('its data: ')} {len(without)} cells need it.")
     found = studies.result(folder, name)
     if found is None:
         studies.fail(study, folder, name, f"{ending(code)}. Try it again with --retry.")
