@@ -250,7 +250,7 @@ def fog(x: Tensor, severity: int, random: Random) -> Tensor:
     only what lies in the corner is made, midpoints and noise from 64 pixels down to 1, and FOG stands for the range of
     the whole: fog as dense, as varied and as rough (docs/corruptions.md).
     """
-    amount, decay = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))[severity - 1]
+    amount, decay = ((1.5, 2.0), (2.0, 2.0), (2.25, 1.7), (2.5, 1.5), (3.0, 1.4))[severity - 1]
     counts = [math.ceil(27 / step) + 1 for step in (64, 32, 16, 8, 4, 2, 1)]
     noise = uniform(random, sum(count**2 for count in counts)).split([count**2 for count in counts], dim=1)
     bank = torch.full((len(x), 1, 2, 2), 0.5, dtype=torch.float64)
