@@ -117,9 +117,11 @@ def study(tmp_path: Path) -> Path:
 
 def test_a_study_says_all_there_is(study: Path) -> None:
     """Values, intervals, the nearest, what failed and what is not done; text that is markup stays text."""
-    text = Reader(study_report.write(study).read_text()).text
+    html = study_report.write(study).read_text()
+    text = Reader(html).text
+    assert html.count('class="floor"') == 1  # the clean data's test split
     assert "Nearest to the data by FD(classifier): ddpm." in text
-    assert "1 of the 6 cells failed. 1 of the 6 is still to be done." in text
+    assert "1 of the 6 cells failed. 1 of 6 cells is still to be done." in text
     assert "4 of 6" in text and "mnist, motion blur, severity 4" in text
     for said in ("30.0", "[28.0, 32.0]", "[4.5, 5.5]", "0.0300", "0.8", "12,345", "3 min 20 s", "8 s"):
         assert said in text, said
@@ -265,6 +267,20 @@ def test_a_trained_run_shows_its_last_picture_its_curves_and_settings(trained: P
     assert "train accuracy" in text and "step 20, confusion" in text and "dark, light" in text
 
 
+def test_a_training_shows_the_last_samples_and_some_of_the_earlier(tmp_path: Path) -> None:
+    """The last first; of the others six, from the first to the one before the last."""
+    (tmp_path / "config.json").write_text(json.dumps({"kind": "other", "training": {"steps": 2000, "batch_size": 64}}))
+    records = [{"step": s, "loss": 1.0, "images_per_second": 32.0 * s / 100} for s in (100, 200)]
+    checkpoint.write_metrics(tmp_path, [*records, {"step": 200, "FID": 31.5}])
+    for step in range(100, 2001, 100):
+        picture(tmp_path / "samples" / f"{step:07d}.png", step)
+    html = run_report.write(tmp_path).read_text()
+    assert re.findall(r"<figcaption>step ([\d,]+)", html) == ["2,000", "100", "500", "800", "1,200", "1,500", "1,900"]
+    text = Reader(html).text
+    assert "200 of 2,000" in text and "31.5 FID" in text
+    assert "5 min" in text  # 100 steps of 64 images at 32 a second, and as many at 64
+
+
 def test_other_kinds_of_runs_have_a_page(tmp_path: Path) -> None:
     text = Reader(run_report.write(dip_run(tmp_path / "d")).read_text()).text
     for said in ("300 of 300", "27.25", "PSNR in dB", "chosen: step 120", "step 10", "step 300", f"{NASTY}.png"):
@@ -291,7 +307,8 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
             "dip/metrics.jsonl",
         ):
             (folder / name).unlink(missing_ok=True)
-        Reader(run_report.write(folder).read_text())
+        text = Reader(run_report.write(folder).read_text()).text
+        assert "Results" not in text and "Curves" not in text  # no heading, and no link, without anything below it
     (tmp_path / "config.json").write_text(json.dumps({"kind": "of tomorrow", "training": {"steps": 50}, "who": NASTY}))
     checkpoint.write_metrics(tmp_path, [{"step": 5, "loss": 0.5, "oddity": 3.0}, {"step": 10, "loss": math.nan}])
     text = Reader(run_report.write(tmp_path).read_text()).text

@@ -71,13 +71,12 @@ def panels(
     for name in names:
         points = finite([(record["step"], record.get(name)) for record in records])
         panel = next((p for p in PANELS if any(word in name for word in p.words)), Panel(name.replace("_", " "), ()))
-        known = groups.setdefault(panel, [])
-        if points and all(points != line.points for line in known):  # a loss may stand under two names
-            known.append(Line(called(name, names), points))
+        if points:
+            groups.setdefault(panel, []).append(Line(called(name, names), points))
     for panel, lines in groups.items():
         if len(lines) == 1 and lines[0].name.replace(" ", "_") in panel.words:
             lines[0].name = panel.title  # which is said already
-    drawn = [panel for panel, lines in groups.items() if lines and (upkeep or not panel.upkeep)]
+    drawn = [panel for panel in groups if upkeep or not panel.upkeep]
     return [chart(panel.title, groups[panel], panel.log, mark) for panel in sorted(drawn, key=lambda p: p.upkeep)]
 
 
@@ -118,15 +117,15 @@ def chart(title: str, lines: Sequence[Line], log: bool = False, mark: tuple[floa
     for y in ticks(low, high, log):
         drawing.append(stroke([(0, up(y)), (1, up(y))], "g"))
         words.append(element("span", number(y), class_="y", style=f"bottom:{100 * up(y):.1f}%"))
-    for x in ticks(first, last):
+    for x in filter(float.is_integer, map(float, ticks(first, last))):
         words.append(element("span", short(x), class_="x", style=f"left:{100 * across(x):.1f}%"))
     for place, line in enumerate(lines):
-        points = [(across(x), up(y)) for x, y in thinned(line.points)]
-        middle = smoothed(line.points)
+        shown = thinned(line.points)
+        points, middle = [(across(x), up(y)) for x, y in shown], smoothed(shown)
         if len(points) < DOTS:
             drawing += [stroke(points, f"curve s{place}"), dots(points, f"dots s{place}")]
-        elif is_rough(line.points, middle):
-            over = [(across(x), up(y)) for x, y in thinned(middle)]
+        elif is_rough(shown, middle):
+            over = [(across(x), up(y)) for x, y in middle]
             drawing += [stroke(points, f"raw s{place}"), stroke(over, f"curve s{place}")]
         else:
             drawing.append(stroke(points, f"curve s{place}"))

@@ -71,7 +71,7 @@ def head(study: Study) -> Html:
     spent = sum(sum(cell.result.get("seconds", {}).values()) for cell in cells)
     open_ = count["begun"] + count["new"]
     told = f"{count['failed']} of the {len(cells)} cells failed. " * bool(count["failed"])
-    told += f"{open_} of the {len(cells)} {'is' if open_ == 1 else 'are'} still to be done." * bool(open_)
+    told += f"{open_} of {len(cells)} cells {'is' if open_ == 1 else 'are'} still to be done." * bool(open_)
     numbers = {
         "cells done": f"{count['done']} of {len(cells)}",
         "samples a cell": number(float(study.plan.get("num", 0))),
@@ -210,6 +210,8 @@ def samples(study: Study) -> Html:
 
     def show(data: str) -> Html:
         real = study.folder / DATA / data / REAL
+        if not real.exists() and all(cell.state == "new" for cell in study.row(data)):
+            return Html("")  # nothing to see yet
         caption = element("b", "real")
         shown = [figure(real, caption, room) if real.exists() else absent("not prepared yet", caption)]
         for cell in study.row(data):

@@ -168,8 +168,7 @@ li { margin: 6px 0; max-width: 84ch; overflow-wrap: anywhere }
   h1 { font-size: 25px }
   .lead { font-size: 17px }
   section { margin-top: 34px }
-  .facts { grid-template-columns: 1fr; gap: 0 }
-  .facts dd { margin-bottom: 9px }
+  .facts { grid-template-columns: minmax(84px, 35%) minmax(0, 1fr); gap: 4px 14px }
   th, td { padding-right: 16px }
   .span { width: 90px }
   .range { display: block }
