@@ -1,0 +1,268 @@
+"""`minidiff train dcgan`, `wgan` and `wgan-gp` in their run folders: killed, resumed, gone wrong, and said so."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from minidiff import checkpoint, cli, gan_job, journal
+from minidiff.errors import UserError
+from minidiff.gan import GANS
+from minidiff.gan_train import GanTrainer
+from minidiff.images import image_shape, write_image
+from minidiff.presets import GAN_PRESETS
+from minidiff.rng import Draws
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(kind: str, photos: Path, *more: str) -> list[str]:
+    small = "--device cpu --image-size 16 --width 4 --latent-dim 8 --steps 6 --batch-size 4 --sample-every 3"
+    return ["train", kind, "--dataset", "folder", "--data-dir", str(photos), *small.split(), *more]
+
+
+def options(photos: Path, **more: Any) -> dict[str, Any]:
+    small = {"image_size": 16, "width": 4, "latent_dim": 8, "steps": 6, "batch_size": 4}
+    return {"dataset": "folder", "data_dir": photos, **small, **more}
+
+
+# --- a run --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", GANS)
+def test_a_run_explains_itself(kind: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its folder, the losses of both sides, the diversity at every preview, the previews; its generator draws."""
+    assert cli.run(train(kind, photos)) == 0
+    run, said = Path(f"runs/{kind}-folder-1"), capsys.readouterr()
+    assert f"next      minidiff sample {run}" in said.out
+    assert "lr " + {"dcgan": "0.0002", "wgan": "5e-05", "wgan-gp": "0.0001"}[kind] in said.out
+    for text in {"dcgan": ["1 discriminator step to"], "wgan": ["5 critic steps", "clipped to 0.01"],
+                 "wgan-gp": ["5 critic steps", "gradient penalty 10"]}[kind]:  # fmt: skip
+        assert text in said.out
+    config = json.loads((run / "config.json").read_text())
+    assert config["kind"] == kind
+    assert config["network"] == {"latent_dim": 8, "width": 4, "image_size": 16, "channels": 3}
+    assert config["gan"] == json.loads(json.dumps(GANS[kind].settings()))
+    assert config["training"]["grad_clip"] is None and config["training"]["warmup"] == 0
+
+    records = checkpoint.read_metrics(run)
+    losses = [record for record in records if "loss" in record]
+    assert [record["step"] for record in losses] == [1, 2, 3, 4, 5, 6]
+    of_critic = {"dcgan": "discriminator_loss"}.get(kind, "critic_loss")
+    assert all(of_critic in record for record in losses)
+    if kind == "wgan":  # without a penalty, the loss is the estimate turned round
+        assert all(record["wasserstein"] == pytest.approx(-record["critic_loss"]) for record in losses)
+    assert [record["step"] for record in records if "diversity" in record] == [3, 6]
+    assert sorted(os.listdir(run / "samples")) == ["0000003.png", "0000006.png"]
+    assert image_shape(run / "samples" / "0000006.png")[0] > 8 * 16
+    assert image_shape(run / "curves.png")[0] > 900  # three panels: losses, the estimate or accuracy, diversity
+
+    assert cli.run(["sample", str(run), "--num", "3", "--device", "cpu", "--out", "s.npz"]) == 0
+    assert np.load("s.npz")["images"].shape == (3, 16, 16, 3)
+
+
+def test_options_override_the_preset(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = "--critic-steps 2 --clip 0.5 --lr 0.01 --seed 4 --dry-run"
+    assert cli.run(train("wgan", photos, *more.split())) == 0
+    said = capsys.readouterr().out
+    assert not Path("runs").exists()
+    for part in ("6 steps of 4 images", "lr 0.01", "2 critic steps", "clipped to 0.5", "seed 4"):
+        assert part in said
+    job = gan_job.plan("wgan-gp", CPU, options(photos, penalty=3.0, critic_steps=2))
+    trainer = job.trainer
+    assert isinstance(trainer, GanTrainer)
+    assert trainer.method.penalty == 3 and trainer.method.critic_steps == 2 and trainer.method.clip is None
+
+
+@pytest.mark.parametrize(
+    "arguments, code, said",
+    [
+        (["dcgan", "--clip", "0.1"], 2, "No such option"),
+        (["wgan", "--penalty", "1"], 2, "No such option"),
+        (["dcgan", "--accumulate", "2"], 2, "No such option"),
+        (["wgan", "--clip", "0"], 2, "0"),
+        (["dcgan", "--image-size", "20"], 1, "--image-size 20 is not 4 or 7 doubled a few times"),
+        (["dcgan", "--batch-size", "1"], 1, "Raise --batch-size"),
+        (["wgan", "--preset", "cifar10"], 2, "Known: cpu, gpu"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    arguments: list[str], code: int, said: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind, *more = arguments
+    assert cli.run(train(kind, photos, *more)) == code
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+    assert not Path("runs").exists()
+
+
+def test_one_image_is_no_data_set() -> None:
+    write_image("one/a.png", np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(UserError, match="folder has one image, and a GAN needs many"):
+        gan_job.plan("dcgan", CPU, options(Path("one")))
+
+
+def test_the_presets_are_the_papers() -> None:
+    rates = {kind: {preset.training["lr"] for preset in presets.values()} for kind, presets in GAN_PRESETS.items()}
+    assert rates.keys() == GANS.keys() == gan_job.JOBS.keys()
+    gpu = {kind: presets["gpu"] for kind, presets in GAN_PRESETS.items()}
+    papers = {"dcgan": (128, 2e-4), "wgan": (64, 5e-5), "wgan-gp": (64, 1e-4)}
+    assert {kind: (p.training["batch_size"], p.training["lr"]) for kind, p in gpu.items()} == papers
+    assert all(p.network == {"latent_dim": 100, "width": 128} and p.image_size == 64 for p in gpu.values())
+
+
+def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train", "presets"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"minidiff train {kind}\n" in said for kind in ("ddpm", *GANS, "classifier"))
+
+
+# --- stopped and gone on with -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", GANS)
+def test_a_killed_run_goes_on_to_the_bit(kind: str, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at step 5, with the last save at 4: weights, losses and diversity are those of a run left alone, and no
+    record is there twice."""
+    assert cli.run(train(kind, photos, "--out", "whole")) == 0
+
+    class Killed(BaseException):
+        pass
+
+    def die(self: GanTrainer, draws: Draws, step=GanTrainer.generator_step) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        if self.step == 4:
+            raise Killed
+        return step(self, draws)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(GanTrainer, "generator_step", die)
+        cli.run(train(kind, photos, "--out", "run", "--save-every", "2"))
+    torch.manual_seed(99)
+    assert cli.run(["train", kind, "--resume", "run", "--device", "cpu"]) == 0
+    assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    whole, run = (checkpoint.read_metrics(Path(name)) for name in ("whole", "run"))
+    for record in (*whole, *run):
+        record.pop("images_per_second", None)
+    assert whole == run and len(run) == 8
+
+
+def test_kill_9_loses_nothing(photos: Path) -> None:
+    """In a process of its own, at whatever it is doing; the resumed run is the one that was left alone."""
+    command = [sys.executable, "-m", "minidiff"]
+    process = subprocess.Popen(
+        [*command, *train("dcgan", photos, "--steps", "60", "--save-every", "5", "--sample-every", "60", "--out", "run")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    while not (Path("run") / checkpoint.STATE).exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    state = checkpoint.read_state(Path("run"))
+    assert state is not None and state["step"] % 5 == 0 and state["step"] < 60
+    assert cli.run(["train", "dcgan", "--resume", "run", "--steps", "20"]) == 0
+    assert cli.run(train("dcgan", photos, "--steps", "20", "--sample-every", "60", "--out", "whole")) == 0
+    ours, theirs = (checkpoint.read_tensors(Path(name, checkpoint.MODEL)) for name in ("run", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_of_another_kind_is_refused(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(train("wgan", photos, "--out", "run", "--steps", "1")) == 0
+    assert cli.run(["train", "dcgan", "--resume", "run"]) == 1
+    assert "run is a wgan run" in capsys.readouterr().err
+    assert cli.run(["train", "wgan", "--resume", "run", "--clip", "0.2"]) == 2  # it is what the run is
+    assert "--clip" in capsys.readouterr().err
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("poisoned", ["critic_step", "generator_step"])
+def test_nan_on_either_side_stops_the_run(
+    poisoned: str, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From step 5 on: the checkpoint of step 4 is kept, and the line says whose loss it was."""
+    true = getattr(GanTrainer, poisoned)
+
+    def step(self: GanTrainer, *arguments: Any) -> Any:
+        found, factor = true(self, *arguments), float("nan") if self.step == 4 else 1.0
+        if isinstance(found, dict):
+            return {name: factor * value for name, value in found.items()}
+        return factor * found[0], found[1]
+
+    monkeypatch.setattr(GanTrainer, poisoned, step)
+    assert cli.run(train("dcgan", photos, "--out", "run", "--save-every", "2")) == 1
+    error = capsys.readouterr().err
+    whose = "the discriminator loss" if poisoned == "critic_step" else "the loss"
+    assert f"{whose} became nan by step 5" in error and "last good checkpoint is kept" in error
+    state = checkpoint.read_state(Path("run"))
+    assert state is not None and state["step"] == 4
+
+
+def test_samples_that_are_alike_are_warned_of_at_every_preview(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generator whose noise is left out draws one image; the diversity it is warned with stands in the metrics. One
+    of an untrained generator is not 0."""
+    monkeypatch.setattr("minidiff.gan_run.GanRun.latents", lambda self, indices, seed=0: torch.ones(len(indices), 8))
+    assert cli.run(train("dcgan", photos, "--out", "run")) == 0
+    error = capsys.readouterr().err
+    for step in (3, 6):
+        assert f"the samples at step {step} are too alike: their diversity is 0.00" in error
+    assert [r["diversity"] for r in checkpoint.read_metrics(Path("run")) if "diversity" in r] == pytest.approx([0, 0])
+    monkeypatch.undo()
+    job = gan_job.plan("dcgan", CPU, options(photos))
+    job.folder = Path("nowhere")
+    assert job.measure(0)["diversity"] > 0
+
+
+def test_collapse_is_of_the_latest_measurement() -> None:
+    alike = [{"step": 1, "diversity": 0.9}, {"step": 2, "loss": 1.0}, {"step": 3, "diversity": 0.1}]
+    assert len(gan_job.collapse(alike)) == 1 and "step 3" in gan_job.collapse(alike)[0]
+    assert gan_job.collapse([*alike, {"step": 4, "diversity": 0.8}]) == gan_job.collapse(alike[:2]) == []
+    assert gan_job.collapse([{"step": 1, "loss": 1.0}]) == []
+
+
+def test_a_discriminator_that_nothing_deceives_is_warned_of() -> None:
+    """For the latest fifth of the record, on both sides: not one that takes everything for made, nor at the start."""
+
+    def records(real: float, fake: float, count: int) -> list[dict[str, float]]:
+        return [{"step": k, "loss": 1.0, "accuracy_real": real, "accuracy_fake": fake} for k in range(count)]
+
+    (warning,) = gan_job.one_sided(records(0.7, 0.8, 40) + records(1.0, 0.999, 10))
+    assert "the discriminator tells 99.9% of real and made images" in warning
+    assert gan_job.one_sided(records(1.0, 1.0, 40) + records(0.7, 0.8, 10)) == []
+    assert gan_job.one_sided(records(0.2, 1.0, 50)) == []
+    assert gan_job.one_sided(records(1.0, 1.0, 4)) == []
+    assert gan_job.one_sided([{"step": 1, "loss": 1.0, "wasserstein": 3.0}] * 50) == []
+
+
+# --- what is drawn of the losses ----------------------------------------------------------------------------------
+
+
+def test_curves_of_losses_below_zero(tmp_path: Path) -> None:
+    """The critic's loss goes below 0, where a logarithmic axis has no place for it; a panel more for what else there
+    is, and one for what was measured."""
+    plain = [{"step": k, "loss": 1.0 + k, "lr": 1.0} for k in range(1, 4)]
+    more = [r | {"critic_loss": -1.0, "wasserstein": 2.0} for r in plain]
+    heights = []
+    for records in (plain, more, [*more, {"step": 3, "diversity": 0.7}]):
+        checkpoint.write_metrics(tmp_path, records)
+        journal.draw_curves(tmp_path)
+        heights.append(image_shape(tmp_path / "curves.png")[0])
+    assert heights[0] < heights[1] < heights[2]
