@@ -163,9 +163,9 @@ def test_a_killed_run_goes_on_to_the_bit(kind: str, photos: Path, monkeypatch: p
 
 def test_kill_9_loses_nothing(photos: Path) -> None:
     """In a process of its own, at whatever it is doing; the resumed run is the one that was left alone."""
-    command = [sys.executable, "-m", "minidiff"]
+    arguments = train("dcgan", photos, "--steps", "60", "--save-every", "5", "--sample-every", "60", "--out", "run")
     process = subprocess.Popen(
-        [*command, *train("dcgan", photos, "--steps", "60", "--save-every", "5", "--sample-every", "60", "--out", "run")],
+        [sys.executable, "-m", "minidiff", *arguments],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     while not (Path("run") / checkpoint.STATE).exists():
