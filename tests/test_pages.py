@@ -399,7 +399,16 @@ def test_a_curve_goes_through_its_points() -> None:
     assert "log scale" not in charts.chart("x", [charts.Line("x", [(0, -1.0), (1, 9.0)])], log=True)
     marked = charts.chart("x", [charts.Line("x", [(0, 1.0), (100, 2.0)])], mark=(25, "here"))
     assert coordinates(marked, "m") == [(250, 1000), (250, 0)] and "here" in marked
-    Reader(charts.chart("flat", [charts.Line("flat", [(7, 3.0)])]))
+    flat = charts.chart("flat", [charts.Line("flat", [(0, 3.0), (9, 3.0)])])
+    assert coordinates(flat, "curve s0") == [(0, 500), (1000, 500)]
+    Reader(charts.chart("one", [charts.Line("one", [(7, 3.0)])]))
+    for first, last, said in (
+        (10, 200, ["0", "50", "100", "150", "200"]),
+        (5, 8, ["5", "6", "7", "8"]),
+        (1, 2, ["1", "2"]),
+    ):
+        steps = charts.chart("x", [charts.Line("x", [(first, 1.0), (last, 2.0)])])
+        assert re.findall(r'class="x" style="[^"]*">([^<]*)<', steps) == said
 
 
 def test_the_first_steps_of_a_critic_do_not_flatten_the_rest() -> None:
@@ -490,6 +499,12 @@ def test_everything_can_be_read_in_light_and_dark(theme: str) -> None:
     assert all(contrast(line, colours["page"]) >= 3 for line in style.LINES[theme])
     steps = [contrast(ground, colours["page"]) for ground, _ in style.HEAT[theme]]
     assert steps == sorted(steps)  # what is farther stands out more, in both
+
+
+def test_what_is_printed_is_light() -> None:
+    """The dark colours are for screens alone."""
+    before, dark, _ = re.split(r"@media screen and \(prefers-color-scheme:dark\)\{(.*?)\}\}", style.STYLE)
+    assert style.DARK["page"] in dark and style.LIGHT["page"] in before and style.DARK["page"] not in before
 
 
 def test_numbers_and_times_read_well() -> None:
