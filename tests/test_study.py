@@ -227,7 +227,7 @@ def test_a_study_from_beginning_to_end(small: None, clf: Path, tmp_path: Path, m
     measured again, to the same figures; one whose samples were not all drawn goes on with those it has."""
     monkeypatch.setattr(processes, "start", Inside)
     folder = tmp_path / "s"
-    plan = planned(folder, corruptions=["identity", "motion_blur"], features=str(clf))
+    plan = planned(folder, corruptions=["identity", "motion_blur"], features=str(clf), seed=3)
     events = [(event.name, event.state) for event in processes.carry_out(folder, plan, ["cpu"])]
     names = [name for data in ("shapes.identity", "shapes.motion_blur") for name in (data, f"{data}.wgan", f"{data}.ddpm")]  # noqa: E501
     assert events == [(name, state) for name in names for state in ("begun", "done")]
@@ -244,13 +244,14 @@ def test_a_study_from_beginning_to_end(small: None, clf: Path, tmp_path: Path, m
     blurred = json.loads((folder / "cells/shapes.motion_blur.wgan/run/config.json").read_text())
     assert floor["num"] == 20 and floor["metrics"]["fid"]["value"] < found["metrics"]["fid"]["value"]
     assert blurred["data"]["corruption"] == "motion_blur" and blurred["data"]["severity"] == 3
+    assert blurred["training"]["seed"] == 3
     features = [np.load(folder / "data" / data / "features.npy") for data in study.data_names(plan)]
     assert features[0].shape == (48, 32) and not np.allclose(*features)
 
     place = folder / "cells/shapes.identity.ddpm"
     with np.load(place / "samples.npz") as stored:
         images = stored["images"]
-    drawn = load(place / "run").draw(range(20), seed=0, sampler="dpm++sde")
+    drawn = load(place / "run").draw(range(20), seed=3, sampler="dpm++sde")
     assert np.abs(images.astype(int) - to_uint8(drawn)).max() <= 1
     before = study.result(folder, "shapes.identity.ddpm")
     (place / "result.json").unlink()
@@ -268,6 +269,14 @@ def test_a_study_from_beginning_to_end(small: None, clf: Path, tmp_path: Path, m
         assert (stored["images"][:7] == marked).all()
         assert np.abs(stored["images"][7:].astype(int) - images[7:]).max() <= 1
     assert not (place / cells.RAW).exists()
+
+
+def test_the_seconds_of_a_training_are_those_of_its_steps(tmp_path: Path) -> None:
+    """By the rate of each record: what a kill lost is in none, and neither is a measurement in between."""
+    checkpoint.write_json(tmp_path / checkpoint.CONFIG, {"kind": "ddpm", "training": {"batch_size": 4}})
+    first, second = ({"step": 2, "loss": 1, "images_per_second": 8}, {"step": 5, "loss": 1, "images_per_second": 4})
+    checkpoint.write_metrics(tmp_path, [first, {"step": 2, "diversity": 0.5}, second])
+    assert cells.training_seconds(tmp_path) == 2 * 4 / 8 + 3 * 4 / 4
 
 
 def test_a_cell_that_fails_fails_alone(small: None, clf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,7 +456,7 @@ def test_killed_in_the_middle_of_a_cell_and_taken_up_again(
     training that was never stopped, to the bit; no step is in the metrics twice, and none is missing."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     folder = tmp_path / "s"
-    options = {"datasets": ["folder"], "data_dir": str(photos), "models": ["dcgan"], "steps": 40, "features": str(clf)}
+    options = {"datasets": ["folder"], "data_dir": str(photos), "models": ["dcgan"], "steps": 24, "features": str(clf)}
     monkeypatch.setitem(TIMES, "seconds_per_step", {"dcgan": 1})
     plan = planned(folder, **options)
     cells.prepare(plan, folder, "folder.identity", torch.device("cpu"))
@@ -458,11 +467,12 @@ def test_killed_in_the_middle_of_a_cell_and_taken_up_again(
             assert time.monotonic() < until and killed.poll() is None
             time.sleep(0.05)
         killed.kill()
-    assert checkpoint.read_metrics(run)[-1]["step"] < 40
+    with cells.alone(run.parent):  # when the cell is gone
+        assert checkpoint.read_metrics(run)[-1]["step"] < 24 and (run / checkpoint.STATE).exists()
     events = [(event.name, event.state) for event in processes.carry_out(folder, plan, ["cpu"])]
     assert events == [("folder.identity.dcgan", "begun"), ("folder.identity.dcgan", "done")]
     steps = [record["step"] for record in checkpoint.read_metrics(run) if "loss" in record]
-    assert steps == list(range(1, 41))
+    assert steps == list(range(1, 25))
     whole = cells.training(plan, "folder.identity.dcgan", tmp_path / "whole", torch.device("cpu"))
     for _ in whole.trainer.steps():
         pass
