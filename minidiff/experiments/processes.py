@@ -155,12 +155,11 @@ def conclude(folder: Path, study: Mapping[str, Any], name: str, code: int) -> Ev
         without = [cell for cell in studies.cells_of(study, name) if studies.state(folder, cell) != "done"]
         if any(studies.result(folder, cell) is None for cell in without):
             studies.fail(study, folder, name, f"{ending(code)}. Try it again with --retry.")
-        found = studies.result(folder, without[0]) or {}
-        return Event(name, "failed", f"{found['error'].removeprefix('its data: ')} {len(without)} cells need it.")
-    found = studies.result(folder, name)
-    if found is None:
+        told = (studies.result(folder, without[0]) or {})["error"].removeprefix("its data: ")
+        return Event(name, "failed", f"{told} {len(without)} cells need it.")
+    if studies.result(folder, name) is None:
         studies.fail(study, folder, name, f"{ending(code)}. Try it again with --retry.")
-        found = studies.result(folder, name) or {}
+    found = studies.result(folder, name) or {}
     if "error" in found:
         return Event(name, "failed", found["error"])
     return Event(name, "done", studies.distances_in_words(found))

@@ -251,7 +251,9 @@ def describe(study: Mapping[str, Any], folder: Path, todo: Sequence[str]) -> lis
     for model, steps in study["steps"].items():
         a_step = study["seconds_per_step"][model]
         lines.append(f"{model:9} {steps:,} steps of {a_step:.3g} s: {in_words(steps * a_step)} for each cell")
-    still = f"what is left, {len(todo)} of them" if done else "all of them"
+    if not todo:
+        return [*lines, "time      nothing is left to do"]
+    still = f"the {len(todo)} that are left" if done else "all of them"
     return [*lines, f"time      about {in_words(remaining(study, folder, todo))} for {still}, one at a time"]
 
 
