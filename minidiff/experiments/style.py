@@ -174,6 +174,7 @@ li { margin: 6px 0; max-width: 84ch; overflow-wrap: anywhere }
   .range { display: block }
   .chip { margin-left: 0 }
   .tiles { gap: 12px 30px }
+  .absent { aspect-ratio: auto; padding: 34px 18px }
   .album.one figure img { max-width: none; width: max(100%, 560px) }
   .heat { font-size: 14px; border-spacing: 2px }
   .heat td { min-width: 56px; padding: 6px 4px }
