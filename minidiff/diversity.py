@@ -12,7 +12,9 @@ from minidiff.images import Pixels
 
 # Below this a generator has most likely collapsed. Of 256 FashionMNIST images at 32x32 beside others: 0.93 to 1.09 in
 # 40 draws, one class of ten from 0.56 (trousers), samples of a DDPM 1.04, blurred by a Gaussian of 1 pixel 0.52; with
-# 1 to 200 modes 0, and 0.20 with noise of 8 grey levels on each; when half of them are one image 0.25.
+# 1 to 200 modes 0, and 0.20 with noise of 8 grey levels on each; when half of them are one image 0.25. A DCGAN rises
+# from 0.25 at step 50 to 0.68 at 300; its generator against a discriminator that stands still from then on falls from
+# 0.74 to 0.36 in 50 steps, to 0.26 in 400, and draws one picture.
 TOO_ALIKE = 0.4
 
 

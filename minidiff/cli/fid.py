@@ -39,7 +39,7 @@ from minidiff.sources import Source, open_source, save_statistics
     "--mode", type=Name("mode", MODES), help="Whose resizing and normalising, with Inception. Default: pytorch-fid."
 )
 @click.option("-n", "--num", type=click.IntRange(min=2), help="How many samples of a run. Default: 10000.")
-@click.option("--sampler", type=Name("sampler", SAMPLERS), help="How a run is sampled. Default: ddim.")
+@click.option("--sampler", type=Name("sampler", SAMPLERS), help="How a DDPM is sampled. Default: ddim.")
 @click.option("--steps", type=click.IntRange(min=1), help="Calls for a sample. Default: the sampler's own.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of the samples of a run. Default: 0.")
 @click.option("--data-dir", type=Place(), help="Where the data set of a dataset:NAME lies.")
