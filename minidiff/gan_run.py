@@ -115,5 +115,5 @@ def load_gan(
         raise UserError(f"{place} does not describe a generator this version can build ({error}).") from None
     tensors, source = checkpoint.read_weights(folder, weights)
     checkpoint.load_exactly(model, tensors, source)
-    model.to(device).eval().requires_grad_(False)
+    model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return run
