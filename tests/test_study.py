@@ -414,6 +414,15 @@ def test_sigterm_lets_the_cells_save(
     assert stopped.value.exit_code == 143 and told == ["shapes.identity.wgan"]
     assert study.result(folder, "shapes.identity.wgan") is None
 
+    def ended_too(self: Pretended) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return -signal.SIGTERM
+
+    monkeypatch.setattr(Pretended, "poll", ended_too)  # where the signal went to the cell as well
+    with pytest.raises(Interrupted):
+        list(processes.carry_out(folder, plan, ["cpu"]))
+    assert study.result(folder, "shapes.identity.wgan") is None
+
 
 def test_a_share_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a CPU that several cells use; a GPU's cells keep all."""

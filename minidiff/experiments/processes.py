@@ -133,7 +133,7 @@ def next_of(folder: Path, waiting: Sequence[str], running: Collection[str]) -> s
     """The next thing to do: the first cell whose data are prepared, or data that are not. None: it is all under way."""
     for cell in waiting:
         data = studies.data_of(cell)
-        name = cell if studies.prepared(folder, data) else data
+        name = cell if studies.prepared(folder, data) and data not in running else data
         if name not in running:
             return name
     return None
