@@ -113,11 +113,10 @@ def main(size: int, batch_size: int, rounds: int, clock: str) -> None:
     smooth = scipy.ndimage.zoom(random.random((batch_size, 8, 8, 3)), (1, size / 8, size / 8, 1), order=1)
     colour = (255 * smooth).astype(np.uint8)
     images = {"grey": colour[..., :1], "colour": colour}
-    print(
-        f"{machine('cpu')}, 1 thread, {versions('scipy')}, scikit-image {skimage.__version__}; {size}x{size}, batches of {batch_size}, ",
-        end="",
+    said = (
+        f"{versions('scipy')}, scikit-image {skimage.__version__}; {size}x{size}, batches of {batch_size}, severity 3"
     )
-    print(f"severity 3, median of {rounds} rounds, {clock} time\n")
+    print(f"{machine('cpu')}, 1 thread, {said}, median of {rounds} rounds, {clock} time\n")
     print(
         "| corruption | grey, images/s | colour, images/s | peer, one grey image at a time | images/s | times as fast |"
     )

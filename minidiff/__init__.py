@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from minidiff.classifier import ResNet18 as ResNet18
     from minidiff.conditional import guided as guided
     from minidiff.conditional import multi_hot as multi_hot
+    from minidiff.corruptions import CORRUPTIONS as CORRUPTIONS
+    from minidiff.corruptions import corrupt as corrupt
     from minidiff.data import DATASETS as DATASETS
     from minidiff.data import ImageData as ImageData
     from minidiff.data import load_data as load_data
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from minidiff.unet import UNet as UNet
 
 PUBLIC = {
+    "CORRUPTIONS": "corruptions",
     "DATASETS": "data",
     "DIP_NETS": "dip_nets",
     "EARLY_STOPS": "dip",
@@ -77,6 +80,7 @@ PUBLIC = {
     "UNet": "unet",
     "UserError": "errors",
     "WindowVariance": "dip",
+    "corrupt": "corruptions",
     "diffusion_loss": "diffusion",
     "fid_infinity": "metrics",
     "fit": "dip",
