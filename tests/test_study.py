@@ -80,6 +80,10 @@ def test_a_study_is_its_study_json(tmp_path: Path) -> None:
     assert plan["cells"] == ["shapes.identity.wgan", "shapes.identity.ddpm", "shapes.fog.wgan", "shapes.fog.ddpm"]
     assert plan["steps"] == {"wgan": 2, "ddpm": 2} and plan["features"] == str(tmp_path / "clf")
     assert study.settings_of(tmp_path / "s", {"num": None}, "cpu") == plan
+    assert study.settings_of(tmp_path / "s", {"steps": 2}, "cpu") == plan
+    assert [study.settings_of(tmp_path / "new", asked(num=None), device)["num"] for device in ("cpu", "cuda")] == [
+        2000, 10_000
+    ]  # fmt: skip
     again = asked(corruptions=["identity", "fog"], features="clf", steps={"ddpm": 2})
     assert study.settings_of(tmp_path / "s", again, "cpu") == plan
     others = {"num": 30, "models": ["ddpm"], "steps": {"wgan": 3}, "severity": 5, "data_dir": "x", "minutes": 2.0}
@@ -507,8 +511,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_dry_run_tells_the_hours_and_leaves_nothing(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(*NEW, "--minutes", "90", "--corruptions", "all", "--dry-run") == 0
-    said = capsys.readouterr().out
-    assert not Path("s").exists()
+    said, warned = capsys.readouterr()
+    assert not Path("s").exists() and "20 samples for Inception's 2,048 features" in warned
     assert "1 data set x 16 corruptions x 2 models: 32 cells, 16x16" in said
     assert "10,800 steps of 0.5 s: 1 h 30 min for each cell" in said
     assert "shapes.zigzag.ddpm" in said and "1 h 30 min  new" in said

@@ -58,7 +58,7 @@ def default(name: str) -> str:
     type=Number(0, min_open=True),
     help="Instead of --steps: about so long trains every cell; timed once, on this machine.",
 )
-@click.option("--num", type=click.IntRange(min=20), help=f"Samples of each cell. {default('num')}")
+@click.option("--num", type=click.IntRange(min=20), help=f"Samples of each cell. Default: {studies.NUM_CPU} on a CPU, {studies.NUM} elsewhere.")
 @click.option(
     "--features",
     metavar="inception|RUN",
@@ -103,6 +103,8 @@ def compare(
     todo = processes.unfinished(folder, study, retry)
     for line in studies.describe(study, folder, todo):
         say(line)
+    for line in studies.doubts(study):
+        warn(line)
     if dry_run:
         for line in studies.timetable(study, folder):
             say(line)

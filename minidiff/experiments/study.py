@@ -24,6 +24,8 @@ STUDY, CELLS, DATA = "study.json", "cells", "data"
 RUN, SAMPLES, GRID, RESULT = "run", "samples.npz", "grid.png", "result.json"  # of a cell
 REAL, STATISTICS, FEATURES = "real.png", "statistics.npz", "features.npy"  # of data, with a RESULT of the test split
 
+NUM, NUM_CPU = 10_000, 2000  # samples of a cell; a CPU takes minutes for each thousand of a DDPM
+
 # What a study can be asked for, and what it is unless it is asked. The steps are the presets', if not given as --steps
 # or as --minutes; which models there are stands in `models`.
 SETTINGS: dict[str, Any] = {
@@ -32,7 +34,7 @@ SETTINGS: dict[str, Any] = {
     "models": None,
     "severity": 3,
     "image_size": 32,
-    "num": 2000,
+    "num": None,
     "seed": 0,
     "features": "inception",
     "data_dir": None,
@@ -78,7 +80,8 @@ def settings_of(folder: Path, asked: Mapping[str, Any], device: str) -> dict[str
         raise UserError("--minutes and --steps both say how long to train. Leave one of them out.")
     if "steps" in asked:
         asked["steps"] = spelled_out(asked["steps"], asked["models"])
-    return {"minidiff": __version__} | SETTINGS | asked | {"device": device}
+    usual = SETTINGS | {"num": NUM_CPU if device == "cpu" else NUM}
+    return {"minidiff": __version__} | usual | asked | {"device": device}
 
 
 def spelled_out(steps: int | Mapping[str, int], models: Sequence[str]) -> dict[str, int]:
@@ -257,6 +260,17 @@ def describe(study: Mapping[str, Any], folder: Path, todo: Sequence[str]) -> lis
     return [*lines, f"time      about {in_words(remaining(study, folder, todo))} for {still}, one at a time"]
 
 
+def doubts(study: Mapping[str, Any]) -> list[str]:
+    """What could mislead in all cells of a study, a line each."""
+    if study["features"] != "inception" or study["num"] > INCEPTION:
+        return []
+    return [
+        f"{study['num']:,} samples for Inception's {INCEPTION:,} features: the covariance is singular, and FID says more "
+        "about that number than about the images. KID is sound; or take --num 10000, or a classifier as --features."
+    ]
+
+
+INCEPTION = 2048
 GRID_OF = ("data set", "corruption", "model")
 
 
