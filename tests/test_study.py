@@ -19,7 +19,7 @@ from peers import pictures
 from minidiff import checkpoint, cli, ddpm_job, load, measure, metrics, shapes
 from minidiff.errors import UserError
 from minidiff.experiments import cell as cells
-from minidiff.experiments import processes, study, timing
+from minidiff.experiments import distance, processes, study, timing
 from minidiff.images import to_uint8
 from minidiff.journal import Interrupted
 from minidiff.measure import Side
@@ -210,7 +210,7 @@ def test_the_interval_of_fid_holds_what_fresh_samples_would_give(monkeypatch: py
         features.append(torch.from_numpy((random.standard_normal((count, dims)) + 0.2) * scale))
         gathered = metrics.FeatureStatistics.of(features)
         side = Side("made", count, gathered.mean, gathered.covariance, features)
-        found = cells.distances(side, truth, np.zeros((1, dims), np.float32), network)  # type: ignore[arg-type]
+        found = distance.distances(side, truth, np.zeros((1, dims), np.float32), network)  # type: ignore[arg-type]
         values.append(found["fid"]["value"])
         intervals.append((found["fid"]["low"], found["fid"]["high"]))
     assert found["fid"]["title"] == "FD(classifier)"

@@ -40,13 +40,13 @@ def default(name: str) -> str:
 
 @click.command()
 @click.option("--out", type=Place(), required=True, help="The folder of the study, new or to go on with.")
-@click.option("--datasets", type=Names("data set", DATASETS), help=f"Any of {','.join(DATASETS)}.")
+@click.option("--datasets", type=Names("data set", DATASETS), help=f"Any of {', '.join(DATASETS)}.")
 @click.option(
     "--corruptions",
     type=Names("corruption", lambda: [*CORRUPTIONS, "all"]),
-    help=f"Any of {','.join(CORRUPTIONS)}, or all. {default('corruptions')}",
+    help=f"Any of {', '.join(CORRUPTIONS)}, or all. {default('corruptions')}",
 )
-@click.option("--models", type=Names("model", MODELS), help=f"Any of {','.join(MODELS)}.")
+@click.option("--models", type=Names("model", MODELS), help=f"Any of {', '.join(MODELS)}.")
 @click.option("--severity", type=click.IntRange(1, 5), help=f"Of the corruptions. {default('severity')}")
 @click.option("--image-size", type=click.IntRange(8, 1024), help=f"Pixels a side. {default('image_size')}")
 @click.option("--data-dir", type=Place(), help="Where the data sets lie, or go when they are downloaded.")
@@ -58,7 +58,11 @@ def default(name: str) -> str:
     type=Number(0, min_open=True),
     help="Instead of --steps: about so long trains every cell; timed once, on this machine.",
 )
-@click.option("--num", type=click.IntRange(min=20), help=f"Samples of each cell. Default: {studies.NUM_CPU} on a CPU, {studies.NUM} elsewhere.")
+@click.option(
+    "--num",
+    type=click.IntRange(min=20),
+    help=f"Samples of each cell. Default: {studies.NUM_CPU} on a CPU, {studies.NUM} elsewhere.",
+)
 @click.option(
     "--features",
     metavar="inception|RUN",

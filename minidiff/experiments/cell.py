@@ -25,17 +25,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from minidiff import checkpoint, cpu, distributed, features, measure, metrics, pipeline
+from minidiff import checkpoint, cpu, distributed, features, measure, pipeline
 from minidiff.data import ImageData, splits_of
 from minidiff.diversity import TOO_ALIKE, diversity
 from minidiff.errors import UserError, one_line
 from minidiff.experiments import study as studies
+from minidiff.experiments.distance import at_once, distances, extracted, images_bar, of_rows, spread
 from minidiff.experiments.models import MODELS, training
 from minidiff.experiments.study import FEATURES, GRID, REAL, RESULT, RUN, SAMPLES, STATISTICS
 from minidiff.experiments.timing import take_times
-from minidiff.features import FeatureNetwork
 from minidiff.gan_job import one_sided
 from minidiff.images import Pixels, faults, grid, problems, to_uint8, write_image
 from minidiff.job import Job, load_together, resume
@@ -80,21 +79,6 @@ def prepare(study: dict[str, Any], folder: Path, name: str, device: torch.device
         found = {"metrics": distances(unseen, whole, kept, network), "num": len(rows)}
         checkpoint.write_json(place / RESULT, studies.about(study, name) | found)
     save_statistics(place / STATISTICS, measure.statistics_of(whole, network))
-
-
-def spread(count: int, wanted: int) -> NDArray[np.int64]:
-    """The numbers of at most `wanted` of `count` images, spread evenly."""
-    return np.linspace(0, count - 1, min(count, wanted)).astype(np.int64)
-
-
-def of_rows(name: str, data: ImageData, rows: NDArray[np.int64]) -> Source:
-    """Some of the images of a data set, to be measured."""
-    height, width = data.images.shape[1:3]
-
-    def batches(batch_size: int) -> Iterator[Pixels]:
-        return (data.rgb(rows[first : first + batch_size]) for first in range(0, len(rows), batch_size))
-
-    return Source(name, len(rows), f"{height}x{width}", batches)
 
 
 # --- a cell: train, draw, measure -----------------------------------------------------------------------------------
@@ -213,44 +197,6 @@ def measure_samples(study: dict[str, Any], place: Path, shared: Path, device: to
     assert isinstance(samples, Source) and isinstance(reference, Stored)
     real = measure.from_stored(reference, network)
     return distances(extracted("samples measured", samples, network, device), real, np.load(shared / FEATURES), network)
-
-
-# --- the distance -----------------------------------------------------------------------------------------------------
-
-
-def distances(
-    side: measure.Side, real: measure.Side, real_features: NDArray[np.float32], network: FeatureNetwork
-) -> dict[str, Any]:
-    """FID and KID of images whose features are at hand, for result.json: title, value, 95% interval.
-
-    The interval of FID is the jackknife's, as of `metrics.fid_infinity`, laid about FID itself, with its bias of so
-    many images, which the cells have in common: how far other samples of the same model would move it.
-    """
-    fid = metrics.frechet_distance(side.mean, side.covariance, real.mean, real.covariance)
-    unbiased = metrics.fid_infinity(side.features, (real.mean, real.covariance))
-    low, high = (max(0.0, fid + end - unbiased.value) for end in (unbiased.low, unbiased.high))
-    size = min(1000, len(side.features), len(real_features))
-    kid = metrics.kid(side.features, real_features, subset_size=size)
-    return {
-        "fid": {"title": measure.title("fid", network), "value": fid, "low": low, "high": high},
-        "kid": {"title": measure.title("kid", network), "value": kid.value, "low": kid.low, "high": kid.high},
-    }
-
-
-def extracted(what: str, source: Source, network: FeatureNetwork, device: torch.device) -> measure.Side:
-    """A source through the network, under a bar, with the features of every image."""
-    with images_bar(what, source.count) as bar:
-        return measure.extract(
-            source, network, batch_size=at_once(network, device), wanted=("kid",), on_images=bar.update
-        )
-
-
-def at_once(network: FeatureNetwork, device: torch.device) -> int:
-    return 32 if network.name == "inception" and device.type == "cpu" else 64
-
-
-def images_bar(what: str, count: int) -> tqdm:
-    return tqdm(total=count, desc=what, unit="image", leave=False, dynamic_ncols=True)
 
 
 # --- the process ------------------------------------------------------------------------------------------------------

@@ -265,8 +265,8 @@ def doubts(study: Mapping[str, Any]) -> list[str]:
     if study["features"] != "inception" or study["num"] > INCEPTION:
         return []
     return [
-        f"{study['num']:,} samples for Inception's {INCEPTION:,} features: the covariance is singular, and FID says more "
-        "about that number than about the images. KID is sound; or take --num 10000, or a classifier as --features."
+        f"{study['num']:,} samples for Inception's {INCEPTION:,} features: the covariance is singular, and FID says "
+        "more about that number than about the images. KID is sound; or take --num 10000, or other --features."
     ]
 
 
