@@ -309,6 +309,16 @@ def test_optimizers_rates_and_records_are_those_of_the_papers() -> None:
     assert GANS["wgan"].clip == 0.01 and GANS["wgan-gp"].penalty == 10
 
 
+@pytest.mark.parametrize("kind", GANS)
+def test_mixed_precision_is_near_full_precision(kind: str) -> None:
+    """In bf16 the first records differ by its rounding, and are float32, as are the weights."""
+    records = [next(small(kind, precision=precision).steps()) for precision in ("fp32", "bf16")]
+    for name in ("loss", *records[0].also):
+        full, mixed = (r.loss if name == "loss" else r.also[name] for r in records)
+        assert mixed.dtype == torch.float32 and mixed.item() == pytest.approx(full.item(), rel=0.05, abs=0.02), name
+    assert all(parameter.dtype == torch.float32 for parameter in small(kind).model.parameters())
+
+
 def test_the_average_takes_the_statistics_along() -> None:
     """ema_n = d ema + (1 - d) model, for weights and running statistics alike; the count of batches is copied."""
     torch.manual_seed(0)
