@@ -294,6 +294,19 @@ def test_each_step_of_the_critic_reads_a_batch_of_its_own(monkeypatch: pytest.Mo
     assert seen == expected
 
 
+def test_no_noise_comes_twice() -> None:
+    """Not in another turn, not in another step, not for another seed; the same seed has the same again."""
+    drawn = []
+    for seed in (0, 1, 0):
+        trainer, seen = small("wgan", steps=2, seed=seed), list[Tensor]()
+        trainer.model.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        list(trainer.steps())
+        drawn.append(torch.cat(seen))
+    assert drawn[0].shape == (2 * (5 + 1) * 4, 4)
+    assert len(torch.cat(drawn[:2]).unique(dim=0)) == 2 * len(drawn[0])
+    assert torch.equal(drawn[0], drawn[2])
+
+
 def test_optimizers_rates_and_records_are_those_of_the_papers() -> None:
     rmsprop, adam = torch.optim.RMSprop, torch.optim.Adam
     for kind, expected, betas in (("dcgan", adam, (0.5, 0.999)), ("wgan", rmsprop, None), ("wgan-gp", adam, (0, 0.9))):
