@@ -86,7 +86,7 @@ def test_an_image_is_corrupted_once(clean: Pixels, monkeypatch: pytest.MonkeyPat
     for index in ([3, 3, 5], slice(4, 7), 5, [3]):
         images[index][:] = 0
     assert sorted(numbers) == [3, 4, 5, 6]
-    np.testing.assert_array_equal(images[3], corrupt(clean[3:4], "fog", 2, [3])[0])
+    np.testing.assert_array_equal(images[3:7], corrupt(clean[3:7], "fog", 2, range(3, 7)))
     Corrupted(clean, "fog", 2)[:]
     assert len(numbers) == 24
 
