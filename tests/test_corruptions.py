@@ -398,7 +398,7 @@ def test_dotted_line_is_that_of_mnist_c():
 
 
 def test_zigzag_is_that_of_mnist_c():
-    """Each of 200: its teeth stand 2 above and 2 below a line from (2, r0) to (25, r0 - 5 to r0 + 4), every 4 pixels along it."""
+    """In 200 the teeth stand 2 above and 2 below a line from (2, r0) to (25, r0 - 5 to r0 + 4), 4 pixels apart."""
     drawn = corruptions.zigzag(torch.zeros(200, 1, 28, 28).double(), 3, random_of(200))[:, 0].numpy()
     columns = np.arange(28)
     lines = {}
