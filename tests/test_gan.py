@@ -423,11 +423,12 @@ def test_two_processes_stay_equal(tmp_path: Path) -> None:
     normalisation is trained as by one process. Fails when gradients, or the statistics, are not averaged."""
     script = tmp_path / "two.py"
     script.write_text(TWO)
+    places = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     for processes in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if processes == 2 else []
         subprocess.run(
             [sys.executable, *launcher, str(script), str(tmp_path / f"of{processes}")], check=True, timeout=300,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}, capture_output=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": places}, capture_output=True,
         )  # fmt: skip
     one, two, other = (torch.load(tmp_path / name) for name in ("of1-0.pt", "of2-0.pt", "of2-1.pt"))
     for kind in two:
