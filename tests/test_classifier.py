@@ -344,7 +344,7 @@ BAD = {
     "train classifier --resume {learnt} --width 8": "--width is part of the run",
     "train classifier --resume {trained}": "is a ddpm run; this command needs a classifier run",
     "train ddpm --resume {learnt}": "is a classifier run; this command needs a ddpm run",
-    "sample {learnt}": "is a classifier run; this command needs a ddpm run",
+    "sample {learnt}": "is a classifier run; this command needs a ddpm, dcgan, wgan or wgan-gp run",
     "train classifier --resume hollow": "config.json lacks what a classifier run has",
     "train classifier --resume other": "has other labels now than other began with",
     "train classifier --resume wide": "does not fit this network: ",

@@ -63,7 +63,8 @@ def command(
     """Have RUN, a conditional model, draw lists of labels, and a classifier say what it sees.
 
     The score is the 2023 lab's: the share of the labels asked for that are among the classifier's k highest outputs,
-    where k were asked for. RUN can be dataset:NAME[:SPLIT] too: real images, which tell what the classifier is worth.
+    where k were asked for. RUN can be dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]] too: real images, which tell what the
+    classifier is worth.
 
     \b
     minidiff evaluate runs/ddpm-shapes-1 --classifier runs/classifier-shapes-1

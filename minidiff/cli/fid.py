@@ -61,13 +61,14 @@ def fid(
 ) -> None:  # fmt: skip
     """The distance between A, the samples, and B, the reference.
 
-    Each is a folder of images, a .npy or .npz of images, a statistics .npz (mu, sigma), dataset:NAME[:SPLIT], or a run
-    folder, which is sampled.
+    Each is a folder of images, a .npy or .npz of images, a statistics .npz (mu, sigma), a run folder, which is sampled,
+    or dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]].
 
     \b
     minidiff fid samples.npz dataset:cifar10
     minidiff fid runs/ddpm-cifar10-1 dataset:cifar10:test --num 10000 --metrics fid,kid,fid-inf
     minidiff fid runs/ddpm-fashion-mnist-1 dataset:fashion-mnist --features runs/classifier-fashion-mnist-1
+    minidiff fid dataset:mnist:test:motion_blur-3 dataset:mnist --features runs/classifier-mnist-1
     minidiff fid dataset:cifar10 --save-stats cifar10.npz
     torchrun --nproc_per_node=8 -m minidiff fid samples.npz cifar10.npz
     """
