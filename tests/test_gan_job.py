@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from minidiff import checkpoint, cli, gan_job, journal
@@ -254,14 +255,26 @@ def test_a_discriminator_that_nothing_deceives_is_warned_of() -> None:
 # --- what is drawn of the losses ----------------------------------------------------------------------------------
 
 
-def test_curves_of_losses_below_zero(tmp_path: Path) -> None:
+def test_curves_of_losses_below_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The critic's loss goes below 0, where a logarithmic axis has no place for it; a panel more for what else there
-    is, and one for what was measured."""
+    is, and one for what was measured; both losses, and everything else, have their line and their name."""
     plain = [{"step": k, "loss": 1.0 + k, "lr": 1.0} for k in range(1, 4)]
     more = [r | {"critic_loss": -1.0, "wasserstein": 2.0} for r in plain]
-    heights = []
+    drawn: list[list[tuple[str, list[str]]]] = []
+
+    def look(self: Figure, file: Any, **rest: Any) -> None:
+        panels = [axes for axes in self.axes if axes.get_legend()]
+        names = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in panels]  # type: ignore[union-attr]
+        drawn.append([(axes.get_yscale(), found) for axes, found in zip(panels, names, strict=True)])
+
+    monkeypatch.setattr(Figure, "savefig", look)
     for records in (plain, more, [*more, {"step": 3, "diversity": 0.7}]):
         checkpoint.write_metrics(tmp_path, records)
         journal.draw_curves(tmp_path)
-        heights.append(image_shape(tmp_path / "curves.png")[0])
-    assert heights[0] < heights[1] < heights[2]
+    rate = "learning rate (right)"
+    losses = ("linear", ["loss", "critic loss", rate])
+    assert drawn == [
+        [("log", ["loss", rate])],
+        [losses, ("linear", ["wasserstein"])],
+        [losses, ("linear", ["wasserstein"]), ("linear", ["diversity"])],
+    ]
