@@ -407,10 +407,12 @@ from test_gan import small, still, weights
 with distributed.process_group(torch.device("cpu")):
     found = {}
     for kind in ("dcgan", "wgan-gp"):
-        trainer = small(kind, steps=2, batch_size=8)
+        trainer, noise = small(kind, steps=2, batch_size=8), []
+        trainer.model.register_forward_pre_hook(lambda _, inputs, noise=noise: noise.append(inputs[0]))
         records = list(trainer.steps())
         found[kind] = {name: weights(getattr(trainer, name)) for name in ("model", "ema", "critic")}
         found[kind]["logged"] = torch.stack([records[-1].loss, *records[-1].also.values()])
+        found[f"noise {kind}"] = torch.stack(noise)
     point = still("wgan-gp", steps=3)
     list(point.steps())
     found["still"] = {name: weights(getattr(point, name)) for name in ("model", "critic")}
@@ -419,8 +421,9 @@ with distributed.process_group(torch.device("cpu")):
 
 
 def test_two_processes_stay_equal(tmp_path: Path) -> None:
-    """Weights, averages, statistics and what is logged, though each sees images of its own; and a network without batch
-    normalisation is trained as by one process. Fails when gradients, or the statistics, are not averaged."""
+    """Weights, averages, statistics and what is logged, though each sees images of its own, and noise of its own: the
+    rows of what one process draws. A network without batch normalisation is trained as by one process. Fails when
+    gradients, or the statistics, are not averaged."""
     script = tmp_path / "two.py"
     script.write_text(TWO)
     places = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
@@ -431,8 +434,10 @@ def test_two_processes_stay_equal(tmp_path: Path) -> None:
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": places}, capture_output=True,
         )  # fmt: skip
     one, two, other = (torch.load(tmp_path / name) for name in ("of1-0.pt", "of2-0.pt", "of2-1.pt"))
-    for kind in two:
+    for kind in ("dcgan", "wgan-gp", "still"):
         for name in two[kind]:
             assert torch.equal(two[kind][name], other[kind][name]), (kind, name)
+    for kind in ("noise dcgan", "noise wgan-gp"):
+        assert torch.equal(torch.cat([two[kind], other[kind]], dim=1), one[kind])
     for name in ("model", "critic"):
         assert torch.allclose(one["still"][name], two["still"][name], atol=1e-6), name
