@@ -176,6 +176,55 @@ def test_the_headline_claims_no_more_than_the_intervals_allow(tmp_path: Path, va
     assert said in results.headline(results.read(tmp_path))
 
 
+def test_a_cell_with_warnings_is_not_crowned_without_a_word(study: Path) -> None:
+    """Noise may be the nearest: the headline says so by name, with the warning; so do the map and the distances."""
+    noise = "40 of 40 images are noise. Likely causes: trained too briefly."
+    put(study, DATA[1], "ddpm", 2.0, 1.5, 2.5, warnings=(noise,))
+    html = study_report.write(study).read_text()
+    text = Reader(html).text
+    assert results.headline(results.read(study)) in text
+    assert "ddpm in 2 of 2. But there are warnings about ddpm on mnist motion blur, severity 4: 40 of 40" in text
+    rows = re.findall(r"<tr><th scope=\"row\">mnist<small>.*?</tr>", html)
+    assert [row.count("<small>warning</small>") for row in rows] == [1, 1, 1, 1]  # dcgan's above, ddpm's below
+    assert re.search(r"<b>2\.00?</b><small>warning</small>", rows[1])
+    assert html.count('class="chip bad">see Warnings') == 2 and html.count('class="chip best">nearest') == 1
+    assert html.count('<tr class="best">') == 1  # ddpm on the clean data, about which there is no warning
+    clean = json.loads((study / "cells" / f"{DATA[1]}.ddpm" / "result.json").read_text()) | {"warnings": 3}
+    (study / "cells" / f"{DATA[1]}.ddpm" / "result.json").write_text(json.dumps(clean))
+    assert "But there are" not in Reader(study_report.write(study).read_text()).text
+
+
+def test_the_headline_names_three_cells_with_warnings_and_counts_the_others(tmp_path: Path) -> None:
+    names = [f"d{number}.identity" for number in range(5)]
+    plan(tmp_path, cells=[f"{name}.{model}" for name in names for model in ("wgan", "ddpm")])
+    for name in names:
+        put(tmp_path, name, "wgan", 1.0, warnings=("all are flat.",))
+        put(tmp_path, name, "ddpm", 2.0)
+    said = results.headline(results.read(tmp_path))
+    assert "about wgan on d0 clean, wgan on d1 clean, wgan on d2 clean and 2 more: all are flat. A low" in said
+
+
+def test_each_row_of_a_map_is_shaded_by_itself(study: Path) -> None:
+    """The nearest of a row is the lightest, though another row's are all farther, or nearer; the page says it."""
+    put(study, DATA[1], "ddpm", 900.0, 880.0, 920.0)
+    html = study_report.write(study).read_text()
+    rows = re.findall(r"<tr><th scope=\"row\">mnist<small>.*?</tr>", html)
+    last = f"h{len(style.HEAT['light']) - 1}"
+    for row, near, far in ((rows[0], "5.0", "30.0"), (rows[1], "9.0", "900.0")):
+        assert re.search(rf'class="h0"><b>{re.escape(near)}', row) and re.search(rf'class="{last}">{far}', row)
+    assert "Rows are not to be compared" in Reader(html).text
+
+
+def test_doubts_about_a_whole_study_stand_at_the_head(study: Path) -> None:
+    doubt = f"40 samples for 128 features {NASTY}"
+    plan(study, doubts=[doubt, 3])
+    html = study_report.write(study).read_text()
+    assert Reader(html).text.count(doubt) == 1 and html.index("40 samples for") < html.index("<nav")
+    for wrong in (None, "abc", 3):
+        plan(study, doubts=wrong)
+        assert "FD(classifier)" in study_report.write(study).read_text()
+
+
 def test_damaged_cells_fail_and_the_page_is_written(study: Path) -> None:
     """Whatever is in a result.json, the others are shown."""
     cell = study / "cells" / f"{DATA[0]}.dcgan"
@@ -468,6 +517,7 @@ def test_a_heat_map_is_darker_the_farther_and_tells_near_values_apart() -> None:
     assert numbers == sorted(numbers) and (numbers[0], numbers[-1]) == (0, len(style.HEAT["light"]) - 1)
     assert len(set(numbers)) == 5
     assert charts.shades([-1.0, 1.0])(0.0) == "h3" and charts.shades([2.0])(2.0) == "h0"
+    assert charts.shades([20.0, 20.5])(20.5) == "h0"  # hardly farther
 
 
 def test_an_interval_lies_where_its_numbers_are() -> None:

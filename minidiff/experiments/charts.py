@@ -253,10 +253,12 @@ def interval(value: float, low: float | None, high: float | None, span: tuple[fl
 
 
 def shades(values: Sequence[float]) -> Callable[[float], str]:
-    """The class of the shade of a value in a heat map of these: by its logarithm, where all are positive, so that
-    near ones are told apart beside one that is far off."""
-    log = min(values) > 0 and max(values) > DECADE * min(values)
+    """The class of the shade of a value in a row of these: by its logarithm, where all are positive, so that near ones
+    are told apart beside one that is far off, and so that those of a row that hardly differ have the same shade: the
+    darkest is DECADE times the lowest, or the highest if that is more."""
+    log = min(values) > 0
     low, high = (math.log(v) if log else v for v in (min(values), max(values)))
+    high = max(high, low + math.log(DECADE)) if log else high
     count = len(HEAT["light"])
 
     def shade(value: float) -> str:

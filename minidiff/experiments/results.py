@@ -32,6 +32,11 @@ class Cell:
         found: dict[str, Any] | None = self.result["metrics"].get(metric) if self.state == "done" else None
         return found
 
+    @property
+    def warnings(self) -> list[str]:
+        """What looks wrong with its samples or its training: its distance may say little of how good they are."""
+        return worded_list(self.result.get("warnings")) if self.state == "done" else []
+
 
 @dataclass
 class Study:
@@ -58,6 +63,11 @@ class Study:
             return dataset, "clean"
         return dataset, f"{corruption.replace('_', ' ')}, severity {self.plan.get('severity', '?')}"
 
+    @property
+    def doubts(self) -> list[str]:
+        """What could mislead in all of its distances."""
+        return worded_list(self.plan.get("doubts"))
+
 
 def read(folder: Path) -> Study:
     """A study's folder. Raises UserError where it is none."""
@@ -75,6 +85,11 @@ def read(folder: Path) -> Study:
     metrics = {name: found.get("title", name) for of_one in reversed(known) for name, found in of_one.items()}
     order = [*dict.fromkeys(name for of_one in known for name in of_one)]
     return Study(folder, plan, data, models, cells, floors, {name: metrics[name] for name in order})
+
+
+def worded_list(found: Any) -> list[str]:
+    """The texts of a list that was read from a file; none where it is no list."""
+    return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -127,7 +142,7 @@ def check(metrics: dict[str, Any]) -> None:
 
 
 def headline(study: Study) -> str:
-    """Who is nearest to the data, how often, and whether that is sure."""
+    """Who is nearest to the data, how often, whether that is sure, and whether there is a warning about it."""
     metric = next(iter(study.metrics), "")
     found = [ranked(study, data, metric) for data in study.data]
     nearest = [(best, ties) for best, ties in found if best is not None]
@@ -139,7 +154,15 @@ def headline(study: Study) -> str:
     if unsure := sum(bool(ties) for _, ties in nearest):
         where = f"In {unsure} of these the" if len(nearest) > 1 else "The"
         text += f" {where} intervals of the nearest and of another overlap: those two are not told apart."
+    if suspect := [best for best, _ in nearest if best.warnings]:
+        named = [f"{best.model} on {' '.join(study.title(best.data))}" for best in suspect[:NAMED]]
+        more = [f"{len(suspect) - NAMED} more"] * (len(suspect) > NAMED)
+        text += f" But there are warnings about {listed([*named, *more])}: {suspect[0].warnings[0].rstrip('.')}."
+        text += " A low distance of such samples does not make them good pictures."
     return text
+
+
+NAMED = 3  # cells with warnings that the headline names
 
 
 def ranked(study: Study, data: str, metric: str) -> tuple[Cell | None, list[Cell]]:

@@ -79,26 +79,35 @@ def head(study: Study) -> Html:
         "spent so far" if open_ else "spent": duration(spent),
     }
     progress = element("p", told.strip(), class_="bad" if count["failed"] else "soft") if told else ""
-    return element("p", headline(study), class_="lead") + progress + tiles(numbers)
+    doubts = joined(element("p", doubt, class_="bad") for doubt in study.doubts)
+    return element("p", headline(study), class_="lead") + doubts + progress + tiles(numbers)
 
 
 # --- the numbers --------------------------------------------------------------------------------------------------
 
 
 def heat_maps(study: Study) -> Html:
-    """A map for each metric: data down, models across, the nearest of each row marked, real images beside them."""
+    """A map for each metric: data down, models across, the nearest of each row marked, real images beside them. Where
+    there are warnings about a cell, it says so."""
     maps = [drawn for metric in study.metrics if (drawn := heat_map(study, metric))]
-    return element("div", *maps, class_="maps") if maps else Html("")
+    said = element("p", APART, class_="soft")
+    return element("div", *maps, class_="maps") + said if maps else Html("")
+
+
+APART = (
+    "Compare models within a row: each row is shaded by itself, from its lowest distance on. Rows are not to be "
+    "compared: blurred or foggy images are more alike than clean ones, and any distance among them is smaller."
+)
 
 
 def heat_map(study: Study, metric: str) -> Html:
     values = study.values(metric)
     if not values:
         return Html("")
-    shade, digits = shades(values), decimals(values)
-    lines = []
+    digits, lines = decimals(values), []
     for data in study.data:
         best, _ = ranked(study, data, metric)
+        shade = shades([found["value"] for cell in study.row(data) if (found := cell.figure(metric))])
         dataset, corruption = study.title(data)
         first = element("th", dataset, element("small", corruption), scope="row")
         shown = []
@@ -110,7 +119,9 @@ def heat_map(study: Study, metric: str) -> Html:
                 shown.append(element("td", STATES[state], class_="failed" if state == "failed" else "none"))
                 continue
             text = number(found["value"], digits)
-            shown.append(element("td", element("b", text) if cell is best else text, class_=shade(found["value"])))
+            said = element("small", "warning") if cell.warnings else ""
+            marked = element("b", text) if cell is best else text
+            shown.append(element("td", marked, said, class_=shade(found["value"])))
         floor = study.floors.get(data, {}).get(metric)
         real = [element("td", number(floor["value"], digits) if floor else "-", class_="real")] * bool(study.floors)
         lines.append(element("tr", first, *shown, *real))
@@ -151,9 +162,9 @@ def rows_of(study: Study, data: str) -> list[Html]:
     ends = [end(found, which) for found in known for which in ("low", "high")]
     span = (min(0.0, *ends), max(ends)) if ends else (0.0, 1.0)
 
-    def line(name: str, figures: dict[str, Any], class_: str | None, chip: Html | None = None) -> Html:
+    def line(name: str, figures: dict[str, Any], class_: str | None, *chips: Html) -> Html:
         found = figures[main]
-        first = in_brackets(found, digits[main]) + (chip or "")
+        first = joined([in_brackets(found, digits[main]), *chips])
         bar = interval(found["value"], found.get("low"), found.get("high"), span)
         cells = [in_brackets(figures.get(metric), digits[metric]) for metric in others]
         return row([name, first, bar, *cells], "l-l" + "-" * len(others), class_)
@@ -165,13 +176,14 @@ def rows_of(study: Study, data: str) -> list[Html]:
             why = element("td", str(cell.result["error"]) if failed else STATES[cell.state],
                           colspan=str(1 + len(study.metrics)), class_="bad" if failed else "soft")  # fmt: skip
             lines.append(element("tr", element("th", cell.model, scope="row"), why))
-        elif cell is best:
-            lines.append(
-                line(cell.model, cell.result["metrics"], "best", element("span", "nearest", class_="chip best"))
-            )
+            continue
+        suspect = [element("span", "see Warnings", class_="chip bad")] * bool(cell.warnings)
+        if cell is best:
+            crown = element("span", "nearest", class_="chip" if cell.warnings else "chip best")
+            lines.append(line(cell.model, cell.result["metrics"], None if cell.warnings else "best", crown, *suspect))
         else:
-            chip = element("span", "not told apart", class_="chip") if cell in ties else None
-            lines.append(line(cell.model, cell.result["metrics"], None, chip))
+            tied = [element("span", "not told apart", class_="chip")] * (cell in ties)
+            lines.append(line(cell.model, cell.result["metrics"], None, *tied, *suspect))
     return [*lines, line("real images", floor, "floor")] if main in floor else lines
 
 
@@ -251,13 +263,13 @@ def warnings(study: Study) -> Html:
         name = f"{', '.join(study.title(cell.data))}, {cell.model}"
         if cell.state == "failed":
             lines.append(element("li", element("b", f"{name} failed: ", class_="bad"), str(cell.result["error"])))
-        lines += [element("li", element("b", f"{name}: "), str(said)) for said in cell.result.get("warnings") or []]
+        lines += [element("li", element("b", f"{name}: "), said) for said in cell.warnings]
     return element("ul", *lines) if lines else Html("")
 
 
 def settings(study: Study) -> Html:
     plan = study.plan
-    known = {"minidiff", "cells", "steps", "seconds_per_step", "datasets", "corruptions", "models", *NAMED}
+    known = {"minidiff", "cells", "steps", "seconds_per_step", "datasets", "corruptions", "models", "doubts", *NAMED}
     more = {key.replace("_", " "): worded(value) for key, value in plan.items() if key not in known}
     corruptions = [str(name).replace("_", " ") for name in plan.get("corruptions", [])]
     told = {

@@ -85,6 +85,7 @@ tr.floor > * { color: var(--soft) }
 .chip { display: inline-block; font-size: 12px; line-height: 1; padding: 3px 7px; margin-left: 8px; border-radius: 9px;
   color: var(--soft); border: 1px solid var(--rule); white-space: nowrap; vertical-align: 1px }
 .chip.best { color: var(--page); background: var(--accent); border-color: var(--accent); font-weight: 600 }
+.chip.bad { color: var(--bad); border-color: var(--bad) }
 .bad { color: var(--bad) }
 
 .span { position: relative; width: 200px; height: 14px; vertical-align: middle; padding: 0 }
@@ -110,6 +111,7 @@ tr.best > td b { color: var(--accent) }
 .heat td.real { color: var(--soft); background: none }
 .heat td b { font-weight: 700; text-decoration: underline; text-decoration-thickness: 2px; text-underline-offset: 4px }
 .heat small { display: block; color: var(--soft); font-size: 13px }
+.heat td small { color: inherit }
 .key { display: flex; align-items: center; gap: 8px; font-size: 13px; color: var(--soft); margin: 4px 0 }
 .key i { width: 22px; height: 11px; margin-right: -8px }
 .key i:last-of-type { margin-right: 0 }
