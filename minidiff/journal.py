@@ -90,7 +90,7 @@ def keep(
             if logging or saving or stopping:
                 means = {name: value.item() / count for name, value in sums.items()}
                 if not all(map(math.isfinite, means.values())):
-                    raise UserError(diverged(step, means, folder))
+                    raise Diverged(diverged(step, means, folder))
                 if main:
                     rate = count * trainer.config.batch_size / (time.perf_counter() - since)
                     log(folder, board, {"step": step, **means, "lr": record.lr, "images_per_second": rate})
@@ -134,6 +134,10 @@ def log(folder: Path, board: Any, entry: dict[str, Any]) -> None:
 def is_measurement(record: dict[str, Any]) -> bool:
     """Whether a record of metrics.jsonl is one of `measure`, not of the training itself."""
     return "loss" not in record
+
+
+class Diverged(UserError):
+    """A loss or a gradient is no number any more: the same training again would come to the same end."""
 
 
 def diverged(step: int, means: dict[str, float], folder: Path) -> str:

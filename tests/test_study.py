@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,17 +18,19 @@ import torch
 from conftest import tiny
 from peers import pictures
 
-from minidiff import checkpoint, cli, ddpm_job, load, measure, metrics, shapes
+from minidiff import checkpoint, cli, ddpm_job, features, load, measure, metrics, shapes
 from minidiff.errors import UserError
 from minidiff.experiments import cell as cells
-from minidiff.experiments import distance, processes, study, timing
+from minidiff.experiments import distance, models, processes, progress, study, timing
+from minidiff.experiments import reference as references
 from minidiff.images import to_uint8
 from minidiff.journal import Interrupted
 from minidiff.measure import Side
 from minidiff.presets import GAN_PRESETS, PRESETS, Preset
 
 TIMES = {"steps": {"ddpm": 9, "wgan": 8}, "seconds_per_step": {"ddpm": 0.5, "wgan": 0.25},
-         "seconds_per_sample": {"ddpm": 0.1, "wgan": 0.01}, "seconds_per_image": 0.01, "images": 48}  # fmt: skip
+         "seconds_per_sample": {"ddpm": 0.1, "wgan": 0.01}, "seconds_per_image": 0.01, "images": 48,
+         "network": {"dims": 2048}}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -84,16 +88,19 @@ def test_a_study_is_its_study_json(tmp_path: Path) -> None:
     assert [study.settings_of(tmp_path / "new", asked(num=None), device)["num"] for device in ("cpu", "cuda")] == [
         2000, 10_000
     ]  # fmt: skip
-    again = asked(corruptions=["identity", "fog"], features="clf", steps={"ddpm": 2})
+    again = asked(corruptions=["fog", "identity"], features="clf", steps={"ddpm": 2})
     assert study.settings_of(tmp_path / "s", again, "cpu") == plan
     others = {"num": 30, "models": ["ddpm"], "steps": {"wgan": 3}, "severity": 5, "data_dir": "x", "minutes": 2.0}
     for name, value in others.items():
-        with pytest.raises(UserError, match=f"is a study with --{name.replace('_', '-')} .*, not .*[0-9x]|ddpm"):
+        with pytest.raises(UserError, match=f"is a study with(out)? --{name.replace('_', '-')}.*, not .*[0-9x]|ddpm"):
             study.settings_of(tmp_path / "s", {name: value}, "cpu")
+    with pytest.raises(UserError, match="is a study without --minutes, not with 2.0. Leave out"):
+        study.settings_of(tmp_path / "s", {"minutes": 2.0}, "cpu")
     with pytest.raises(UserError, match="with --steps wgan=2, not wgan=3. Leave out --steps"):
         study.settings_of(tmp_path / "s", {"steps": {"wgan": 3}}, "cpu")
     with pytest.raises(UserError, match="--device cpu, not cuda"):
-        study.settings_of(tmp_path / "s", {}, "cuda")
+        study.settings_of(tmp_path / "s", {"device": "cuda"}, "cpu")
+    assert study.settings_of(tmp_path / "s", {}, "cuda") == plan  # the usual device is a new study's
 
 
 def test_a_new_study_says_what_it_needs(tmp_path: Path) -> None:
@@ -109,8 +116,67 @@ def test_a_new_study_says_what_it_needs(tmp_path: Path) -> None:
         study.settings_of(tmp_path / "full", asked(), "cpu")
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / study.STUDY).write_text('{"datasets": []}')
-    with pytest.raises(UserError, match="lacks what a study has"):
+    with pytest.raises(UserError, match="study.json is damaged .datasets cannot be"):
         study.settings_of(tmp_path / "s", {}, "cpu")
+
+
+def test_a_study_that_was_changed_by_hand_is_an_error_of_one_line(tmp_path: Path) -> None:
+    """Wrong types, names that do not exist, cells of no model: nothing of it is a traceback, or a plan."""
+    whole = planned(tmp_path / "s")
+    wrong: dict[str, list[Any]] = {
+        "models": [None, ["foo"], "wgan", [["wgan"]]], "steps": [None, {}, {"wgan": 2}, {"wgan": 2, "ddpm": "many"}],
+        "cells": [["x"], [], ["shapes.identity.foo"]], "datasets": [["nosuch"], []], "corruptions": [["zz"], 3],
+        "seconds_per_step": [{}], "seconds_per_sample": [{"wgan": 0, "ddpm": 1}], "seconds_per_image": ["x", 0],
+        "num": ["many", 0, True], "image_size": [None, 4], "severity": [9], "seed": [-1], "data_dir": [7],
+        "features": [None], "minutes": ["long"], "images": [0],
+    }  # fmt: skip
+    for name, values in wrong.items():
+        for value in values:
+            checkpoint.write_json(tmp_path / "s" / study.STUDY, {**whole, name: value})
+            with pytest.raises(UserError, match=r"study.json (lacks|is damaged \(.*\)). ?.*Mend it, or begin"):
+                study.read(tmp_path / "s")
+    checkpoint.write_json(tmp_path / "s" / study.STUDY, whole)
+    assert study.read(tmp_path / "s") == whole
+
+
+def test_what_cannot_go_well_is_said_before_anything_is_timed(clf: Path, photos: Path, tmp_path: Path) -> None:
+    def foresee(**more: Any) -> list[str]:
+        return study.foresee(study.settings_of(tmp_path / "s", asked(features=str(clf), **more), "cpu"))
+
+    both = ["shapes", "folder"]
+    assert foresee() == [] and foresee(datasets=both, data_dir={"folder": str(photos)}) == []
+    with pytest.raises(UserError, match="'folder' needs --data-dir folder=PATH"):
+        foresee(datasets=both)
+    with pytest.raises(UserError, match="'folder' is not in .*gone"):
+        foresee(datasets=both, data_dir={"folder": "gone"})
+    with pytest.raises(UserError, match="--image-size 30"):
+        foresee(image_size=30)
+    with pytest.raises(UserError, match="no FID weights here.* or give a classifier: --features RUN"):
+        study.foresee(study.settings_of(tmp_path / "s", asked(), "cpu"))
+    with pytest.raises(UserError, match="gone are neither inception nor a run"):
+        study.foresee(study.settings_of(tmp_path / "s", asked(features="gone"), "cpu"))
+    assert foresee(datasets=["mnist"], data_dir=str(tmp_path)) == ["mnist is not on this machine: download, 12 MB."]
+
+
+def test_every_data_set_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Nothing is downloaded into the user's photos."""
+    plan = planned(tmp_path / "s", datasets=["folder", "mnist"], data_dir={"folder": "photos"})
+    assert models.data_options(plan, "folder.identity")["data_dir"] == str(tmp_path / "photos")
+    assert "data_dir" not in models.data_options(plan, "mnist.identity.ddpm")
+    with pytest.raises(UserError, match="is for folder and mnist alike. Write --data-dir folder=/photos for"):
+        study.settings_of(tmp_path / "new", asked(datasets=["folder", "mnist"], data_dir="/photos"), "cpu")
+    with pytest.raises(UserError, match="--data-dir names mnist, and the data sets are shapes"):
+        study.settings_of(tmp_path / "new", asked(data_dir={"mnist": "x"}), "cpu")
+
+
+def test_fewer_samples_than_features_are_doubted_in_any_network(tmp_path: Path) -> None:
+    """In study.json, for whoever reads it: `num` images leave the covariance of as many features singular."""
+    for num, doubted in ((32, True), (33, False)):
+        settings = study.settings_of(tmp_path / "s", asked(num=num, features="clf"), "cpu")
+        found = study.complete(settings, {**TIMES, "network": {"dims": 32}})["doubts"]
+        assert bool(found) == doubted
+        assert "32 samples for the 32 features" in found[0] if doubted else not found
+        assert not doubted or "KD(classifier) is sound" in found[0]
 
 
 def test_minutes_become_steps_by_the_time_a_step_takes(tmp_path: Path) -> None:
@@ -129,11 +195,11 @@ def test_the_estimate_is_the_sum_of_what_is_left(tmp_path: Path) -> None:
     ddpm, wgan = 2 * 0.5 + 164 * 0.1 + 0.2, 2 * 0.25 + 164 * 0.01 + 0.2
     count = shapes.COUNTS["train"]
     shared = (count + min(count, 10_000) + 20) * 0.01
-    assert study.seconds(plan, "shapes.identity.ddpm") == pytest.approx(ddpm)
-    assert study.remaining(plan, tmp_path / "s", plan["cells"]) == pytest.approx(ddpm + wgan + shared)
+    assert progress.seconds(plan, "shapes.identity.ddpm") == pytest.approx(ddpm)
+    assert progress.remaining(plan, tmp_path / "s", plan["cells"]) == pytest.approx(ddpm + wgan + shared)
     study.home(tmp_path / "s", "shapes.identity").joinpath(study.STATISTICS).touch()
-    assert study.remaining(plan, tmp_path / "s", plan["cells"]) == pytest.approx(ddpm + wgan)
-    assert [study.in_words(s) for s in (0.2, 80, 100, 5400, 40_000)] == ["1 s", "80 s", "2 min", "1 h 30 min", "11 h 07 min"]  # noqa: E501
+    assert progress.remaining(plan, tmp_path / "s", plan["cells"]) == pytest.approx(ddpm + wgan)
+    assert [progress.in_words(s) for s in (0.2, 80, 100, 5400, 40_000)] == ["1 s", "80 s", "2 min", "1 h 30 min", "11 h 07 min"]  # noqa: E501
 
 
 def test_timing_takes_steps_and_samples_of_every_model(
@@ -240,7 +306,7 @@ def test_a_study_from_beginning_to_end(small: None, clf: Path, tmp_path: Path, m
     for name in plan["cells"]:
         place = folder / "cells" / name
         assert {"run", "samples.npz", "grid.png", "result.json"} <= set(os.listdir(place))
-        found = study.result(folder, name)
+        found = progress.result(folder, name)
         assert found is not None and found["cell"] == name and found["num"] == 20 and found["steps"] == 2
         assert found["parameters"] == sum(p.numel() for p in load(place / "run").model.parameters())
         assert found["metrics"]["fid"]["title"] == "FD(classifier)" and all(s > 0 for s in found["seconds"].values())
@@ -257,10 +323,10 @@ def test_a_study_from_beginning_to_end(small: None, clf: Path, tmp_path: Path, m
         images = stored["images"]
     drawn = load(place / "run").draw(range(20), seed=3, sampler="dpm++sde")
     assert np.abs(images.astype(int) - to_uint8(drawn)).max() <= 1
-    before = study.result(folder, "shapes.identity.ddpm")
+    before = progress.result(folder, "shapes.identity.ddpm")
     (place / "result.json").unlink()
     assert [event.state for event in processes.carry_out(folder, plan, ["cpu"])] == ["begun", "done"]
-    after = study.result(folder, "shapes.identity.ddpm")
+    after = progress.result(folder, "shapes.identity.ddpm")
     assert before is not None and after is not None and after["metrics"] == before["metrics"]
 
     (place / "samples.npz").unlink()
@@ -273,6 +339,70 @@ def test_a_study_from_beginning_to_end(small: None, clf: Path, tmp_path: Path, m
         assert (stored["images"][:7] == marked).all()
         assert np.abs(stored["images"][7:].astype(int) - images[7:]).max() <= 1
     assert not (place / cells.RAW).exists()
+
+
+def test_damaged_samples_are_drawn_again_and_the_training_kept(
+    small: None, clf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "start", Inside)
+    folder = tmp_path / "s"
+    plan = planned(folder, models=["wgan"], features=str(clf))
+    list(processes.carry_out(folder, plan, ["cpu"]))
+    place = folder / "cells/shapes.identity.wgan"
+    metrics, began = progress.result(folder, place.name), (place / "run" / checkpoint.MODEL).stat().st_mtime_ns
+    whole = (place / study.SAMPLES).read_bytes()
+    for damage in (b"PK", whole[: len(whole) // 2], whole[:500] + b"x" * 50 + whole[550:], None):
+        if damage is None:
+            (place / cells.SAID).unlink()
+            (place / cells.RAW).write_bytes(b"")
+        else:
+            (place / study.SAMPLES).write_bytes(damage)
+        checkpoint.write_json(place / study.RESULT, {"error": "samples.npz is damaged"})
+        assert [event.state for event in processes.carry_out(folder, plan, ["cpu"], retry=True)] == ["begun", "done"]
+        found = progress.result(folder, place.name)
+        assert found is not None and metrics is not None and found["metrics"] == metrics["metrics"]
+    (place / cells.RAW).write_bytes(b"of a process that was killed before it could unlink it")
+    assert cells.drawn_before(place, plan) is not None and not (place / cells.RAW).exists()
+    assert (place / "run" / checkpoint.MODEL).stat().st_mtime_ns == began
+
+
+def test_a_table_is_of_one_data_set_and_one_network(
+    small: None, clf: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images taken away, or weights replaced, in the middle of a study: the cell fails, and says by what."""
+    monkeypatch.setattr(processes, "start", Inside)
+    mine, folder = tmp_path / "mine", tmp_path / "s"
+    shutil.copytree(photos, mine)
+    plan = planned(folder, datasets=["folder"], data_dir=str(mine), models=["wgan"], features=str(clf))
+    list(processes.carry_out(folder, plan, ["cpu"]))
+    cell = "folder.identity.wgan"
+    assert progress.state(folder, cell) == "done"
+    next(path for path in sorted(mine.rglob("*")) if path.is_file()).unlink()
+    shutil.move(folder / "cells", tmp_path / "before")
+    list(processes.carry_out(folder, plan, ["cpu"]))
+    said = (progress.result(folder, cell) or {})["error"]
+    assert said.startswith("the images of folder.identity.wgan are not those that its study began with. Bring")
+    assert not (folder / "cells" / cell / "run").exists()
+    shutil.rmtree(folder / "data")
+    shutil.copytree(tmp_path / "before" / cell, folder / "cells" / cell, dirs_exist_ok=True)
+    with pytest.raises(UserError, match=f"the images of {cell} are not those"):  # the cell is older than the change
+        references.prepare(plan, folder, "folder.identity", torch.device("cpu"))
+    network = references.network_of(plan, torch.device("cpu"))
+    same = plan | {"network": measure.identity(network)}
+    assert references.network_of(same, torch.device("cpu")).sha256 == network.sha256
+    with pytest.raises(UserError, match="is another network than this study began with"):
+        references.network_of(plan | {"network": {"weights": "0" * 64}}, torch.device("cpu"))
+
+
+def test_a_training_that_diverges_says_how_to_go_on(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """compare has no --lr: the run is trained by hand, as any run, and compare goes on with it."""
+    monkeypatch.setitem(PRESETS, "cpu", replace(tiny(), training=tiny().training | {"lr": 3e38, "warmup": 0}))
+    plan = planned(tmp_path / "s", steps=3)
+    run = tmp_path / "s" / "my cells" / "run"
+    with pytest.raises(UserError, match=r"In a study: `minidiff train ddpm --resume '.*cells/run' --lr 1e\+38`, then"):
+        cells.train(plan, "shapes.identity.ddpm", run, torch.device("cpu"))
 
 
 def test_the_seconds_of_a_training_are_those_of_its_steps(tmp_path: Path) -> None:
@@ -288,7 +418,8 @@ def test_a_cell_that_fails_fails_alone(small: None, clf: Path, tmp_path: Path, m
     data fail, all their cells do, and those of other data do not."""
     monkeypatch.setattr(processes, "start", Inside)
     folder = tmp_path / "s"
-    plan = planned(folder, datasets=["folder", "shapes"], models=["ddpm", "wgan"], features=str(clf), data_dir="gone")
+    gone = {"folder": "gone"}
+    plan = planned(folder, datasets=["folder", "shapes"], models=["ddpm", "wgan"], features=str(clf), data_dir=gone)
     training, broken = cells.training, True
 
     def failing(settings: dict[str, Any], cell: str, *more: Any) -> Any:
@@ -302,16 +433,16 @@ def test_a_cell_that_fails_fails_alone(small: None, clf: Path, tmp_path: Path, m
         ("folder.identity", "failed"), ("shapes.identity", "done"), ("shapes.identity.ddpm", "failed"),
         ("shapes.identity.wgan", "done"),
     ]  # fmt: skip
-    assert [study.state(folder, cell) for cell in plan["cells"]] == ["failed", "failed", "failed", "done"]
-    errors = [(study.result(folder, cell) or {}).get("error", "") for cell in plan["cells"]]
+    assert [progress.state(folder, cell) for cell in plan["cells"]] == ["failed", "failed", "failed", "done"]
+    errors = [(progress.result(folder, cell) or {}).get("error", "") for cell in plan["cells"]]
     assert all("its data: --data-dir" in error and "is not there" in error for error in errors[:2])
     assert errors[2] == "RuntimeError: a planted fault"
     assert list(processes.carry_out(folder, plan, ["cpu"])) == []
     broken = False
     again = [(event.name, event.state) for event in processes.carry_out(folder, plan, ["cpu"], retry=True)]
     assert ("shapes.identity.ddpm", "done") in again and ("folder.identity", "failed") in again
-    assert [study.state(folder, cell) for cell in plan["cells"]] == ["failed", "failed", "done", "done"]
-    assert "failed: its data" in next(study.table(plan, folder))
+    assert [progress.state(folder, cell) for cell in plan["cells"]] == ["failed", "failed", "done", "done"]
+    assert "failed: its data" in next(progress.table(plan, folder))
 
 
 # --- the processes --------------------------------------------------------------------------------------------------
@@ -389,13 +520,66 @@ def test_a_process_that_was_killed_is_written_down(
     checkpoint.write_json(study.home(folder, "shapes.identity.wgan") / study.RESULT, {"metrics": {}})
     monkeypatch.setattr(Pretended, "code", -signal.SIGKILL)
     last = list(processes.carry_out(folder, plan, ["cpu"]))[-1]
-    assert (last.name, last.state) == ("shapes.identity", "failed")
-    assert study.state(folder, "shapes.identity.wgan") == "done"
-    error = (study.result(folder, "shapes.identity.ddpm") or {})["error"]
+    assert (last.name, last.state) == ("shapes.identity", "failed") and last.text.endswith("1 cell needs it.")
+    assert progress.state(folder, "shapes.identity.wgan") == "done"
+    error = (progress.result(folder, "shapes.identity.ddpm") or {})["error"]
     assert error.startswith("its data: its process was ended by SIGKILL, as the system does when memory runs out. Try")
     study.home(folder, "shapes.identity").joinpath(study.STATISTICS).touch()
     last = list(processes.carry_out(folder, plan, ["cpu"], retry=True))[-1]
     assert last.name == "shapes.identity.ddpm" and last.text.startswith("its process was ended by SIGKILL")
+
+
+def test_a_full_disk_costs_the_cells_that_met_it(
+    pretended: type[Pretended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be written down is said, and the rest goes on; the next time these cells are as they were."""
+    folder = tmp_path / "s"
+    plan = planned(folder, corruptions=["identity", "fog"])
+
+    def full(path: Path, value: object) -> None:
+        raise UserError(f"cannot write {path}: No space left on device.")
+
+    monkeypatch.setattr(checkpoint, "write_json", full)
+    monkeypatch.setattr(Pretended, "code", 1)
+    for prepared in (False, True):
+        if prepared:
+            for data in study.data_names(plan):
+                study.home(folder, data).joinpath(study.STATISTICS).touch()
+        events = [event for event in processes.carry_out(folder, plan, ["cpu"]) if event.state != "begun"]
+        assert [event.name for event in events] == (plan["cells"] if prepared else study.data_names(plan))
+        assert all(event.state == "failed" and "exit code 1. Try it again" in event.text for event in events)
+    assert {progress.state(folder, cell) for cell in plan["cells"]} == {"new"}
+
+
+def test_a_study_that_breaks_lets_its_cells_save(
+    pretended: type[Pretended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_to: list[str] = []
+    monkeypatch.setattr(Pretended, "terminate", lambda self: asked_to.append("save"))
+    monkeypatch.setattr(Pretended, "kill", lambda self: asked_to.append("end"))
+
+    def broken(*of_a_cell: Any) -> None:
+        raise RuntimeError("a planted fault")
+
+    monkeypatch.setattr(processes, "conclude", broken)
+    plan = planned(tmp_path / "s", corruptions=["identity", "fog"])
+    with pytest.raises(RuntimeError, match="planted"):
+        list(processes.carry_out(tmp_path / "s", plan, ["cpu", "cpu"]))
+    assert asked_to == ["end", "save", "end"]  # that which had ended; then the other, gently
+
+
+def test_a_result_of_another_form_is_a_failed_cell(tmp_path: Path) -> None:
+    """The table and the page go by the same reading of it."""
+    plan = planned(tmp_path / "s")
+    path = study.home(tmp_path / "s", "shapes.identity.wgan") / study.RESULT
+    for text in ('{"foo": 1}', "{", "[]", '{"metrics": {"fid": {"value": "near"}}}'):
+        path.write_text(text)
+        assert progress.state(tmp_path / "s", "shapes.identity.wgan") == "failed"
+        assert "failed: " in next(progress.table(plan, tmp_path / "s"))
+        assert "shapes.identity.wgan" not in processes.unfinished(tmp_path / "s", plan, False)
+    fid = {"title": "FID", "value": 3.0, "low": None, "high": None}
+    checkpoint.write_json(path, {"metrics": {"fid": fid}, "warnings": ["40 of 40 images are noise. Likely causes: x."]})
+    assert next(progress.table(plan, tmp_path / "s")).endswith("  FID 3   BUT 40 of 40 images are noise")
 
 
 def test_two_studies_in_one_folder(pretended: type[Pretended], tmp_path: Path) -> None:
@@ -416,7 +600,7 @@ def test_sigterm_lets_the_cells_save(
             if (event.name, event.state) == ("shapes.identity.wgan", "begun"):
                 os.kill(os.getpid(), signal.SIGTERM)
     assert stopped.value.exit_code == 143 and told == ["shapes.identity.wgan"]
-    assert study.result(folder, "shapes.identity.wgan") is None
+    assert progress.result(folder, "shapes.identity.wgan") is None
 
     def ended_too(self: Pretended) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -425,7 +609,7 @@ def test_sigterm_lets_the_cells_save(
     monkeypatch.setattr(Pretended, "poll", ended_too)  # where the signal went to the cell as well
     with pytest.raises(Interrupted):
         list(processes.carry_out(folder, plan, ["cpu"]))
-    assert study.result(folder, "shapes.identity.wgan") is None
+    assert progress.result(folder, "shapes.identity.wgan") is None
 
 
 def test_a_share_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,7 +656,7 @@ def test_killed_in_the_middle_of_a_cell_and_taken_up_again(
     options = {"datasets": ["folder"], "data_dir": str(photos), "models": ["dcgan"], "steps": 24, "features": str(clf)}
     monkeypatch.setitem(TIMES, "seconds_per_step", {"dcgan": 1})
     plan = planned(folder, **options)
-    cells.prepare(plan, folder, "folder.identity", torch.device("cpu"))
+    references.prepare(plan, folder, "folder.identity", torch.device("cpu"))
     run = folder / "cells" / "folder.identity.dcgan" / "run"
     with subprocess.Popen([sys.executable, "-c", WATCHED, str(folder)]) as killed:
         until = time.monotonic() + 120
@@ -506,16 +690,32 @@ NEW = ("--datasets", "shapes", "--models", "wgan,ddpm", "--num", "20", "--image-
 @pytest.fixture()
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "timed", lambda settings, device, share: TIMES)
+    monkeypatch.setattr(features, "find_weights", lambda: None)
     monkeypatch.setattr(processes, "start", Inside)
 
 
 def test_dry_run_tells_the_hours_and_leaves_nothing(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare(*NEW, "--minutes", "90", "--corruptions", "all", "--dry-run") == 0
     said, warned = capsys.readouterr()
-    assert not Path("s").exists() and "20 samples for Inception's 2,048 features" in warned
+    assert not Path("s").exists() and "20 samples for the 2,048 features" in warned
     assert "1 data set x 16 corruptions x 2 models: 32 cells, 16x16" in said
     assert "10,800 steps of 0.5 s: 1 h 30 min for each cell" in said
     assert "shapes.zigzag.ddpm" in said and "1 h 30 min  new" in said
+
+
+def test_a_study_of_another_machine_can_be_looked_at(
+    small: None, quick: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun on a GPU, and there is none here: the plan is told, and going on is refused in a line."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    plan = study.complete(study.settings_of(Path("s"), asked(device="cuda"), "cpu"), TIMES)
+    study.create(Path("s"), plan)
+    assert plan["device"] == "cuda"
+    assert cli.run(["compare", "--out", "s", "--dry-run"]) == 0
+    assert "on cuda" in capsys.readouterr().out
+    assert cli.run(["compare", "--out", "s"]) == 1
+    assert "Error: this study was begun on cuda, which is not here. Go on where it is.\n" in capsys.readouterr().err
 
 
 def test_the_command_ends_with_what_was_found_and_what_was_not(

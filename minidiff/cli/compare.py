@@ -10,7 +10,7 @@ from minidiff.cli.types import Device, Name, Names, Number, Place, say, warn
 from minidiff.corruptions import CORRUPTIONS
 from minidiff.data import DATASETS
 from minidiff.errors import UserError, one_line
-from minidiff.experiments import processes
+from minidiff.experiments import processes, progress
 from minidiff.experiments import study as studies
 from minidiff.experiments.models import MODELS
 from minidiff.journal import Interrupted
@@ -34,6 +34,20 @@ class ModelSteps(Name):
         return "N|MODEL=N,..."
 
 
+def places_of_data(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> str | dict[str, str] | None:
+    """--data-dir PATH, for all data sets; or NAME=PATH for one of them, as often as there are such."""
+    named = {}
+    for word in given:
+        name, equals, path = word.partition("=")
+        if equals and path and name in DATASETS:
+            named[name] = path
+        elif len(given) > 1:
+            raise click.BadParameter(f"'{word}': given more than once, it is NAME=PATH each time.", ctx, param)
+        else:
+            return word
+    return named or None
+
+
 def default(name: str) -> str:
     return f"Default: {studies.worded(studies.SETTINGS[name])}."
 
@@ -49,7 +63,13 @@ def default(name: str) -> str:
 @click.option("--models", type=Names("model", MODELS), help=f"Any of {', '.join(MODELS)}.")
 @click.option("--severity", type=click.IntRange(1, 5), help=f"Of the corruptions. {default('severity')}")
 @click.option("--image-size", type=click.IntRange(8, 1024), help=f"Pixels a side. {default('image_size')}")
-@click.option("--data-dir", type=Place(), help="Where the data sets lie, or go when they are downloaded.")
+@click.option(
+    "--data-dir",
+    multiple=True,
+    metavar="PATH|NAME=PATH",
+    callback=places_of_data,
+    help="Where the data sets lie, or go when they are downloaded; or where one of them does, as in folder=PHOTOS.",
+)
 @click.option(
     "--steps", type=ModelSteps("model", MODELS), help="Of every training, or of each model's. Default: the presets'."
 )
@@ -70,7 +90,7 @@ def default(name: str) -> str:
     + default("features"),
 )
 @click.option("--seed", type=click.IntRange(min=0), help=f"Of all trainings and samples. {default('seed')}")
-@click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--device", type=Device(), help="auto, cpu, cuda, cuda:1, mps. Default: the study's; of a new one auto.")
 @click.option(
     "--parallel",
     type=click.IntRange(min=1),
@@ -81,7 +101,7 @@ def default(name: str) -> str:
 @click.option("--retry", is_flag=True, help="Try the cells that failed again.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and how long it takes, and stop.")
 def compare(
-    out: str, device: str, parallel: int, retry: bool, dry_run: bool, corruptions: list[str] | None, **asked: Any
+    out: str, device: str | None, parallel: int, retry: bool, dry_run: bool, corruptions: list[str] | None, **asked: Any
 ) -> None:
     """Train every model on every data set, clean and corrupted, and measure what each of them draws.
 
@@ -96,23 +116,27 @@ def compare(
     """
     if corruptions and "all" in corruptions:
         corruptions = list(CORRUPTIONS)
-    folder, kind = Path(out), device.split(":")[0]
-    study = studies.settings_of(folder, {**asked, "corruptions": corruptions}, kind)
-    devices = places(device, parallel)
+    folder, kind = Path(out), device.split(":")[0] if device else None
+    asked |= {"corruptions": corruptions, "device": kind}
+    study = studies.settings_of(folder, asked, usual_device())
     if "cells" not in study:
+        for line in studies.foresee(study):
+            warn(line)
         say("timing    a few steps of every model")
-        study = studies.complete(study, processes.timed(study, devices[0], parallel))
+        timed = processes.timed(study, places(device or study["device"], parallel)[0], parallel)
+        study = studies.complete(study, timed)
         if not dry_run:
             studies.create(folder, study)
     todo = processes.unfinished(folder, study, retry)
-    for line in studies.describe(study, folder, todo):
+    for line in progress.describe(study, folder, todo):
         say(line)
-    for line in studies.doubts(study):
+    for line in study.get("doubts", []):
         warn(line)
     if dry_run:
-        for line in studies.timetable(study, folder):
+        for line in progress.timetable(study, folder):
             say(line)
         return
+    devices = places(device or study["device"], parallel)
     say(f"folder    {folder} (if stopped, go on with: minidiff compare --out {folder})")
     ended = len(study["cells"]) - len(todo)
     try:
@@ -123,17 +147,26 @@ def compare(
                 report(folder)
     except Interrupted as stop:
         raise Interrupted(f"{stop} Go on with: minidiff compare --out {folder}", stop.exit_code) from None
-    for line in studies.table(study, folder):
+    for line in progress.table(study, folder):
         say(line)
-    failed = [cell for cell in study["cells"] if studies.state(folder, cell) == "failed"]
-    if failed:
+    if failed := processes.unfinished(folder, study, retry=True):
         raise UserError(f"{len(failed)} of {len(study['cells'])} cells failed. Mend what they say, then --retry.")
+
+
+def usual_device() -> str:
+    """Of a new study: a GPU, if there is one."""
+    found: str = Device().convert("auto", None, None)
+    return found
 
 
 def places(device: str, parallel: int) -> list[str]:
     """The device of each process that may run at once: the GPUs in turn, if none is named."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("minidiff compare starts its own processes. Run it without torchrun, with --parallel.")
+    try:
+        Device().convert(device, None, None)
+    except click.BadParameter:
+        raise UserError(f"this study was begun on {device}, which is not here. Go on where it is.") from None
     if device != "cuda":
         return [device] * parallel
     import torch

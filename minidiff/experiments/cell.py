@@ -11,74 +11,43 @@ when it ends, and a crash takes that cell alone.
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from minidiff import checkpoint, cpu, distributed, features, measure, pipeline
-from minidiff.data import ImageData, splits_of
+from minidiff import checkpoint, cpu, distributed, pipeline
+from minidiff.data import ImageData
 from minidiff.diversity import TOO_ALIKE, diversity
 from minidiff.errors import UserError, one_line
+from minidiff.experiments import progress
 from minidiff.experiments import study as studies
-from minidiff.experiments.distance import at_once, distances, extracted, images_bar, of_rows, spread
+from minidiff.experiments.distance import images_bar, spread
 from minidiff.experiments.models import MODELS, training
-from minidiff.experiments.study import FEATURES, GRID, REAL, RESULT, RUN, SAMPLES, STATISTICS
+from minidiff.experiments.reference import SHOWN, check_data, digest_of, measure_samples, prepare
+from minidiff.experiments.study import GRID, RESULT, RUN, SAMPLES
 from minidiff.experiments.timing import take_times
 from minidiff.gan_job import one_sided
 from minidiff.images import Pixels, faults, grid, problems, to_uint8, write_image
-from minidiff.job import Job, load_together, resume
-from minidiff.journal import Interrupted
-from minidiff.sources import Source, Stored, open_source, save_statistics
+from minidiff.job import Job, resume
+from minidiff.journal import Diverged, Interrupted
 
-SHOWN = 64  # images of a grid
 LOOKED_AT = 1000  # samples that are looked at for noise, one flat colour, saturation
 COMPARED = 256  # samples and real images whose variety is compared
-KID_ROWS = 10_000  # real images whose features are kept
 RAW, SAID = "samples.raw", "samples.json"  # of a cell: its samples before all are there; their seconds and warnings
-
-
-# --- the real images that the cells of a data set share -----------------------------------------------------------
-
-
-def load(study: dict[str, Any], name: str, split: str = "train") -> ImageData:
-    """The images of DATASET.CORRUPTION."""
-    asked = studies.data_options(study, name)
-    return load_together(asked.pop("dataset"), split=split, **asked)
-
-
-def prepare(study: dict[str, Any], folder: Path, name: str, device: torch.device) -> None:
-    """What the cells of DATASET.CORRUPTION are held against: a grid of real images, features of at most 10,000 of them,
-    the statistics of all; and how far as many images of the test split are away, where perfect samples would be.
-
-    The statistics are written last, and say that the rest is there.
-    """
-    place = studies.home(folder, name)
-    data, network = load(study, name), features.choose(study["features"], device=device)
-    write_image(place / REAL, grid(data.rgb(spread(len(data), SHOWN))))
-    everything = of_rows(name, data, np.arange(len(data)))
-    everything.fingerprint = data.fingerprint()
-    with images_bar("training images", len(data)) as bar:
-        whole = measure.measured(everything, network, batch_size=at_once(network, device), on_images=bar.update)
-    kept = extracted("features to keep", of_rows(name, data, spread(len(data), KID_ROWS)), network, device).features[:]
-    checkpoint.write_atomically(place / FEATURES, lambda file: np.save(file, kept))
-    if "test" in splits_of(name.split(".")[0], study["data_dir"]):
-        test = load(study, name, "test")
-        rows = spread(len(test), study["num"])  # the bias of FID depends on their number
-        unseen = extracted("test images", of_rows(name, test, rows), network, device)
-        found = {"metrics": distances(unseen, whole, kept, network), "num": len(rows)}
-        checkpoint.write_json(place / RESULT, studies.about(study, name) | found)
-    save_statistics(place / STATISTICS, measure.statistics_of(whole, network))
 
 
 # --- a cell: train, draw, measure -----------------------------------------------------------------------------------
@@ -86,13 +55,15 @@ def prepare(study: dict[str, Any], folder: Path, name: str, device: torch.device
 
 def run_cell(study: dict[str, Any], folder: Path, cell: str, device: torch.device) -> None:
     """All of a cell; what is there already is not done again."""
-    place = studies.home(folder, cell)
-    if not (place / SAMPLES).exists():
-        job = train(study, cell, place / RUN, device)
-        draw(study, place, job.data, device)
+    place, digest = studies.home(folder, cell), digest_of(folder, studies.data_of(cell))
+    said = drawn_before(place, study)
+    if said is None:
+        job = train(study, cell, place / RUN, device, digest)
+        said = draw(study, place, job.data, device)
+    run = pipeline.load(place / RUN)
+    check_data(cell, digest, run.config)
     began = time.perf_counter()
-    found = measure_samples(study, place, studies.home(folder, studies.data_of(cell)), device)
-    run, said = pipeline.load(place / RUN), json.loads((place / SAID).read_text())
+    found = measure_samples(study, folder, cell, device)
     of_each = {
         "train": training_seconds(place / RUN),
         "sample": said["seconds"],
@@ -112,17 +83,26 @@ def run_cell(study: dict[str, Any], folder: Path, cell: str, device: torch.devic
     )
 
 
-def train(study: dict[str, Any], cell: str, run: Path, device: torch.device) -> Job:
-    """The training of a cell, begun or taken up again, to its end. Raises Interrupted when it is stopped, and saved."""
+def train(study: dict[str, Any], cell: str, run: Path, device: torch.device, digest: str | None = None) -> Job:
+    """The training of a cell, begun or taken up again, to its end. digest: the fingerprint its images must have.
+
+    Raises Interrupted when it is stopped, and saved; UserError.
+    """
     if run.exists() and not (run / checkpoint.CONFIG).exists():
         shutil.rmtree(run)  # the process was killed while it made the folder
+    model = cell.split(".")[2]
     if run.exists():
-        job = resume(MODELS[cell.split(".")[2]].job, run, device, {})
+        job = resume(MODELS[model].job, run, device, {})
     else:
         job = training(study, cell, run, device)
         print(job.describe())
+    check_data(cell, digest, job.config)
     print(job.start(), flush=True)
-    job.run()
+    try:
+        job.run()
+    except Diverged as error:  # the same again would diverge again
+        by_hand = f"minidiff train {model} --resume {shlex.quote(str(run))} --lr {job.trainer.config.lr / 3:.2g}"
+        raise UserError(f"{error} In a study: `{by_hand}`, then compare with --retry.") from None
     return job
 
 
@@ -136,9 +116,25 @@ def training_seconds(run: Path) -> float:
     return total
 
 
-def draw(study: dict[str, Any], place: Path, data: ImageData, device: torch.device) -> None:
-    """The samples of a trained cell, checked, and a grid of the first. A file without a header takes them in as they
-    come, so a process that is stopped loses a batch: sample k of a seed is the same whoever draws it."""
+def drawn_before(place: Path, study: dict[str, Any]) -> dict[str, Any] | None:
+    """What `draw` left of a cell, if its samples are there and whole; None where they are to be drawn."""
+    size = study["image_size"]
+    try:
+        with open(place / SAMPLES, "rb") as file, np.load(file) as stored:
+            check_samples(place.name, stored["images"], study["num"], size)
+        said: dict[str, Any] = {name: json.loads((place / SAID).read_text())[name] for name in ("seconds", "warnings")}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error, UserError):
+        return None
+    (place / RAW).unlink(missing_ok=True)  # the process was killed before it could do so
+    return said
+
+
+def draw(study: dict[str, Any], place: Path, data: ImageData, device: torch.device) -> dict[str, Any]:
+    """The samples of a trained cell, checked, and a grid of the first; returns the seconds it took, and warnings.
+
+    A file without a header takes them in as they come, so a process that is stopped loses a batch: sample k of a seed
+    is the same whoever draws it.
+    """
     run, raw = pipeline.load(place / RUN, device=device), place / RAW
     _, height, width = run.shape
     num, batch = study["num"], 256 if device.type == "cuda" else 64
@@ -157,25 +153,30 @@ def draw(study: dict[str, Any], place: Path, data: ImageData, device: torch.devi
     drawn = np.memmap(raw, np.uint8, "r").reshape(-1, height, width, 3)
     warnings = suspicions(drawn, data.rgb(spread(len(data), COMPARED)))
     warnings += one_sided(checkpoint.read_metrics(place / RUN))
-    checkpoint.write_json(place / SAID, {"seconds": seconds, "warnings": warnings})
+    said = {"seconds": seconds, "warnings": warnings}
+    checkpoint.write_json(place / SAID, said)
     write_image(place / GRID, grid(drawn[:SHOWN]))
     store_samples(place / SAMPLES, drawn, num, study["image_size"])
     raw.unlink()
+    return said
 
 
 def store_samples(path: Path, images: NDArray[Any], num: int, size: int) -> None:
     """The samples of a cell, in the one form that all of a study have: uint8 [num,size,size,3], as `images` in a .npz.
+    Raises UserError."""
+    check_samples(path.parent.name, images, num, size)
+    checkpoint.write_atomically(path, lambda file: np.savez(file, images=images))
 
-    Raises UserError, by the name of the cell, for any other form: nothing is converted, for what is not what it should
-    be may be anything.
-    """
+
+def check_samples(cell: str, images: NDArray[Any], num: int, size: int) -> None:
+    """Raises UserError, by the name of the cell, for samples of any other form: nothing is converted, for what is not
+    what it should be may be anything."""
     form = f"uint8 {[num, size, size, 3]}"
     if images.dtype != np.uint8 or list(images.shape) != [num, size, size, 3]:
         found = f"{images.dtype} {list(images.shape)}"
         if images.dtype != np.uint8 and images.size:
             found += f" with values from {images.min():g} to {images.max():g}"
-        raise UserError(f"the samples of {path.parent.name} are {found}; this study holds {form}. Draw them so.")
-    checkpoint.write_atomically(path, lambda file: np.savez(file, images=images))
+        raise UserError(f"the samples of {cell} are {found}; this study holds {form}. Draw them so.")
 
 
 def suspicions(samples: Pixels, real: Pixels) -> list[str]:
@@ -186,17 +187,8 @@ def suspicions(samples: Pixels, real: Pixels) -> list[str]:
     found = [line for line in found if not any(f"images are {what}" in line for what in natural)]
     variety = diversity(np.array(samples[:COMPARED]), real)
     if variety < TOO_ALIKE:
-        found.append(f"the samples are {variety:.2f} as varied as the data: the model has collapsed to a few images.")
+        found.append(f"the samples are {variety:.2f} as varied as the data: few images again and again, or noise.")
     return found
-
-
-def measure_samples(study: dict[str, Any], place: Path, shared: Path, device: torch.device) -> dict[str, Any]:
-    """The distances of a cell's samples to the training images. shared: the folder of its data."""
-    network = features.choose(study["features"], device=device)
-    samples, reference = open_source(str(place / SAMPLES)), open_source(str(shared / STATISTICS))
-    assert isinstance(samples, Source) and isinstance(reference, Stored)
-    real = measure.from_stored(reference, network)
-    return distances(extracted("samples measured", samples, network, device), real, np.load(shared / FEATURES), network)
 
 
 # --- the process ------------------------------------------------------------------------------------------------------
@@ -220,7 +212,8 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:  # this cell's alone: the study goes on with the others
         if not isinstance(error, UserError):
             traceback.print_exc()
-        studies.fail(study, folder, name, reason(error))
+        if not progress.fail(study, folder, name, reason(error)):
+            print(f"{name}: {reason(error)}", file=sys.stderr)
         return 1
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from minidiff import ddpm_job, gan_job
-from minidiff.experiments import study as studies
 from minidiff.job import Job
 
 
@@ -28,10 +27,28 @@ MODELS: dict[str, Model] = {
 }
 
 
+def folder_of(study: Mapping[str, Any], dataset: str) -> str | None:
+    """Where the files of a data set lie: its own of --data-dir, or what that is for all; None for the cache."""
+    where = study["data_dir"]
+    found: str | None = where.get(dataset) if isinstance(where, dict) else where
+    return found
+
+
+def data_options(study: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What to ask a training, or `load_data`, for, to have the images of a cell, or of DATASET.CORRUPTION."""
+    dataset, corruption = name.split(".")[:2]
+    asked = {"dataset": dataset, "image_size": study["image_size"]}
+    if where := folder_of(study, dataset):
+        asked["data_dir"] = where
+    if corruption != "identity":
+        asked |= {"corruption": corruption, "severity": study["severity"]}
+    return asked
+
+
 def training(study: Mapping[str, Any], cell: str, out: Path, device: torch.device) -> Job:
     """The training of a cell, planned: the preset for this device, with the study's data, steps and seed."""
     name = cell.split(".")[2]
-    options = studies.data_options(study, cell) | {"seed": study["seed"], "out": out}
+    options = data_options(study, cell) | {"seed": study["seed"], "out": out}
     if name in (study["steps"] or {}):
         options["steps"] = study["steps"][name]
     return MODELS[name].plan(device, options)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from minidiff import checkpoint
 from minidiff.errors import UserError
+from minidiff.experiments import progress
 from minidiff.experiments import study as studies
 from minidiff.journal import Interrupted, stop_signals
 
@@ -96,7 +97,7 @@ def carry_out(folder: Path, study: Mapping[str, Any], devices: Sequence[str], re
     with checkpoint.locked(folder), stop_signals() as stopped:
         waiting = unfinished(folder, study, retry)
         for cell in waiting:
-            (studies.home(folder, cell) / studies.RESULT).unlink(missing_ok=True)  # of an attempt that failed
+            (folder / studies.CELLS / cell / studies.RESULT).unlink(missing_ok=True)  # of an attempt that failed
         try:
             while (waiting or running) and not stopped:
                 free = list(devices)
@@ -110,30 +111,35 @@ def carry_out(folder: Path, study: Mapping[str, Any], devices: Sequence[str], re
                 for name in [name for name, (process, _) in running.items() if process.poll() is not None]:
                     process, _ = running.pop(name)
                     end(process)
-                    if not stopped:
-                        yield conclude(folder, study, name, process.returncode)
-                    waiting = [cell for cell in waiting if studies.state(folder, cell) not in ("done", "failed")]
+                    if stopped:
+                        continue
+                    event = conclude(folder, study, name, process.returncode)
+                    over = studies.cells_of(study, name) if event.state == "failed" or name in waiting else []
+                    waiting = [cell for cell in waiting if cell not in over]
+                    yield event
                 time.sleep(POLL)
             if stopped:
-                stop(process for process, _ in running.values())
                 number = signal.Signals(stopped[0])
                 raise Interrupted(f"Stopped by {number.name}; what was done is kept.", 128 + number)
         finally:
-            for process, _ in running.values():
-                end(process)
+            try:
+                stop(process for process, _ in running.values())  # they save, whatever it is that ends the study
+            finally:
+                for process, _ in running.values():
+                    end(process)
 
 
 def unfinished(folder: Path, study: Mapping[str, Any], retry: bool) -> list[str]:
     """The cells that are to be done, in order."""
     over = ("done",) if retry else ("done", "failed")
-    return [cell for cell in study["cells"] if studies.state(folder, cell) not in over]
+    return [cell for cell in study["cells"] if progress.state(folder, cell) not in over]
 
 
 def next_of(folder: Path, waiting: Sequence[str], running: Collection[str]) -> str | None:
     """The next thing to do: the first cell whose data are prepared, or data that are not. None: it is all under way."""
     for cell in waiting:
         data = studies.data_of(cell)
-        name = cell if studies.prepared(folder, data) and data not in running else data
+        name = cell if progress.prepared(folder, data) and data not in running else data
         if name not in running:
             return name
     return None
@@ -143,26 +149,31 @@ def begin(folder: Path, name: str, device: str, share: int) -> "subprocess.Popen
     """The process of a cell, or of data. Where it is the only one it speaks for itself, else into its log."""
     if share == 1:
         return start([str(folder), name], device)
-    with open(studies.home(folder, name) / LOG, "ab") as log:
+    try:
+        log = open(studies.home(folder, name) / LOG, "ab")  # noqa: SIM115
+    except OSError:  # a full disk is for the cell to find out, and to fail by
+        return start([str(folder), name], device, share)
+    with log:
         return start([str(folder), name], device, share, stdout=log, stderr=log)
 
 
 def conclude(folder: Path, study: Mapping[str, Any], name: str, code: int) -> Event:
-    """What became of a process that has ended; written down, where it could not do that itself."""
+    """What became of a process that has ended; written down, where it could not do that itself and there is room."""
+    said = f"{ending(code)}. Try it again with --retry."
     if name not in study["cells"]:
-        if studies.prepared(folder, name):
+        if progress.prepared(folder, name):
             return Event(name, "done")
-        without = [cell for cell in studies.cells_of(study, name) if studies.state(folder, cell) != "done"]
-        if any(studies.result(folder, cell) is None for cell in without):
-            studies.fail(study, folder, name, f"{ending(code)}. Try it again with --retry.")
-        told = (studies.result(folder, without[0]) or {})["error"].removeprefix("its data: ")
-        return Event(name, "failed", f"{told} {len(without)} cells need it.")
-    if studies.result(folder, name) is None:
-        studies.fail(study, folder, name, f"{ending(code)}. Try it again with --retry.")
-    found = studies.result(folder, name) or {}
+        without = [cell for cell in studies.cells_of(study, name) if progress.state(folder, cell) != "done"]
+        if any(progress.result(folder, cell) is None for cell in without):
+            progress.fail(study, folder, name, said)
+        told = (progress.result(folder, without[0]) or {}).get("error", said).removeprefix("its data: ")
+        return Event(name, "failed", f"{told} {len(without)} cell{'s need' if len(without) > 1 else ' needs'} it.")
+    if progress.result(folder, name) is None:
+        progress.fail(study, folder, name, said)
+    found = progress.result(folder, name) or {"error": said}
     if "error" in found:
         return Event(name, "failed", found["error"])
-    return Event(name, "done", studies.distances_in_words(found))
+    return Event(name, "done", progress.distances_in_words(found))
 
 
 def stop(processes: Iterable["subprocess.Popen[bytes]"]) -> None:

@@ -1,7 +1,8 @@
 """The plan of a study: which generator holds up on which data, clean and corrupted, all of them measured the same way.
 
 A study is a grid: data sets x corruptions x models. Each of its cells is a model to train, samples to draw, a distance
-to measure (`cell`), in a process of its own (`processes`). All that was decided stands in study.json:
+to measure (`cell`), in a process of its own (`processes`); how far all of them are, says `progress`. Rests on models.
+All that was decided stands in study.json:
 
     study.json                          the settings, the steps of every model, the names of the cells
     data/fashion-mnist.identity/        what the models of these images share: statistics, features, a grid
@@ -12,13 +13,16 @@ to measure (`cell`), in a process of its own (`processes`). All that was decided
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minidiff import __version__, checkpoint
+from minidiff import __version__, checkpoint, features
+from minidiff.corruptions import CORRUPTIONS
 from minidiff.data import DATASETS
 from minidiff.errors import UserError
+from minidiff.experiments.models import MODELS, folder_of
+from minidiff.gan import GANS, levels
 
 STUDY, CELLS, DATA = "study.json", "cells", "data"
 RUN, SAMPLES, GRID, RESULT = "run", "samples.npz", "grid.png", "result.json"  # of a cell
@@ -49,26 +53,29 @@ SETTINGS: dict[str, Any] = {
 def settings_of(folder: Path, asked: Mapping[str, Any], device: str) -> dict[str, Any]:
     """The study of a folder as its study.json says; where there is none yet, that of the options, still to be timed.
 
-    asked: any of SETTINGS, as given by the user; what is not given is as it was. device: cpu, cuda or mps, on which
-    the presets depend. Raises UserError where something else is asked than the study is, or something is missing.
+    asked: any of SETTINGS and `device`, as given by the user; what is not given is as it was. device: cpu, cuda or mps,
+    on which the presets depend, of a new study. Raises UserError where something else is asked than the study is, or
+    something is missing.
     """
     asked = {name: value for name, value in asked.items() if value is not None}
-    for name in {"features", "data_dir"} & asked.keys():
-        if asked[name] != "inception":
-            asked[name] = os.path.abspath(os.path.expanduser(asked[name]))
-    for name in {"datasets", "corruptions", "models"} & asked.keys():
+    if asked.get("features", "inception") != "inception":
+        asked["features"] = absolute(asked["features"])
+    if (where := asked.get("data_dir")) is not None:
+        asked["data_dir"] = {k: absolute(v) for k, v in where.items()} if isinstance(where, dict) else absolute(where)
+    for name in NAMES & asked.keys():
         asked[name] = list(dict.fromkeys(asked[name]))  # each once
     if (folder / STUDY).exists():
         known = read(folder)
-        for name, value in {**asked, "device": device}.items():
-            was = known[name]
-            if name == "steps":
-                value = spelled_out(value, known["models"])
-                was = {model: was[model] for model in value}
-            if value != was:
+        for name, value in asked.items():
+            if not same(name, value, known):
                 option = name.replace("_", "-")
+                had = known[name]
+                if name == "steps":
+                    value = spelled_out(value, known["models"])
+                    had = {model: had[model] for model in value}
+                was = f"without --{option}, not with" if had is None else f"with --{option} {worded(had)}, not"
                 raise UserError(
-                    f"{folder} is a study with --{option} {worded(was)}, not {worded(value)}. "
+                    f"{folder} is a study {was} {worded(value)}. "
                     f"Leave out --{option} to go on with it, or give another --out."
                 )
         return known
@@ -80,8 +87,30 @@ def settings_of(folder: Path, asked: Mapping[str, Any], device: str) -> dict[str
         raise UserError("--minutes and --steps both say how long to train. Leave one of them out.")
     if "steps" in asked:
         asked["steps"] = spelled_out(asked["steps"], asked["models"])
+    where, sets = asked.get("data_dir"), asked["datasets"]
+    if isinstance(where, str) and "folder" in sets and len(sets) > 1:
+        raise UserError(f"--data-dir is for {' and '.join(sets)} alike. Write --data-dir folder={where} for yours.")
+    if isinstance(where, dict) and (odd := [name for name in where if name not in sets]):
+        raise UserError(f"--data-dir names {odd[0]}, and the data sets are {', '.join(sets)}. Leave it out.")
+    device = asked.get("device", device)
     usual = SETTINGS | {"num": NUM_CPU if device == "cpu" else NUM}
-    return {"minidiff": __version__} | usual | asked | {"device": device}
+    return {"minidiff": __version__} | usual | {"device": device} | asked
+
+
+NAMES = {"datasets", "corruptions", "models"}
+
+
+def absolute(place: str) -> str:
+    return os.path.abspath(os.path.expanduser(place))
+
+
+def same(name: str, value: Any, known: Mapping[str, Any]) -> bool:
+    """Whether a setting that is asked for is the one that the study has: in whatever order the names of a grid come."""
+    if name in NAMES:
+        return set(value) == set(known[name])
+    if name == "steps":
+        return all(known["steps"][model] == steps for model, steps in spelled_out(value, known["models"]).items())
+    return bool(value == known[name])
 
 
 def spelled_out(steps: int | Mapping[str, int], models: Sequence[str]) -> dict[str, int]:
@@ -108,8 +137,47 @@ def complete(settings: dict[str, Any], timed: Mapping[str, Any]) -> dict[str, An
         if settings["minutes"] is not None:
             given = max(1, math.floor(60 * settings["minutes"] / timed["seconds_per_step"][model]))
         steps[model] = given or timed["steps"][model]
-    cells = [f"{data}.{model}" for data in data_names(settings) for model in settings["models"]]
-    return {**settings, **timed, "steps": steps, "cells": cells}
+    study = {**settings, **timed, "steps": steps, "cells": cells_in(settings)}
+    return study | {"doubts": doubts(study)}
+
+
+def doubts(study: Mapping[str, Any]) -> list[str]:
+    """What could mislead in all cells of a study, a line each."""
+    dims, name = study["network"]["dims"], "FID" if study["features"] == "inception" else "FD(classifier)"
+    if study["num"] > dims:
+        return []
+    return [
+        f"{study['num']:,} samples for the {dims:,} features of the network: the covariance is singular, and {name} "
+        f"says more about that number than about the images. {name.replace('F', 'K', 1)} is sound; or take --num 10000."
+    ]
+
+
+def foresee(settings: Mapping[str, Any]) -> list[str]:
+    """What a new study will want and does not have, as far as it can be known before anything is timed or trained: a
+    line for each data set that must be downloaded. Raises UserError for what cannot be had at all."""
+    found = []
+    for dataset in settings["datasets"]:
+        source, where = DATASETS[dataset], folder_of(settings, dataset)
+        if source.present(Path(where) if where else None):
+            continue
+        if "--data-dir" in source.origin:
+            raise UserError(
+                f"the data set '{dataset}' is not in {where}. Give another --data-dir {dataset}=PATH."
+                if where
+                else f"the data set '{dataset}' needs --data-dir {dataset}=PATH, the folder where it lies."
+            )
+        found.append(f"{dataset} is not on this machine: {source.origin}.")
+    if any(model in GANS for model in settings["models"]):
+        levels(settings["image_size"])
+    if settings["features"] == "inception":
+        try:
+            features.find_weights()
+        except UserError as error:  # `minidiff fid` has an option that is not here
+            mend = "or give a classifier: --features RUN"
+            raise UserError(str(error).replace("or pass --weights PATH", mend)) from None
+    else:
+        features.choose(settings["features"])
+    return found
 
 
 def create(folder: Path, study: dict[str, Any]) -> None:
@@ -127,11 +195,42 @@ def read(folder: Path) -> dict[str, Any]:
         study = json.loads((folder / STUDY).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / STUDY} cannot be read ({error}). Give the folder of a study.") from None
-    needed = [*SETTINGS, "device", "cells", "seconds_per_step", "seconds_per_sample", "seconds_per_image", "images"]
-    lacks = [name for name in needed if name not in study] if isinstance(study, dict) else ["everything"]
-    if lacks:
-        raise UserError(f"{folder / STUDY} lacks what a study has ({lacks[0]}). Begin it anew in another --out.")
-    return study
+    try:
+        check(study)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged ({error})"
+        raise UserError(f"{folder / STUDY} {what}. Mend it, or begin the study anew in another --out.") from None
+    return dict(study)
+
+
+def check(study: Any) -> None:
+    """Raises one of several errors unless this is all that a study.json holds, and can be worked with."""
+    if not isinstance(study, dict):
+        raise ValueError("it holds no object")
+    for name, table in (("datasets", [*DATASETS]), ("corruptions", [*CORRUPTIONS]), ("models", [*MODELS])):
+        if not isinstance(study[name], list) or not study[name] or any(entry not in table for entry in study[name]):
+            raise ValueError(f"{name} cannot be {study[name]}")
+    for name, low, high in WHOLE:
+        if type(study[name]) is not int or not low <= study[name] <= high:
+            raise ValueError(f"{name} cannot be {study[name]}")
+    for name in ("steps", "seconds_per_step", "seconds_per_sample"):
+        if not all(study[name][model] > 0 for model in study["models"]):
+            raise ValueError(f"{name} cannot be {study[name]}")
+    if not study["seconds_per_image"] > 0:
+        raise ValueError(f"seconds_per_image cannot be {study['seconds_per_image']}")
+    if study["cells"] != cells_in(study):
+        raise ValueError("cells are not those of its data sets, corruptions and models")
+    where = study["data_dir"]
+    texts = [study["features"], study["device"], *(where.values() if isinstance(where, dict) else [where or ""])]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("features, device and data_dir are texts")
+    if not isinstance(study["minutes"], (int, float, type(None))):
+        raise ValueError(f"minutes cannot be {study['minutes']}")
+
+
+WHOLE = (
+    ("severity", 1, 5), ("image_size", 8, 1024), ("num", 2, 10**9), ("seed", 0, 2**63), ("images", 1, 10**12)
+)  # fmt: skip
 
 
 # --- what it is made of ---------------------------------------------------------------------------------------------
@@ -140,6 +239,11 @@ def read(folder: Path) -> dict[str, Any]:
 def data_names(settings: Mapping[str, Any]) -> list[str]:
     """DATASET.CORRUPTION for each of both."""
     return [f"{dataset}.{corruption}" for dataset in settings["datasets"] for corruption in settings["corruptions"]]
+
+
+def cells_in(settings: Mapping[str, Any]) -> list[str]:
+    """DATASET.CORRUPTION.MODEL for each of the three."""
+    return [f"{data}.{model}" for data in data_names(settings) for model in settings["models"]]
 
 
 def data_of(cell: str) -> str:
@@ -159,147 +263,7 @@ def home(folder: Path, name: str) -> Path:
     return place
 
 
-def data_options(study: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What to ask a training, or `load_data`, for, to have the images of a cell or of data."""
-    dataset, corruption = name.split(".")[:2]
-    asked = {"dataset": dataset, "image_size": study["image_size"]}
-    if study["data_dir"]:
-        asked["data_dir"] = study["data_dir"]
-    if corruption != "identity":
-        asked |= {"corruption": corruption, "severity": study["severity"]}
-    return asked
-
-
 def about(study: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What every result.json begins with."""
     parts = dict(zip(("dataset", "corruption", "model"), name.split("."), strict=False))
     return {"cell": name, **parts, "severity": study["severity"]}
-
-
-# --- how far it is --------------------------------------------------------------------------------------------------
-
-
-def result(folder: Path, cell: str) -> dict[str, Any] | None:
-    """What result.json says of a cell; None while there is none."""
-    try:
-        found = json.loads((folder / CELLS / cell / RESULT).read_text())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def state(folder: Path, cell: str) -> str:
-    """done, failed, begun or new."""
-    found = result(folder, cell)
-    if found is not None:
-        return "failed" if "error" in found else "done"
-    return "begun" if (folder / CELLS / cell / RUN / checkpoint.CONFIG).exists() else "new"
-
-
-def prepared(folder: Path, name: str) -> bool:
-    """Whether what the cells of DATASET.CORRUPTION share is there."""
-    return (folder / DATA / name / STATISTICS).exists()
-
-
-def fail(study: Mapping[str, Any], folder: Path, name: str, error: str) -> None:
-    """Write down why a cell failed, or why all those did that need the data of this name."""
-    said = error if name in study["cells"] else f"its data: {error}"
-    for cell in cells_of(study, name):
-        if state(folder, cell) == "done":
-            continue
-        checkpoint.write_json(home(folder, cell) / RESULT, about(study, cell) | {"error": said})
-
-
-# --- how long it takes ----------------------------------------------------------------------------------------------
-
-PREVIEWS = 4 * 36  # samples that a training draws to look at
-
-
-def seconds(study: Mapping[str, Any], name: str) -> float:
-    """How long a cell should take, or the data of this name."""
-    if name in study["cells"]:
-        model = name.split(".")[2]
-        trained = study["steps"][model] * study["seconds_per_step"][model]
-        drawn = (study["num"] + PREVIEWS) * study["seconds_per_sample"][model]
-        return trained + drawn + study["num"] * study["seconds_per_image"]
-    dataset = name.split(".")[0]
-    count = DATASETS[dataset].splits["train"] or study["images"]
-    return (count + min(count, 10_000) + study["num"]) * study["seconds_per_image"]
-
-
-def remaining(study: Mapping[str, Any], folder: Path, cells: Sequence[str]) -> float:
-    """Seconds for these cells and the data they lack, one after the other, from the beginning of each."""
-    lacking = dict.fromkeys(data_of(cell) for cell in cells if not prepared(folder, data_of(cell)))
-    return sum(seconds(study, name) for name in [*lacking, *cells])
-
-
-def in_words(seconds: float) -> str:
-    """A time, as precisely as such an estimate is worth."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def describe(study: Mapping[str, Any], folder: Path, todo: Sequence[str]) -> list[str]:
-    """A few lines about a study, and how long what is still to do takes at most."""
-    counts = [len(study[name]) for name in ("datasets", "corruptions", "models")]
-    grid = " x ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in zip(counts, GRID_OF, strict=True))
-    size, done = study["image_size"], len(study["cells"]) - len(todo)
-    lines = [
-        f"study     {grid}: {len(study['cells'])} cell{'s' * (len(study['cells']) > 1)}, {size}x{size} pixels, "
-        f"severity {study['severity']}, seed {study['seed']}, on {study['device']}",
-        f"measured  {study['num']:,} samples of each against all training images, in {study['features']}",
-    ]
-    for model, steps in study["steps"].items():
-        a_step = study["seconds_per_step"][model]
-        lines.append(f"{model:9} {steps:,} steps of {a_step:.3g} s: {in_words(steps * a_step)} for each cell")
-    if not todo:
-        return [*lines, "time      nothing is left to do"]
-    still = f"the {len(todo)} that are left" if done else "all of them"
-    return [*lines, f"time      about {in_words(remaining(study, folder, todo))} for {still}, one at a time"]
-
-
-def doubts(study: Mapping[str, Any]) -> list[str]:
-    """What could mislead in all cells of a study, a line each."""
-    if study["features"] != "inception" or study["num"] > INCEPTION:
-        return []
-    return [
-        f"{study['num']:,} samples for Inception's {INCEPTION:,} features: the covariance is singular, and FID says "
-        "more about that number than about the images. KID is sound; or take --num 10000, or other --features."
-    ]
-
-
-INCEPTION = 2048
-GRID_OF = ("data set", "corruption", "model")
-
-
-def timetable(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """A line for each thing that a study does: how long it should take, from its beginning; and how far it is."""
-    width = max(len(cell) for cell in study["cells"])
-    for data in data_names(study):
-        there = "done" if prepared(folder, data) else "new"
-        yield f"{data:{width}}  {in_words(seconds(study, data)):>10}  {there} (real images, which its cells share)"
-        for cell in cells_of(study, data):
-            yield f"{cell:{width}}  {in_words(seconds(study, cell)):>10}  {state(folder, cell)}"
-
-
-def table(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """A line for each cell: what was measured, or what became of it."""
-    width = max(len(cell) for cell in study["cells"])
-    for cell in study["cells"]:
-        found = result(folder, cell)
-        if found is None:
-            yield f"{cell:{width}}  {'trained in part' if state(folder, cell) == 'begun' else 'not done'}"
-        elif "error" in found:
-            yield f"{cell:{width}}  failed: {found['error']}"
-        else:
-            yield f"{cell:{width}}  {distances_in_words(found)}"
-
-
-def distances_in_words(found: Mapping[str, Any]) -> str:
-    """The distances of a result, with their intervals."""
-    return "   ".join(
-        f"{one['title']} {one['value']:.4g} ({one['low']:.4g} to {one['high']:.4g})"
-        for one in found["metrics"].values()
-    )

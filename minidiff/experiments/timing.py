@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from minidiff import checkpoint, features, pipeline
+from minidiff import checkpoint, features, measure, pipeline
 from minidiff.experiments import study as studies
 from minidiff.experiments.models import MODELS, training
 
@@ -26,7 +26,8 @@ def take_times(settings: Mapping[str, Any], device: torch.device) -> dict[str, A
     """What `study.complete` needs to know, found out with the first data of a study.
 
     steps: of each model, its preset's, or as asked. seconds_per_step, seconds_per_sample: of each model.
-    seconds_per_image: of the feature network. images: in the training split. Raises UserError where a model does not
+    seconds_per_image: of the feature network. images: in the training split. network: by which features are known to be
+    of the same one. Raises UserError where a model does not
     go with the settings, or the data or the feature network are not to be had.
     """
     name = studies.data_names(settings)[0]
@@ -46,7 +47,8 @@ def take_times(settings: Mapping[str, Any], device: torch.device) -> dict[str, A
             found["seconds_per_sample"][model] = typical(drawn) / AT_ONCE
     shape = (AT_ONCE, settings["image_size"], settings["image_size"], 3)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    return found | {"seconds_per_image": typical(network.compute(images) for _ in range(MOST)) / AT_ONCE}
+    found["seconds_per_image"] = typical(network.compute(images) for _ in range(MOST)) / AT_ONCE
+    return found | {"network": measure.identity(network)}
 
 
 def typical(work: Iterable[Any]) -> float:
