@@ -72,15 +72,10 @@ class GanJob(Job):
 
     def preview(self, step: int) -> list[str]:
         """A grid, always from the same noise."""
+        assert self.folder is not None
         images = self.draw(PREVIEW_IMAGES)
         write_image(self.picture(step), grid(images))
-        return [f"samples at step {step}: {problem}" for problem in problems(images)] + self.warnings(step)
-
-    def warnings(self, step: int) -> list[str]:
-        """What the metrics say of a game that goes wrong."""
-        assert self.folder is not None
-        records = checkpoint.read_metrics(self.folder, upto=step)
-        return collapse(records) + one_sided(records)
+        return suspicions(self.config, checkpoint.read_metrics(self.folder, upto=step), step, images)
 
     def conclusion(self) -> str:
         return (
@@ -140,19 +135,37 @@ def plan(kind: str, device: torch.device, options: dict[str, Any]) -> GanJob:
 # --- what goes wrong ----------------------------------------------------------------------------------------------
 
 
-def collapse(records: list[dict[str, Any]]) -> list[str]:
-    """A warning where the latest samples that were measured are too alike."""
+def suspicions(config: dict[str, Any], records: list[dict[str, Any]], step: int, images: np.ndarray) -> list[str]:
+    """What looks wrong after a step: with samples of it, uint8 [n,H,W,3], or with the game, by the metrics up to it.
+    Nothing is said of a training that is only young."""
+    if is_young(config, step):
+        return []
+    looked = [f"samples at step {step}: {problem}" for problem in problems(images)]
+    return looked + collapse(records, config["kind"]) + one_sided(records)
+
+
+def is_young(config: dict[str, Any], step: int) -> bool:
+    """Whether a run goes on after this step, and has not come to a tenth of its preset's: grey noise, all alike, and a
+    discriminator that tells it from images are how every GAN begins."""
+    preset = GAN_PRESETS[config["kind"]].get(config["preset"])
+    return step < config["training"]["steps"] and preset is not None and step < preset.training["steps"] / 10
+
+
+def collapse(records: list[dict[str, Any]], kind: str) -> list[str]:
+    """A warning where the latest samples that were measured are too alike. kind: one of GANS."""
     latest = next((record for record in reversed(records) if "diversity" in record), None)
     if latest is None or latest["diversity"] >= TOO_ALIKE:
         return []
     return [
         f"the samples at step {latest['step']} are too alike: their diversity is {latest['diversity']:.2f} beside 1 of "
-        "the data. If it does not rise, the generator has collapsed: start again with another --seed, or wgan-gp."
+        "the data. If it does not rise, the generator has collapsed: start again with another --seed"
+        + ("." if kind == "wgan-gp" else ", or wgan-gp.")
     ]
 
 
 def one_sided(records: list[dict[str, Any]]) -> list[str]:
-    """A warning where a discriminator has told nearly all images for the latest fifth of what was logged."""
+    """A warning where a discriminator has told nearly all images for the latest fifth of what was logged; of a dcgan,
+    for a critic's scores have no accuracy."""
     told = [min(r["accuracy_real"], r["accuracy_fake"]) for r in records if "accuracy_fake" in r]
     latest = told[-max(5, len(told) // 5) :]
     if len(latest) < 5 or np.mean(latest) < TELLS_ALL:

@@ -289,6 +289,16 @@ def grid(images: Pixels, columns: int | None = None, pad: int = 2) -> Pixels:
     return canvas
 
 
+def cut(picture: Pixels, size: int, pad: int = 2) -> Pixels:
+    """The images that `grid` laid out, uint8 [N,size,size,3], with the white of empty places at the end."""
+    scale = max(1, 64 // size)
+    side = size * scale + pad
+    rows, columns = ((length - pad) // side for length in picture.shape[:2])
+    cells = picture[pad : pad + rows * side, pad : pad + columns * side].reshape(rows, side, columns, side, 3)
+    shown = cells[:, : side - pad : scale, :, : side - pad : scale]
+    return shown.transpose(0, 2, 1, 3, 4).reshape(-1, size, size, 3)
+
+
 LEADING = 4  # pixels by which Pillow's lines are higher than their letters
 
 
@@ -352,7 +362,9 @@ def captioned(images: Pixels, captions: Sequence[str], columns: int | None = Non
 NOISE_CORRELATION = 0.35  # white noise has 0; of FashionMNIST 99.9% have more than 0.52 (docs/images.md)
 SATURATED_SHARE = 0.97  # well above a picture on a plain black ground
 CONSTANT_DEVIATION = 2.0  # of 255
-NOISE_CAUSES = "trained too briefly, weights that do not belong to this network, or a wrong start timestep"
+NOISE_CAUSES = (
+    "trained too briefly, weights that do not belong to this network, or (of a diffusion model) a wrong start timestep"
+)
 
 
 def neighbour_correlation(images: Pixels) -> NDArray[np.float64]:

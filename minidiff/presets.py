@@ -1,7 +1,7 @@
 """Presets: a network and the settings to train it with, named after what they are for.
 
-Everything a preset says can be overridden by an option of `minidiff train ddpm`. The number of channels of the images
-and the labels come from the data, so a preset fits every data set of its size.
+Everything a preset says can be overridden by an option of its `minidiff train` command. The number of channels of the
+images and the labels come from the data, so a preset fits every data set of its size.
 """
 
 from dataclasses import dataclass, field

@@ -219,6 +219,7 @@ def test_samples_that_are_alike_are_warned_of_at_every_preview(
 ) -> None:
     """A generator whose noise is left out draws one image; the diversity it is warned with stands in the metrics. One
     of an untrained generator is not 0."""
+    monkeypatch.setattr(gan_job, "is_young", lambda config, step: False)
     monkeypatch.setattr("minidiff.gan_run.GanRun.latents", lambda self, indices, seed=0: torch.ones(len(indices), 8))
     assert cli.run(train("dcgan", photos, "--out", "run")) == 0
     error = capsys.readouterr().err
@@ -233,9 +234,24 @@ def test_samples_that_are_alike_are_warned_of_at_every_preview(
 
 def test_collapse_is_of_the_latest_measurement() -> None:
     alike = [{"step": 1, "diversity": 0.9}, {"step": 2, "loss": 1.0}, {"step": 3, "diversity": 0.1}]
-    assert len(gan_job.collapse(alike)) == 1 and "step 3" in gan_job.collapse(alike)[0]
-    assert gan_job.collapse([*alike, {"step": 4, "diversity": 0.8}]) == gan_job.collapse(alike[:2]) == []
-    assert gan_job.collapse([{"step": 1, "loss": 1.0}]) == []
+    (warning,) = gan_job.collapse(alike, "wgan")
+    assert "step 3" in warning and warning.endswith("another --seed, or wgan-gp.")
+    assert gan_job.collapse([*alike, {"step": 4, "diversity": 0.8}], "wgan") == []
+    assert gan_job.collapse(alike[:2], "wgan") == []
+    assert gan_job.collapse([{"step": 1, "loss": 1.0}], "wgan") == []
+    assert gan_job.collapse(alike, "wgan-gp")[0].endswith("another --seed.")  # it is one already
+
+
+def test_nothing_is_said_of_a_gan_that_is_only_young() -> None:
+    """Before a tenth of its preset's 2,000 steps, the last step of a shorter run aside."""
+    noise = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    config: dict[str, Any] = {"kind": "dcgan", "preset": "cpu", "training": {"steps": 300}}
+    alike = [{"step": 1, "diversity": 0.1}]
+    for step, count in ((1, 0), (199, 0), (200, 2), (300, 2)):
+        assert len(gan_job.suspicions(config, alike, step, noise)) == count, step
+    assert len(gan_job.suspicions(config | {"training": {"steps": 20}}, alike, 20, noise)) == 2
+    assert len(gan_job.suspicions(config | {"preset": "of an older version"}, alike, 1, noise)) == 2
+    assert "(of a diffusion model) a wrong start timestep" in gan_job.suspicions(config, [], 300, noise)[0]
 
 
 def test_a_discriminator_that_nothing_deceives_is_warned_of() -> None:

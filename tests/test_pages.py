@@ -13,7 +13,7 @@ import pytest
 from minidiff import checkpoint, cli
 from minidiff.errors import UserError
 from minidiff.experiments import charts, page, results, run_report, study_report, style
-from minidiff.images import read_image, write_image
+from minidiff.images import cut, grid, read_image, write_image
 
 NASTY = "<script>alert('&\"')</script>"
 
@@ -183,7 +183,8 @@ def test_a_cell_with_warnings_is_not_crowned_without_a_word(study: Path) -> None
     html = study_report.write(study).read_text()
     text = Reader(html).text
     assert results.headline(results.read(study)) in text
-    assert "ddpm in 2 of 2. But there are warnings about ddpm on mnist motion blur, severity 4: 40 of 40" in text
+    assert "ddpm in 2 of 2. But there are warnings about ddpm on mnist (motion blur, severity 4): 40 of 40" in text
+    assert "are noise. A low distance" in text  # the whole of it stands among the warnings
     rows = re.findall(r"<tr><th scope=\"row\">mnist<small>.*?</tr>", html)
     assert [row.count("<small>warning</small>") for row in rows] == [1, 1, 1, 1]  # dcgan's above, ddpm's below
     assert re.search(r"<b>2\.00?</b><small>warning</small>", rows[1])
@@ -201,7 +202,7 @@ def test_the_headline_names_three_cells_with_warnings_and_counts_the_others(tmp_
         put(tmp_path, name, "wgan", 1.0, warnings=("all are flat.",))
         put(tmp_path, name, "ddpm", 2.0)
     said = results.headline(results.read(tmp_path))
-    assert "about wgan on d0 clean, wgan on d1 clean, wgan on d2 clean and 2 more: all are flat. A low" in said
+    assert "about wgan on d0 (clean), wgan on d1 (clean), wgan on d2 (clean) and 2 more: all are flat. A low" in said
 
 
 def test_each_row_of_a_map_is_shaded_by_itself(study: Path) -> None:
@@ -328,6 +329,36 @@ def test_a_training_shows_the_last_samples_and_some_of_the_earlier(tmp_path: Pat
     text = Reader(html).text
     assert "200 of 2,000" in text and "31.5 FID" in text
     assert "5 min" in text  # 100 steps of 64 images at 32 a second, and as many at 64
+
+
+def test_the_page_of_a_gan_says_what_went_wrong(tmp_path: Path) -> None:
+    """What the last grid and the metrics tell, and nothing of a run that is well or only young."""
+    config = {"kind": "dcgan", "preset": "cpu", "network": {"image_size": 16},
+              "training": {"steps": 300, "batch_size": 64}}  # fmt: skip
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
+    smooth = np.linspace(0, 200, 16)[None, :, None, None] + rng.integers(0, 50, (9, 1, 1, 3)) + np.zeros((9, 16, 16, 3))
+
+    def said(images: Any, diversity: float, step: int = 300) -> str:
+        for path in (tmp_path / "samples").glob("*.png"):
+            path.unlink()
+        write_image(tmp_path / "samples" / f"{step:07d}.png", grid(images.astype(np.uint8)))
+        records = [{"step": step, "loss": 1.0}, {"step": step, "diversity": diversity}]
+        checkpoint.write_metrics(tmp_path, records)
+        figures, sections = run_report.training(tmp_path, config)
+        return Reader(page.page("a", "gan", page.tiles(figures), sections, "")).text
+
+    html = said(noise, 0.05)
+    assert "Warnings" in html and "9 of 9 images are noise" in html and "their diversity is 0.05 beside 1" in html
+    assert "0.05 diversity; 1: as varied as the data" in html
+    assert "Warnings" not in said(smooth, 0.9) and "Warnings" not in said(noise, 0.05, step=100)
+
+
+def test_a_grid_is_cut_into_its_images() -> None:
+    for size in (16, 28, 64, 96):
+        images = np.random.default_rng(size).integers(0, 256, (6, size, size, 3), dtype=np.uint8)
+        cells = cut(grid(images, columns=4), size)
+        assert (cells[:6] == images).all() and cells.shape == (8, size, size, 3) and (cells[6:] == 255).all()
 
 
 def test_other_kinds_of_runs_have_a_page(tmp_path: Path) -> None:

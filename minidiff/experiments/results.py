@@ -155,9 +155,11 @@ def headline(study: Study) -> str:
         where = f"In {unsure} of these the" if len(nearest) > 1 else "The"
         text += f" {where} intervals of the nearest and of another overlap: those two are not told apart."
     if suspect := [best for best, _ in nearest if best.warnings]:
-        named = [f"{best.model} on {' '.join(study.title(best.data))}" for best in suspect[:NAMED]]
+        titles = [(best.model, *study.title(best.data)) for best in suspect[:NAMED]]
+        named = [f"{model} on {dataset} ({corruption})" for model, dataset, corruption in titles]
         more = [f"{len(suspect) - NAMED} more"] * (len(suspect) > NAMED)
-        text += f" But there are warnings about {listed([*named, *more])}: {suspect[0].warnings[0].rstrip('.')}."
+        first = suspect[0].warnings[0].rstrip(".").partition(". ")[0]
+        text += f" But there are warnings about {listed([*named, *more])}: {first}."
         text += " A low distance of such samples does not make them good pictures."
     return text
 

@@ -29,6 +29,9 @@ from minidiff.experiments.page import (
     worded,
     write_page,
 )
+from minidiff.gan import GANS
+from minidiff.gan_job import suspicions
+from minidiff.images import cut, read_image
 
 REPORT, RESULT = "report.html", "result.json"
 EARLIER = 6  # pictures of earlier steps that are shown
@@ -97,7 +100,21 @@ def training(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Sect
         body += element("h3", "Earlier") + album([figure(path, called(path), room) for path in earlier], "small")
     charts = panels(records)
     curves = element("div", *charts, class_="charts two") if charts else Html("")
-    return progress(folder, config, records), [("Pictures", body), ("Learning curves", curves)]
+    sections = [("Pictures", body), ("Learning curves", curves)]
+    if config["kind"] in GANS and records and last:
+        sections.insert(0, ("Warnings", warnings(config, records, last[0])))
+    return progress(folder, config, records), sections
+
+
+def warnings(config: dict[str, Any], records: list[dict[str, Any]], picture: Path) -> Html:
+    """What looks wrong with a GAN, by its metrics and its last grid; nothing where that cannot be read, which the page
+    says in its place."""
+    try:
+        images = cut(read_image(picture), config["network"]["image_size"])
+    except UserError:
+        return Html("")
+    said = suspicions(config, records, int(picture.stem), images)
+    return element("ul", *(element("li", line) for line in said)) if said else Html("")
 
 
 def progress(folder: Path, config: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, str]:
@@ -111,10 +128,14 @@ def progress(folder: Path, config: dict[str, Any], records: list[dict[str, Any]]
         found["last loss"] = number(losses[-1]["loss"])
     for record in records:
         if "loss" not in record:
-            found |= {key.replace("_", " "): number(value) for key, value in record.items() if key != "step"}
+            measured = {key.replace("_", " "): number(value) for key, value in record.items() if key != "step"}
+            found |= {MEANING.get(key, key): value for key, value in measured.items()}
     if spent := seconds(losses, (config.get("training") or {}).get("batch_size", 0)):
         found["spent on steps"] = duration(spent)
     return found
+
+
+MEANING = {"diversity": "diversity; 1: as varied as the data"}  # of a figure that does not say it by its name
 
 
 def seconds(records: list[dict[str, Any]], batch_size: int) -> float:
