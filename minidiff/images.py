@@ -11,6 +11,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +161,9 @@ def write_image(path: str | Path, image: Pixels) -> None:
         temporary.write_bytes(buffer.getvalue())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}.") from None
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            temporary.unlink()
+        raise UserError(f"cannot write {path}: {error.strerror}. Choose another place.") from None
 
 
 def as_webp(image: Pixels, quality: int) -> bytes:

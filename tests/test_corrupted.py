@@ -1,7 +1,9 @@
 """A whole data set under a corruption: read like an array, trained on, resumed, measured, looked at."""
 
+import errno
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from minidiff import checkpoint, classifier_job, cli, corrupted, data, ddpm_job,
 from minidiff.corrupted import Corrupted
 from minidiff.corruptions import corrupt
 from minidiff.errors import UserError
-from minidiff.images import Pixels, read_image
+from minidiff.images import Pixels, read_image, write_image
 from minidiff.sources import open_source
 
 
@@ -204,6 +206,34 @@ def test_a_classifier_is_asked_about_images_as_corrupted_as_it_learns(mnist: Pat
 
 
 # --- to look at -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["data preview shapes --out x.png", "data export shapes x", "train dcgan", "train ddpm", "train classifier"],
+)
+def test_a_severity_without_a_corruption_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else one would believe the images corrupted."""
+    assert cli.run([*command.split(), "--severity", "5"]) == 2
+    assert "--severity is that of a --corruption. Name one" in capsys.readouterr().err
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize("write", [lambda path: write_image(path, np.zeros((8, 8, 3), np.uint8)),
+                                   lambda path: checkpoint.write_json(path, {})])  # fmt: skip
+def test_a_read_only_place_is_named_by_the_file_that_was_asked_for(
+    write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removing the temporary file fails there, too."""
+
+    def refuse(self: object, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", f"{tmp_path}/.x.png.tmp")
+
+    for name in ("write_bytes", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match=r"cannot write .*/x\.png: Read-only file system\."):
+        write(tmp_path / "x.png")
 
 
 def test_preview_and_export(mnist: Path, capsys: pytest.CaptureFixture[str]):

@@ -7,7 +7,7 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from minidiff.cli.types import Name, Place, say, typed, warn
+from minidiff.cli.types import Name, Place, refuse_lone_severity, say, typed, warn
 from minidiff.corrupted import all_of, seed_of
 from minidiff.corruptions import CORRUPTIONS
 from minidiff.data import DATASETS, ImageData, load_data, splits_of
@@ -89,6 +89,7 @@ def preview(
     minidiff data preview fashion-mnist --corruption fog --severity 5 --out grid.png
     minidiff data preview fashion-mnist --corruption all --out grid.png       one image under each of them
     """
+    refuse_lone_severity(ctx)
     everything = corruption == "all"
     if everything and (extra := next((option for option in ("num", "severity") if typed(ctx, option)), None)):
         raise click.UsageError(f"--corruption all shows one image at every severity. Leave --{extra} out.", ctx)
@@ -121,7 +122,8 @@ def preview(
 @SPLIT
 @DATA_DIR
 @ON_BAD
-def export_(name: str, folder: Path, num: int | None, split: str, **options: Any) -> None:
+@click.pass_context
+def export_(ctx: click.Context, name: str, folder: Path, num: int | None, split: str, **options: Any) -> None:
     """Write a data set as .png files with its labels, in iCLEVR's format.
 
     \b
@@ -132,6 +134,7 @@ def export_(name: str, folder: Path, num: int | None, split: str, **options: Any
 
     A second split may go into the same folder. `--dataset iclevr --data-dir FOLDER` reads it all.
     """
+    refuse_lone_severity(ctx)
     check_new(folder, split)
     loaded = load(name, split, **options)
     total = min(len(loaded), num or len(loaded))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from minidiff.cli.types import Device, Name, Number, Place, refuse_options, say, warn
+from minidiff.cli.types import Device, Name, Number, Place, refuse_lone_severity, refuse_options, say, warn
 from minidiff.conditional import DROPOUT
 from minidiff.corruptions import CORRUPTIONS
 from minidiff.data import DATASETS
@@ -368,6 +368,7 @@ def carry_out(
             refuse_options(ctx, MAY_CHANGE)
             training = job.resume(kind, resume, place, chosen)
         else:
+            refuse_lone_severity(ctx)
             training = plan(place, chosen)
         for note in training.data.notes:
             warn(note + ".")

@@ -152,6 +152,12 @@ def typed(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
+def refuse_lone_severity(ctx: click.Context) -> None:
+    """A usage error for a --severity that was typed without a corruption: the images would be clean all the same."""
+    if ctx.params["corruption"] == "identity" and typed(ctx, "severity"):
+        raise click.UsageError("--severity is that of a --corruption. Name one, or leave it out.", ctx)
+
+
 def refuse_options(ctx: click.Context, allowed: set[str]) -> None:
     """A usage error for an option that was typed although it belongs to the run that is being resumed."""
     for name in sorted(ctx.params):
