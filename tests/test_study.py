@@ -654,7 +654,8 @@ def test_killed_in_the_middle_of_a_cell_and_taken_up_again(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     folder = tmp_path / "s"
     options = {"datasets": ["folder"], "data_dir": str(photos), "models": ["dcgan"], "steps": 24, "features": str(clf)}
-    monkeypatch.setitem(TIMES, "seconds_per_step", {"dcgan": 1})
+    for name in ("seconds_per_step", "seconds_per_sample"):
+        monkeypatch.setitem(TIMES, name, {"dcgan": 1})
     plan = planned(folder, **options)
     references.prepare(plan, folder, "folder.identity", torch.device("cpu"))
     run = folder / "cells" / "folder.identity.dcgan" / "run"
