@@ -216,6 +216,13 @@ def test_each_row_of_a_map_is_shaded_by_itself(study: Path) -> None:
     assert "Rows are not to be compared" in Reader(html).text
 
 
+def test_a_row_of_which_nothing_is_done_yet_is_in_the_map(tmp_path: Path) -> None:
+    folder = plan(tmp_path / "study")
+    put(folder, DATA[0], "ddpm", 5.0, 4.5, 5.5)
+    rows = re.findall(r"<tr><th scope=\"row\">mnist<small>.*?</tr>", study_report.write(folder).read_text())
+    assert "5.0" in rows[0] and rows[1].count("not yet") == 3
+
+
 def test_doubts_about_a_whole_study_stand_at_the_head(study: Path) -> None:
     doubt = f"40 samples for 128 features {NASTY}"
     plan(study, doubts=[doubt, 3])

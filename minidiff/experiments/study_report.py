@@ -107,7 +107,8 @@ def heat_map(study: Study, metric: str) -> Html:
     digits, lines = decimals(values), []
     for data in study.data:
         best, _ = ranked(study, data, metric)
-        shade = shades([found["value"] for cell in study.row(data) if (found := cell.figure(metric))])
+        measured = [found["value"] for cell in study.row(data) if (found := cell.figure(metric))]
+        shade = shades(measured or values)  # a row of which nothing is done yet has nothing to shade
         dataset, corruption = study.title(data)
         first = element("th", dataset, element("small", corruption), scope="row")
         shown = []
