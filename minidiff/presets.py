@@ -128,8 +128,8 @@ GAN_PRESETS: dict[str, dict[str, Preset]] = {
         ),
     }
     for kind, cpu, gpu in (
-        ("dcgan", {"steps": 1500, "batch_size": 64, "lr": 5e-4, "ema_decay": 0.995}, {"batch_size": 128, "lr": 2e-4}),
+        ("dcgan", {"steps": 2000, "batch_size": 64, "lr": 5e-4, "ema_decay": 0.995}, {"batch_size": 128, "lr": 2e-4}),
         ("wgan", {"steps": 600, "batch_size": 64, "lr": 5e-4, "ema_decay": 0.99}, {"batch_size": 64, "lr": 5e-5}),
-        ("wgan-gp", {"steps": 400, "batch_size": 64, "lr": 5e-4, "ema_decay": 0.99}, {"batch_size": 64, "lr": 1e-4}),
+        ("wgan-gp", {"steps": 400, "batch_size": 64, "lr": 1e-3, "ema_decay": 0.99}, {"batch_size": 64, "lr": 1e-4}),
     )
 }
