@@ -418,6 +418,7 @@ with distributed.process_group(torch.device("cpu")):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_stay_equal(tmp_path: Path) -> None:
     """Weights, averages, statistics and what is logged, though each sees images of its own, and noise of its own: the
     rows of what one process draws. A network without batch normalisation is trained as by one process. Fails when

@@ -646,6 +646,7 @@ for event in processes.carry_out(folder, study.read(folder), ["cpu"]):
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_cell_and_taken_up_again(
     small: None, clf: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
