@@ -190,7 +190,7 @@ def test_an_interrupt_saves_and_says_how_to_resume(photos: Path, number: int) ->
     assert state is not None and state["step"] == int(match[1])
 
 
-@pytest.mark.parametrize("kills", [pytest.param(4), pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [pytest.param(2), pytest.param(30, marks=pytest.mark.slow)])
 def test_kill_9_at_any_moment_loses_nothing(photos: Path, kills: int) -> None:
     """Killed again and again at random moments, then resumed: every file can be read at every moment, and the end is
     bit for bit the weights and losses of a run that was left alone."""

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from minidiff import checkpoint
@@ -28,6 +29,7 @@ def finish(process: "subprocess.Popen[str]") -> str:
     return output
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_sample_as_one(photos: Path, tmp_path: Path) -> None:
     """The same global batch of 8, as 8 and as 2 x 2 x 2 (processes, accumulation slices): the losses and weights agree
     to rounding. Fails when processes draw the same noise, see the same images, leave the same labels untold, or

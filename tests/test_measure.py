@@ -286,6 +286,7 @@ print([line.split()[1] for line in open("/proc/self/status") if line.startswith(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     """Of 50,000 images the pixels are 150 MB, and the features, of which there are 512, 100 MB on each side."""
