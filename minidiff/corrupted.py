@@ -87,5 +87,3 @@ class Corrupted:
             part = slice(first, first + step)
             out[part] = corrupt(self.clean[rows[part]], self.name, self.severity, rows[part], self.seed)
         return out
-
-

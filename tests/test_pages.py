@@ -223,6 +223,12 @@ def test_a_row_of_which_nothing_is_done_yet_is_in_the_map(tmp_path: Path) -> Non
     assert "5.0" in rows[0] and rows[1].count("not yet") == 3
 
 
+def test_the_command_to_repeat_a_study_names_each_folder_as_it_is_typed(tmp_path: Path) -> None:
+    folder = plan(tmp_path / "study", data_dir={"folder": "/photos", "mnist": "/digits"})
+    said = Reader(study_report.write(folder).read_text()).text
+    assert "--data-dir folder=/photos,mnist=/digits" in said and "--steps dcgan=50,wgan=50,ddpm=50" in said
+
+
 def test_doubts_about_a_whole_study_stand_at_the_head(study: Path) -> None:
     doubt = f"40 samples for 128 features {NASTY}"
     plan(study, doubts=[doubt, 3])

@@ -107,13 +107,9 @@ def train(study: dict[str, Any], cell: str, run: Path, device: torch.device, dig
 
 
 def training_seconds(run: Path) -> float:
-    """How long the steps of a run took, without what a kill lost: every record says at what rate it was made."""
-    batch, step, total = checkpoint.read_config(run)["training"]["batch_size"], 0, 0.0
-    for record in checkpoint.read_metrics(run):
-        if record.get("images_per_second"):
-            total += (record["step"] - step) * batch / record["images_per_second"]
-            step = record["step"]
-    return total
+    """How long the steps of a run took."""
+    batch_size = checkpoint.read_config(run)["training"]["batch_size"]
+    return checkpoint.seconds_of_steps(checkpoint.read_metrics(run), batch_size)
 
 
 def drawn_before(place: Path, study: dict[str, Any]) -> dict[str, Any] | None:

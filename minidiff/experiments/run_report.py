@@ -130,22 +130,12 @@ def progress(folder: Path, config: dict[str, Any], records: list[dict[str, Any]]
         if "loss" not in record:
             measured = {key.replace("_", " "): number(value) for key, value in record.items() if key != "step"}
             found |= {MEANING.get(key, key): value for key, value in measured.items()}
-    if spent := seconds(losses, (config.get("training") or {}).get("batch_size", 0)):
+    if spent := checkpoint.seconds_of_steps(losses, (config.get("training") or {}).get("batch_size", 0)):
         found["spent on steps"] = duration(spent)
     return found
 
 
 MEANING = {"diversity": "diversity; 1: as varied as the data"}  # of a figure that does not say it by its name
-
-
-def seconds(records: list[dict[str, Any]], batch_size: int) -> float:
-    """What the steps took, by the images a second of each record; pictures and measurements are not in it."""
-    spent, before = 0.0, 0
-    for record in records:
-        if record.get("images_per_second"):
-            spent += (record["step"] - before) * batch_size / record["images_per_second"]
-        before = record["step"]
-    return spent
 
 
 def spread(paths: Sequence[Path], most: int) -> list[Path]:

@@ -32,6 +32,7 @@ from minidiff.experiments.page import (
 )
 from minidiff.experiments.results import Study, end, headline, listed, ranked, read
 from minidiff.experiments.study import DATA, GRID, REAL, RESULT, RUN
+from minidiff.experiments.study import worded as as_typed
 
 REPORT = "report.html"
 
@@ -311,11 +312,11 @@ def repeat(study: Study) -> Html:
         "models": ",".join(plan.get("models", [])),
         "severity": plan.get("severity"),
         "image-size": plan.get("image_size"),
-        "data-dir": plan.get("data_dir"),
+        "data-dir": as_typed(plan.get("data_dir") or ""),
         "num": plan.get("num"),
         "seed": plan.get("seed"),
         "features": plan.get("features"),
-        "steps": ",".join(f"{model}={steps}" for model, steps in (plan.get("steps") or {}).items()),
+        "steps": as_typed(plan.get("steps") or ""),
     }
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in given.items() if value not in (None, "")]
     command = " \\\n  ".join(["minidiff compare", *words, f"--out {shlex.quote(home)}"])
