@@ -103,6 +103,51 @@ def test_a_study_is_its_study_json(tmp_path: Path) -> None:
     assert study.settings_of(tmp_path / "s", {}, "cuda") == plan  # the usual device is a new study's
 
 
+def test_a_study_grows_by_what_is_named_beside_all_it_has(tmp_path: Path) -> None:
+    """What it had stays as it was; of a new model a step is timed, of a new corruption nothing."""
+    plan = planned(tmp_path / "s")
+    more = study.settings_of(tmp_path / "s", {"corruptions": ["fog", "identity"]}, "cpu")
+    assert "cells" not in more and study.untimed(more) == []
+    grown = study.complete(more, {})
+    assert grown == plan | {"corruptions": ["identity", "fog"], "cells": study.cells_in(grown)}
+    assert grown["cells"][:2] == plan["cells"] and len(grown["cells"]) == 4
+    asked_for = {"models": ["ddpm", "dcgan", "wgan"], "steps": {"dcgan": 7}}
+    more = study.settings_of(tmp_path / "s", asked_for, "cpu")
+    assert study.untimed(more) == ["dcgan"]
+    times = {"steps": {"dcgan": 7}, "seconds_per_step": {"dcgan": 9.0}, "seconds_per_sample": {"dcgan": 8.0}}
+    grown = study.complete(more, {**times, "images": 1, "seconds_per_image": 99.0, "network": {"dims": 3, "name": "x"}})
+    assert grown["models"] == ["wgan", "ddpm", "dcgan"] and grown["steps"] == {"wgan": 2, "ddpm": 2, "dcgan": 7}
+    assert grown["seconds_per_step"] == {**TIMES["seconds_per_step"], "dcgan": 9.0}
+    assert [grown[name] for name in ("images", "seconds_per_image", "network")] == [
+        plan[name] for name in ("images", "seconds_per_image", "network")
+    ]
+    study.create(tmp_path / "s", grown)
+    assert study.read(tmp_path / "s") == grown  # and is a study as any other
+    with pytest.raises(UserError, match="not wgan-gp. Leave out .*, name those, too, to add to it, or"):
+        study.settings_of(tmp_path / "s", {"models": ["wgan-gp"]}, "cpu")
+    with pytest.raises(UserError, match="--models wgan,ddpm,dcgan, not wgan. Leave out --models to go on with it, or"):
+        study.settings_of(tmp_path / "s", {"models": ["wgan"]}, "cpu")
+    with pytest.raises(UserError, match="with --steps wgan=2,ddpm=2,dcgan=7, not wgan=3,ddpm=3,dcgan=3"):
+        study.settings_of(tmp_path / "s", {"steps": 3}, "cpu")
+
+
+def test_a_study_of_minutes_grows_by_minutes(tmp_path: Path) -> None:
+    plan = planned(tmp_path / "s", steps=None, minutes=3.0)
+    more = study.settings_of(tmp_path / "s", {"models": ["wgan", "ddpm", "dcgan"]}, "cpu")
+    times = {"steps": {"dcgan": 7}, "seconds_per_step": {"dcgan": 9.0}, "seconds_per_sample": {"dcgan": 8.0}}
+    assert study.complete(more, times)["steps"] == {**plan["steps"], "dcgan": 20}
+
+
+def test_data_that_a_study_grows_by_may_lie_elsewhere(tmp_path: Path) -> None:
+    planned(tmp_path / "s", data_dir="/here")
+    with pytest.raises(UserError, match="--data-dir is for shapes and folder alike. Write --data-dir folder="):
+        study.settings_of(tmp_path / "s", {"datasets": ["shapes", "folder"]}, "cpu")
+    more = study.settings_of(tmp_path / "s", {"datasets": ["shapes", "folder"], "data_dir": {"folder": "/mine"}}, "cpu")
+    assert more["data_dir"] == {"shapes": "/here", "folder": "/mine"}
+    with pytest.raises(UserError, match="is a study with --data-dir /here, not shapes=/there"):
+        study.settings_of(tmp_path / "s", {"data_dir": {"shapes": "/there"}}, "cpu")
+
+
 def test_a_new_study_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs --datasets"):
         study.settings_of(tmp_path / "s", {"models": ["ddpm"]}, "cpu")
@@ -703,6 +748,33 @@ def test_dry_run_tells_the_hours_and_leaves_nothing(quick: None, capsys: pytest.
     assert "1 data set x 16 corruptions x 2 models: 32 cells, 16x16" in said
     assert "10,800 steps of 0.5 s: 1 h 30 min for each cell" in said
     assert "shapes.zigzag.ddpm" in said and "1 h 30 min  new" in said
+
+
+def test_a_study_that_was_done_grows_by_a_cell(
+    quick: None, small: None, clf: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the new cell is done; a dry run of it leaves the study as it was."""
+    asked_of = []
+
+    def timed(settings: dict[str, Any], *more: Any) -> dict[str, Any]:
+        asked_of.append(settings["models"])
+        of_each = {name: {model: TIMES[name][model] for model in settings["models"]}
+                   for name in ("steps", "seconds_per_step", "seconds_per_sample")}  # fmt: skip
+        return {**TIMES, **of_each}
+
+    monkeypatch.setattr(processes, "timed", timed)
+    order = ("--datasets", "shapes", "--num", "20", "--image-size", "16", "--features", str(clf), "--steps", "2")
+    assert compare(*order, "--models", "wgan") == 0
+    before, first = Path("s/study.json").read_bytes(), Path("s/cells/shapes.identity.wgan/result.json").read_bytes()
+    capsys.readouterr()
+    assert compare("--models", "ddpm,wgan", "--steps", "ddpm=3", "--dry-run") == 0
+    assert Path("s/study.json").read_bytes() == before and "shapes.identity.ddpm" in capsys.readouterr().out
+    assert compare("--models", "ddpm,wgan", "--steps", "ddpm=3") == 0
+    said = capsys.readouterr().out
+    assert "done      shapes.identity.ddpm" in said and "begun     shapes.identity.wgan" not in said
+    assert Path("s/cells/shapes.identity.wgan/result.json").read_bytes() == first
+    assert json.loads(Path("s/cells/shapes.identity.ddpm/result.json").read_text())["steps"] == 3
+    assert asked_of == [["wgan"], ["ddpm"], ["ddpm"]]
 
 
 def test_a_study_of_another_machine_can_be_looked_at(

@@ -113,6 +113,7 @@ def compare(
     minidiff compare --datasets mnist,fashion-mnist --models wgan-gp,ddpm --minutes 20 --out STUDY --dry-run
     minidiff compare --out STUDY                                   go on with it
     minidiff compare --out STUDY --retry                           and with the cells that failed
+    minidiff compare --out STUDY --models dcgan,wgan,ddpm,wgan-gp  and with one more model
     """
     if corruptions and "all" in corruptions:
         corruptions = list(CORRUPTIONS)
@@ -122,8 +123,10 @@ def compare(
     if "cells" not in study:
         for line in studies.foresee(study):
             warn(line)
-        say("timing    a few steps of every model")
-        timed = processes.timed(study, places(device or study["device"], parallel)[0], parallel)
+        timed = {}
+        if new := studies.untimed(study):
+            say(f"timing    a few steps of {', '.join(new)}")
+            timed = processes.timed(study | {"models": new}, places(device or study["device"], parallel)[0], parallel)
         study = studies.complete(study, timed)
         if not dry_run:
             studies.create(folder, study)

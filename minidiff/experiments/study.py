@@ -51,10 +51,11 @@ SETTINGS: dict[str, Any] = {
 
 
 def settings_of(folder: Path, asked: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """The study of a folder as its study.json says; where there is none yet, that of the options, still to be timed.
+    """The study of a folder as its study.json says; where there is none yet, that of the options, to be completed.
 
     asked: any of SETTINGS and `device`, as given by the user; what is not given is as it was. device: cpu, cuda or mps,
-    on which the presets depend, of a new study. Raises UserError where something else is asked than the study is, or
+    on which the presets depend, of a new study. A study that grows, by names that are asked for beside all that it has,
+    has no `cells`: that, too, is for `complete`. Raises UserError where something else is asked than the study is, or
     something is missing.
     """
     asked = {name: value for name, value in asked.items() if value is not None}
@@ -65,20 +66,7 @@ def settings_of(folder: Path, asked: Mapping[str, Any], device: str) -> dict[str
     for name in NAMES & asked.keys():
         asked[name] = list(dict.fromkeys(asked[name]))  # each once
     if (folder / STUDY).exists():
-        known = read(folder)
-        for name, value in asked.items():
-            if not same(name, value, known):
-                option = name.replace("_", "-")
-                had = known[name]
-                if name == "steps":
-                    value = spelled_out(value, known["models"])
-                    had = {model: had[model] for model in value}
-                was = f"without --{option}, not with" if had is None else f"with --{option} {worded(had)}, not"
-                raise UserError(
-                    f"{folder} is a study {was} {worded(value)}. "
-                    f"Leave out --{option} to go on with it, or give another --out."
-                )
-        return known
+        return taken_up(folder, asked)
     checkpoint.check_free(folder)
     for name in ("datasets", "models"):
         if name not in asked:
@@ -87,30 +75,66 @@ def settings_of(folder: Path, asked: Mapping[str, Any], device: str) -> dict[str
         raise UserError("--minutes and --steps both say how long to train. Leave one of them out.")
     if "steps" in asked:
         asked["steps"] = spelled_out(asked["steps"], asked["models"])
-    where, sets = asked.get("data_dir"), asked["datasets"]
-    if isinstance(where, str) and "folder" in sets and len(sets) > 1:
-        raise UserError(f"--data-dir is for {' and '.join(sets)} alike. Write --data-dir folder={where} for yours.")
-    if isinstance(where, dict) and (odd := [name for name in where if name not in sets]):
-        raise UserError(f"--data-dir names {odd[0]}, and the data sets are {', '.join(sets)}. Leave it out.")
+    check_places(asked.get("data_dir"), asked["datasets"])
     device = asked.get("device", device)
     usual = SETTINGS | {"num": NUM_CPU if device == "cpu" else NUM}
     return {"minidiff": __version__} | usual | {"device": device} | asked
 
 
+def taken_up(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """The study of a folder, with the names that it lacks of those that are asked for. Raises UserError where what is
+    asked for is another study, or less of this one."""
+    known = read(folder)
+    study = dict(known)
+    for name in NAMES & asked.keys():
+        if set(asked[name]) > set(known[name]):
+            study[name] = known[name] + [new for new in asked[name] if new not in known[name]]
+            study.pop("cells", None)
+    if "steps" in asked:
+        asked["steps"] = spelled_out(asked["steps"], study["models"])
+        study["steps"] = asked["steps"] | known["steps"]
+    if isinstance(asked.get("data_dir"), dict):
+        had = {dataset: place for dataset in known["datasets"] if (place := folder_of(known, dataset))}
+        study["data_dir"] = {d: p for d, p in asked["data_dir"].items() if d not in known["datasets"]} | had
+    if "cells" not in study:
+        check_places(study["data_dir"], study["datasets"])
+    for name, value in asked.items():
+        if not is_same(value, study[name], name):
+            option, was = name.replace("_", "-"), known[name]
+            if isinstance(value, dict) and isinstance(was, dict):
+                was = {key: was[key] for key in value if key in was}
+            had_it = f"without --{option}, not with" if was in (None, {}) else f"with --{option} {worded(was)}, not"
+            grow = ", name those, too, to add to it" if name in NAMES and not set(value) < set(was) else ""
+            raise UserError(
+                f"{folder} is a study {had_it} {worded(value)}. "
+                f"Leave out --{option} to go on with it{grow}, or give another --out."
+            )
+    return study
+
+
 NAMES = {"datasets", "corruptions", "models"}
+
+
+def is_same(value: Any, had: Any, name: str) -> bool:
+    """Whether a setting that is asked for is the one that a study has: names in any order, and of what each model or
+    data set has its own as much as is asked."""
+    if name in NAMES:
+        return set(value) == set(had)
+    if isinstance(value, dict):
+        return all((had or {}).get(key) == of_it for key, of_it in value.items())
+    return bool(value == had)
+
+
+def check_places(where: str | Mapping[str, str] | None, datasets: Sequence[str]) -> None:
+    """Raises UserError where --data-dir gives the user's photos to other data sets, too, or names one not there."""
+    if isinstance(where, str) and "folder" in datasets and len(datasets) > 1:
+        raise UserError(f"--data-dir is for {' and '.join(datasets)} alike. Write --data-dir folder={where} for yours.")
+    if isinstance(where, Mapping) and (odd := [name for name in where if name not in datasets]):
+        raise UserError(f"--data-dir names {odd[0]}, and the data sets are {', '.join(datasets)}. Leave it out.")
 
 
 def absolute(place: str) -> str:
     return os.path.abspath(os.path.expanduser(place))
-
-
-def same(name: str, value: Any, known: Mapping[str, Any]) -> bool:
-    """Whether a setting that is asked for is the one that the study has: in whatever order the names of a grid come."""
-    if name in NAMES:
-        return set(value) == set(known[name])
-    if name == "steps":
-        return all(known["steps"][model] == steps for model, steps in spelled_out(value, known["models"]).items())
-    return bool(value == known[name])
 
 
 def spelled_out(steps: int | Mapping[str, int], models: Sequence[str]) -> dict[str, int]:
@@ -129,15 +153,24 @@ def worded(value: Any) -> str:
     return ",".join(value) if isinstance(value, list) else str(value)
 
 
-def complete(settings: dict[str, Any], timed: Mapping[str, Any]) -> dict[str, Any]:
-    """The study, from its settings and what `timing.measure` found: with the steps of each model, and the cells."""
-    steps = {}
+def untimed(settings: Mapping[str, Any]) -> list[str]:
+    """The models of which it is not known how long a step takes: all of a new study, the new ones of one that grows."""
+    return [model for model in settings["models"] if model not in settings.get("seconds_per_step", {})]
+
+
+def complete(settings: Mapping[str, Any], timed: Mapping[str, Any]) -> dict[str, Any]:
+    """The study, from its settings and what `timing.take_times` found of the models that were `untimed`: with the steps
+    of each model, and the cells. What a study that grows knew before stays as it was."""
+    study = {**timed, **settings}
+    for name in ("seconds_per_step", "seconds_per_sample"):
+        study[name] = {**settings.get(name, {}), **timed.get(name, {})}
+    study["steps"] = {}
     for model in settings["models"]:
-        given = (settings["steps"] or {}).get(model)
-        if settings["minutes"] is not None:
-            given = max(1, math.floor(60 * settings["minutes"] / timed["seconds_per_step"][model]))
-        steps[model] = given or timed["steps"][model]
-    study = {**settings, **timed, "steps": steps, "cells": cells_in(settings)}
+        steps = (settings["steps"] or {}).get(model)
+        if steps is None and settings["minutes"] is not None:
+            steps = max(1, math.floor(60 * settings["minutes"] / study["seconds_per_step"][model]))
+        study["steps"][model] = steps or timed["steps"][model]
+    study["cells"] = cells_in(settings)
     return study | {"doubts": doubts(study)}
 
 
