@@ -344,7 +344,7 @@ def test_a_training_shows_the_last_samples_and_some_of_the_earlier(tmp_path: Pat
     assert "5 min" in text  # 100 steps of 64 images at 32 a second, and as many at 64
 
 
-def test_the_page_of_a_gan_says_what_went_wrong(tmp_path: Path) -> None:
+def test_the_page_of_a_run_says_what_went_wrong(tmp_path: Path) -> None:
     """What the last grid and the metrics tell, and nothing of a run that is well or only young."""
     config = {"kind": "dcgan", "preset": "cpu", "network": {"image_size": 16},
               "training": {"steps": 300, "batch_size": 64}}  # fmt: skip
@@ -365,6 +365,9 @@ def test_the_page_of_a_gan_says_what_went_wrong(tmp_path: Path) -> None:
     assert "Warnings" in html and "9 of 9 images are noise" in html and "their diversity is 0.05 beside 1" in html
     assert "0.05 diversity; 1: as varied as the data" in html
     assert "Warnings" not in said(smooth, 0.9) and "Warnings" not in said(noise, 0.05, step=100)
+    config["kind"] = "ddpm"
+    html = said(noise, 0.05)
+    assert "9 of 9 images are noise" in html and "beside 1" not in html and "Warnings" not in said(smooth, 0.9)
 
 
 def test_a_grid_is_cut_into_its_images() -> None:

@@ -31,7 +31,7 @@ from minidiff.experiments.page import (
 )
 from minidiff.gan import GANS
 from minidiff.gan_job import suspicions
-from minidiff.images import cut, read_image
+from minidiff.images import cut, problems, read_image
 
 REPORT, RESULT = "report.html", "result.json"
 EARLIER = 6  # pictures of earlier steps that are shown
@@ -101,19 +101,22 @@ def training(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Sect
     charts = panels(records)
     curves = element("div", *charts, class_="charts two") if charts else Html("")
     sections = [("Pictures", body), ("Learning curves", curves)]
-    if config["kind"] in GANS and records and last:
+    if config["kind"] in {*GANS, "ddpm"} and records and last and not config.get("labels"):  # a grid without names
         sections.insert(0, ("Warnings", warnings(config, records, last[0])))
     return progress(folder, config, records), sections
 
 
 def warnings(config: dict[str, Any], records: list[dict[str, Any]], picture: Path) -> Html:
-    """What looks wrong with a GAN, by its metrics and its last grid; nothing where that cannot be read, which the page
-    says in its place."""
+    """What looks wrong with the last grid of a model, and with the metrics of a GAN; nothing where the grid cannot be
+    read, which the page says in its place."""
     try:
         images = cut(read_image(picture), config["network"]["image_size"])
     except UserError:
         return Html("")
-    said = suspicions(config, records, int(picture.stem), images)
+    if config["kind"] in GANS:
+        said = suspicions(config, records, int(picture.stem), images)
+    else:
+        said = [f"samples at step {int(picture.stem)}: {problem}" for problem in problems(images)]
     return element("ul", *(element("li", line) for line in said)) if said else Html("")
 
 
