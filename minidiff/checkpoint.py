@@ -18,12 +18,12 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from minidiff.errors import UserError, one_line
+from minidiff.errors import UserError, listed, one_line
 
 if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
     from torch import Tensor, nn
@@ -63,6 +63,19 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 def write_json(path: Path, value: object) -> None:
     write_atomically(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object out of a file. Raises UserError."""
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}).") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} cannot be read (it holds no object).")
+    return found
 
 
 def save_model(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
@@ -169,7 +182,7 @@ def read_config(folder: str | Path, kind: Kinds | None = None) -> dict[str, Any]
     if not isinstance(config, dict) or "kind" not in config:
         raise UserError(f"{folder / CONFIG} was not written by minidiff (it names no kind of run).")
     if kind is not None and config["kind"] not in several(kind):
-        needs = either(several(kind))
+        needs = listed(several(kind), "or")
         raise UserError(
             f"{folder} is a {config['kind']} run; this command needs a {needs} run. See `minidiff info {folder}`."
         )
@@ -178,11 +191,6 @@ def read_config(folder: str | Path, kind: Kinds | None = None) -> dict[str, Any]
 
 def several(kind: Kinds) -> tuple[str, ...]:
     return (kind,) if isinstance(kind, str) else kind
-
-
-def either(names: Sequence[str]) -> str:
-    """In words: "ddpm, wgan or dcgan"."""
-    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def list_runs(root: str | Path = "runs", kind: Kinds | None = None) -> list[Path]:
@@ -207,7 +215,7 @@ def newest_run(kind: Kinds, root: str | Path = "runs") -> Path:
     if not runs:
         kinds = several(kind)
         raise UserError(
-            f"no {either(kinds)} run with weights under {root}/. "
+            f"no {listed(kinds, 'or')} run with weights under {root}/. "
             f"Train one with `minidiff train {kinds[0]}`, or name a run folder."
         )
     return runs[0]

@@ -1,7 +1,7 @@
 """The one kind of error a user meets: a single line that says what is wrong and how to mend it."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -32,6 +32,11 @@ def shown(value: object) -> str:
     """Something that a user or a file gave, for a message: in quotes if it is text, short, in one line."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def listed(names: Sequence[str], word: str = "and") -> str:
+    """In words: a; a and b; a, b and c."""
+    return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def lookup(kind: str, name: str, table: Mapping[str, Value]) -> Value:

@@ -4,15 +4,13 @@ Rests on study, whose folder this is. A cell that failed, or is not done, is as 
 that cannot be read.
 """
 
-import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minidiff import checkpoint
-from minidiff.errors import UserError
+from minidiff.errors import UserError, listed
 from minidiff.experiments.study import CELLS, DATA, RESULT, RUN, STUDY
 
 
@@ -71,7 +69,7 @@ class Study:
 
 def read(folder: Path) -> Study:
     """A study's folder. Raises UserError where it is none."""
-    plan = read_json(folder / STUDY)
+    plan = checkpoint.read_json(folder / STUDY)
     try:
         names, models = list(plan["cells"]), list(plan["models"])
         split = [name.rsplit(".", 1) for name in names]
@@ -92,26 +90,13 @@ def worded_list(found: Any) -> list[str]:
     return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object out of a file. Raises UserError."""
-    try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError("it holds no object")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}).") from None
-    return found
-
-
 def read_cell(folder: Path, name: str, data: str, model: str) -> Cell:
     """A cell as far as it came; one whose result is damaged has failed."""
     place = folder / CELLS / name
     state, result = "begun" if (place / RUN / checkpoint.CONFIG).exists() else "new", {}
     if (place / RESULT).exists():
         try:
-            result = read_json(place / RESULT)
+            result = checkpoint.read_json(place / RESULT)
             state = "failed" if "error" in result else "done"
             if state == "done":
                 check(result["metrics"])
@@ -125,7 +110,7 @@ def read_cell(folder: Path, name: str, data: str, model: str) -> Cell:
 def read_floor(path: Path) -> dict[str, Any]:
     """What the test split gets; nothing where there is none."""
     try:
-        metrics: dict[str, Any] = read_json(path)["metrics"]
+        metrics: dict[str, Any] = checkpoint.read_json(path)["metrics"]
         check(metrics)
         return metrics
     except (UserError, KeyError, TypeError, ValueError, AttributeError):
@@ -180,8 +165,3 @@ def ranked(study: Study, data: str, metric: str) -> tuple[Cell | None, list[Cell
 def end(found: dict[str, Any], which: str) -> float:
     """The low or high end of an interval; the value itself where there is none."""
     return float(found["value"] if found.get(which) is None else found[which])
-
-
-def listed(names: Sequence[str]) -> str:
-    """a; a and b; a, b and c."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))

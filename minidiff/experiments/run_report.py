@@ -4,7 +4,6 @@ Rests on report (what a run folder says of itself), page and charts. Nothing is 
 a run that is still being trained can be looked at.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -207,16 +206,7 @@ def restoration(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], S
 
 def read_result(folder: Path) -> dict[str, Any]:
     """result.json; nothing where there is none yet. Raises UserError where it is damaged."""
-    path = folder / RESULT
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError("it holds no object")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}).") from None
-    return found
+    return checkpoint.read_json(folder / RESULT) if (folder / RESULT).exists() else {}
 
 
 # --- an evaluation ------------------------------------------------------------------------------------------------

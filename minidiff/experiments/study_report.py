@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minidiff import checkpoint
+from minidiff.errors import listed
 from minidiff.experiments.charts import interval, key, panels, shades
 from minidiff.experiments.page import (
     Html,
@@ -30,7 +31,7 @@ from minidiff.experiments.page import (
     worded,
     write_page,
 )
-from minidiff.experiments.results import Study, end, headline, listed, ranked, read
+from minidiff.experiments.results import Study, end, headline, ranked, read
 from minidiff.experiments.study import DATA, GRID, REAL, RESULT, RUN
 from minidiff.experiments.study import worded as as_typed
 
