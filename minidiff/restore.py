@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from minidiff import __version__, checkpoint, dip_job
+from minidiff import __version__, checkpoint, dip_job, dip_plan
 from minidiff.dip_pictures import draw_sheet
 from minidiff.errors import UserError
 from minidiff.images import Pixels, read_images, to_float, to_uint8, write_image
@@ -108,7 +108,7 @@ def plan(
 ) -> RestoreJob:  # fmt: skip
     """A new restoration. Raises UserError.
 
-    fit: options of `dip_job.plan`. chain: options of `Run.sample` with start_t, a timestep or "auto", and init_mode.
+    fit: options of `dip_plan.plan`. chain: options of `Run.sample` with start_t, a timestep or "auto", and init_mode.
     mix: how much of the picture itself is in what the chain starts from; the rest is the fit's answer.
     """
     if Path(image).is_dir():
@@ -133,7 +133,7 @@ def plan(
         "mix": mix,
         "chain": options,
     }
-    return RestoreJob(config, run, dip_job.plan(image, device, fit), out)
+    return RestoreJob(config, run, dip_plan.plan(image, device, fit), out)
 
 
 def resume(folder: str | Path, device: torch.device) -> RestoreJob:
@@ -149,9 +149,9 @@ def resume(folder: str | Path, device: torch.device) -> RestoreJob:
         if not (folder / FIT / dip_job.RESULT).exists():
             begun = (folder / FIT / checkpoint.CONFIG).exists()
             fit = (
-                dip_job.resume(folder / FIT, device)
+                dip_plan.resume(folder / FIT, device)
                 if begun
-                else dip_job.plan(config["image"], device, config["fit"] | {"out": folder / FIT})
+                else dip_plan.plan(config["image"], device, config["fit"] | {"out": folder / FIT})
             )
     except KeyError as error:
         raise UserError(f"{folder / checkpoint.CONFIG} lacks what a restore run has ({error}).") from None

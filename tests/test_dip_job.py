@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from minidiff import checkpoint, cli, dip_job
+from minidiff import checkpoint, cli, dip_job, dip_plan
 from minidiff.dip import TASKS, FitConfig, Fitter, WindowVariance, fit
 from minidiff.dip_nets import DIP_NETS
 from minidiff.errors import UserError
@@ -58,7 +58,7 @@ def test_the_answer_is_the_averaged_output_at_the_minimum(photo: Path, capsys: p
     said = capsys.readouterr().out
     run = Path("runs/dip-photo-1")
     target = read_image(run / "target.png")
-    torch.manual_seed(seed_from(0, dip_job.WEIGHTS))
+    torch.manual_seed(seed_from(0, dip_plan.WEIGHTS))
     net = DIP_NETS["hourglass"](channels=8, scales=2)  # 20 pixels leave room for two scales
     stopper, steps = WindowVariance(window=5, patience=8), []
     for step in fit(net, to_float(target[None]), FitConfig(steps=30)):
@@ -144,7 +144,7 @@ def test_super_resolution_is_larger_and_measured_there(photo: Path) -> None:
 
 def test_the_early_stop_of_a_super_resolution_is_that_of_its_result(photo: Path) -> None:
     """Outputs of 480x400: 100 of them would be 230 MB, at half the size they are 58."""
-    job = dip_job.plan(photo, CPU, {"task": "super-resolve", "factor": 20, "channels": 4})
+    job = dip_plan.plan(photo, CPU, {"task": "super-resolve", "factor": 20, "channels": 4})
     assert job.config["early_stop"]["downscale"] == 2 and job.config["early_stop"]["patience"] == 1000
 
 
@@ -181,13 +181,13 @@ def test_added_noise_has_its_deviation_and_is_one_for_grey() -> None:
     grey = np.full((64, 64, 3), 128, np.uint8)
     colour = grey.copy()
     colour[0, 0] = (1, 2, 3)
-    noise = dip_job.add_noise(colour, 25, seed=0)[1:].astype(float) - 128
+    noise = dip_plan.add_noise(colour, 25, seed=0)[1:].astype(float) - 128
     assert abs(noise.std() - 25) < 0.5 and abs(noise.mean()) < 0.7
     assert abs(np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]) < 0.06
-    one = dip_job.add_noise(grey, 25, seed=0)
+    one = dip_plan.add_noise(grey, 25, seed=0)
     assert (one == one[..., :1]).all() and one.std() > 20
-    np.testing.assert_array_equal(one, dip_job.add_noise(grey, 25, seed=0))
-    assert (dip_job.add_noise(grey, 25, seed=1) != one).mean() > 0.9
+    np.testing.assert_array_equal(one, dip_plan.add_noise(grey, 25, seed=0))
+    assert (dip_plan.add_noise(grey, 25, seed=1) != one).mean() > 0.9
 
 
 def test_the_seed_decides_the_weights_and_the_input(photo: Path) -> None:
@@ -209,8 +209,8 @@ def test_every_network_fits_with_the_input_it_can_learn_from(net: str, own_folde
 
 @pytest.mark.parametrize(("side", "scales"), [(8, 1), (16, 2), (32, 3), (64, 4), (127, 4), (128, 5), (1024, 5)])
 def test_the_hourglass_has_as_many_scales_as_there_is_room_for(side: int, scales: int) -> None:
-    assert dip_job.net_settings("hourglass", {}, side) == {"scales": scales}
-    assert dip_job.net_settings("hourglass", {"scales": 2}, side) == {"scales": 2}
+    assert dip_plan.net_settings("hourglass", {}, side) == {"scales": scales}
+    assert dip_plan.net_settings("hourglass", {"scales": 2}, side) == {"scales": 2}
 
 
 @pytest.mark.parametrize(
@@ -226,10 +226,10 @@ def test_the_hourglass_has_as_many_scales_as_there_is_room_for(side: int, scales
     ],
 )
 def test_the_early_stop_suits_the_size(shape: tuple[int, int, int], patience: int, downscale: int) -> None:
-    settings = dip_job.stop_settings("window", {}, shape)
+    settings = dip_plan.stop_settings("window", {}, shape)
     assert settings == {"name": "window", "patience": patience, "window": 100, "downscale": downscale}
-    assert 4 * 100 * np.prod(shape) / downscale**2 <= dip_job.WINDOW_BYTES
-    assert dip_job.stop_settings("moving", {"patience": 7}, shape) == {"name": "moving", "patience": 7}
+    assert 4 * 100 * np.prod(shape) / downscale**2 <= dip_plan.WINDOW_BYTES
+    assert dip_plan.stop_settings("moving", {"patience": 7}, shape) == {"name": "moving", "patience": 7}
 
 
 # --- what it reads ------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def forms(clean: Pixels) -> dict[str, tuple[Image.Image, dict[str, Any], Pixels]
 def test_every_kind_of_file_is_fitted_as_it_looks(form: str) -> None:
     file, options, expected = forms(smooth())[form]
     file.save("photo.png", **options)
-    job = dip_job.plan("photo.png", CPU, {"channels": 8})
+    job = dip_plan.plan("photo.png", CPU, {"channels": 8})
     np.testing.assert_array_equal(job.target, expected)
     assert job.fitter.known.shape[1] == (1 if form in ("grey", "16-bit") else 3)
 
@@ -325,19 +325,19 @@ def test_a_picture_too_large_for_the_memory_is_refused_with_a_size_that_fits(
     photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What autograd saves for the hourglass is counted here by hand for its finest scale, and is most of it."""
-    a_pixel = dip_job.bytes_a_pixel(DIP_NETS["hourglass"]())
+    a_pixel = dip_plan.bytes_a_pixel(DIP_NETS["hourglass"]())
     # At full size: two of 128 channels from the convolutions of `join`, two after batch norm, two after LeakyReLU, the
     # upsampled one, the joined 132 before and after batch norm and padding; 4 bytes each.
     assert 2 * 4 * 8 * 128 < a_pixel < 2 * 4 * 20 * 128
-    monkeypatch.setattr(dip_job, "free_memory", lambda device: 50_000)
+    monkeypatch.setattr(dip_plan, "free_memory", lambda device: 50_000)
     assert dip_fit(photo) == 1
     assert "at 20x24 needs some" in capsys.readouterr().err
-    monkeypatch.setattr(dip_job, "free_memory", lambda device: int(0.9 * a_pixel * 400 * 400))
+    monkeypatch.setattr(dip_plan, "free_memory", lambda device: int(0.9 * a_pixel * 400 * 400))
     large = {"task": "super-resolve", "factor": 20}  # of 400x480: a target of that memory has a side of some 16
     with pytest.raises(UserError, match=r"at 400x480 needs some .* Try --size (1[4-9]),"):
-        dip_job.plan(photo, CPU, large)
-    monkeypatch.setattr(dip_job, "free_memory", lambda device: None)
-    dip_job.plan(photo, CPU, {})
+        dip_plan.plan(photo, CPU, large)
+    monkeypatch.setattr(dip_plan, "free_memory", lambda device: None)
+    dip_plan.plan(photo, CPU, {})
 
 
 # --- interrupted --------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def fit(
     """
     import torch
 
-    from minidiff import checkpoint, dip_job
+    from minidiff import checkpoint, dip_folder, dip_job, dip_plan
 
     place = torch.device(device)
     chosen = {name: value for name, value in options.items() if value is not None}
@@ -114,15 +114,15 @@ def fit(
         refuse_options(ctx, {"resume", "device", "force"})
         config = checkpoint.read_config(resume, kind="dip")
         if "images" in config:
-            return fit_folder(dip_job.resume_folder(Path(resume), config, place))
+            return fit_folder(dip_folder.resume_folder(Path(resume), config, place))
         if (Path(resume) / dip_job.RESULT).exists():
             raise UserError(f"{resume} is finished: its answer is {Path(resume) / dip_job.ANSWER}.")
-        job = dip_job.resume(resume, place)
+        job = dip_plan.resume(resume, place)
         deliver = config.get("deliver", False)
     elif Path(str(image)).is_dir():
-        return fit_folder(dip_job.FolderJob(Path(str(image)), chosen | {"out": out}, place))
+        return fit_folder(dip_folder.FolderJob(Path(str(image)), chosen | {"out": out}, place))
     else:
-        job = dip_job.plan(str(image), place, chosen | {"out": out})
+        job = dip_plan.plan(str(image), place, chosen | {"out": out})
         deliver = job.config["deliver"] = out is None
     click.echo(job.describe())
     click.echo(job.start())
