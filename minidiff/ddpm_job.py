@@ -16,7 +16,8 @@ from minidiff import __version__, distributed, features, measure
 from minidiff.conditional import DROPOUT, examples, in_words, multi_hot
 from minidiff.diffusion import check_prediction
 from minidiff.errors import UserError, lookup
-from minidiff.images import grid, label_rows, problems, to_uint8, write_image
+from minidiff.faults import problems
+from minidiff.images import grid, label_rows, to_uint8, write_image
 from minidiff.job import Job, check_labels, check_out, describe_labels, open_data, training_config
 from minidiff.pipeline import Run
 from minidiff.presets import DIFFUSION, FID, PRESETS, default_preset

@@ -16,10 +16,11 @@ import torch
 from minidiff import __version__, checkpoint, distributed
 from minidiff.diversity import TOO_ALIKE, diversity
 from minidiff.errors import UserError, lookup
+from minidiff.faults import problems
 from minidiff.gan import GANS, Critic, generator_of, levels
 from minidiff.gan_run import GanRun
 from minidiff.gan_train import GanTrainer
-from minidiff.images import grid, problems, to_uint8, write_image
+from minidiff.images import grid, to_uint8, write_image
 from minidiff.job import Job, check_out, open_data, training_config
 from minidiff.presets import GAN_PRESETS, default_preset
 from minidiff.train import TrainConfig

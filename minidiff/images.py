@@ -1,4 +1,4 @@
-"""Images at the edge of the package: files, uint8 arrays, grids, and a look at whether a sample is an image at all.
+"""Images at the edge of the package: files, uint8 arrays, and grids with names to look at.
 
 Inside minidiff an image is float32 [N,C,H,W] in [-1, 1]; on disk and in metrics it is uint8 [N,H,W,3].
 This chapter is the only one that turns one into the other, and the only one that knows Pillow.
@@ -7,9 +7,6 @@ This chapter is the only one that turns one into the other, and the only one tha
 import io
 import math
 import os
-import re
-import shutil
-import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -173,93 +170,6 @@ def as_webp(image: Pixels, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-class ImageSink:
-    """Where a stream of images goes: a grid (`.png`), an array (`.npz`, uint8 [N,H,W,3] named `images`) or a folder.
-
-    `write` takes uint8 [n,H,W,3] batches in order; `finish` completes the file and returns what was written, in words.
-    An array goes through a raw file beside the target, so memory does not grow with the number of images; a grid is
-    for looking at and keeps the first `keep`, which are there as `shown` for every kind. As a context manager it leaves
-    no working files, however it ends. Refuses to replace anything unless `overwrite`. Raises UserError.
-    """
-
-    keep = 256
-
-    def __init__(self, path: str | Path, columns: int | None = None, overwrite: bool = False) -> None:
-        self.path, self.columns, self.count = Path(path), columns, 0
-        self.kind = {".npz": "array", "": "folder"}.get(self.path.suffix.lower(), "grid")
-        if self.kind == "grid" and self.path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise UserError(f"cannot tell what '{path}' should be. Give a .png, a .npz, or a folder without a suffix.")
-        taken = any(self.path.iterdir()) if self.path.is_dir() else self.path.exists()
-        if taken and not overwrite:
-            raise UserError(f"{path} exists. Give another --out, or --force to replace it.")
-        if self.path.exists() and self.path.is_dir() != (self.kind == "folder"):
-            raise UserError(f"{path} is {'a folder' if self.path.is_dir() else 'a file'}. Give another --out.")
-        self.first: list[Pixels] = []
-        home = self.path if self.kind == "folder" else self.path.parent
-        self.raw = home / f".{self.path.name}.tmp{os.getpid()}"
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            self.raw.touch()  # a read-only place is found out now, not after the sampling
-            if self.kind == "folder":
-                self.clear()
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}.") from None
-
-    def clear(self) -> None:
-        """Take the images of an earlier sampling out of the folder; one that holds anything else is not ours."""
-        self.raw.unlink()
-        if foreign := [path.name for path in self.path.iterdir() if not re.fullmatch(r"\d{6}\.png", path.name)]:
-            raise UserError(f"{self.path} holds more than samples ({foreign[0]}). Give another --out.")
-        for path in self.path.iterdir():
-            path.unlink()
-
-    def write(self, images: Pixels) -> None:
-        try:
-            if self.kind == "folder":
-                for offset, image in enumerate(images):
-                    write_image(self.path / f"{self.count + offset:06d}.png", image)
-            elif self.kind == "array":
-                with open(self.raw, "ab") as file:
-                    file.write(np.ascontiguousarray(images).tobytes())
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}.") from None
-        self.first.extend(images[: self.keep - len(self.first)])
-        self.count += len(images)
-
-    @property
-    def shown(self) -> Pixels:
-        """The first images written, uint8 [n,H,W,3]."""
-        return np.stack(self.first)
-
-    def finish(self) -> str:
-        try:
-            if self.kind == "array":
-                shape = (self.count, *self.first[0].shape)
-                finished = Path(f"{self.raw}.npz")
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                with (
-                    zipfile.ZipFile(finished, "w", zipfile.ZIP_STORED) as archive,
-                    archive.open("images.npy", "w", force_zip64=True) as member,
-                    open(self.raw, "rb") as raw,
-                ):
-                    np.lib.format.write_array_header_1_0(member, header)
-                    shutil.copyfileobj(raw, member, 1 << 22)
-                os.replace(finished, self.path)
-            elif self.kind == "grid":
-                write_image(self.path, grid(self.shown, self.columns))
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}.") from None
-        cut = f" (the grid shows the first {self.keep})" if self.kind == "grid" and self.count > self.keep else ""
-        return f"{self.count} image{'s' * (self.count != 1)}: {self.path}{cut}"
-
-    def __enter__(self) -> "ImageSink":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.raw.unlink(missing_ok=True)
-        Path(f"{self.raw}.npz").unlink(missing_ok=True)
-
-
 def free_name(path: Path) -> Path:
     """`path`, or the first of path-2, path-3, ... that is not taken."""
     number, candidate = 1, path
@@ -357,57 +267,3 @@ def captioned(images: Pixels, captions: Sequence[str], columns: int | None = Non
         ImageDraw.Draw(canvas).multiline_text(at, caption, fill="black", font=font, align="center")
         cell[row] = np.array(canvas)
     return grid(cell, columns)
-
-
-# --- is it an image? ----------------------------------------------------------------------------------------------
-
-NOISE_CORRELATION = 0.35  # white noise has 0; of FashionMNIST 99.9% have more than 0.52 (docs/images.md)
-SATURATED_SHARE = 0.97  # well above a picture on a plain black ground
-CONSTANT_DEVIATION = 2.0  # of 255
-NOISE_CAUSES = (
-    "trained too briefly, weights that do not belong to this network, or (of a diffusion model) a wrong start timestep"
-)
-
-
-def neighbour_correlation(images: Pixels) -> NDArray[np.float64]:
-    """Correlation between each pixel and its right and lower neighbours, per image: [N]. White noise has 0."""
-    grey = images.astype(np.float64).mean(axis=3)
-    grey -= grey.mean(axis=(1, 2), keepdims=True)
-    variance = (grey**2).mean(axis=(1, 2)) + 1e-12
-    right = (grey[:, :, 1:] * grey[:, :, :-1]).mean(axis=(1, 2)) / variance
-    below = (grey[:, 1:] * grey[:, :-1]).mean(axis=(1, 2)) / variance
-    return (right + below) / 2
-
-
-def faults(images: Pixels) -> dict[str, NDArray[np.bool_]]:
-    """Which of uint8 [N,H,W,3] images are white noise, constant, or nearly all at the ends of the range: [N] each."""
-    deviation = images.std(axis=(1, 2, 3))
-    constant = deviation < CONSTANT_DEVIATION
-    saturated = ~constant & (((images == 0) | (images == 255)).mean(axis=(1, 2, 3)) > SATURATED_SHARE)
-    in_a_plane = min(images.shape[1:3]) > 1  # a line of pixels has no neighbours one way
-    noise = ~constant & (neighbour_correlation(images) < NOISE_CORRELATION if in_a_plane else False)
-    return {"noise": noise, "one flat colour": constant, "saturated, nearly all black or white": saturated}
-
-
-FAULT_CAUSES = {
-    "noise": NOISE_CAUSES,
-    "one flat colour": "training has diverged or collapsed, or an input was empty",
-    "saturated, nearly all black or white": "a wrong value range, or a training that diverged",
-}
-
-
-def problems(images: Pixels) -> list[str]:
-    """What is statistically wrong with uint8 [N,H,W,3] samples, one line for each kind; empty when nothing is.
-
-    Looks for images that are white noise, constant, or nearly all at the ends of the range. A kind is reported when at
-    least a tenth of the images have it: a blank picture among a hundred is life, a dozen are a fault.
-    """
-    found = faults(images)
-    noise = found["noise"]
-    typical = np.median(neighbour_correlation(images[noise])) if noise.any() else 0.0
-    said = {"noise": f"noise (neighbouring pixels correlate {typical:.2f})"}
-    return [
-        f"{int(mask.sum())} of {len(images)} images are {said.get(what, what)}. Likely causes: {FAULT_CAUSES[what]}."
-        for what, mask in found.items()
-        if mask.mean() >= 0.1
-    ]

@@ -22,8 +22,8 @@ from torch import Tensor
 from minidiff import __version__, distributed, metrics
 from minidiff.decoded import cache_dir
 from minidiff.errors import UserError
+from minidiff.faults import FAULT_CAUSES, faults
 from minidiff.features import FeatureNetwork
-from minidiff.images import FAULT_CAUSES, faults
 from minidiff.sources import Batch, Source, Stored, open_source, save_statistics
 
 METRICS = ("fid", "kid", "is", "prec-recall", "fid-inf")

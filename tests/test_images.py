@@ -1,7 +1,6 @@
-"""Images at the edge: conversions are exact, files are read upright, a broken one is one line, noise is noticed."""
+"""Images at the edge: conversions are exact, files are read upright, a broken one is one line."""
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,10 @@ from PIL import Image
 
 from minidiff.errors import UserError
 from minidiff.images import (
-    ImageSink,
     crop_resize,
-    faults,
     free_name,
     grid,
-    neighbour_correlation,
-    problems,
     read_image,
-    read_images,
     squeeze,
     to_float,
     to_uint8,
@@ -128,92 +122,6 @@ def test_grid_places_every_image() -> None:
     assert grid(images[:, :32, :32]).shape[0] == 2 * 66 + 2  # 32x32 is shown twice as large
 
 
-def test_noise_constants_and_saturation_are_noticed() -> None:
-    random = np.random.default_rng(0)
-    noise = random.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
-    clipped = (255 * (random.random((20, 32, 32, 3)) > 0.5)).astype(np.uint8)
-    flat = np.full((20, 32, 32, 3), 90, np.uint8)
-    good = np.stack([np.roll(ramp(32, 32), k, axis=1) for k in range(20)])
-    assert "20 of 20 images are noise" in problems(noise)[0]
-    assert "noise" in problems(clipped)[0] and "saturated" in problems(clipped)[1]
-    assert "one flat colour" in problems(flat)[0]
-    assert problems(good) == []
-    assert problems(np.concatenate([good, good, noise[:3]])) == []  # under a tenth
-    assert abs(neighbour_correlation(noise).mean()) < 0.02
-
-
-def test_real_clothing_is_not_called_noise() -> None:
-    """The most textured of 10,000 real images still correlates well above the threshold's neighbourhood."""
-    folder = Path("/usr/share/datasets/fashion-mnist")
-    if not folder.exists():
-        pytest.skip("Debian's dataset-fashion-mnist is not installed")
-    from minidiff.data import load_data
-
-    data = load_data("fashion-mnist", split="test")
-    assert problems(np.repeat(data.images[:2000], 3, axis=3)) == []
-
-
-class TestSink:
-    images = np.stack([np.full((8, 8, 3), k, np.uint8) for k in range(6)])
-
-    def test_array(self, tmp_path: Path) -> None:
-        with ImageSink(tmp_path / "all.npz") as sink:
-            sink.write(self.images[:4])
-            sink.write(self.images[4:])
-            assert sink.finish() == f"6 images: {tmp_path / 'all.npz'}"
-        with np.load(tmp_path / "all.npz") as archive:
-            assert archive["images"].dtype == np.uint8 and (archive["images"] == self.images).all()
-        assert os.listdir(tmp_path) == ["all.npz"]
-
-    def test_folder(self, tmp_path: Path) -> None:
-        with ImageSink(tmp_path / "all") as sink:
-            sink.write(self.images)
-            sink.finish()
-        assert sorted(os.listdir(tmp_path / "all"))[:2] == ["000000.png", "000001.png"]
-        assert (read_images(tmp_path / "all", 8) == self.images).all()
-
-    def test_grid_says_how_many_it_shows(self, tmp_path: Path) -> None:
-        with ImageSink(tmp_path / "all.png") as sink:
-            for _ in range(50):
-                sink.write(self.images)
-            assert sink.finish().startswith("300 images") and len(sink.shown) == 256
-
-    @pytest.mark.parametrize("name", ["all.npz", "all.png", "all"])
-    def test_nothing_is_overwritten_and_nothing_left_behind(self, tmp_path: Path, name: str) -> None:
-        target = tmp_path / name
-        if target.suffix:
-            target.write_text("mine")
-        else:
-            target.mkdir()
-            (target / "mine").touch()
-        with pytest.raises(UserError, match="exists. Give another --out, or --force"):
-            ImageSink(target)
-        if not target.suffix:
-            with pytest.raises(UserError, match="holds more than samples"):
-                ImageSink(target, overwrite=True)
-            return
-        with pytest.raises(KeyboardInterrupt), ImageSink(target, overwrite=True) as sink:
-            sink.write(self.images)
-            raise KeyboardInterrupt
-        assert os.listdir(tmp_path) == [name]
-        assert target.read_text() == "mine"
-
-    def test_a_folder_is_not_a_mixture(self, tmp_path: Path) -> None:
-        """Two images over five: the last three of the earlier sampling are gone."""
-        for count in (5, 2):
-            with ImageSink(tmp_path / "all", overwrite=True) as sink:
-                sink.write(self.images[:count])
-                sink.finish()
-        assert sorted(os.listdir(tmp_path / "all")) == ["000000.png", "000001.png"]
-
-    def test_unknown_and_unwritable_places(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="Give a .png, a .npz, or a folder"):
-            ImageSink(tmp_path / "all.txt")
-        (tmp_path / "file").touch()
-        with pytest.raises(UserError, match="cannot write|is a file"):
-            ImageSink(tmp_path / "file" / "all.png")
-
-
 def test_write_image_names_the_suffix(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Try picture.png"):
         write_image(tmp_path / "picture", ramp())
@@ -223,10 +131,3 @@ def test_free_name(tmp_path: Path) -> None:
     for expected in ("a.png", "a-2.png", "a-3.png"):
         assert free_name(tmp_path / "a.png").name == expected
         (tmp_path / expected).touch()
-
-
-def test_a_line_of_pixels_is_not_called_noise() -> None:
-    """It has no neighbours one way, so nothing can be said, and no division by zero is attempted."""
-    for shape in ((5, 1, 16, 3), (5, 16, 1, 3), (5, 1, 1, 3)):
-        images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        assert not faults(images)["noise"].any()

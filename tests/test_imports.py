@@ -17,7 +17,7 @@ LAYERS = [
      "dip_nets", "quality", "cpu", "inception", "classifier", "gan", "corruptions"},
     {"diffusion", "conditional", "chain", "samplers", "solvers", "data", "corrupted", "decoded", "downloads", "iclevr",
      "export", "train", "gan_train", "journal", "dip", "noise_level", "dip_pictures", "features", "metrics",
-     "evaluator", "diversity"},
+     "evaluator", "diversity", "faults", "sink"},
     {"recipe", "pipeline", "job", "gan_job", "gan_run", "ddpm_job", "dip_job", "dip_plan", "dip_folder", "restore",
      "classifier_job", "sources", "measure", "interop", "foreign", "evaluate", "evaluate_pictures"},
     {"experiments"},

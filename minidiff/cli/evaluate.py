@@ -10,7 +10,7 @@ from minidiff import checkpoint, conditional, distributed, evaluate, evaluate_pi
 from minidiff.cli.sample import FROM_NOISE, own_steps
 from minidiff.cli.types import Device, Name, Number, Place, say, typed, warn
 from minidiff.evaluator import Evaluator, open_evaluator
-from minidiff.images import problems
+from minidiff.faults import problems
 from minidiff.samplers import SAMPLERS
 
 OF_RUNS = ("labels_file", "per_class", "guidance", "sampler", "steps", "seeds", "seed", "batch_size")

@@ -15,16 +15,15 @@ from minidiff.chain import PLANS
 from minidiff.cli.types import Counted, Device, Name, Number, Place, Steps, Timestep, say, typed, warn
 from minidiff.conditional import GUIDANCE_SCALE, in_words
 from minidiff.errors import UserError
+from minidiff.faults import problems
 from minidiff.gan_run import GanRun
 from minidiff.images import (
     IMAGE_SUFFIXES,
-    ImageSink,
     captioned,
     free_name,
     grid,
     image_files,
     label_rows,
-    problems,
     read_images,
     to_float,
     to_uint8,
@@ -34,6 +33,7 @@ from minidiff.noise_level import start_from
 from minidiff.pipeline import INIT_MODES, OWNERS
 from minidiff.samplers import SAMPLERS, VARIANCES
 from minidiff.schedules import SPACINGS
+from minidiff.sink import ImageSink
 
 FROM_NOISE, FROM_INIT = "dpm++sde", "ddim"  # docs/results.md: of the samplers; of the start timesteps, made with ddim
 

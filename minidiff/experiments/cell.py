@@ -40,8 +40,9 @@ from minidiff.experiments.models import MODELS, training
 from minidiff.experiments.reference import SHOWN, check_data, digest_of, measure_samples, prepare
 from minidiff.experiments.study import GRID, RESULT, RUN, SAMPLES
 from minidiff.experiments.timing import take_times
+from minidiff.faults import faults, problems
 from minidiff.gan_job import one_sided
-from minidiff.images import Pixels, faults, grid, problems, to_uint8, write_image
+from minidiff.images import Pixels, grid, to_uint8, write_image
 from minidiff.job import Job, resume
 from minidiff.journal import Diverged, Interrupted
 

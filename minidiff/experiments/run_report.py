@@ -28,9 +28,10 @@ from minidiff.experiments.page import (
     worded,
     write_page,
 )
+from minidiff.faults import problems
 from minidiff.gan import GANS
 from minidiff.gan_job import suspicions
-from minidiff.images import cut, problems, read_image
+from minidiff.images import cut, read_image
 
 REPORT, RESULT = "report.html", "result.json"
 EARLIER = 6  # pictures of earlier steps that are shown
