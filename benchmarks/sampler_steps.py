@@ -111,14 +111,15 @@ def draw(path: Path, results: list[Result], title: str) -> None:
 @click.option("--num", type=click.IntRange(min=100), default=1000, show_default=True, help="Samples of each.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=50, show_default=True)
 @click.option("--spacing", help="Another than each sampler's own.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Default: that of the training.")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("sampler-steps"))
 def main(folder: str, features: str, samplers: str, steps: str, num: int, batch_size: int, spacing: str | None,
-         device: str, out: Path) -> None:  # fmt: skip
+         precision: str | None, device: str, out: Path) -> None:  # fmt: skip
     """Measure every sampler at every number of calls."""
     cpu.tune()
     out.mkdir(parents=True, exist_ok=True)
-    run, network = load(folder, device=device), choose(features, device=device)
+    run, network = load(folder, device=device, precision=precision), choose(features, device=device)
     data = run.config["data"]
     given = {name: data[name] for name in ("data_dir", "image_size", "on_bad")}
     reference = of_data(data["name"], load_data(data["name"], **given))
