@@ -12,7 +12,8 @@ import click
 import torch
 from torch import Tensor
 
-from minidiff.metrics import FeatureStatistics, fid_infinity, frechet_distance
+from minidiff.frechet import FeatureStatistics, frechet_distance
+from minidiff.metrics import fid_infinity
 
 DIMS = 64
 

@@ -27,8 +27,8 @@ from pytorch_fid.fid_score import calculate_frechet_distance  # noqa: E402
 
 from minidiff import cpu  # noqa: E402
 from minidiff.features import inception_features  # noqa: E402
+from minidiff.frechet import FeatureStatistics, frechet_distance  # noqa: E402
 from minidiff.images import Pixels  # noqa: E402
-from minidiff.metrics import FeatureStatistics, frechet_distance  # noqa: E402
 
 DIMS, CPU = 2048, torch.device("cpu")
 Features = Callable[[Pixels], Tensor]

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from minidiff.errors import UserError as UserError
     from minidiff.evaluator import open_evaluator as open_evaluator
     from minidiff.features import FeatureNetwork as FeatureNetwork
+    from minidiff.frechet import FeatureStatistics as FeatureStatistics
+    from minidiff.frechet import frechet_distance as frechet_distance
     from minidiff.gan_run import GanRun as GanRun
     from minidiff.inception import Inception as Inception
-    from minidiff.metrics import FeatureStatistics as FeatureStatistics
     from minidiff.metrics import fid_infinity as fid_infinity
-    from minidiff.metrics import frechet_distance as frechet_distance
     from minidiff.metrics import inception_score as inception_score
     from minidiff.metrics import kid as kid
     from minidiff.metrics import precision_recall as precision_recall
@@ -61,7 +61,7 @@ PUBLIC = {
     "DIP_NETS": "dip_nets",
     "EARLY_STOPS": "dip",
     "FeatureNetwork": "features",
-    "FeatureStatistics": "metrics",
+    "FeatureStatistics": "frechet",
     "FitConfig": "dip",
     "FitStep": "dip",
     "Fitter": "dip",
@@ -84,7 +84,7 @@ PUBLIC = {
     "diffusion_loss": "diffusion",
     "fid_infinity": "metrics",
     "fit": "dip",
-    "frechet_distance": "metrics",
+    "frechet_distance": "frechet",
     "guided": "conditional",
     "inception_score": "metrics",
     "kid": "metrics",

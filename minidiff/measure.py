@@ -1,7 +1,7 @@
 """From two sets of images to a number that can be trusted: extract, compare, and say what is doubtful.
 
 extract() sends a source through a feature network, batch by batch; compare() computes the metrics; doubts() lists what
-could make them mislead. Rests on sources (the images), features (the network) and metrics (the mathematics).
+could make them mislead. Rests on sources (the images), features (the network), frechet and metrics (the mathematics).
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from minidiff.decoded import cache_dir
 from minidiff.errors import UserError
 from minidiff.faults import FAULT_CAUSES, faults
 from minidiff.features import FeatureNetwork
+from minidiff.frechet import FeatureStatistics, frechet_distance
 from minidiff.sources import Batch, Source, Stored, open_source, save_statistics
 
 METRICS = ("fid", "kid", "is", "prec-recall", "fid-inf")
@@ -121,7 +122,7 @@ def extract(
     with the number of images done after each batch. Under torchrun the processes share the batches.
     """
     keep, keep_logits = bool(NEED_FEATURES & set(wanted)), "is" in wanted
-    sums = metrics.FeatureStatistics(network.dims)
+    sums = FeatureStatistics(network.dims)
     side = Side(source.name, source.count, sums.mean, sums.scatter, size=source.size, changes=source.changes,
                 held=source.held, low=255, high=0, faulty=dict.fromkeys(FAULT_CAUSES, 0), same=source.same)  # fmt: skip
     for batch in source.batches(batch_size):
@@ -166,14 +167,14 @@ def append_together(file: RowFile, rows: Tensor, batch_size: int) -> None:
         file.append(everyone)
 
 
-def over_processes(sums: metrics.FeatureStatistics) -> metrics.FeatureStatistics:
+def over_processes(sums: FeatureStatistics) -> FeatureStatistics:
     """The statistics of the images of all processes, merged in the order of the processes: the same in each."""
     if distributed.world_size() == 1:
         return sums
     of_each = [distributed.gather_rows(part[None], 1) for part in sums.parts()]
-    total = metrics.FeatureStatistics(len(sums.mean))
+    total = FeatureStatistics(len(sums.mean))
     for count, mean, scatter in zip(*of_each, strict=True):
-        total.merge(metrics.FeatureStatistics.from_parts(count, mean, scatter))
+        total.merge(FeatureStatistics.from_parts(count, mean, scatter))
     return total
 
 
@@ -314,7 +315,7 @@ def compare(
         return partial(on_progress, metric) if on_progress else None
 
     if "fid" in wanted:
-        found["fid"] = metrics.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+        found["fid"] = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
     if "fid-inf" in wanted:
         reference = b.features if len(b.features) else (b.mean, b.covariance)
         found["fid-inf"] = metrics.fid_infinity(a.features, reference, progress=progress(title("fid-inf", network)))

@@ -82,3 +82,9 @@ def clf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = ["--dataset", "folder", "--data-dir", str(home / "data")]
     assert cli.run(["train", "classifier", *data, *small, "--out", str(home / "run")]) == 0
     return home / "run"
+
+
+@pytest.fixture()
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a few hundred rows are several blocks, the last of them not full."""
+    monkeypatch.setattr("minidiff.frechet.BLOCK", 64)

@@ -14,7 +14,7 @@ PACKAGE = Path(minidiff.__file__).parent
 # A module may import modules of its own layer, as long as there is no circle, and of the layers below.
 LAYERS = [
     {"errors", "rng", "images", "schedules", "unet", "shapes", "checkpoint", "distributed", "presets", "report",
-     "dip_nets", "quality", "cpu", "inception", "classifier", "gan", "corruptions"},
+     "dip_nets", "quality", "frechet", "cpu", "inception", "classifier", "gan", "corruptions"},
     {"diffusion", "conditional", "chain", "samplers", "solvers", "data", "corrupted", "decoded", "downloads", "iclevr",
      "export", "train", "gan_train", "journal", "dip", "noise_level", "dip_pictures", "features", "metrics",
      "evaluator", "diversity", "faults", "sink"},

@@ -1,6 +1,7 @@
 """How far images are from real ones, as every cell of a study measures it: FID and KID with their intervals.
 
-Rests on measure and metrics. Images are chosen evenly from a set, so that one ordered by class is not cut short.
+Rests on measure, frechet and metrics. Images are chosen evenly from a set, so that one ordered by class is not cut
+short.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from minidiff import measure, metrics
 from minidiff.data import ImageData
 from minidiff.features import FeatureNetwork
+from minidiff.frechet import frechet_distance
 from minidiff.images import Pixels
 from minidiff.sources import Source
 
@@ -41,7 +43,7 @@ def distances(
     The interval of FID is the jackknife's, as of `metrics.fid_infinity`, laid about FID itself, with its bias of so
     many images, which the cells have in common: how far other samples of the same model would move it.
     """
-    fid = metrics.frechet_distance(side.mean, side.covariance, real.mean, real.covariance)
+    fid = frechet_distance(side.mean, side.covariance, real.mean, real.covariance)
     unbiased = metrics.fid_infinity(side.features, (real.mean, real.covariance))
     low, high = (max(0.0, fid + end - unbiased.value) for end in (unbiased.low, unbiased.high))
     size = min(1000, len(side.features), len(real_features))
