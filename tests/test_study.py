@@ -18,7 +18,7 @@ import torch
 from conftest import tiny
 from peers import pictures
 
-from minidiff import checkpoint, cli, ddpm_job, features, load, measure, metrics, shapes
+from minidiff import checkpoint, cli, ddpm_job, features, frechet, load, measure, metrics, shapes
 from minidiff.errors import UserError
 from minidiff.experiments import cell as cells
 from minidiff.experiments import distance, models, processes, progress, study, timing
@@ -319,7 +319,7 @@ def test_the_interval_of_fid_holds_what_fresh_samples_would_give(monkeypatch: py
     for _ in range(40):
         features = measure.RowFile()
         features.append(torch.from_numpy((random.standard_normal((count, dims)) + 0.2) * scale))
-        gathered = metrics.FeatureStatistics.of(features)
+        gathered = frechet.FeatureStatistics.of(features)
         side = Side("made", count, gathered.mean, gathered.covariance, features)
         found = distance.distances(side, truth, np.zeros((1, dims), np.float32), network)  # type: ignore[arg-type]
         values.append(found["fid"]["value"])
