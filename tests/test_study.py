@@ -144,6 +144,8 @@ def test_data_that_a_study_grows_by_may_lie_elsewhere(tmp_path: Path) -> None:
         study.settings_of(tmp_path / "s", {"datasets": ["shapes", "folder"]}, "cpu")
     more = study.settings_of(tmp_path / "s", {"datasets": ["shapes", "folder"], "data_dir": {"folder": "/mine"}}, "cpu")
     assert more["data_dir"] == {"shapes": "/here", "folder": "/mine"}
+    with pytest.raises(UserError, match="--data-dir names mnist, and the data sets are shapes. Leave it out"):
+        study.settings_of(tmp_path / "s", {"data_dir": {"mnist": "/there"}}, "cpu")
     with pytest.raises(UserError, match="is a study with --data-dir /here, not shapes=/there"):
         study.settings_of(tmp_path / "s", {"data_dir": {"shapes": "/there"}}, "cpu")
 

@@ -96,8 +96,7 @@ def taken_up(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     if isinstance(asked.get("data_dir"), dict):
         had = {dataset: place for dataset in known["datasets"] if (place := folder_of(known, dataset))}
         study["data_dir"] = {d: p for d, p in asked["data_dir"].items() if d not in known["datasets"]} | had
-    if "cells" not in study:
-        check_places(study["data_dir"], study["datasets"])
+    check_places(study["data_dir"], study["datasets"])
     for name, value in asked.items():
         if not is_same(value, study[name], name):
             option, was = name.replace("_", "-"), known[name]
