@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from minidiff import checkpoint, cli, gan_job, journal
+from minidiff import checkpoint, cli, curves, gan_job
 from minidiff.errors import UserError
 from minidiff.gan import GANS
 from minidiff.gan_train import GanTrainer
@@ -286,7 +286,7 @@ def test_curves_of_losses_below_zero(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Figure, "savefig", look)
     for records in (plain, more, [*more, {"step": 3, "diversity": 0.7}]):
         checkpoint.write_metrics(tmp_path, records)
-        journal.draw_curves(tmp_path)
+        curves.draw_curves(tmp_path)
     rate = "learning rate (right)"
     losses = ("linear", ["loss", "critic loss", rate])
     assert drawn == [

@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "rng", "images", "schedules", "unet", "shapes", "checkpoint", "distributed", "presets", "report",
      "dip_nets", "quality", "frechet", "cpu", "inception", "classifier", "gan", "corruptions"},
     {"diffusion", "conditional", "chain", "samplers", "solvers", "data", "corrupted", "decoded", "downloads", "iclevr",
-     "export", "train", "gan_train", "journal", "dip", "noise_level", "dip_pictures", "features", "metrics",
+     "export", "train", "gan_train", "journal", "curves", "dip", "noise_level", "dip_pictures", "features", "metrics",
      "evaluator", "diversity", "faults", "sink"},
     {"recipe", "pipeline", "job", "gan_job", "gan_run", "ddpm_job", "dip_job", "dip_plan", "dip_folder", "restore",
      "classifier_job", "sources", "measure", "interop", "foreign", "evaluate", "evaluate_pictures"},

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minidiff import checkpoint, journal, report
+from minidiff import checkpoint, curves, journal, report
 from minidiff.data import ImageData
 from minidiff.images import image_shape
 from minidiff.rng import Draws
@@ -72,7 +72,7 @@ def test_what_is_measured_stands_beside_the_losses(tmp_path: Path) -> None:
     with_panel = image_shape(tmp_path / "curves.png")
     records = [record for record in checkpoint.read_metrics(tmp_path) if "loss" in record]
     checkpoint.write_metrics(tmp_path, records)
-    journal.draw_curves(tmp_path)
+    curves.draw_curves(tmp_path)
     alone = image_shape(tmp_path / "curves.png")
     assert with_panel[1] == alone[1] and with_panel[0] > 1.5 * alone[0]
 
@@ -105,3 +105,12 @@ def test_steps_that_come_again_are_measured_again(tmp_path: Path, monkeypatch: p
     assert scores(tmp_path)[-1][0] == 5
     journal.keep(resumed(tmp_path, 8), tmp_path, save_every=4, measure=Gauge(), measure_every=1)
     assert scores(tmp_path) == [(step, 10.0 * step) for step in range(1, 9)]
+
+
+def test_the_running_median_neither_lags_nor_follows_a_stray() -> None:
+    """A straight fall is itself, to both ends; one step a hundred times too high leaves no trace."""
+    falling = [float(value) for value in range(300, 0, -1)]
+    assert curves.running_median(falling) == falling
+    astray = [*falling[:150], 30_000.0, *falling[151:]]
+    assert max(abs(a - b) for a, b in zip(curves.running_median(astray), falling, strict=True)) <= 1
+    assert curves.running_median([5.0]) == [5.0]

@@ -1,4 +1,4 @@
-"""Charts that need no script: curves, intervals and the shades of a heat map, out of SVG and HTML. Rests on page.
+"""Charts that need no script: curves, intervals, the shades of a heat map, out of SVG and HTML. Rests on page, curves.
 
 A curve is drawn in a box of 1000 by 1000 that is stretched to the room there is, with lines that keep their width. The
 words at its axes are HTML beside the drawing, so they are as large on a phone as on a screen.
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from minidiff.curves import running_median
 from minidiff.experiments.page import Html, element, escaped, number
 from minidiff.experiments.style import HEAT, LINES
 
@@ -183,14 +184,8 @@ def thinned(points: Points) -> Points:
 
 
 def smoothed(points: Points) -> Points:
-    """The running median, over a fifteenth of the points around each, fewer at the ends: it does not lag behind a loss
-    that falls, nor is it torn away by one step that went astray."""
-    values, most = np.array([y for _, y in points]), max(2, len(points) // 30)
-    found = []
-    for place, (x, _) in enumerate(points):
-        reach = min(most, place, len(points) - 1 - place)
-        found.append((x, float(np.median(values[place - reach : place + reach + 1]))))
-    return found
+    """The running median."""
+    return list(zip((x for x, _ in points), running_median([y for _, y in points]), strict=True))
 
 
 def is_rough(points: Points, middle: Points) -> bool:
