@@ -65,16 +65,16 @@ def write_json(path: Path, value: object) -> None:
     write_atomically(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object out of a file. Raises UserError."""
+def read_json(path: Path, mend: str = "") -> dict[str, Any]:
+    """A JSON object out of a file. mend: a sentence for the end of the message. Raises UserError."""
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist.") from None
+        raise UserError(f"{path} does not exist. {mend}".rstrip()) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}).") from None
+        raise UserError(f"{path} cannot be read ({error}). {mend}".rstrip()) from None
     if not isinstance(found, dict):
-        raise UserError(f"{path} cannot be read (it holds no object).")
+        raise UserError(f"{path} cannot be read (it holds no object). {mend}".rstrip())
     return found
 
 

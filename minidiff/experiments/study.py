@@ -10,7 +10,6 @@ All that was decided stands in study.json:
     report.html                         all of it, to be looked at
 """
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -223,22 +222,17 @@ def create(folder: Path, study: dict[str, Any]) -> None:
 
 def read(folder: Path) -> dict[str, Any]:
     """The study.json of a folder. Raises UserError."""
-    try:
-        study = json.loads((folder / STUDY).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / STUDY} cannot be read ({error}). Give the folder of a study.") from None
+    study = checkpoint.read_json(folder / STUDY, mend="Give the folder of a study.")
     try:
         check(study)
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged ({error})"
         raise UserError(f"{folder / STUDY} {what}. Mend it, or begin the study anew in another --out.") from None
-    return dict(study)
+    return study
 
 
-def check(study: Any) -> None:
+def check(study: Mapping[str, Any]) -> None:
     """Raises one of several errors unless this is all that a study.json holds, and can be worked with."""
-    if not isinstance(study, dict):
-        raise ValueError("it holds no object")
     for name, table in (("datasets", [*DATASETS]), ("corruptions", [*CORRUPTIONS]), ("models", [*MODELS])):
         if not isinstance(study[name], list) or not study[name] or any(entry not in table for entry in study[name]):
             raise ValueError(f"{name} cannot be {study[name]}")
