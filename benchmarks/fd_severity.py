@@ -16,7 +16,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from minidiff import load_data, measure
+from minidiff import extraction, load_data, measure
 from minidiff.features import FeatureNetwork, choose
 from minidiff.images import Pixels, grid, write_image
 from minidiff.pipeline import load
@@ -46,10 +46,10 @@ def corrupted(source: Source, name: str, corrupt: Callable[..., Pixels], severit
     )  # fmt: skip
 
 
-def distances(network: FeatureNetwork, reference: measure.Side, source: Source) -> dict[str, float]:
+def distances(network: FeatureNetwork, reference: extraction.Side, source: Source) -> dict[str, float]:
     """FD and KD of a source to the reference, and KD's standard error."""
     with tqdm(total=source.count, desc=source.name, unit="image", leave=False) as bar:
-        side = measure.extract(source, network, batch_size=256, wanted=("fid", "kid"), on_images=bar.update)
+        side = extraction.extract(source, network, batch_size=256, wanted=("fid", "kid"), on_images=bar.update)
     found = measure.compare(side, reference, network, ("fid", "kid"))
     return {"fd": found["fid"], "kd": found["kid"].value, "se": found["kid"].se}
 
@@ -85,7 +85,7 @@ def main() -> None:
 
     network = choose(asked.classifier, device=asked.device)
     train, test = (of_data(split, load_data("fashion-mnist", split=split)) for split in ("train", "test"))
-    reference = measure.extract(train, network, batch_size=256, wanted=("kid",))
+    reference = extraction.extract(train, network, batch_size=256, wanted=("kid",))
 
     def row(label: str, source: Source) -> dict[str, float]:
         found = distances(network, reference, source)

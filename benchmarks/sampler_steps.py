@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minidiff import cpu, load_data, measure
+from minidiff import cpu, extraction, load_data, measure
 from minidiff.checkpoint import write_atomically, write_json
 from minidiff.errors import UserError
 from minidiff.features import FeatureNetwork, choose
@@ -54,7 +54,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.npz"))
 
 
-def measured(run: Run, network: FeatureNetwork, reference: measure.Side, name: str, steps: int, num: int,
+def measured(run: Run, network: FeatureNetwork, reference: extraction.Side, name: str, steps: int, num: int,
              batch_size: int, spacing: str | None, out: Path) -> Result:  # fmt: skip
     """One point of a curve. Raises UserError where there is no such chain."""
     options = run.options(sampler=name, steps=steps, spacing=spacing)
@@ -63,7 +63,7 @@ def measured(run: Run, network: FeatureNetwork, reference: measure.Side, name: s
     seconds = drawn(run, options, num, batch_size, folder)
     batches = (np.load(path)["images"] for path in files(folder))
     source = Source(name, num, "", lambda _: batches)
-    side = measure.extract(source, network, batch_size=batch_size, wanted=("fid", "fid-inf"))
+    side = extraction.extract(source, network, batch_size=batch_size, wanted=("fid", "fid-inf"))
     found = measure.compare(side, reference, network, ("fid", "fid-inf"))
     return {
         "sampler": name, "asked": steps, "calls": calls, "num": num, "fd": found["fid"],
@@ -123,7 +123,7 @@ def main(folder: str, features: str, samplers: str, steps: str, num: int, batch_
     data = run.config["data"]
     given = {name: data[name] for name in ("data_dir", "image_size", "on_bad")}
     reference = of_data(data["name"], load_data(data["name"], **given))
-    side = measure.measured(reference, network)
+    side = extraction.measured(reference, network)
     store = out / "results.json"
     results: list[Result] = json.loads(store.read_text()) if store.exists() else []
     for count in map(int, steps.split(",")):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from minidiff import __version__, distributed, features, measure
+from minidiff import __version__, distributed, extraction, features, measure
 from minidiff.conditional import DROPOUT, examples, in_words, multi_hot
 from minidiff.diffusion import check_prediction
 from minidiff.errors import UserError, lookup
@@ -40,7 +40,7 @@ class DdpmJob(Job):
     def build(self, training: TrainConfig, device: torch.device) -> Trainer:
         model, self.schedule = build(self.config)
         diffusion, self.fid, self.labels = self.config["diffusion"], self.config.get("fid"), self.config.get("labels")
-        self.reference: measure.Side | None = None  # what samples are held against, see `run`
+        self.reference: extraction.Side | None = None  # what samples are held against, see `run`
         if self.fid:  # now, so that weights that are not there are missed before the training
             self.measure_every = self.fid["every"]
             self.feature_network = self.choose_features(device)
@@ -56,7 +56,7 @@ class DdpmJob(Job):
             network = features.choose(self.fid["features"], weights=self.fid["weights"], device=device)
         except UserError as error:
             raise UserError(f"{error} {mend}" if "network" in self.fid else str(error)) from None
-        known = measure.identity(network)
+        known = extraction.identity(network)
         if self.fid.setdefault("network", known) != known:
             raise UserError(
                 f"{network.source} is another feature network than this run was measured in (its weights have the "
@@ -104,7 +104,7 @@ class DdpmJob(Job):
         if self.fid:
             source = of_data(self.data.place, self.data)
             with self.progress("training images", len(self.data)) as bar:
-                self.reference = measure.measured(source, self.feature_network, on_images=bar.update)
+                self.reference = extraction.measured(source, self.feature_network, on_images=bar.update)
         super().run()
 
     def measure(self, step: int) -> dict[str, float]:
@@ -114,7 +114,7 @@ class DdpmJob(Job):
                         sampler=self.fid["sampler"], steps=self.fid["steps"], data=self.data)  # fmt: skip
         at_once = max(1, self.trainer.slice_size)
         with self.progress("samples", source.count) as bar:
-            side = measure.extract(source, self.feature_network, batch_size=at_once, on_images=bar.update)
+            side = extraction.extract(source, self.feature_network, batch_size=at_once, on_images=bar.update)
         if distributed.is_main() and not self.doubted:
             for doubt in measure.doubts(side, self.reference, self.feature_network):
                 tqdm.write(f"Warning: {doubt}", file=sys.stderr)

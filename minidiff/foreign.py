@@ -1,8 +1,8 @@
 """Checkpoints of other libraries as files: found here or on the Hugging Face Hub, read, refused, written.
 
 diffusers' layout: a folder with the network (`config.json`, `diffusion_pytorch_model.safetensors` or `.bin`) at its
-top or under `unet/`, and `scheduler_config.json` beside it or under `scheduler/`. What is in them: interop.py.
-Rests on interop and checkpoint.
+top or under `unet/`, and `scheduler_config.json` beside it or under `scheduler/`. What is in them: interop.py
+and scheduler_config.py, on which this rests, as on checkpoint.
 """
 
 import json
@@ -24,14 +24,12 @@ from minidiff.interop import (
     as_embedding,
     few,
     from_diffusers,
-    read_diffusion,
     read_labels,
     read_network,
-    sampling_notes,
     to_diffusers,
-    write_diffusion,
     write_network,
 )
+from minidiff.scheduler_config import read_diffusion, sampling_notes, write_diffusion
 from minidiff.schedules import Schedule
 
 # --- folders ------------------------------------------------------------------------------------------------------

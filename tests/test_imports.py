@@ -19,7 +19,8 @@ LAYERS = [
      "export", "train", "gan_train", "journal", "curves", "dip", "noise_level", "dip_pictures", "features", "metrics",
      "evaluator", "diversity", "faults", "sink"},
     {"recipe", "pipeline", "job", "gan_job", "gan_run", "ddpm_job", "dip_job", "dip_plan", "dip_folder", "restore",
-     "classifier_job", "sources", "measure", "interop", "foreign", "evaluate", "evaluate_pictures"},
+     "classifier_job", "sources", "extraction", "measure", "interop", "scheduler_config", "foreign",
+     "evaluate", "evaluate_pictures"},
     {"experiments"},
     {"cli", "__main__"},
 ]

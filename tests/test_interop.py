@@ -19,7 +19,7 @@ from diffusers_weights import randomise
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from minidiff import checkpoint, cli, foreign, interop, load, pipeline, restore, sources
+from minidiff import checkpoint, cli, foreign, interop, load, pipeline, restore, scheduler_config, sources
 from minidiff.errors import UserError
 from minidiff.images import write_image
 from minidiff.samplers import ddpm
@@ -266,9 +266,9 @@ def test_every_key_of_diffusers_is_known():
     """Fails when a new version has a new one: then it must be looked at, and said what it means."""
     keys = set(inspect.signature(diffusers.UNet2DModel.__init__).parameters) - {"self", "args", "kwargs"}
     assert keys <= {*interop.SETTINGS, *interop.FIXED, *interop.APART}
-    for name in interop.SCHEDULERS:
+    for name in scheduler_config.SCHEDULERS:
         keys = set(inspect.signature(getattr(diffusers, name).__init__).parameters) - {"self"}
-        assert keys <= {*interop.TRAINED, *interop.SAMPLING, *interop.FLOW}, name
+        assert keys <= {*scheduler_config.TRAINED, *scheduler_config.SAMPLING, *scheduler_config.FLOW}, name
 
 
 BAD_NETWORKS = {
@@ -390,7 +390,7 @@ def test_betas_scaled_to_another_T_are_written_as_they_are(T):
     """minidiff's linear default depends on T, and holds betas under 0.999: at T = 10 no named range gives them."""
     schedule = Schedule.linear(T)
     diffusion = pipeline_default() | {"timesteps": T, "beta_start": None, "beta_end": None}
-    written = interop.write_diffusion(diffusion, schedule)
+    written = scheduler_config.write_diffusion(diffusion, schedule)
     back = diffusers.DDPMScheduler.from_config(written)
     torch.testing.assert_close(back.betas, schedule.betas.float(), rtol=1e-6, atol=0)
 
@@ -774,7 +774,7 @@ def test_fixed_large_is_exported_to_end_at_zero():
     for variance, spacing in (("fixed_small", "trailing"), ("fixed_large", "leading")):
         diffusion = {"timesteps": 1000, "schedule": "linear", "prediction": "eps", "variance": variance,
                      "zero_terminal_snr": False}  # fmt: skip
-        scheduler = diffusers.DDPMScheduler.from_config(interop.write_diffusion(diffusion, Schedule.linear()))
+        scheduler = diffusers.DDPMScheduler.from_config(scheduler_config.write_diffusion(diffusion, Schedule.linear()))
         scheduler.set_timesteps(50)
         assert scheduler.config.timestep_spacing == spacing
         assert variance == "fixed_small" or scheduler.timesteps[-1] == 0

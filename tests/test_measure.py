@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minidiff import measure
+from minidiff import extraction, measure
 from minidiff.errors import UserError
 from minidiff.features import FeatureNetwork
 from minidiff.sources import Source, Stored, open_source
@@ -41,8 +41,8 @@ def saved(folder: Path, count: int, seed: int = 0, low: int = 0, high: int = 256
     return path
 
 
-def sides(a: Path | str, b: Path | str, wanted: tuple[str, ...] = ("fid",)) -> list[measure.Side]:
-    return [measure.measured(open_source(str(place)), NETWORK, wanted=wanted) for place in (a, b)]
+def sides(a: Path | str, b: Path | str, wanted: tuple[str, ...] = ("fid",)) -> list[extraction.Side]:
+    return [extraction.measured(open_source(str(place)), NETWORK, wanted=wanted) for place in (a, b)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
@@ -51,7 +51,7 @@ def test_the_statistics_are_those_of_all_images(tmp_path: Path, batch_size: int)
     source = open_source(str(path))
     assert isinstance(source, Source)
     done: list[int] = []
-    side = measure.extract(source, NETWORK, batch_size=batch_size, wanted=measure.METRICS, on_images=done.append)
+    side = extraction.extract(source, NETWORK, batch_size=batch_size, wanted=measure.METRICS, on_images=done.append)
     features, logits = corners(np.load(path))
     assert sum(done) == side.count == 50
     assert (side.features[:] == features.numpy()).all() and (side.logits[:] == logits.numpy()).all()
@@ -88,17 +88,17 @@ def test_statistics_stand_for_their_images(tmp_path: Path) -> None:
     from minidiff.sources import save_statistics
 
     a, b = sides(saved(tmp_path, 60), saved(tmp_path, 60, seed=1))
-    save_statistics(tmp_path / "b.npz", measure.statistics_of(b, NETWORK))
+    save_statistics(tmp_path / "b.npz", extraction.statistics_of(b, NETWORK))
     stored = open_source(str(tmp_path / "b.npz"))
     assert isinstance(stored, Stored)
-    again = measure.measured(stored, NETWORK)
+    again = extraction.measured(stored, NETWORK)
     assert measure.compare(a, again, NETWORK) == measure.compare(a, b, NETWORK)
     assert again.count == 60
     for change in ({"mode": "clean"}, {"sha256": "1" * 64}, {"name": "classifier"}):
         with pytest.raises(UserError, match="another feature network"):
-            measure.measured(stored, replace(NETWORK, **change))  # type: ignore[arg-type]
+            extraction.measured(stored, replace(NETWORK, **change))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="statistics of 12 features, this network has 13"):
-        measure.measured(stored, replace(NETWORK, dims=13))
+        extraction.measured(stored, replace(NETWORK, dims=13))
 
 
 def test_a_data_set_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,26 +111,26 @@ def test_a_data_set_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     network = replace(NETWORK, compute=counting, sha256="2" * 64)
     source = open_source("dataset:shapes:test", image_size=16)
-    first = measure.measured(source, network)
+    first = extraction.measured(source, network)
     assert calls and not any("cache" in change for change in first.changes)
     calls.clear()
-    second = measure.measured(source, network)
+    second = extraction.measured(source, network)
     assert not calls and "statistics from the cache" in second.changes
     assert (first.mean == second.mean).all() and (first.covariance == second.covariance).all()
     assert second.count == first.count and second.size == first.size
-    place = measure.cached_at(source, network)  # type: ignore[arg-type]
+    place = extraction.cached_at(source, network)  # type: ignore[arg-type]
     assert place is not None
     place.write_bytes(b"damaged")
-    measure.measured(source, network)
+    extraction.measured(source, network)
     assert calls
     calls.clear()
-    measure.measured(source, network, wanted=("fid", "is"))
+    extraction.measured(source, network, wanted=("fid", "is"))
     assert calls
     calls.clear()
-    measure.measured(source, replace(network, mode="clean"))
+    extraction.measured(source, replace(network, mode="clean"))
     assert calls
     calls.clear()
-    measure.measured(replace(source, fingerprint="of other images"), network)  # type: ignore[type-var]
+    extraction.measured(replace(source, fingerprint="of other images"), network)  # type: ignore[type-var]
     assert calls
 
 
@@ -142,10 +142,10 @@ def test_what_was_seen_is_remembered_with_the_statistics(tmp_path: Path) -> None
     np.save(tmp_path / "noise.npy", images)
     source = replace(open_source(str(tmp_path / "noise.npy")), fingerprint="noise")  # type: ignore[type-var]
     network = replace(NETWORK, sha256="3" * 64)
-    first, second = measure.measured(source, network), measure.measured(source, network)
+    first, second = extraction.measured(source, network), extraction.measured(source, network)
     assert "statistics from the cache" in second.changes
-    save_statistics(tmp_path / "noise.npz", measure.statistics_of(first, network))
-    third = measure.measured(open_source(str(tmp_path / "noise.npz")), network)
+    save_statistics(tmp_path / "noise.npz", extraction.statistics_of(first, network))
+    third = extraction.measured(open_source(str(tmp_path / "noise.npz")), network)
     for side in (first, second, third):
         assert "looked at in A are noise" in "\n".join(measure.doubts(side, first, network))
 
@@ -154,7 +154,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypa
     (tmp_path / "file").touch()
     monkeypatch.setenv("MINIDIFF_CACHE", str(tmp_path / "file" / "cache"))
     source = replace(open_source(str(saved(tmp_path, 40))), fingerprint="some")  # type: ignore[type-var]
-    assert measure.measured(source, NETWORK).count == 40
+    assert extraction.measured(source, NETWORK).count == 40
 
 
 # --- what could mislead -------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_only_what_was_asked_for_is_doubted(tmp_path: Path) -> None:
     assert "begins at some 48 images of 12 features, and A has 40: it comes out too low" in said["fid-inf"]
     equal = measure.doubts(a, sides(saved(tmp_path, 40, seed=2), saved(tmp_path, 40), ("fid-inf",))[0], NETWORK)
     assert any("`--metrics kid,fid-inf` are not" in doubt for doubt in equal)
-    of_statistics = replace(b, features=measure.RowFile())
+    of_statistics = replace(b, features=extraction.RowFile())
     assert "takes them for the truth" in "\n".join(measure.doubts(a, of_statistics, NETWORK, ("fid-inf",)))
 
 
@@ -272,7 +272,7 @@ import torch
 torch.set_num_threads(1)
 from dataclasses import replace
 from test_measure import NETWORK
-from minidiff import measure
+from minidiff import extraction, measure
 from minidiff.sources import open_source
 
 def wide(images):
@@ -280,7 +280,7 @@ def wide(images):
 
 network = replace(NETWORK, dims=512, compute=wide)
 wanted = ("fid", "kid")
-a, b = (measure.measured(open_source(sys.argv[1]), network, wanted=wanted, batch_size=500) for _ in range(2))
+a, b = (extraction.measured(open_source(sys.argv[1]), network, wanted=wanted, batch_size=500) for _ in range(2))
 measure.compare(a, b, network, wanted)
 print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
 """

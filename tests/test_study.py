@@ -18,14 +18,14 @@ import torch
 from conftest import tiny
 from peers import pictures
 
-from minidiff import checkpoint, cli, ddpm_job, features, frechet, load, measure, metrics, shapes
+from minidiff import checkpoint, cli, ddpm_job, extraction, features, frechet, load, metrics, shapes
 from minidiff.errors import UserError
 from minidiff.experiments import cell as cells
 from minidiff.experiments import distance, models, processes, progress, study, timing
 from minidiff.experiments import reference as references
+from minidiff.extraction import Side
 from minidiff.images import to_uint8
 from minidiff.journal import Interrupted
-from minidiff.measure import Side
 from minidiff.presets import GAN_PRESETS, PRESETS, Preset
 
 TIMES = {"steps": {"ddpm": 9, "wgan": 8}, "seconds_per_step": {"ddpm": 0.5, "wgan": 0.25},
@@ -319,7 +319,7 @@ def test_the_interval_of_fid_holds_what_fresh_samples_would_give(monkeypatch: py
     monkeypatch.setattr(metrics, "kid", lambda *_, **__: metrics.Estimate(2.0, 0.5, 1.0, 3.0))  # it takes its time
     values, intervals = [], []
     for _ in range(40):
-        features = measure.RowFile()
+        features = extraction.RowFile()
         features.append(torch.from_numpy((random.standard_normal((count, dims)) + 0.2) * scale))
         gathered = frechet.FeatureStatistics.of(features)
         side = Side("made", count, gathered.mean, gathered.covariance, features)
@@ -435,7 +435,7 @@ def test_a_table_is_of_one_data_set_and_one_network(
     with pytest.raises(UserError, match=f"the images of {cell} are not those"):  # the cell is older than the change
         references.prepare(plan, folder, "folder.identity", torch.device("cpu"))
     network = references.network_of(plan, torch.device("cpu"))
-    same = plan | {"network": measure.identity(network)}
+    same = plan | {"network": extraction.identity(network)}
     assert references.network_of(same, torch.device("cpu")).sha256 == network.sha256
     with pytest.raises(UserError, match="is another network than this study began with"):
         references.network_of(plan | {"network": {"weights": "0" * 64}}, torch.device("cpu"))

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from minidiff import distributed, measure
+from minidiff import distributed, extraction, measure
 from minidiff.cli.types import Device, Name, Names, Place, say, warn
 from minidiff.errors import UserError
 from minidiff.features import DIMS, MODES, choose
@@ -106,7 +106,7 @@ def fid(
         say(f"features  {measure.described(network)}", err=as_json)
         at_once = 32 if network.name == "inception" and place.type == "cpu" else 64
         of_each = [wanted, [metric for metric in wanted if metric != "is"]]  # IS asks nothing of B
-        known = [measure.recalled(side, network, asked) for side, asked in zip(sides, of_each, strict=False)]
+        known = [extraction.recalled(side, network, asked) for side, asked in zip(sides, of_each, strict=False)]
         bar.total = sum(s.count for s, side in zip(sides, known, strict=True) if isinstance(s, Source) and side is None)
         done = []
 
@@ -118,14 +118,14 @@ def fid(
                 bar.set_description(label, refresh=False)
                 size = batch_size or at_once
                 done.append(
-                    side or measure.measured(source, network, wanted=asked, batch_size=size, on_images=on_images)
+                    side or extraction.measured(source, network, wanted=asked, batch_size=size, on_images=on_images)
                 )
         for label, side in zip("AB", done, strict=False):
             say(f"{label}         {measure.told(side)}", err=as_json)
         if not distributed.is_main():
             return
         if target:
-            save_statistics(target, measure.statistics_of(done[0], network))
+            save_statistics(target, extraction.statistics_of(done[0], network))
             say(f"written   {target}: mu and sigma of A", err=as_json)
         if len(done) < 2:
             return

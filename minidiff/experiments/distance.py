@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from minidiff import measure, metrics
+from minidiff import extraction, measure, metrics
 from minidiff.data import ImageData
 from minidiff.features import FeatureNetwork
 from minidiff.frechet import frechet_distance
@@ -36,7 +36,7 @@ def of_rows(name: str, data: ImageData, rows: NDArray[np.int64]) -> Source:
 
 
 def distances(
-    side: measure.Side, real: measure.Side, real_features: NDArray[np.float32], network: FeatureNetwork
+    side: extraction.Side, real: extraction.Side, real_features: NDArray[np.float32], network: FeatureNetwork
 ) -> dict[str, Any]:
     """FID and KID of images whose features are at hand, for result.json: title, value, 95% interval.
 
@@ -54,10 +54,10 @@ def distances(
     }
 
 
-def extracted(what: str, source: Source, network: FeatureNetwork, device: torch.device) -> measure.Side:
+def extracted(what: str, source: Source, network: FeatureNetwork, device: torch.device) -> extraction.Side:
     """A source through the network, under a bar, with the features of every image."""
     with images_bar(what, source.count) as bar:
-        return measure.extract(
+        return extraction.extract(
             source, network, batch_size=at_once(network, device), wanted=("kid",), on_images=bar.update
         )
 

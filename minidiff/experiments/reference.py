@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from minidiff import checkpoint, features, measure
+from minidiff import checkpoint, extraction, features
 from minidiff.data import ImageData, splits_of
 from minidiff.errors import UserError
 from minidiff.experiments import study as studies
@@ -59,7 +59,7 @@ def prepare(study: dict[str, Any], folder: Path, name: str, device: torch.device
     everything = of_rows(name, data, np.arange(len(data)))
     everything.fingerprint = digest
     with images_bar("training images", len(data)) as bar:
-        whole = measure.measured(everything, network, batch_size=at_once(network, device), on_images=bar.update)
+        whole = extraction.measured(everything, network, batch_size=at_once(network, device), on_images=bar.update)
     kept = extracted("features to keep", of_rows(name, data, spread(len(data), KID_ROWS)), network, device).features[:]
     checkpoint.write_atomically(place / FEATURES, lambda file: np.save(file, kept))
     dataset = name.split(".")[0]
@@ -69,7 +69,7 @@ def prepare(study: dict[str, Any], folder: Path, name: str, device: torch.device
         unseen = extracted("test images", of_rows(name, test, rows), network, device)
         found = {"metrics": distances(unseen, whole, kept, network), "num": len(rows)}
         checkpoint.write_json(place / RESULT, studies.about(study, name) | found)
-    stored = measure.statistics_of(whole, network)
+    stored = extraction.statistics_of(whole, network)
     stored.about["fingerprint"] = digest
     save_statistics(place / STATISTICS, stored)
 
@@ -97,5 +97,5 @@ def measure_samples(study: dict[str, Any], folder: Path, cell: str, device: torc
     samples = open_source(str(folder / CELLS / cell / studies.SAMPLES))
     reference = open_source(str(shared / STATISTICS))
     assert isinstance(samples, Source) and isinstance(reference, Stored)
-    real = measure.from_stored(reference, network)
+    real = extraction.from_stored(reference, network)
     return distances(extracted("samples measured", samples, network, device), real, np.load(shared / FEATURES), network)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from minidiff import checkpoint, features, measure, pipeline
+from minidiff import checkpoint, extraction, features, pipeline
 from minidiff.experiments import study as studies
 from minidiff.experiments.models import MODELS, training
 
@@ -48,7 +48,7 @@ def take_times(settings: Mapping[str, Any], device: torch.device) -> dict[str, A
     shape = (AT_ONCE, settings["image_size"], settings["image_size"], 3)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     found["seconds_per_image"] = typical(network.compute(images) for _ in range(MOST)) / AT_ONCE
-    return found | {"network": measure.identity(network)}
+    return found | {"network": extraction.identity(network)}
 
 
 def typical(work: Iterable[Any]) -> float:
