@@ -190,6 +190,21 @@ def test_an_interrupt_saves_and_says_how_to_resume(photos: Path, number: int) ->
     assert state is not None and state["step"] == int(match[1])
 
 
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted."), (signal.SIGTERM, "terminated.")])
+def test_a_sampling_that_is_stopped_leaves_nothing_half_done(trained: Path, number: int, said: str) -> None:
+    Path("out").mkdir()
+    process = spawn(["sample", str(trained), "--num", "1000000", "--out", "out/samples.npz"])
+    for _ in range(6000):
+        if any(path.stat().st_size for path in Path("out").iterdir()):  # the first batch, in a working file
+            break
+        assert process.poll() is None, process.stdout.read()  # type: ignore[union-attr]
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 128 + number and output.rstrip().endswith(f"Error: {said}"), output
+    assert not list(Path("out").iterdir())
+
+
 @pytest.mark.parametrize("kills", [pytest.param(2), pytest.param(30, marks=pytest.mark.slow)])
 def test_kill_9_at_any_moment_loses_nothing(photos: Path, kills: int) -> None:
     """Killed again and again at random moments, then resumed: every file can be read at every moment, and the end is

@@ -302,7 +302,7 @@ def test_the_answer_of_a_fit_and_those_of_a_folder(
 
 def test_only_the_inits_that_are_used_are_read(trained: Path, photos: Path, tmp_path: Path) -> None:
     """--num 3 of 24 measures three."""
-    import minidiff.cli.sample as command
+    from minidiff.cli import inits
 
     counted: list[int] = []
 
@@ -312,6 +312,6 @@ def test_only_the_inits_that_are_used_are_read(trained: Path, photos: Path, tmp_
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        patch.setattr(command, "read_images", count)
+        patch.setattr(inits, "read_images", count)
         assert cli.run(["sample", str(trained), "--start-t", "auto", "--init", str(photos), "--num", "3"]) == 0
     assert counted == [3]

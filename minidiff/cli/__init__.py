@@ -1,5 +1,7 @@
 """The command line: parse, build, loop, save. Nothing here computes; a script can call all that these commands call."""
 
+import os
+import signal
 import sys
 from importlib import import_module
 
@@ -65,7 +67,17 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 an error, 2 wrong usage, 128 + the signal when interrupted."""
+    if "WORLD_SIZE" not in os.environ:  # under torchrun it may wait for a process that has gone: let it die at once
+        signal.signal(signal.SIGTERM, terminated)
     sys.exit(run(args))
+
+
+class Terminated(BaseException):
+    """SIGTERM came: as with Ctrl-C, what is half written is cleared away. A training saves itself (journal)."""
+
+
+def terminated(number: int, _frame: object) -> None:
+    raise Terminated
 
 
 def run(args: list[str] | None = None) -> int:
@@ -86,6 +98,8 @@ def run(args: list[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return fail("interrupted.", 130)
+    except Terminated:
+        return fail("terminated.", 143)
     except UserError as error:
         return 1 if error.told else fail(str(error), 1)
     except BrokenPipeError:
