@@ -142,7 +142,8 @@ def suspicions(config: dict[str, Any], records: list[dict[str, Any]], step: int,
     if is_young(config, step):
         return []
     looked = [f"samples at step {step}: {problem}" for problem in problems(images)]
-    return looked + collapse(records, config["kind"]) + one_sided(records)
+    kind = config["kind"]
+    return looked + collapse(records, kind) + one_sided(records) + stalled(records, kind)
 
 
 def is_young(config: dict[str, Any], step: int) -> bool:
@@ -174,4 +175,21 @@ def one_sided(records: list[dict[str, Any]]) -> list[str]:
     return [
         f"the discriminator tells {100 * np.mean(latest):.1f}% of real and made images for long, and the generator "
         "learns little from one so sure. If it stays so, start again with a lower --lr or more data, or wgan-gp."
+    ]
+
+
+STALLED = 0.01  # of the largest estimate; those that still learned were above a tenth of it, one that had died at 0.003
+
+
+def stalled(records: list[dict[str, Any]], kind: str) -> list[str]:
+    """A warning where the estimate of a wgan's critic has been next to nothing for the latest fifth of what was logged:
+    clipped weights bound its slope from above alone, and it can go flat. The penalty of wgan-gp holds it up."""
+    estimates = [abs(record["wasserstein"]) for record in records if "wasserstein" in record] if kind == "wgan" else []
+    latest = estimates[-max(5, len(estimates) // 5) :]
+    if len(latest) < 5 or np.mean(latest) >= STALLED * max(estimates):
+        return []
+    return [
+        f"the critic's estimate has fallen to {100 * np.mean(latest) / max(estimates):.1g}% of its largest, and the "
+        "generator learns next to nothing from it. Unless the samples are as good as the data, the critic has gone "
+        "flat: start again with a lower --lr or a larger --clip, or wgan-gp."
     ]

@@ -268,6 +268,25 @@ def test_a_discriminator_that_nothing_deceives_is_warned_of() -> None:
     assert gan_job.one_sided([{"step": 1, "loss": 1.0, "wasserstein": 3.0}] * 50) == []
 
 
+def test_a_critic_that_has_gone_flat_is_warned_of() -> None:
+    """Its estimate in the latest fifth of the record beside the largest; of the critic whose weights are clipped alone:
+    the penalty holds the other's slope, and its estimate falls because the samples get better."""
+
+    def records(*estimates: float) -> list[dict[str, float]]:
+        return [{"step": k, "loss": 1.0, "wasserstein": value} for k, value in enumerate(estimates)]
+
+    died = records(*[0.02] * 40, *[4e-5, -4e-5] * 5)
+    (warning,) = gan_job.stalled(died, "wgan")
+    assert "estimate has fallen to 0.2% of its largest" in warning and "wgan-gp" in warning
+    assert gan_job.stalled(died, "wgan-gp") == [] and gan_job.stalled(died[:-9], "wgan") == []
+    assert gan_job.stalled(records(*[0.087] * 40, *[0.011] * 10), "wgan") == []  # as a good one ends
+    assert gan_job.stalled(records(0.02, 0.0, 0.0, 0.0), "wgan") == []  # too few to tell
+    assert "to 0% of" in gan_job.stalled(records(*[0.02] * 40, *[0.0] * 10), "wgan")[0]
+    config: dict[str, Any] = {"kind": "wgan", "preset": "cpu", "training": {"steps": 50}}
+    smooth = np.broadcast_to(np.linspace(60, 200, 16, dtype=np.uint8)[:, None], (8, 3, 16, 16)).transpose(0, 2, 3, 1)
+    assert gan_job.suspicions(config, died, 50, smooth) == [warning]
+
+
 # --- what is drawn of the losses ----------------------------------------------------------------------------------
 
 
