@@ -168,6 +168,7 @@ li { margin: 6px 0; max-width: 84ch; overflow-wrap: anywhere }
   main, header, footer { padding-left: 18px; padding-right: 18px }
   header { padding-top: 30px }
   h1 { font-size: 25px }
+  tbody th { white-space: normal; min-width: 84px }
   .lead { font-size: 17px }
   section { margin-top: 34px }
   .facts { grid-template-columns: minmax(84px, 35%) minmax(0, 1fr); gap: 4px 14px }
