@@ -174,22 +174,27 @@ def one_sided(records: list[dict[str, Any]]) -> list[str]:
         return []
     return [
         f"the discriminator tells {100 * np.mean(latest):.1f}% of real and made images for long, and the generator "
-        "learns little from one so sure. If it stays so, start again with a lower --lr or more data, or wgan-gp."
+        "learns little from one so sure. If it stays so, try `minidiff train dcgan` with a lower --lr or more data, or "
+        "wgan-gp."
     ]
 
 
-STALLED = 0.01  # of the largest estimate; those that still learned were above a tenth of it, one that had died at 0.003
+STALLED = 0.05  # of its largest; one that had died was at 0.005, one that still learned at 0.15
 
 
 def stalled(records: list[dict[str, Any]], kind: str) -> list[str]:
-    """A warning where the estimate of a wgan's critic has been next to nothing for the latest fifth of what was logged:
-    clipped weights bound its slope from above alone, and it can go flat. The penalty of wgan-gp holds it up."""
-    estimates = [abs(record["wasserstein"]) for record in records if "wasserstein" in record] if kind == "wgan" else []
+    """A warning where the estimate of a wgan's critic has been next to nothing, and less than its own spread, for the
+    latest fifth of what was logged: clipped weights bound the critic's slope from above alone, and it can go flat. The
+    penalty of wgan-gp holds the slope up."""
+    estimates = np.array([record["wasserstein"] for record in records if "wasserstein" in record and kind == "wgan"])
     latest = estimates[-max(5, len(estimates) // 5) :]
-    if len(latest) < 5 or np.mean(latest) >= STALLED * max(estimates):
+    if len(latest) < 5 or abs(latest.mean()) > latest.std():
+        return []
+    share = np.abs(latest).mean() / max(np.abs(estimates).max(), 1e-30)
+    if share >= STALLED:
         return []
     return [
-        f"the critic's estimate has fallen to {100 * np.mean(latest) / max(estimates):.1g}% of its largest, and the "
-        "generator learns next to nothing from it. Unless the samples are as good as the data, the critic has gone "
-        "flat: start again with a lower --lr or a larger --clip, or wgan-gp."
+        f"the critic's estimate has fallen to {100 * share:.1f}% of its largest and is lost in its own spread: nothing "
+        "tells the generator where to go. Unless the samples are as good as the data, the critic has gone flat. Try "
+        "`minidiff train wgan` with a lower --lr or a larger --clip, or wgan-gp."
     ]

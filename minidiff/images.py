@@ -158,9 +158,10 @@ def write_image(path: str | Path, image: Pixels) -> None:
         temporary.write_bytes(buffer.getvalue())
         os.replace(temporary, path)
     except OSError as error:
-        with suppress(OSError):  # where nothing can be written, nothing can be removed
-            temporary.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}. Choose another place.") from None
+    finally:
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            temporary.unlink(missing_ok=True)
 
 
 def as_webp(image: Pixels, quality: int) -> bytes:

@@ -49,8 +49,10 @@ class ImageSink:
 
     def clear(self) -> None:
         """Take the images of an earlier sampling out of the folder; one that holds anything else is not ours."""
+        killed = re.escape(f".{self.path.name}.tmp") + r"\d+|\.\d{6}\.png\.tmp\d+"  # what kill -9 leaves of a sampling
+        ours = rf"\d{{6}}\.png|{killed}"
         self.raw.unlink()
-        if foreign := [path.name for path in self.path.iterdir() if not re.fullmatch(r"\d{6}\.png", path.name)]:
+        if foreign := [path.name for path in self.path.iterdir() if not re.fullmatch(ours, path.name)]:
             raise UserError(f"{self.path} holds more than samples ({foreign[0]}). Give another --out.")
         for path in self.path.iterdir():
             path.unlink()

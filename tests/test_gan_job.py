@@ -280,8 +280,10 @@ def test_a_critic_that_has_gone_flat_is_warned_of() -> None:
     assert "estimate has fallen to 0.2% of its largest" in warning and "wgan-gp" in warning
     assert gan_job.stalled(died, "wgan-gp") == [] and gan_job.stalled(died[:-9], "wgan") == []
     assert gan_job.stalled(records(*[0.087] * 40, *[0.011] * 10), "wgan") == []  # as a good one ends
+    assert gan_job.stalled(records(*[0.087] * 40, *[4e-4, 3e-4] * 5), "wgan") == []  # small, and yet no noise
+    assert gan_job.stalled(records(*[0.02, -0.02] * 25), "wgan") == []  # noise, and yet not small
     assert gan_job.stalled(records(0.02, 0.0, 0.0, 0.0), "wgan") == []  # too few to tell
-    assert "to 0% of" in gan_job.stalled(records(*[0.02] * 40, *[0.0] * 10), "wgan")[0]
+    assert "to 0.0% of" in gan_job.stalled(records(*[0.02] * 40, *[0.0] * 10), "wgan")[0]
     config: dict[str, Any] = {"kind": "wgan", "preset": "cpu", "training": {"steps": 50}}
     smooth = np.broadcast_to(np.linspace(60, 200, 16, dtype=np.uint8)[:, None], (8, 3, 16, 16)).transpose(0, 2, 3, 1)
     assert gan_job.suspicions(config, died, 50, smooth) == [warning]

@@ -56,6 +56,31 @@ class TestSink:
         assert os.listdir(tmp_path) == [name]
         assert target.read_text() == "mine"
 
+    def test_what_a_kill_left_is_cleared(self, tmp_path: Path) -> None:
+        """kill -9 in the middle of writing leaves working files in a folder: ours, and not in the way of --force."""
+        target = tmp_path / "all"
+        target.mkdir()
+        for name in ("000000.png", ".000001.png.tmp4711", ".all.tmp4711"):
+            (target / name).touch()
+        with ImageSink(target, overwrite=True) as sink:
+            sink.write(self.images[:1])
+            sink.finish()
+        assert os.listdir(target) == ["000000.png"]
+        (target / ".000001.png.tmp-of-mine").touch()
+        with pytest.raises(UserError, match="holds more than samples"):
+            ImageSink(target, overwrite=True)
+
+    def test_an_interrupt_while_an_image_is_written_leaves_no_part_of_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt), ImageSink(tmp_path / "all") as sink:
+            sink.write(self.images)
+        assert os.listdir(tmp_path / "all") == []
+
     def test_a_folder_is_not_a_mixture(self, tmp_path: Path) -> None:
         """Two images over five: the last three of the earlier sampling are gone."""
         for count in (5, 2):

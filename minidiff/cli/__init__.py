@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from importlib import import_module
 
 import click
@@ -67,8 +69,8 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 an error, 2 wrong usage, 128 + the signal when interrupted."""
-    if "WORLD_SIZE" not in os.environ:  # under torchrun it may wait for a process that has gone: let it die at once
-        signal.signal(signal.SIGTERM, terminated)
+    if os.environ.get("WORLD_SIZE", "1") == "1":  # one of several may wait for another that has gone: it dies at once
+        signal.signal(signal.SIGTERM, end_once())
     sys.exit(run(args))
 
 
@@ -76,8 +78,17 @@ class Terminated(BaseException):
     """SIGTERM came: as with Ctrl-C, what is half written is cleared away. A training saves itself (journal)."""
 
 
-def terminated(number: int, _frame: object) -> None:
-    raise Terminated
+def end_once(patience: float = 10) -> Callable[[int, object], None]:
+    """A handler that raises Terminated; while that clears away, for so many seconds, further signals do not disturb."""
+    until = 0.0
+
+    def handle(_number: int, _frame: object) -> None:
+        nonlocal until
+        if time.monotonic() > until:
+            until = time.monotonic() + patience
+            raise Terminated
+
+    return handle
 
 
 def run(args: list[str] | None = None) -> int:

@@ -139,7 +139,7 @@ def sample(
     minidiff sample --start-t 100 --init dip.png
     minidiff sample --start-t auto --init noisy.png
     minidiff sample runs/ddpm-shapes-2 --labels "blue cube, yellow cylinder" --guidance 2
-    minidiff sample runs/ddpm-shapes-2 --labels-file test.json --progressive 8
+    minidiff sample runs/ddpm-shapes-2 --labels-file test --progressive 8
     minidiff sample --start-t 100 --init runs/dip-photo-1 --init-steps 30,250,460
     torchrun --nproc_per_node=8 -m minidiff sample -n 50000 --out samples.npz
     """
@@ -260,9 +260,13 @@ def draw(
 ) -> None:  # fmt: skip
     """The images of so many chains, to `target`; with `progressive` a strip of the way of the first ones beside it."""
     strip = target.with_name(f"{target.stem}-progressive.png") if progressive else None
-    if strip and strip.exists() and not force:
-        raise UserError(f"{strip} exists. Give another --out, or --force to replace it.")
-    sink = distributed.main_first(lambda: ImageSink(target, overwrite=force))
+
+    def open_sink() -> ImageSink:
+        if strip and strip.exists() and not force:
+            raise UserError(f"{strip} exists. Give another --out, or --force to replace it.")
+        return ImageSink(target, overwrite=force)
+
+    sink = distributed.main_first(open_sink)
     if sink is None:
         for _ in model.sample(num, **options):  # the main process gets this one's share, and writes
             pass
