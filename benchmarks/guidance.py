@@ -48,12 +48,14 @@ class Way(NamedTuple):
     rescale: float = 0.0
     sampler: str = "dpm++sde"
     steps: int = 20
+    spacing: str | None = None  # None: what the run takes by itself
 
     def __str__(self) -> str:
         words = [f"{self.scale:g}"]
         words += [f"t {self.within[0]} to {self.within[1]}"] if self.within else []
         words += [f"rescaled {self.rescale:g}"] if self.rescale else []
         words += [f"{self.sampler} {self.steps}"] if (self.sampler, self.steps) != ("dpm++sde", 20) else []
+        words += [self.spacing] if self.spacing else []
         return ", ".join(words)
 
 
@@ -82,8 +84,10 @@ def draw(run: Run, labels: Tensor, way: Way, seed: int) -> Tensor:
     x = randn((len(labels), *run.shape), generators, like=torch.empty(0, device=device))
     x = x.contiguous(memory_format=torch.channels_last)
     model = denoiser(run, labels.to(device), way)
-    steps = {"steps": min(way.steps, run.schedule.T)}
-    for step in SAMPLERS[way.sampler](model, run.schedule, x, generator=generators, **steps):
+    options = run.options(sampler=way.sampler, steps=min(way.steps, run.schedule.T), spacing=way.spacing, labels=labels,
+                          guidance_scale=way.scale)  # fmt: skip
+    chain = {name: options[name] for name in ("steps", "spacing", "variance") if name in options}
+    for step in SAMPLERS[way.sampler](model, run.schedule, x, generator=generators, **chain):
         x = step.x
     return x
 
@@ -207,6 +211,7 @@ def main(folder: str, classifier: str | None, scales: str, scale: float, variant
     T = run.schedule.T
     if variants:
         others = [Way(scale, rescale=0.7)]
+        others += [Way(scale, spacing=spacing) for spacing in ("karras", "logsnr")]
         others += [Way(scale, within=ends) for ends in ((T // 5, 4 * T // 5), (T // 5, T), (0, 4 * T // 5))]
         chains = (("ddim", 20), ("ddim", 50), ("dpm++", 20), ("unipc", 20), ("ddpm", 20), ("ddpm", 100))
         others += [Way(scale, sampler=name, steps=steps) for name, steps in chains]

@@ -47,6 +47,10 @@ INIT_MODES: dict[str, Callable[[Schedule, Tensor, Tensor, Tensor], Tensor]] = {
 
 OWNERS = {"eta": "ddim", "variance": "ddpm"}  # options of one sampler alone
 
+# Of dpm++sde with labels. `karras` makes half of its calls where x is next to all noise, this spacing one in twenty:
+# the others come where it is settled what is drawn, and more of it is right. docs/results.md: measured.
+LABELS_SPACING = "trailing"
+
 StartT = int | Sequence[int] | Literal["auto"] | None
 Labels = Tensor | Sequence[Sequence[int]]  # multi-hot [M,L], or M conditions as `Run.conditions` gives them
 
@@ -166,7 +170,8 @@ class Run:
         yield from draw(denoiser, self.schedule, x, generator=generators, **options)
 
     def options(self, **given: Any) -> dict[str, Any]:
-        """Options for `chain`: those not given (None) left out, and the variance this run was trained for put in.
+        """Options for `chain`: those not given (None) left out, and put in what suits this run: the variance that it
+        was trained for, and for `dpm++sde` with labels LABELS_SPACING.
 
         Raises UserError for an option that the sampler does not have.
         """
@@ -180,6 +185,8 @@ class Run:
         if sampler == "ddpm":
             options.setdefault("variance", self.config["diffusion"]["variance"])
         self.check_labels(options.get("labels"), options.get("guidance_scale"))
+        if sampler == "dpm++sde" and "labels" in options:
+            options.setdefault("spacing", LABELS_SPACING)
         return options
 
     def check_labels(self, labels: Labels | None, guidance_scale: float | None) -> None:

@@ -159,6 +159,21 @@ def test_a_run_draws_what_it_is_told(told: Path) -> None:
     assert (level > 0.2).any() and (level < -0.2).any(), level
 
 
+def test_with_labels_sde_spaces_its_calls_evenly(told: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It draws more of what is asked for so (docs/results.md); unless another spacing is asked for."""
+    run = load(told)
+    labels = run.conditions(["light"])
+    assert run.options(sampler="dpm++sde", labels=labels)["spacing"] == "trailing"
+    assert run.options(sampler="dpm++sde", labels=labels, spacing="logsnr")["spacing"] == "logsnr"
+    assert "spacing" not in run.options(sampler="dpm++sde") | run.options(sampler="dpm++", labels=labels)
+    even = ", ".join(map(str, run.timesteps("dpm++sde", spacing="trailing")[:3]))
+    karras = ", ".join(map(str, run.timesteps("dpm++sde")[:3]))
+    assert even != karras
+    for option, said in (([], karras), (["--labels", "light"], even)):
+        assert cli.run(["sample", str(told), "--num", "2", "--out", "spaced.png", "--force", *option]) == 0
+        assert f"t = {said}, ..." in capsys.readouterr().out
+
+
 def test_conditions_are_taken_as_they_are_given(told: Path) -> None:
     """What `conditions` gives, `sample` takes, as it takes multi-hot rows; what is neither is one line."""
     run = load(told)
@@ -239,10 +254,11 @@ def test_sample_with_labels(told: Path, tmp_path: Path, capsys: pytest.CaptureFi
     images = np.load(tmp_path / "a.npz")["images"]
     assert ((images.mean(axis=(1, 2, 3)) > 128) == [True, False, True, False]).all()
     run = load(told)
-    (same,) = run.sample(4, labels=multi_hot([[1], [0]], 2), guidance_scale=1.5, sampler="dpm++sde", steps=8)
+    chain = {"guidance_scale": 1.5, "sampler": "dpm++sde", "steps": 8, "spacing": "trailing"}
+    (same,) = run.sample(4, labels=multi_hot([[1], [0]], 2), **chain)
     assert np.abs((same.permute(0, 2, 3, 1).clamp(-1, 1).numpy() + 1) * 127.5 - images).max() <= 0.51
     assert np.array_equal(read_image(tmp_path / "a.png"), captioned(images, ["light", "dark"] * 2, 2))
-    seen = run.moments(range(4), 2, labels=[[1], [0]], guidance_scale=1.5, sampler="dpm++sde", steps=8)
+    seen = run.moments(range(4), 2, labels=[[1], [0]], **chain)
     strip = label_rows(grid(seen.strip(), 2), ["light", "dark"] * 2)  # a name beside the two rows of its image
     assert np.array_equal(read_image(tmp_path / "a-progressive.png"), strip)
     levels = seen.image.mean(axis=(1, 2, 3))

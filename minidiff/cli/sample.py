@@ -17,7 +17,7 @@ from minidiff.errors import UserError
 from minidiff.faults import problems
 from minidiff.gan_run import GanRun
 from minidiff.images import IMAGE_SUFFIXES, captioned, free_name, grid, label_rows, to_uint8, write_image
-from minidiff.pipeline import INIT_MODES, OWNERS
+from minidiff.pipeline import INIT_MODES, LABELS_SPACING, OWNERS
 from minidiff.samplers import SAMPLERS, VARIANCES
 from minidiff.schedules import SPACINGS
 from minidiff.sink import ImageSink
@@ -47,7 +47,8 @@ def own_steps() -> str:
 @click.option(
     "--spacing",
     type=Name("spacing", SPACINGS),
-    help="How skipped timesteps are spread. Default: the sampler's own (docs/samplers.md).",
+    help=f"How skipped timesteps are spread. Default: the sampler's own; of dpm++sde with labels {LABELS_SPACING} "
+    "(docs/samplers.md).",
 )
 @click.option(
     "--start-t", type=Timestep(), help="First timestep of the chain; auto: that of the noise in --init. Default: T-1."
