@@ -47,8 +47,8 @@ INIT_MODES: dict[str, Callable[[Schedule, Tensor, Tensor, Tensor], Tensor]] = {
 
 OWNERS = {"eta": "ddim", "variance": "ddpm"}  # options of one sampler alone
 
-# Of dpm++sde with labels. `karras` makes half of its calls where x is next to all noise, this spacing one in twenty:
-# the others come where it is settled what is drawn, and more of it is right. docs/results.md: measured.
+# Of dpm++sde with labels. `karras` makes half of its calls where x is next to all noise, this spacing one in ten: the
+# others come where it is settled what is drawn, and more of it is right. docs/results.md: measured.
 LABELS_SPACING = "trailing"
 
 StartT = int | Sequence[int] | Literal["auto"] | None
