@@ -268,7 +268,8 @@ def test_a_page_of_many_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
 def by_hand(scenes: Path, split: str, seed: int) -> tuple[np.ndarray, float]:
     """The samples of a seed, uint8 [32,16,16,3], drawn and scored here."""
     run, labels = load(scenes / "model"), multi_hot(shapes.conditions(split), 24)
-    drawn = run.sample(32, labels=labels, seed=seed, guidance_scale=2.0, sampler="dpm++sde", steps=2)
+    chain = {"sampler": "dpm++sde", "steps": 2, "spacing": "trailing"}
+    drawn = run.sample(32, labels=labels, seed=seed, guidance_scale=2.0, **chain)
     images = to_uint8(torch.cat(list(drawn)))
     return images, score(open_evaluator(scenes / "seen").logits(images), labels)
 
@@ -296,7 +297,7 @@ def test_a_run_is_scored(scenes: Path, capsys: pytest.CaptureFixture[str]) -> No
     ]  # fmt: skip
     about = json.loads(Path("out/result.json").read_text())
     assert about["sampling"] == {
-        "sampler": "dpm++sde", "steps": 2, "guidance_scale": 2.0, "calls": 2, "precision": "fp32"
+        "sampler": "dpm++sde", "steps": 2, "spacing": "trailing", "guidance_scale": 2.0, "calls": 2, "precision": "fp32"
     }  # fmt: skip
     assert about["classifier"]["sha256"] == classifier.load(scenes / "seen")[2]
     assert about["run"] == str((scenes / "model").resolve())

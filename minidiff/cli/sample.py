@@ -147,12 +147,12 @@ def sample(
     refuse_contradictions(ctx)
     if (threshold := chain.pop("threshold")) is not None:
         chain["clip"] = threshold
-    if run is None:
-        run = str(checkpoint.newest_run("ddpm" if of_chains(ctx) else pipeline.KINDS))
-        say(f"run       {run} (the newest)")
     target = Path(out) if out else free_name(Path("compare.png" if compare else "sample.png"))
     place = distributed.local_device(device)
     with distributed.process_group(place):
+        if run is None:
+            run = str(checkpoint.newest_run("ddpm" if of_chains(ctx) else pipeline.KINDS))
+            say(f"run       {run} (the newest)")
         model = pipeline.load(run, weights, place, precision)
         if isinstance(model, GanRun):
             for option in of_chains(ctx):
