@@ -71,7 +71,10 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 an error, 2 wrong usage, 128 + the signal when interrupted."""
     if os.environ.get("WORLD_SIZE", "1") == "1":  # one of several may wait for another that has gone: it dies at once
         signal.signal(signal.SIGTERM, end_once())
-    sys.exit(run(args))
+    code = run(args)
+    if code == 143:  # all is cleared away: while Python shuts down, one more would only change the exit code
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(code)
 
 
 class Terminated(BaseException):
