@@ -159,7 +159,9 @@ def test_a_run_draws_what_it_is_told(told: Path) -> None:
     assert (level > 0.2).any() and (level < -0.2).any(), level
 
 
-def test_with_labels_sde_spaces_its_calls_evenly(told: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_labels_sde_spaces_its_calls_evenly(
+    told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It draws more of what is asked for so (docs/results.md); unless another spacing is asked for."""
     run = load(told)
     labels = run.conditions(["light"])
@@ -170,7 +172,7 @@ def test_with_labels_sde_spaces_its_calls_evenly(told: Path, capsys: pytest.Capt
     karras = ", ".join(map(str, run.timesteps("dpm++sde")[:3]))
     assert even != karras
     for option, said in (([], karras), (["--labels", "light"], even)):
-        assert cli.run(["sample", str(told), "--num", "2", "--out", "spaced.png", "--force", *option]) == 0
+        assert cli.run(["sample", str(told), "--num", "2", "--out", str(tmp_path / "a.png"), "--force", *option]) == 0
         assert f"t = {said}, ..." in capsys.readouterr().out
 
 
