@@ -143,7 +143,7 @@ def suspicions(config: dict[str, Any], records: list[dict[str, Any]], step: int,
         return []
     looked = [f"samples at step {step}: {problem}" for problem in problems(images)]
     kind = config["kind"]
-    return looked + collapse(records, kind) + one_sided(records) + stalled(records, kind)
+    return looked + collapse(records, kind) + unequal(records, kind)
 
 
 def is_young(config: dict[str, Any], step: int) -> bool:
@@ -163,6 +163,11 @@ def collapse(records: list[dict[str, Any]], kind: str) -> list[str]:
         "the data. If it does not rise, the generator has collapsed: start again with another --seed"
         + ("." if kind == "wgan-gp" else ", or wgan-gp.")
     ]
+
+
+def unequal(records: list[dict[str, Any]], kind: str) -> list[str]:
+    """What the metrics say of a game in which one side has nothing more to learn from the other. kind: of any run."""
+    return one_sided(records) + stalled(records, kind)
 
 
 def one_sided(records: list[dict[str, Any]]) -> list[str]:
@@ -186,7 +191,9 @@ def stalled(records: list[dict[str, Any]], kind: str) -> list[str]:
     """A warning where the estimate of a wgan's critic has been next to nothing, and less than its own spread, for the
     latest fifth of what was logged: clipped weights bound the critic's slope from above alone, and it can go flat. The
     penalty of wgan-gp holds the slope up."""
-    estimates = np.array([record["wasserstein"] for record in records if "wasserstein" in record and kind == "wgan"])
+    if kind != "wgan":
+        return []
+    estimates = np.array([record["wasserstein"] for record in records if "wasserstein" in record])
     latest = estimates[-max(5, len(estimates) // 5) :]
     if len(latest) < 5 or abs(latest.mean()) > latest.std():
         return []

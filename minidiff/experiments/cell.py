@@ -41,7 +41,7 @@ from minidiff.experiments.reference import SHOWN, check_data, digest_of, measure
 from minidiff.experiments.study import GRID, RESULT, RUN, SAMPLES
 from minidiff.experiments.timing import take_times
 from minidiff.faults import faults, problems
-from minidiff.gan_job import one_sided, stalled
+from minidiff.gan_job import unequal
 from minidiff.images import Pixels, grid, to_uint8, write_image
 from minidiff.job import Job, resume
 from minidiff.journal import Diverged, Interrupted
@@ -149,8 +149,7 @@ def draw(study: dict[str, Any], place: Path, data: ImageData, device: torch.devi
     seconds = (time.perf_counter() - began) * num / max(1, num - there)  # also of those that were there
     drawn = np.memmap(raw, np.uint8, "r").reshape(-1, height, width, 3)
     warnings = suspicions(drawn, data.rgb(spread(len(data), COMPARED)))
-    records = checkpoint.read_metrics(place / RUN)
-    warnings += one_sided(records) + stalled(records, run.config["kind"])
+    warnings += unequal(checkpoint.read_metrics(place / RUN), run.config["kind"])
     said = {"seconds": seconds, "warnings": warnings}
     checkpoint.write_json(place / SAID, said)
     write_image(place / GRID, grid(drawn[:SHOWN]))
