@@ -176,8 +176,14 @@ def peak_on_cpu(contender: Contender, before: int | None) -> int | None:
 @click.option("--repeats", type=click.IntRange(min=1), help="Steps timed together. Default: 1 on the CPU, 10 on a GPU.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of ours. Default: fp32; on a GPU bf16.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: torch's choice.")
-@click.option("--clock", "clock_name", type=click.Choice(list(CLOCKS)), default="wall", show_default=True,
-              help="cpu: processor seconds, for one thread on a machine that others use too.")
+@click.option(
+    "--clock",
+    "clock_name",
+    type=click.Choice(list(CLOCKS)),
+    default="wall",
+    show_default=True,
+    help="cpu: processor seconds, for one thread on a machine that others use too.",
+)
 @click.option("--everything", is_flag=True, help="On the CPU too: the contenders of the GPU.")
 @click.option("--seed", default=0, show_default=True, help="Of the weights and of the order of the rounds.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Also write the table here.")

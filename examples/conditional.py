@@ -1,6 +1,6 @@
 """Scenes to order: a network that is told what its pictures show, guided to what it is asked for.
 
-    python examples/conditional.py           # a quarter of an hour on a CPU; writes conditional.png
+python examples/conditional.py           # a quarter of an hour on a CPU; writes conditional.png
 """
 
 from pathlib import Path
@@ -21,7 +21,12 @@ def main(steps: int = 2500, each: int = 4, out: str | Path = "conditional.png") 
     data = minidiff.load_data("shapes", image_size=32)
     schedule = minidiff.Schedule.cosine()
     network = minidiff.UNet(
-        32, channels=(32, 64, 96), layers_per_block=1, attention=(False, False, True), norm_groups=8, scale_shift=True,
+        32,
+        channels=(32, 64, 96),
+        layers_per_block=1,
+        attention=(False, False, True),
+        norm_groups=8,
+        scale_shift=True,
         label_dim=24,
     )
 

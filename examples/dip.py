@@ -1,6 +1,6 @@
 """A deep image prior from a noisy picture to a clean one, and how its early stop did: what `minidiff dip fit` does.
 
-    python examples/dip.py            # two minutes on a CPU; writes dip.png: clean, noisy, the answer, the last output
+python examples/dip.py            # two minutes on a CPU; writes dip.png: clean, noisy, the answer, the last output
 """
 
 from pathlib import Path

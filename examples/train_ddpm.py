@@ -1,6 +1,6 @@
 """A DDPM from data to pictures with minidiff's public names: what `minidiff train ddpm` does, without a run folder.
 
-    python examples/train_ddpm.py            # a few minutes on a CPU; writes ddpm.png
+python examples/train_ddpm.py            # a few minutes on a CPU; writes ddpm.png
 """
 
 from pathlib import Path

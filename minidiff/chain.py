@@ -62,9 +62,7 @@ def calls(
     return [timesteps[0], *(t for t in timesteps[1:] for _ in range(2))] if plan.twice else timesteps
 
 
-def grid(
-    sampler: str, schedule: Schedule, steps: int | None, start_t: int | None, spacing: str | None
-) -> list[int]:
+def grid(sampler: str, schedule: Schedule, steps: int | None, start_t: int | None, spacing: str | None) -> list[int]:
     """The different timesteps of `calls`, falling. UserError."""
     plan = PLANS[sampler]
     top = schedule.T - 1 if start_t is None else start_t

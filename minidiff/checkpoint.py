@@ -114,8 +114,7 @@ def load_exactly(
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            f"{source} does not fit this network: {'; '.join(wrong[:3])}{more}. "
-            f"Nothing was loaded; {mend}."
+            f"{source} does not fit this network: {'; '.join(wrong[:3])}{more}. Nothing was loaded; {mend}."
         )
     module.load_state_dict(dict(tensors))
 
@@ -221,9 +220,7 @@ def newest_run(kind: Kinds, root: str | Path = "runs") -> Path:
     return runs[0]
 
 
-def create_run(
-    folder: str | Path | None, name: str, config: Mapping[str, Any], pictures: str = "samples"
-) -> Path:
+def create_run(folder: str | Path | None, name: str, config: Mapping[str, Any], pictures: str = "samples") -> Path:
     """A new run folder with its config.json: `folder`, or the first free `runs/NAME-1`, `-2`, ... Raises UserError.
 
     pictures: the name of the folder inside it for what the run draws.

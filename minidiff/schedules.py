@@ -158,9 +158,7 @@ class Schedule:
         exact = (beta, 1 - beta, alpha_bar, alpha_bar_prev, 1 - alpha_bar, 1 - alpha_bar_prev)
         return Level(*(value.to(like) for value in exact))
 
-    def timesteps(
-        self, steps: int | None = None, start_t: int | None = None, spacing: str = "trailing"
-    ) -> list[int]:
+    def timesteps(self, steps: int | None = None, start_t: int | None = None, spacing: str = "trailing") -> list[int]:
         """The timesteps at which a reverse chain calls the network, falling; its last result is the image.
 
         steps: how many; None is every one. start_t: the first one, at whose noise level x then has to be.
@@ -243,9 +241,7 @@ def logsnr(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[in
     return by_level(schedule, steps, top, exact, lambda sigmas: -2 * sigmas.log())  # SNR = 1 / sigma^2
 
 
-def by_level(
-    schedule: Schedule, steps: int, top: int, exact: bool, scale: Callable[[Tensor], Tensor]
-) -> Sequence[int]:
+def by_level(schedule: Schedule, steps: int, top: int, exact: bool, scale: Callable[[Tensor], Tensor]) -> Sequence[int]:
     """`steps` timesteps of 0 ... top, even on this scale of sigma, each at the nearest; where two coincide one moves.
 
     Without a given top the highest is where sigma is PURE_NOISE, if it goes further: the cosine schedule's last sigma

@@ -109,8 +109,11 @@ def distance(shape: str, origin: Vectors | Vector, ray: Vectors | Vector) -> Flo
     (ox, oy, oz), (dx, dy, dz) = origin, ray
     with np.errstate(divide="ignore", invalid="ignore"):
         if shape == "sphere":
-            near, far = roots(dx * dx + dy * dy + dz * dz, ox * dx + oy * dy + (oz - 0.5) * dz,
-                              ox * ox + oy * oy + (oz - 0.5) ** 2 - 0.25)
+            near, far = roots(
+                dx * dx + dy * dy + dz * dz,
+                ox * dx + oy * dy + (oz - 0.5) * dz,
+                ox * ox + oy * oy + (oz - 0.5) ** 2 - 0.25,
+            )
         else:  # between the planes of the floor and the top, and ...
             height = 2 * CUBE if shape == "cube" else CYLINDER[1]
             near, far = np.minimum(-oz / dz, (height - oz) / dz), np.maximum(-oz / dz, (height - oz) / dz)
@@ -225,8 +228,9 @@ def sprite(shape: str, scale: float, angle: float, right: float, down: float) ->
         outside[met < 0] = 0  # below the solid
     # A pixel on the solid's lower edge shows some floor though its centre is below the solid: as light as beside it.
     lit = np.where(outside > 0, lit, neighbours(lit * outside) / np.maximum(neighbours(outside), 1))
-    return Sprite(left, top, 1 - reduced(seen), reduced(diffuse * seen), reduced(gloss * seen),
-                  lit.astype(np.float32)[..., None])
+    return Sprite(
+        left, top, 1 - reduced(seen), reduced(diffuse * seen), reduced(gloss * seen), lit.astype(np.float32)[..., None]
+    )
 
 
 # -- One scene ---------------------------------------------------------------------------------------------------------

@@ -130,9 +130,8 @@ def unipc(
         x0, _ = denoise(model, x, t, alpha_bar, kind, clip)
         guesses = [x0, *guesses[:2]]
         if lengths:
-            x = (
-                math.sqrt((1 - alpha_bar) / (1 - alpha_bar_before)) * x_before
-                + math.sqrt(alpha_bar) * integral(guesses, lengths)
+            x = math.sqrt((1 - alpha_bar) / (1 - alpha_bar_before)) * x_before + math.sqrt(alpha_bar) * integral(
+                guesses, lengths
             )  # UniC
         h = half_log_snr(alpha_bar_next) - half_log_snr(alpha_bar)
         middle = straight_on(x0, guesses[1] if lengths else None, h, lengths[0] if lengths else math.nan)

@@ -298,5 +298,9 @@ def read_by_workers(data: ImageData, items: Iterable[tuple[np.ndarray, slice]], 
     """The slices in order, read ahead by other processes; in pinned memory where there is a GPU to send them to."""
     pinned = torch.cuda.is_available()
     return torch.utils.data.DataLoader(
-        Reader(data), batch_size=None, sampler=items, num_workers=workers, pin_memory=pinned  # type: ignore[arg-type]
+        Reader(data),
+        batch_size=None,
+        sampler=items,
+        num_workers=workers,
+        pin_memory=pinned,  # type: ignore[arg-type]
     )

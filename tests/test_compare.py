@@ -34,9 +34,7 @@ def test_rows_are_the_samplers_and_columns_the_images(
         assert (band < 128).any()
 
 
-def test_every_init_from_its_own_timestep(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_init_from_its_own_timestep(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With `auto` the chains start from different t; options of one sampler go to its rows alone."""
     for k, sigma in enumerate((20, 90)):
         image = np.random.default_rng(k).normal(128, sigma, (16, 16, 3)).clip(0, 255).astype(np.uint8)

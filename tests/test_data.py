@@ -172,6 +172,7 @@ def test_memory_does_not_grow_with_the_set(monkeypatch):
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(monkeypatch, cache):
     """Space is looked at first; where it ends on the way, the fragment goes. A small set does without the store."""
+
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -189,6 +190,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(monkeypatch, cache):
 
 def test_an_interrupted_decode_leaves_nothing(cache):
     """Ctrl-C in the middle: no fragment that the next run could take for images."""
+
     def stop(index: int) -> np.ndarray:
         if index == 300:
             raise KeyboardInterrupt
@@ -300,6 +302,7 @@ TO_PUT = {
 @pytest.mark.parametrize("name", TO_PUT)
 def test_offline_is_one_line_that_says_what_to_put_where(name, cache, monkeypatch):
     """torchvision's own download, with no network: the files to fetch are named, and nothing is left on the disk."""
+
     def no_network(*arguments, **options):
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -316,6 +319,7 @@ def test_offline_is_one_line_that_says_what_to_put_where(name, cache, monkeypatc
 
 def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
     """Half a file written, then an error: gone; the files that were there before stay."""
+
     def breaks_off(root: str, download: bool) -> None:
         (Path(root) / "MNIST" / "raw").mkdir(parents=True)
         (Path(root) / "MNIST" / "raw" / "train-images-idx3-ubyte.gz").write_bytes(b"half")

@@ -197,7 +197,7 @@ def test_the_model_is_called_with_the_noisy_images_and_their_timesteps():
         return torch.zeros_like(x_t, dtype=torch.bfloat16)  # as under mixed precision
 
     loss = diffusion_loss(model, schedule, x0, t, noise)
-    (x_t, called), = seen
+    ((x_t, called),) = seen
     assert torch.equal(x_t, q_sample(schedule, x0, t, noise)) and torch.equal(called, t) and called.dtype == torch.int64
     assert loss.dtype == torch.float32
 

@@ -246,7 +246,13 @@ def test_the_estimate_is_the_sum_of_what_is_left(tmp_path: Path) -> None:
     assert progress.remaining(plan, tmp_path / "s", plan["cells"]) == pytest.approx(ddpm + wgan + shared)
     study.home(tmp_path / "s", "shapes.identity").joinpath(study.STATISTICS).touch()
     assert progress.remaining(plan, tmp_path / "s", plan["cells"]) == pytest.approx(ddpm + wgan)
-    assert [progress.in_words(s) for s in (0.2, 80, 100, 5400, 40_000)] == ["1 s", "80 s", "2 min", "1 h 30 min", "11 h 07 min"]  # noqa: E501
+    assert [progress.in_words(s) for s in (0.2, 80, 100, 5400, 40_000)] == [
+        "1 s",
+        "80 s",
+        "2 min",
+        "1 h 30 min",
+        "11 h 07 min",
+    ]  # noqa: E501
 
 
 def test_timing_takes_steps_and_samples_of_every_model(
@@ -257,7 +263,9 @@ def test_timing_takes_steps_and_samples_of_every_model(
     settings = study.settings_of(tmp_path / "s", asked(steps={"ddpm": 1}, features=str(clf)), "cpu")
     found = timing.take_times(settings, torch.device("cpu"))
     assert found["steps"] == {"wgan": 2, "ddpm": 1} and found["images"] == 48
-    assert all(0 < found[name][model] < 10 for name in ("seconds_per_step", "seconds_per_sample") for model in TIMES["steps"])  # type: ignore[attr-defined] # noqa: E501
+    assert all(
+        0 < found[name][model] < 10 for name in ("seconds_per_step", "seconds_per_sample") for model in TIMES["steps"]
+    )  # type: ignore[attr-defined] # noqa: E501
     assert 0 < found["seconds_per_image"] < 1
     assert not (tmp_path / "s").exists()
 
@@ -346,7 +354,9 @@ def test_a_study_from_beginning_to_end(small: None, clf: Path, tmp_path: Path, m
     folder = tmp_path / "s"
     plan = planned(folder, corruptions=["identity", "motion_blur"], features=str(clf), seed=3)
     events = [(event.name, event.state) for event in processes.carry_out(folder, plan, ["cpu"])]
-    names = [name for data in ("shapes.identity", "shapes.motion_blur") for name in (data, f"{data}.wgan", f"{data}.ddpm")]  # noqa: E501
+    names = [
+        name for data in ("shapes.identity", "shapes.motion_blur") for name in (data, f"{data}.wgan", f"{data}.ddpm")
+    ]  # noqa: E501
     assert events == [(name, state) for name in names for state in ("begun", "done")]
     assert list(processes.carry_out(folder, plan, ["cpu"])) == []
 

@@ -45,8 +45,14 @@ def formats() -> list[str]:
 @click.command()
 @click.argument("run")
 @click.argument("folder", type=Place(path_type=Path), metavar="DIR")
-@click.option("--format", "kind", type=Name("format", formats), default="diffusers", show_default=True,
-              help="diffusers: what DDPMPipeline.from_pretrained opens.")
+@click.option(
+    "--format",
+    "kind",
+    type=Name("format", formats),
+    default="diffusers",
+    show_default=True,
+    help="diffusers: what DDPMPipeline.from_pretrained opens.",
+)
 @click.option("--weights", type=Name("weights", ("ema", "raw")), default="ema", show_default=True,
               help="The averaged weights, or those being trained.")  # fmt: skip
 def export(run: str, folder: Path, kind: str, weights: str) -> None:
