@@ -27,11 +27,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from mixture import THREE, even_schedule, path_error  # noqa: E402
 
-from minidiff.data import load_data  # noqa: E402
+from minidiff.data.datasets import load_data  # noqa: E402
+from minidiff.diffusion.samplers import SAMPLERS, calls  # noqa: E402
+from minidiff.diffusion.schedules import SPACINGS, Schedule  # noqa: E402
 from minidiff.errors import UserError  # noqa: E402
-from minidiff.images import to_float  # noqa: E402
-from minidiff.samplers import SAMPLERS, calls  # noqa: E402
-from minidiff.schedules import SPACINGS, Schedule  # noqa: E402
+from minidiff.images.files import to_float  # noqa: E402
 
 COLOURS = dict(zip(SAMPLERS, ("#9467bd", "#1f77b4", "#ff7f0e", "#8c564b", "#2ca02c", "#d62728"), strict=True))
 NOISY = ("ddpm", "dpm++sde")

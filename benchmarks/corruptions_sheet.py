@@ -12,8 +12,8 @@ import skimage.data
 from PIL import Image, ImageDraw, ImageFont
 
 from minidiff import load_data
-from minidiff.corrupted import all_of
-from minidiff.images import Pixels, crop_resize, grid, label_rows, write_image
+from minidiff.data.corrupted import all_of
+from minidiff.images.files import Pixels, crop_resize, grid, label_rows, write_image
 
 CELL = 56  # pixels a side
 

@@ -21,7 +21,7 @@ import torch
 from common import machine, ratio, rounds_of, seconds, versions
 from numpy.typing import NDArray
 
-from minidiff.corruptions import CORRUPTIONS, corrupt
+from minidiff.data.corruptions import CORRUPTIONS, corrupt
 
 Image = NDArray[np.float64]  # [H,W] in [0,1]
 random = np.random.default_rng(0)

@@ -16,12 +16,13 @@ import skimage.data
 import torch
 from skimage.restoration import denoise_nl_means
 
-from minidiff import checkpoint, cpu
-from minidiff.dip import FitConfig, Fitter, MovingVariance, WindowVariance
-from minidiff.dip_nets import DIP_NETS
-from minidiff.images import Pixels, crop_resize, to_float, to_uint8, write_image
-from minidiff.quality import psnr
+from minidiff.dip.fit import FitConfig, Fitter, MovingVariance, WindowVariance
+from minidiff.images.files import Pixels, crop_resize, to_float, to_uint8, write_image
+from minidiff.images.quality import psnr
+from minidiff.networks.dip import DIP_NETS
 from minidiff.rng import Draws, seed_from
+from minidiff.runs import folder as checkpoint
+from minidiff.runtime import cpu
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "stereo_motorcycle")
 SIGMA, SIZE = 25, 256  # of 255; pixels

@@ -16,11 +16,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from minidiff import extraction, load_data, measure
-from minidiff.features import FeatureNetwork, choose
-from minidiff.images import Pixels, grid, write_image
-from minidiff.pipeline import load
-from minidiff.sources import Source, of_data, of_run
+from minidiff import load_data
+from minidiff.ddpm.run import load
+from minidiff.images.files import Pixels, grid, write_image
+from minidiff.metrics import compare as measure
+from minidiff.metrics import extraction
+from minidiff.metrics.features import FeatureNetwork, choose
+from minidiff.metrics.sources import Source, of_data, of_run
 
 BLUR = (0.4, 0.6, 0.8, 1.2, 2.0)  # standard deviation in pixels, of 32
 NOISE = (5, 10, 20, 40, 80)  # standard deviation, of 255

@@ -18,11 +18,11 @@ from common import CLOCKS, machine, ratio, rounds_of, seconds, versions
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from minidiff import cpu
-from minidiff.data import ImageData
-from minidiff.gan import GANS, Critic, Generator, gradient_penalty
-from minidiff.gan_train import GanTrainer
-from minidiff.train import TrainConfig
+from minidiff.data.datasets import ImageData
+from minidiff.gan.trainer import GanTrainer
+from minidiff.networks.gan import GANS, Critic, Generator, gradient_penalty
+from minidiff.runtime import cpu
+from minidiff.training.loop import TrainConfig
 
 
 def networks(kind: str, width: int, size: int, channels: int) -> tuple[Generator, Critic]:

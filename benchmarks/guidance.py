@@ -21,18 +21,18 @@ import torch
 from common import machine, ratio, rounds_of, seconds, versions
 from torch import Tensor
 
-from minidiff import cpu
-from minidiff.checkpoint import write_json
-from minidiff.classifier import exact
-from minidiff.conditional import guided, multi_hot, read_conditions
-from minidiff.diffusion import Denoiser
-from minidiff.evaluate import over_seeds
-from minidiff.evaluate import score as lab_score
-from minidiff.evaluator import Evaluator, open_evaluator
-from minidiff.images import grid, label_rows, to_uint8, write_image
-from minidiff.pipeline import Run, load
+from minidiff.data.conditions import guided, multi_hot, read_conditions
+from minidiff.ddpm.run import Run, load
+from minidiff.diffusion.process import Denoiser
+from minidiff.diffusion.samplers import SAMPLERS
+from minidiff.evaluation.evaluate import over_seeds
+from minidiff.evaluation.evaluate import score as lab_score
+from minidiff.evaluation.evaluator import Evaluator, open_evaluator
+from minidiff.images.files import grid, label_rows, to_uint8, write_image
+from minidiff.networks.resnet import exact
 from minidiff.rng import randn, sample_generators
-from minidiff.samplers import SAMPLERS
+from minidiff.runs.folder import write_json
+from minidiff.runtime import cpu
 
 LISTS = ("test", "new_test")
 SHOWN = 10  # conditions in the sheet

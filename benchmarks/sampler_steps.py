@@ -18,14 +18,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from minidiff import cpu, extraction, load_data, measure
-from minidiff.checkpoint import write_atomically, write_json
+from minidiff import load_data
+from minidiff.ddpm.run import Run, load
+from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.errors import UserError
-from minidiff.features import FeatureNetwork, choose
-from minidiff.images import grid, label_rows, to_uint8, write_image
-from minidiff.pipeline import Run, load
-from minidiff.samplers import SAMPLERS
-from minidiff.sources import Source, of_data
+from minidiff.images.files import grid, label_rows, to_uint8, write_image
+from minidiff.metrics import compare as measure
+from minidiff.metrics import extraction
+from minidiff.metrics.features import FeatureNetwork, choose
+from minidiff.metrics.sources import Source, of_data
+from minidiff.runs.folder import write_atomically, write_json
+from minidiff.runtime import cpu
 
 SHOWN = 8  # samples in the sheet
 

@@ -25,14 +25,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import minidiff
-from minidiff.data import DATASETS, load_data
-from minidiff.dip import FitConfig, WindowVariance, fit
-from minidiff.dip_nets import Hourglass
+from minidiff.data.datasets import DATASETS, load_data
+from minidiff.ddpm.run import INIT_MODES, Run
+from minidiff.diffusion.noise_level import noise_sigma, timestep_for
+from minidiff.dip.fit import FitConfig, WindowVariance, fit
 from minidiff.errors import UserError
-from minidiff.images import Pixels, to_float, to_uint8
-from minidiff.noise_level import noise_sigma, timestep_for
-from minidiff.pipeline import INIT_MODES, Run
-from minidiff.quality import psnr, ssim
+from minidiff.images.files import Pixels, to_float, to_uint8
+from minidiff.images.quality import psnr, ssim
+from minidiff.networks.dip import Hourglass
 from minidiff.rng import seed_from
 
 # What `minidiff dip fit` takes for 32x32, but 32 channels in place of 128, for the time it takes.

@@ -10,8 +10,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minidiff.images import Pixels
-from minidiff.quality import psnr
+from minidiff.images.files import Pixels
+from minidiff.images.quality import psnr
 
 if TYPE_CHECKING:
     from start_timestep import Case, Figures, Study

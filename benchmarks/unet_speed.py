@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from diffusers_weights import pair, randomise  # noqa: E402
 
-from minidiff.presets import PRESETS  # noqa: E402
-from minidiff.unet import UNet  # noqa: E402
+from minidiff.networks.unet import UNet  # noqa: E402
+from minidiff.training.presets import PRESETS  # noqa: E402
 
 SIX_LEVELS: dict[str, Any] = {"channels": (128, 128, 256, 256, 512, 512), "attention": (False,) * 4 + (True, False)}
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import minidiff
-from minidiff.conditional import guided, multi_hot, parse_condition
-from minidiff.images import captioned, to_uint8, write_image
+from minidiff.data.conditions import guided, multi_hot, parse_condition
+from minidiff.images.files import captioned, to_uint8, write_image
 from minidiff.rng import Draws
 
 ORDERS = ["blue cube", "red sphere, green cylinder", "yellow cube, cyan sphere, purple cylinder"]

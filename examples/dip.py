@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 import minidiff
-from minidiff.images import grid, to_float, to_uint8, write_image
-from minidiff.shapes import draw
+from minidiff.data.shapes import draw
+from minidiff.images.files import grid, to_float, to_uint8, write_image
 
 
 def main(steps: int = 2500, sigma: float = 25, out: str | Path = "dip.png") -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import minidiff
-from minidiff.images import grid, to_uint8, write_image
+from minidiff.images.files import grid, to_uint8, write_image
 from minidiff.rng import Draws
 
 

@@ -7,99 +7,99 @@ wait for torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from minidiff._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from minidiff.classifier import ResNet18 as ResNet18
-    from minidiff.conditional import guided as guided
-    from minidiff.conditional import multi_hot as multi_hot
-    from minidiff.corruptions import CORRUPTIONS as CORRUPTIONS
-    from minidiff.corruptions import corrupt as corrupt
-    from minidiff.data import DATASETS as DATASETS
-    from minidiff.data import ImageData as ImageData
-    from minidiff.data import load_data as load_data
-    from minidiff.diffusion import diffusion_loss as diffusion_loss
-    from minidiff.diffusion import q_posterior as q_posterior
-    from minidiff.diffusion import q_sample as q_sample
-    from minidiff.dip import EARLY_STOPS as EARLY_STOPS
-    from minidiff.dip import FitConfig as FitConfig
-    from minidiff.dip import FitStep as FitStep
-    from minidiff.dip import Fitter as Fitter
-    from minidiff.dip import MovingVariance as MovingVariance
-    from minidiff.dip import WindowVariance as WindowVariance
-    from minidiff.dip import fit as fit
-    from minidiff.dip_nets import DIP_NETS as DIP_NETS
+    from minidiff.data.conditions import guided as guided
+    from minidiff.data.conditions import multi_hot as multi_hot
+    from minidiff.data.corruptions import CORRUPTIONS as CORRUPTIONS
+    from minidiff.data.corruptions import corrupt as corrupt
+    from minidiff.data.datasets import DATASETS as DATASETS
+    from minidiff.data.datasets import ImageData as ImageData
+    from minidiff.data.datasets import load_data as load_data
+    from minidiff.ddpm.run import Run as Run
+    from minidiff.ddpm.run import load as load
+    from minidiff.diffusion.noise_level import noise_sigma as noise_sigma
+    from minidiff.diffusion.noise_level import start_from as start_from
+    from minidiff.diffusion.noise_level import timestep_for as timestep_for
+    from minidiff.diffusion.process import diffusion_loss as diffusion_loss
+    from minidiff.diffusion.process import q_posterior as q_posterior
+    from minidiff.diffusion.process import q_sample as q_sample
+    from minidiff.diffusion.samplers import SAMPLERS as SAMPLERS
+    from minidiff.diffusion.samplers import Step as Step
+    from minidiff.diffusion.schedules import SCHEDULES as SCHEDULES
+    from minidiff.diffusion.schedules import Schedule as Schedule
+    from minidiff.dip.fit import EARLY_STOPS as EARLY_STOPS
+    from minidiff.dip.fit import FitConfig as FitConfig
+    from minidiff.dip.fit import FitStep as FitStep
+    from minidiff.dip.fit import Fitter as Fitter
+    from minidiff.dip.fit import MovingVariance as MovingVariance
+    from minidiff.dip.fit import WindowVariance as WindowVariance
+    from minidiff.dip.fit import fit as fit
     from minidiff.errors import UserError as UserError
-    from minidiff.evaluator import open_evaluator as open_evaluator
-    from minidiff.features import FeatureNetwork as FeatureNetwork
-    from minidiff.frechet import FeatureStatistics as FeatureStatistics
-    from minidiff.frechet import frechet_distance as frechet_distance
-    from minidiff.gan_run import GanRun as GanRun
-    from minidiff.inception import Inception as Inception
-    from minidiff.metrics import fid_infinity as fid_infinity
-    from minidiff.metrics import inception_score as inception_score
-    from minidiff.metrics import kid as kid
-    from minidiff.metrics import precision_recall as precision_recall
-    from minidiff.noise_level import noise_sigma as noise_sigma
-    from minidiff.noise_level import start_from as start_from
-    from minidiff.noise_level import timestep_for as timestep_for
-    from minidiff.pipeline import Run as Run
-    from minidiff.pipeline import load as load
-    from minidiff.quality import psnr as psnr
-    from minidiff.quality import ssim as ssim
-    from minidiff.samplers import SAMPLERS as SAMPLERS
-    from minidiff.samplers import Step as Step
-    from minidiff.schedules import SCHEDULES as SCHEDULES
-    from minidiff.schedules import Schedule as Schedule
-    from minidiff.train import TrainConfig as TrainConfig
-    from minidiff.train import Trainer as Trainer
-    from minidiff.unet import UNet as UNet
+    from minidiff.evaluation.evaluator import open_evaluator as open_evaluator
+    from minidiff.gan.run import GanRun as GanRun
+    from minidiff.images.quality import psnr as psnr
+    from minidiff.images.quality import ssim as ssim
+    from minidiff.metrics.features import FeatureNetwork as FeatureNetwork
+    from minidiff.metrics.frechet import FeatureStatistics as FeatureStatistics
+    from minidiff.metrics.frechet import frechet_distance as frechet_distance
+    from minidiff.metrics.relatives import fid_infinity as fid_infinity
+    from minidiff.metrics.relatives import inception_score as inception_score
+    from minidiff.metrics.relatives import kid as kid
+    from minidiff.metrics.relatives import precision_recall as precision_recall
+    from minidiff.networks.dip import DIP_NETS as DIP_NETS
+    from minidiff.networks.inception import Inception as Inception
+    from minidiff.networks.resnet import ResNet18 as ResNet18
+    from minidiff.networks.unet import UNet as UNet
+    from minidiff.training.loop import TrainConfig as TrainConfig
+    from minidiff.training.loop import Trainer as Trainer
 
 PUBLIC = {
-    "CORRUPTIONS": "corruptions",
-    "DATASETS": "data",
-    "DIP_NETS": "dip_nets",
-    "EARLY_STOPS": "dip",
-    "FeatureNetwork": "features",
-    "FeatureStatistics": "frechet",
-    "FitConfig": "dip",
-    "FitStep": "dip",
-    "Fitter": "dip",
-    "GanRun": "gan_run",
-    "ImageData": "data",
-    "Inception": "inception",
-    "MovingVariance": "dip",
-    "ResNet18": "classifier",
-    "Run": "pipeline",
-    "SAMPLERS": "samplers",
-    "SCHEDULES": "schedules",
-    "Schedule": "schedules",
-    "Step": "samplers",
-    "TrainConfig": "train",
-    "Trainer": "train",
-    "UNet": "unet",
+    "CORRUPTIONS": "data.corruptions",
+    "DATASETS": "data.datasets",
+    "DIP_NETS": "networks.dip",
+    "EARLY_STOPS": "dip.fit",
+    "FeatureNetwork": "metrics.features",
+    "FeatureStatistics": "metrics.frechet",
+    "FitConfig": "dip.fit",
+    "FitStep": "dip.fit",
+    "Fitter": "dip.fit",
+    "GanRun": "gan.run",
+    "ImageData": "data.datasets",
+    "Inception": "networks.inception",
+    "MovingVariance": "dip.fit",
+    "ResNet18": "networks.resnet",
+    "Run": "ddpm.run",
+    "SAMPLERS": "diffusion.samplers",
+    "SCHEDULES": "diffusion.schedules",
+    "Schedule": "diffusion.schedules",
+    "Step": "diffusion.samplers",
+    "TrainConfig": "training.loop",
+    "Trainer": "training.loop",
+    "UNet": "networks.unet",
     "UserError": "errors",
-    "WindowVariance": "dip",
-    "corrupt": "corruptions",
-    "diffusion_loss": "diffusion",
-    "fid_infinity": "metrics",
-    "fit": "dip",
-    "frechet_distance": "frechet",
-    "guided": "conditional",
-    "inception_score": "metrics",
-    "kid": "metrics",
-    "load": "pipeline",
-    "load_data": "data",
-    "multi_hot": "conditional",
-    "noise_sigma": "noise_level",
-    "open_evaluator": "evaluator",
-    "precision_recall": "metrics",
-    "psnr": "quality",
-    "q_posterior": "diffusion",
-    "q_sample": "diffusion",
-    "ssim": "quality",
-    "start_from": "noise_level",
-    "timestep_for": "noise_level",
+    "WindowVariance": "dip.fit",
+    "corrupt": "data.corruptions",
+    "diffusion_loss": "diffusion.process",
+    "fid_infinity": "metrics.relatives",
+    "fit": "dip.fit",
+    "frechet_distance": "metrics.frechet",
+    "guided": "data.conditions",
+    "inception_score": "metrics.relatives",
+    "kid": "metrics.relatives",
+    "load": "ddpm.run",
+    "load_data": "data.datasets",
+    "multi_hot": "data.conditions",
+    "noise_sigma": "diffusion.noise_level",
+    "open_evaluator": "evaluation.evaluator",
+    "precision_recall": "metrics.relatives",
+    "psnr": "images.quality",
+    "q_posterior": "diffusion.process",
+    "q_sample": "diffusion.process",
+    "ssim": "images.quality",
+    "start_from": "diffusion.noise_level",
+    "timestep_for": "diffusion.noise_level",
 }
 
 __all__ = ["__version__", *PUBLIC]

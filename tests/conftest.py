@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from minidiff.presets import PRESETS, Preset
+from minidiff.training.presets import PRESETS, Preset
 
 torch.set_num_threads(1)
 
@@ -23,7 +23,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 24 smooth 16x16 colour pictures: enough to train something on."""
-    from minidiff.images import write_image
+    from minidiff.images.files import write_image
 
     folder = tmp_path_factory.mktemp("photos")
     y, x = np.mgrid[0:16, 0:16] / 16
@@ -73,7 +73,7 @@ def clf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from peers import pictures
 
     from minidiff import cli
-    from minidiff.images import write_image
+    from minidiff.images.files import write_image
 
     home = tmp_path_factory.mktemp("clf")
     for number, image in enumerate(pictures(24, 16, 16)):
@@ -87,4 +87,4 @@ def clf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture()
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a few hundred rows are several blocks, the last of them not full."""
-    monkeypatch.setattr("minidiff.frechet.BLOCK", 64)
+    monkeypatch.setattr("minidiff.metrics.frechet.BLOCK", 64)

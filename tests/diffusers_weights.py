@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from minidiff.interop import layer_names
-from minidiff.unet import UNet
+from minidiff.interop.layers import layer_names
+from minidiff.networks.unet import UNet
 
 
 def their_key(config: dict[str, Any], key: str) -> str:

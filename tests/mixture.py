@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from minidiff.samplers import SAMPLERS, Step, calls
-from minidiff.schedules import Schedule, previous
+from minidiff.diffusion.samplers import SAMPLERS, Step, calls
+from minidiff.diffusion.schedules import Schedule, previous
 
 
 class Mixture:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from minidiff.images import Pixels
-from minidiff.inception import Inception
+from minidiff.images.files import Pixels
+from minidiff.networks.inception import Inception
 
 
 def pictures(count: int, height: int, width: int, seed: int = 0) -> Pixels:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from minidiff import checkpoint
 from minidiff.errors import UserError
+from minidiff.runs import folder as checkpoint
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:

@@ -15,12 +15,16 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from minidiff import checkpoint, classifier, classifier_job, cli, load_data, shapes
-from minidiff.classifier import ResNet18, accuracy, classifier_loss, exact, shifted
-from minidiff.data import CLOTHES, ImageData
+from minidiff import cli, load_data
+from minidiff.classifier import job as classifier_job
+from minidiff.data import shapes
+from minidiff.data.datasets import CLOTHES, ImageData
 from minidiff.errors import UserError
-from minidiff.images import to_float, write_image
+from minidiff.images.files import to_float, write_image
+from minidiff.networks import resnet as classifier
+from minidiff.networks.resnet import ResNet18, accuracy, classifier_loss, exact, shifted
 from minidiff.rng import Draws
+from minidiff.runs import folder as checkpoint
 
 
 @pytest.fixture(autouse=True)

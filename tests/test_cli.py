@@ -15,9 +15,10 @@ import torch
 from conftest import tiny_training as train
 from PIL import Image
 
-from minidiff import checkpoint, cli, load
-from minidiff.images import to_uint8, write_image
-from minidiff.samplers import SAMPLERS
+from minidiff import cli, load
+from minidiff.diffusion.samplers import SAMPLERS
+from minidiff.images.files import to_uint8, write_image
+from minidiff.runs import folder as checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -121,8 +122,9 @@ def test_nan_stops_the_run_with_the_last_checkpoint_kept(
     tiny_preset: str, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From step 5 on the loss is not a number: the checkpoint of step 4 must be the one that is kept."""
-    import minidiff.ddpm_job
-    from minidiff.recipe import ddpm_loss
+    from minidiff.ddpm import job as ddpm_job
+
+    from minidiff.ddpm.recipe import ddpm_loss
 
     calls = 0
 
@@ -136,7 +138,7 @@ def test_nan_stops_the_run_with_the_last_checkpoint_kept(
 
         return loss
 
-    monkeypatch.setattr(minidiff.ddpm_job, "ddpm_loss", poisoned)
+    monkeypatch.setattr(ddpm_job, "ddpm_loss", poisoned)
     assert cli.run(train(photos, "--out", "run", "--save-every", "2")) == 1
     error = capsys.readouterr().err
     assert "the loss became nan by step 5" in error and "last good checkpoint is kept" in error and "--lr" in error

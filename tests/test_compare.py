@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from minidiff import cli
-from minidiff.images import grid, label_rows, read_image, write_image
-from minidiff.pipeline import load
+from minidiff.ddpm.run import load
+from minidiff.images.files import grid, label_rows, read_image, write_image
 
 
 def test_rows_are_the_samplers_and_columns_the_images(

@@ -9,17 +9,20 @@ import torch
 from conftest import tiny_training
 from torch import Tensor
 
-from minidiff import cli, conditional, ddpm_job, shapes
-from minidiff.checkpoint import read_config, write_json
-from minidiff.conditional import guided, in_words, multi_hot, parse_condition, read_conditions
+from minidiff import cli
+from minidiff.data import conditions as conditional
+from minidiff.data import shapes
+from minidiff.data.conditions import guided, in_words, multi_hot, parse_condition, read_conditions
+from minidiff.ddpm import job as ddpm_job
+from minidiff.ddpm.recipe import ddpm_loss
+from minidiff.ddpm.run import load
+from minidiff.diffusion.samplers import SAMPLERS
+from minidiff.diffusion.schedules import SCHEDULES
 from minidiff.errors import UserError, suggestion
-from minidiff.images import captioned, first_lines, grid, label_rows, read_image, write_image
-from minidiff.pipeline import load
-from minidiff.recipe import ddpm_loss
+from minidiff.images.files import captioned, first_lines, grid, label_rows, read_image, write_image
+from minidiff.networks.unet import UNet
 from minidiff.rng import Draws
-from minidiff.samplers import SAMPLERS
-from minidiff.schedules import SCHEDULES
-from minidiff.unet import UNet
+from minidiff.runs.folder import read_config, write_json
 
 NAMES = ["dark", "light"]
 
@@ -135,7 +138,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_image(home / "data" / NAMES[light] / f"{number:02d}.png", np.full((16, 16, 3), level, np.uint8))
     from conftest import tiny
 
-    from minidiff.presets import PRESETS
+    from minidiff.training.presets import PRESETS
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", tiny())
@@ -228,7 +231,7 @@ def test_other_labels_are_noticed_on_resume(told: Path, tmp_path: Path, capsys: 
 
 def test_fid_samples_the_labels_of_the_training_images(told: Path) -> None:
     """Half and half, unguided; what is said of it says so."""
-    from minidiff.sources import of_run
+    from minidiff.metrics.sources import of_run
 
     source = of_run("it", load(told), 10, steps=10)
     images = np.concatenate(list(source.batches(4)))

@@ -11,12 +11,19 @@ import pytest
 import torch
 from conftest import tiny_training
 
-from minidiff import checkpoint, classifier_job, cli, corrupted, data, ddpm_job, job, load, load_data, sources
-from minidiff.corrupted import Corrupted
-from minidiff.corruptions import corrupt
+from minidiff import cli, load, load_data
+from minidiff.classifier import job as classifier_job
+from minidiff.data import corrupted
+from minidiff.data import datasets as data
+from minidiff.data.corrupted import Corrupted
+from minidiff.data.corruptions import corrupt
+from minidiff.ddpm import job as ddpm_job
 from minidiff.errors import UserError
-from minidiff.images import Pixels, read_image, write_image
-from minidiff.sources import open_source
+from minidiff.images.files import Pixels, read_image, write_image
+from minidiff.metrics import sources
+from minidiff.metrics.sources import open_source
+from minidiff.runs import folder as checkpoint
+from minidiff.training import job
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from minidiff import corruptions, load_data, shapes
-from minidiff.corruptions import CORRUPTIONS, corrupt
-from minidiff.data import DEBIAN
+from minidiff import load_data
+from minidiff.data import corruptions, shapes
+from minidiff.data.corruptions import CORRUPTIONS, corrupt
+from minidiff.data.datasets import DEBIAN
 from minidiff.errors import UserError
-from minidiff.images import Pixels, crop_resize
+from minidiff.images.files import Pixels, crop_resize
 
 HARM = [name for name in CORRUPTIONS if name != "identity"]
 SEVERITIES = (1, 2, 3, 4, 5)

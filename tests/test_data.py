@@ -18,14 +18,15 @@ import torchvision
 from click.testing import CliRunner
 from PIL import Image
 
-from minidiff import data as data_module
-from minidiff import decoded, shapes
 from minidiff.cli.data import data as command
-from minidiff.data import DATASETS, DEBIAN, load_data
-from minidiff.decoded import Pictures, image_paths
+from minidiff.data import cache as decoded
+from minidiff.data import datasets as data_module
+from minidiff.data import shapes
+from minidiff.data.cache import Pictures, image_paths
+from minidiff.data.datasets import DATASETS, DEBIAN, load_data
+from minidiff.data.export import export
 from minidiff.errors import UserError
-from minidiff.export import export
-from minidiff.images import crop_resize, read_image, write_image
+from minidiff.images.files import crop_resize, read_image, write_image
 
 
 @pytest.fixture(autouse=True)

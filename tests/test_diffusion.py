@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from minidiff.diffusion import (
+from minidiff.diffusion.process import (
     PREDICTIONS,
     check_prediction,
     diffusion_loss,
@@ -20,8 +20,8 @@ from minidiff.diffusion import (
     rates,
     target,
 )
+from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
-from minidiff.schedules import Schedule
 
 SCHEDULES = {
     "linear": Schedule.linear(),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minidiff.dip import (
+from minidiff.dip.fit import (
     EARLY_STOPS,
     INPUTS,
     TASKS,
@@ -27,8 +27,8 @@ from minidiff.dip import (
     WindowVariance,
     fit,
 )
-from minidiff.dip_nets import CNN, DIP_NETS, DipNet, Hourglass, ResNet18, conv2
 from minidiff.errors import UserError
+from minidiff.networks.dip import CNN, DIP_NETS, DipNet, Hourglass, ResNet18, conv2
 
 
 def small_net(in_channels: int = 4) -> Hourglass:
@@ -141,7 +141,7 @@ def test_imagenet_weights_reach_the_encoder(monkeypatch: pytest.MonkeyPatch) -> 
     from torchvision.models import resnet18
 
     pretrained = {name: torch.full_like(t, 0.125) for name, t in resnet18().state_dict().items()}
-    monkeypatch.setattr("minidiff.dip_nets.imagenet_weights", lambda: pretrained)
+    monkeypatch.setattr("minidiff.networks.dip.imagenet_weights", lambda: pretrained)
     same = {channels: [] for channels in (3, 32)}  # type: dict[int, list[bool]]
     for channels, found in same.items():
         for layer in list(ResNet18(channels, weights="imagenet").image.children())[:8]:  # type: ignore[union-attr]

@@ -11,13 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from minidiff import checkpoint, cli, dip_job, dip_plan
-from minidiff.dip import TASKS, FitConfig, Fitter, WindowVariance, fit
-from minidiff.dip_nets import DIP_NETS
+from minidiff import cli
+from minidiff.dip import job as dip_job
+from minidiff.dip import plan as dip_plan
+from minidiff.dip.fit import TASKS, FitConfig, Fitter, WindowVariance, fit
 from minidiff.errors import UserError
-from minidiff.images import Pixels, read_image, to_float, to_uint8, write_image
-from minidiff.quality import psnr, ssim
+from minidiff.images.files import Pixels, read_image, to_float, to_uint8, write_image
+from minidiff.images.quality import psnr, ssim
+from minidiff.networks.dip import DIP_NETS
 from minidiff.rng import seed_from
+from minidiff.runs import folder as checkpoint
 
 SMALL = ["--channels", "8", "--steps", "30", "--window", "5", "--patience", "8", "--save-every", "5"]
 CPU = torch.device("cpu")

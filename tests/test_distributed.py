@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from minidiff import checkpoint
+from minidiff.runs import folder as checkpoint
 
 
 def minidiff(processes: int, arguments: str, folder: Path) -> "subprocess.Popen[str]":

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from minidiff import shapes
-from minidiff.diversity import TOO_ALIKE, diversity, nearest_other
-from minidiff.images import Pixels
+from minidiff.data import shapes
+from minidiff.gan.diversity import TOO_ALIKE, diversity, nearest_other
+from minidiff.images.files import Pixels
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,17 @@ import torch
 from conftest import tiny
 from torch import Tensor
 
-from minidiff import checkpoint, classifier, cli, ddpm_job, evaluate, evaluate_pictures, load, load_data, report, shapes
-from minidiff.conditional import multi_hot
+from minidiff import cli, load, load_data
+from minidiff.data import shapes
+from minidiff.data.conditions import multi_hot
+from minidiff.ddpm import job as ddpm_job
+from minidiff.ddpm.run import Run
 from minidiff.errors import UserError
-from minidiff.evaluate import Looked, open_lists, over_seeds, score, summarise
-from minidiff.evaluate_pictures import (
+from minidiff.evaluation import evaluate
+from minidiff.evaluation import pictures as evaluate_pictures
+from minidiff.evaluation.evaluate import Looked, open_lists, over_seeds, score, summarise
+from minidiff.evaluation.evaluator import Evaluator, open_evaluator
+from minidiff.evaluation.pictures import (
     ACROSS,
     BESIDE,
     CELL,
@@ -31,10 +37,11 @@ from minidiff.evaluate_pictures import (
     draw_grid,
     failures,
 )
-from minidiff.evaluator import Evaluator, open_evaluator
-from minidiff.images import to_uint8, write_image
-from minidiff.pipeline import Run
-from minidiff.presets import PRESETS
+from minidiff.images.files import to_uint8, write_image
+from minidiff.networks import resnet as classifier
+from minidiff.runs import describe as report
+from minidiff.runs import folder as checkpoint
+from minidiff.training.presets import PRESETS
 
 
 @pytest.fixture(autouse=True)

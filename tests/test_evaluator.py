@@ -12,11 +12,14 @@ import torchvision
 from peers import pictures
 from torch import Tensor, nn
 
-from minidiff import checkpoint, classifier, evaluator, shapes
+from minidiff.data import shapes
 from minidiff.errors import UserError
-from minidiff.evaluator import open_evaluator
-from minidiff.features import classifier_features
-from minidiff.images import to_float
+from minidiff.evaluation import evaluator
+from minidiff.evaluation.evaluator import open_evaluator
+from minidiff.images.files import to_float
+from minidiff.metrics.features import classifier_features
+from minidiff.networks import resnet as classifier
+from minidiff.runs import folder as checkpoint
 
 
 def lab_network(outputs: int = 24) -> nn.Module:

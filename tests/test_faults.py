@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minidiff.faults import faults, neighbour_correlation, problems
+from minidiff.images.faults import faults, neighbour_correlation, problems
 
 
 def test_noise_constants_and_saturation_are_noticed() -> None:
@@ -29,7 +29,7 @@ def test_real_clothing_is_not_called_noise() -> None:
     folder = Path("/usr/share/datasets/fashion-mnist")
     if not folder.exists():
         pytest.skip("Debian's dataset-fashion-mnist is not installed")
-    from minidiff.data import load_data
+    from minidiff.data.datasets import load_data
 
     data = load_data("fashion-mnist", split="test")
     assert problems(np.repeat(data.images[:2000], 3, axis=3)) == []

@@ -13,10 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
-from minidiff import features
 from minidiff.errors import UserError
-from minidiff.features import MODES, PUBLISHED_SHA256, WEIGHTS, full_precision, inception_features, network_input
-from minidiff.images import Pixels
+from minidiff.images.files import Pixels
+from minidiff.metrics import features
+from minidiff.metrics.features import (
+    MODES,
+    PUBLISHED_SHA256,
+    WEIGHTS,
+    full_precision,
+    inception_features,
+    network_input,
+)
 
 SIZES = [(299, 299), (32, 32), (64, 48), (500, 333), (301, 90), (2, 3)]
 

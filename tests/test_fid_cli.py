@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minidiff import cli
-from minidiff.images import write_image
+from minidiff.images.files import write_image
 
 
 @pytest.fixture(scope="module")
@@ -247,9 +247,9 @@ def test_two_processes_share_an_odd_number_of_batches(
 def test_the_features_are_those_the_classifier_has_of_its_data(clf: Path) -> None:
     """In the same form as in its training: the values, the size, the channels."""
     import minidiff
-    from minidiff import classifier
-    from minidiff.features import choose
-    from minidiff.images import to_float
+    from minidiff.images.files import to_float
+    from minidiff.metrics.features import choose
+    from minidiff.networks import resnet as classifier
 
     network = choose(str(clf))
     data = minidiff.load_data("folder", data_dir=clf.parent / "data", image_size=16)
@@ -263,7 +263,7 @@ def test_the_features_are_those_the_classifier_has_of_its_data(clf: Path) -> Non
 
 
 def test_grey_and_other_sizes_become_what_a_classifier_knows() -> None:
-    from minidiff.features import as_trained
+    from minidiff.metrics.features import as_trained
 
     grey = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
     x = as_trained(np.broadcast_to(grey, (3, 28, 28, 3)), channels=1, size=32)

@@ -7,7 +7,7 @@ from clouds import covariance, normal, sample_statistics, symmetric
 from scipy import linalg
 
 from minidiff.errors import UserError
-from minidiff.frechet import FeatureStatistics, frechet_distance
+from minidiff.metrics.frechet import FeatureStatistics, frechet_distance
 
 # Mean and covariance
 

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy
 
-from minidiff.data import ImageData
+from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError
-from minidiff.gan import (
+from minidiff.gan.trainer import GanTrainer, update_ema
+from minidiff.images.files import to_float
+from minidiff.networks.gan import (
     GANS,
     Critic,
     Generator,
@@ -28,10 +30,8 @@ from minidiff.gan import (
     initialise,
     wasserstein,
 )
-from minidiff.gan_train import GanTrainer, update_ema
-from minidiff.images import to_float
 from minidiff.rng import Draws
-from minidiff.train import TrainConfig, global_batch
+from minidiff.training.loop import TrainConfig, global_batch
 
 # --- the networks -------------------------------------------------------------------------------------------------
 

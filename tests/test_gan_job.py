@@ -15,13 +15,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from minidiff import checkpoint, cli, curves, gan_job
+from minidiff import cli
 from minidiff.errors import UserError
-from minidiff.gan import GANS
-from minidiff.gan_train import GanTrainer
-from minidiff.images import image_shape, write_image
-from minidiff.presets import GAN_PRESETS
+from minidiff.gan import job as gan_job
+from minidiff.gan.trainer import GanTrainer
+from minidiff.images.files import image_shape, write_image
+from minidiff.networks.gan import GANS
 from minidiff.rng import Draws
+from minidiff.runs import curves
+from minidiff.runs import folder as checkpoint
+from minidiff.training.presets import GAN_PRESETS
 
 CPU = torch.device("cpu")
 
@@ -220,7 +223,7 @@ def test_samples_that_are_alike_are_warned_of_at_every_preview(
     """A generator whose noise is left out draws one image; the diversity it is warned with stands in the metrics. One
     of an untrained generator is not 0."""
     monkeypatch.setattr(gan_job, "is_young", lambda config, step: False)
-    monkeypatch.setattr("minidiff.gan_run.GanRun.latents", lambda self, indices, seed=0: torch.ones(len(indices), 8))
+    monkeypatch.setattr("minidiff.gan.run.GanRun.latents", lambda self, indices, seed=0: torch.ones(len(indices), 8))
     assert cli.run(train("dcgan", photos, "--out", "run")) == 0
     error = capsys.readouterr().err
     for step in (3, 6):

@@ -9,14 +9,16 @@ import pytest
 import torch
 from test_distributed import finish, minidiff
 
-from minidiff import checkpoint, cli, load, report
+from minidiff import cli, load
+from minidiff.ddpm.run import KINDS, Run, load_ddpm
 from minidiff.errors import UserError
-from minidiff.gan import GANS, Generator
-from minidiff.gan_run import GanRun
-from minidiff.images import to_uint8
-from minidiff.pipeline import KINDS, Run, load_ddpm
+from minidiff.gan.run import GanRun
+from minidiff.images.files import to_uint8
+from minidiff.metrics.sources import Source, open_source
+from minidiff.networks.gan import GANS, Generator
 from minidiff.rng import sample_generators
-from minidiff.sources import Source, open_source
+from minidiff.runs import describe as report
+from minidiff.runs import folder as checkpoint
 
 
 def write_run(folder: Path, kind: str = "dcgan", image_size: int = 16, channels: int = 3) -> Path:

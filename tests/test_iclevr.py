@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minidiff import cli, shapes
-from minidiff.data import DATASETS, load_data, splits_of
+from minidiff import cli
+from minidiff.data import shapes
+from minidiff.data.datasets import DATASETS, load_data, splits_of
+from minidiff.data.export import export
 from minidiff.errors import UserError
-from minidiff.export import export
-from minidiff.images import crop_resize, read_image, squeeze, write_image
+from minidiff.images.files import crop_resize, read_image, squeeze, write_image
 
 NAMES = ["red cube", "gray cube", "blue sphere"]  # not in alphabetical order
 TABLE = {"b.png": ["gray cube", "red cube"], "a.png": ["blue sphere"], "c.png": [], "d.png": ["red cube", "red cube"]}

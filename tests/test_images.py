@@ -9,16 +9,7 @@ import torch
 from PIL import Image
 
 from minidiff.errors import UserError
-from minidiff.images import (
-    crop_resize,
-    free_name,
-    grid,
-    read_image,
-    squeeze,
-    to_float,
-    to_uint8,
-    write_image,
-)
+from minidiff.images.files import crop_resize, free_name, grid, read_image, squeeze, to_float, to_uint8, write_image
 
 
 def ramp(height: int = 16, width: int = 16) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minidiff.inception import DIMS, Inception
+from minidiff.networks.inception import DIMS, Inception
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,19 @@ from diffusers_weights import randomise
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from minidiff import checkpoint, cli, foreign, interop, load, pipeline, restore, scheduler_config, sources
+from minidiff import cli, load
+from minidiff.ddpm import run as pipeline
+from minidiff.diffusion.samplers import ddpm
+from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
-from minidiff.images import write_image
-from minidiff.samplers import ddpm
-from minidiff.schedules import Schedule
-from minidiff.unet import UNet
+from minidiff.images.files import write_image
+from minidiff.interop import checkpoints as foreign
+from minidiff.interop import layers as interop
+from minidiff.interop import scheduler as scheduler_config
+from minidiff.metrics import sources
+from minidiff.networks.unet import UNet
+from minidiff.restoration import restore
+from minidiff.runs import folder as checkpoint
 
 diffusers = pytest.importorskip("diffusers", reason="the peer is missing: pip install -e '.[test]'")
 

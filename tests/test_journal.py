@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minidiff import checkpoint, curves, journal, report
-from minidiff.data import ImageData
-from minidiff.images import image_shape
+from minidiff.data.datasets import ImageData
+from minidiff.images.files import image_shape
 from minidiff.rng import Draws
-from minidiff.train import TrainConfig, Trainer
+from minidiff.runs import curves
+from minidiff.runs import describe as report
+from minidiff.runs import folder as checkpoint
+from minidiff.training import journal
+from minidiff.training.loop import TrainConfig, Trainer
 
 
 def trainer(steps: int) -> Trainer:

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from minidiff import extraction, measure
 from minidiff.errors import UserError
-from minidiff.features import FeatureNetwork
-from minidiff.sources import Source, Stored, open_source
+from minidiff.metrics import compare as measure
+from minidiff.metrics import extraction
+from minidiff.metrics.features import FeatureNetwork
+from minidiff.metrics.sources import Source, Stored, open_source
 
 
 def corners(images: object) -> tuple[Tensor, Tensor]:
@@ -85,7 +86,7 @@ def test_a_set_against_itself_and_against_a_darker_one(tmp_path: Path) -> None:
 
 def test_statistics_stand_for_their_images(tmp_path: Path) -> None:
     """Saved and read again, to the last digit; statistics of another network, mode or weights are refused."""
-    from minidiff.sources import save_statistics
+    from minidiff.metrics.sources import save_statistics
 
     a, b = sides(saved(tmp_path, 60), saved(tmp_path, 60, seed=1))
     save_statistics(tmp_path / "b.npz", extraction.statistics_of(b, NETWORK))
@@ -136,7 +137,7 @@ def test_a_data_set_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_seen_is_remembered_with_the_statistics(tmp_path: Path) -> None:
     """Noise in the cache, or in a statistics file, is warned of as noise among images is."""
-    from minidiff.sources import save_statistics
+    from minidiff.metrics.sources import save_statistics
 
     images = np.random.default_rng(0).integers(0, 256, (200, 16, 16, 3), np.uint8)
     np.save(tmp_path / "noise.npy", images)

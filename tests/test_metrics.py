@@ -7,10 +7,11 @@ import pytest
 import torch
 from clouds import covariance, normal, sample_statistics, symmetric
 
-from minidiff import frechet, metrics
 from minidiff.errors import UserError
-from minidiff.frechet import FeatureStatistics, frechet_distance
-from minidiff.metrics import Estimate, fid_infinity, inception_score, kid, precision_recall
+from minidiff.metrics import frechet
+from minidiff.metrics import relatives as metrics
+from minidiff.metrics.frechet import FeatureStatistics, frechet_distance
+from minidiff.metrics.relatives import Estimate, fid_infinity, inception_score, kid, precision_recall
 
 # FID of infinitely many images
 

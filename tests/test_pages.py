@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minidiff import checkpoint, cli
+from minidiff import cli
 from minidiff.errors import UserError
-from minidiff.experiments import charts, page, results, run_report, study_report, style
-from minidiff.images import cut, grid, read_image, write_image
+from minidiff.images.files import cut, grid, read_image, write_image
+from minidiff.reports import charts, page, run_report, study_report, style
+from minidiff.runs import folder as checkpoint
+from minidiff.studies import results
 
 NASTY = "<script>alert('&\"')</script>"
 

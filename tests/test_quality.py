@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minidiff.errors import UserError
-from minidiff.quality import psnr, ssim
+from minidiff.images.quality import psnr, ssim
 
 
 def pair(*shape: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from test_dip_job import interrupt_at, smooth
 
-from minidiff import checkpoint, cli, load
-from minidiff.images import read_image, read_images, to_float, to_uint8, write_image
-from minidiff.noise_level import noise_sigma, timestep_for
-from minidiff.quality import psnr, ssim
+from minidiff import cli, load
+from minidiff.diffusion.noise_level import noise_sigma, timestep_for
+from minidiff.images.files import read_image, read_images, to_float, to_uint8, write_image
+from minidiff.images.quality import psnr, ssim
+from minidiff.runs import folder as checkpoint
 
 FIT = ["--channels", "8", "--steps", "12", "--save-every", "5", "--window", "4"]
 

@@ -13,13 +13,13 @@ from unittest import mock
 import pytest
 import torch
 
-from minidiff import chain, samplers, solvers
-from minidiff.diffusion import PREDICTIONS, predict_eps, predict_x0, q_sample, target
+from minidiff.diffusion import chain, samplers, solvers
+from minidiff.diffusion.process import PREDICTIONS, predict_eps, predict_x0, q_sample, target
+from minidiff.diffusion.samplers import SAMPLERS, VARIANCES, Step, calls, ddim, ddpm
+from minidiff.diffusion.schedules import SPACINGS, Schedule
+from minidiff.diffusion.solvers import dpm_solver, heun, sde_dpm_solver, unipc
 from minidiff.errors import UserError
 from minidiff.rng import sample_generators
-from minidiff.samplers import SAMPLERS, VARIANCES, Step, calls, ddim, ddpm
-from minidiff.schedules import SPACINGS, Schedule
-from minidiff.solvers import dpm_solver, heun, sde_dpm_solver, unipc
 
 LINEAR = Schedule.linear()
 ZERO_SNR = LINEAR.zero_terminal_snr()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from minidiff.diffusion.schedules import SCHEDULES, SPACINGS, Schedule
 from minidiff.errors import UserError
-from minidiff.schedules import SCHEDULES, SPACINGS, Schedule
 
 
 def peer_scheduler(**options):

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from minidiff import shapes
+from minidiff.data import shapes
 
 
 def alone(label: int, place: int, size: int = 32) -> np.ndarray:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from minidiff.errors import UserError
-from minidiff.images import read_images
-from minidiff.sink import ImageSink
+from minidiff.images.files import read_images
+from minidiff.images.sink import ImageSink
 
 
 class TestSink:

@@ -8,12 +8,12 @@ import torch
 from mixture import THREE, even_schedule, path_error
 from test_samplers import LINEAR, PEER_BETAS, PEER_PREDICTION, SIGMAS, ZERO_SNR, broken, largest_difference, some_model
 
-from minidiff.chain import PLANS, calls, clipped
-from minidiff.diffusion import PREDICTIONS, q_sample
+from minidiff.diffusion.chain import PLANS, calls, clipped
+from minidiff.diffusion.process import PREDICTIONS, q_sample
+from minidiff.diffusion.samplers import SAMPLERS, ddim
+from minidiff.diffusion.schedules import SPACINGS, Schedule
+from minidiff.diffusion.solvers import dpm_solver, half_log_snr, heun, integral, sde_dpm_solver, unipc
 from minidiff.errors import UserError
-from minidiff.samplers import SAMPLERS, ddim
-from minidiff.schedules import SPACINGS, Schedule
-from minidiff.solvers import dpm_solver, half_log_snr, heun, integral, sde_dpm_solver, unipc
 
 SOLVERS = {"dpm++": dpm_solver, "dpm++sde": sde_dpm_solver, "heun": heun, "unipc": unipc}
 

@@ -13,14 +13,14 @@ from test_distributed import finish, minidiff
 from torch import Tensor, nn
 
 from minidiff import cli, load
-from minidiff.diffusion import q_sample
-from minidiff.distributed import shares
+from minidiff.ddpm.run import INIT_MODES, Run
+from minidiff.diffusion.noise_level import start_from, timestep_for
+from minidiff.diffusion.process import q_sample
+from minidiff.diffusion.samplers import Step
+from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
-from minidiff.images import crop_resize, read_image, to_float, to_uint8, write_image
-from minidiff.noise_level import start_from, timestep_for
-from minidiff.pipeline import INIT_MODES, Run
-from minidiff.samplers import Step
-from minidiff.schedules import Schedule
+from minidiff.images.files import crop_resize, read_image, to_float, to_uint8, write_image
+from minidiff.runtime.distributed import shares
 
 
 class KnownImages(nn.Module):

@@ -18,15 +18,20 @@ import torch
 from conftest import tiny
 from peers import pictures
 
-from minidiff import checkpoint, cli, ddpm_job, extraction, features, frechet, load, metrics, shapes
+from minidiff import cli, load
+from minidiff.data import shapes
+from minidiff.ddpm import job as ddpm_job
 from minidiff.errors import UserError
-from minidiff.experiments import cell as cells
-from minidiff.experiments import distance, models, processes, progress, study, timing
-from minidiff.experiments import reference as references
-from minidiff.extraction import Side
-from minidiff.images import to_uint8
-from minidiff.journal import Interrupted
-from minidiff.presets import GAN_PRESETS, PRESETS, Preset
+from minidiff.images.files import to_uint8
+from minidiff.metrics import extraction, features, frechet
+from minidiff.metrics import relatives as metrics
+from minidiff.metrics.extraction import Side
+from minidiff.runs import folder as checkpoint
+from minidiff.studies import cell as cells
+from minidiff.studies import distance, models, processes, progress, study, timing
+from minidiff.studies import reference as references
+from minidiff.training.journal import Interrupted
+from minidiff.training.presets import GAN_PRESETS, PRESETS, Preset
 
 TIMES = {"steps": {"ddpm": 9, "wgan": 8}, "seconds_per_step": {"ddpm": 0.5, "wgan": 0.25},
          "seconds_per_sample": {"ddpm": 0.1, "wgan": 0.01}, "seconds_per_image": 0.01, "images": 48,
@@ -252,7 +257,7 @@ def test_the_estimate_is_the_sum_of_what_is_left(tmp_path: Path) -> None:
         "2 min",
         "1 h 30 min",
         "11 h 07 min",
-    ]  # noqa: E501
+    ]
 
 
 def test_timing_takes_steps_and_samples_of_every_model(
@@ -265,7 +270,7 @@ def test_timing_takes_steps_and_samples_of_every_model(
     assert found["steps"] == {"wgan": 2, "ddpm": 1} and found["images"] == 48
     assert all(
         0 < found[name][model] < 10 for name in ("seconds_per_step", "seconds_per_sample") for model in TIMES["steps"]
-    )  # type: ignore[attr-defined] # noqa: E501
+    )  # type: ignore[attr-defined]
     assert 0 < found["seconds_per_image"] < 1
     assert not (tmp_path / "s").exists()
 
@@ -356,7 +361,7 @@ def test_a_study_from_beginning_to_end(small: None, clf: Path, tmp_path: Path, m
     events = [(event.name, event.state) for event in processes.carry_out(folder, plan, ["cpu"])]
     names = [
         name for data in ("shapes.identity", "shapes.motion_blur") for name in (data, f"{data}.wgan", f"{data}.ddpm")
-    ]  # noqa: E501
+    ]
     assert events == [(name, state) for name in names for state in ("begun", "done")]
     assert list(processes.carry_out(folder, plan, ["cpu"])) == []
 
@@ -696,7 +701,7 @@ def test_what_cannot_be_timed_is_an_error_of_one_line(monkeypatch: pytest.Monkey
 WATCHED = """
 import sys
 from pathlib import Path
-from minidiff.experiments import processes, study
+from minidiff.studies import processes, study
 folder = Path(sys.argv[1])
 for event in processes.carry_out(folder, study.read(folder), ["cpu"]):
     print(event, flush=True)

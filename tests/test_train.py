@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from minidiff.data import ImageData
+from minidiff.data.datasets import ImageData
+from minidiff.ddpm.recipe import ddpm_loss
+from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
-from minidiff.recipe import ddpm_loss
+from minidiff.networks.unet import UNet
 from minidiff.rng import Draws
-from minidiff.schedules import Schedule
-from minidiff.train import (
+from minidiff.training.loop import (
     TrainConfig,
     Trainer,
     epoch_order,
@@ -24,7 +25,6 @@ from minidiff.train import (
     slices_of,
     update_ema,
 )
-from minidiff.unet import UNet
 
 
 def some_images(count: int = 10, size: int = 8) -> ImageData:
@@ -164,7 +164,7 @@ def test_slices_of_all_processes_make_the_global_batch(monkeypatch: pytest.Monke
     data, config = some_images(), TrainConfig(steps=2, batch_size=8, accumulate=2)
     seen = torch.zeros(8)
     for rank in range(2):
-        monkeypatch.setattr("minidiff.distributed.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("minidiff.runtime.distributed.rank", lambda rank=rank: rank)
         for images, _, rows in list(load_batches(data, config, 2, 0, torch.device("cpu")))[:2]:
             expected = data.images[global_batch(0, 10, 8, 1)[rows]]
             assert (images.numpy() == expected).all()

@@ -10,7 +10,7 @@ from diffusers_weights import copy_weights, diffusers_unet, pair, randomise, the
 from torch import Tensor, nn
 
 from minidiff.errors import UserError
-from minidiff.unet import ResidualBlock, UNet, Upsample, timestep_embedding
+from minidiff.networks.unet import ResidualBlock, UNet, Upsample, timestep_embedding
 
 CIFAR10 = {}  # the defaults
 CELEBAHQ = {

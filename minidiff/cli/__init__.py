@@ -9,8 +9,9 @@ from importlib import import_module
 
 import click
 
-from minidiff import __version__, cpu
+from minidiff._version import __version__
 from minidiff.errors import UserError, suggestion
+from minidiff.runtime import cpu
 
 # Command -> where it is, and its line in `minidiff --help`: a module is imported when its command is called.
 COMMANDS = {

@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from minidiff.cli.types import Device, Name, Names, Number, Place, say, warn
-from minidiff.corruptions import CORRUPTIONS
-from minidiff.data import DATASETS
+from minidiff.data.corruptions import CORRUPTIONS
+from minidiff.data.datasets import DATASETS
 from minidiff.errors import UserError, one_line
-from minidiff.experiments import processes, progress
-from minidiff.experiments import study as studies
-from minidiff.experiments.models import MODELS
-from minidiff.journal import Interrupted
+from minidiff.studies import processes, progress
+from minidiff.studies import study as studies
+from minidiff.studies.models import MODELS
+from minidiff.training.journal import Interrupted
 
 
 class ModelSteps(Name):
@@ -179,7 +179,7 @@ def places(device: str, parallel: int) -> list[str]:
 
 def report(folder: Path) -> None:
     """report.html anew. What goes wrong there is said, and costs the study nothing."""
-    from minidiff.experiments import study_report
+    from minidiff.reports import study_report
 
     try:
         study_report.write(folder)

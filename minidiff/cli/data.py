@@ -8,12 +8,12 @@ import numpy as np
 from tqdm import tqdm
 
 from minidiff.cli.types import Name, Place, refuse_lone_severity, say, typed, warn
-from minidiff.corrupted import all_of, seed_of
-from minidiff.corruptions import CORRUPTIONS
-from minidiff.data import DATASETS, ImageData, load_data, splits_of
+from minidiff.data.corrupted import all_of, seed_of
+from minidiff.data.corruptions import CORRUPTIONS
+from minidiff.data.datasets import DATASETS, ImageData, load_data, splits_of
+from minidiff.data.export import check_new, export
 from minidiff.errors import UserError
-from minidiff.export import check_new, export
-from minidiff.images import grid, label_rows, write_image
+from minidiff.images.files import grid, label_rows, write_image
 
 DATA_DIR = click.option(
     "--data-dir", type=Place(path_type=Path), help="Where the files are, or are to go. Default: the cache folder."

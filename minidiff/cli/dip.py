@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from minidiff.cli.types import Device, Name, Number, Place, refuse_options, warn
-from minidiff.dip import EARLY_STOPS, INPUTS, TASKS, FitConfig
-from minidiff.dip_nets import DIP_NETS
+from minidiff.dip.fit import EARLY_STOPS, INPUTS, TASKS, FitConfig
 from minidiff.errors import UserError
+from minidiff.networks.dip import DIP_NETS
 
 DEFAULTS = FitConfig()
 
@@ -104,7 +104,10 @@ def fit(
     """
     import torch
 
-    from minidiff import checkpoint, dip_folder, dip_job, dip_plan
+    from minidiff.dip import folder as dip_folder
+    from minidiff.dip import job as dip_job
+    from minidiff.dip import plan as dip_plan
+    from minidiff.runs import folder as checkpoint
 
     place = torch.device(device)
     chosen = {name: value for name, value in options.items() if value is not None}

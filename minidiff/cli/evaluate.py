@@ -6,12 +6,17 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from minidiff import checkpoint, conditional, distributed, evaluate, evaluate_pictures, pipeline
 from minidiff.cli.sample import FROM_NOISE, own_steps
 from minidiff.cli.types import Device, Name, Number, Place, say, typed, warn
-from minidiff.evaluator import Evaluator, open_evaluator
-from minidiff.faults import problems
-from minidiff.samplers import SAMPLERS
+from minidiff.data import conditions as conditional
+from minidiff.ddpm import run as pipeline
+from minidiff.diffusion.samplers import SAMPLERS
+from minidiff.evaluation import evaluate
+from minidiff.evaluation import pictures as evaluate_pictures
+from minidiff.evaluation.evaluator import Evaluator, open_evaluator
+from minidiff.images.faults import problems
+from minidiff.runs import folder as checkpoint
+from minidiff.runtime import distributed
 
 OF_RUNS = ("labels_file", "per_class", "guidance", "sampler", "steps", "seeds", "seed", "batch_size")
 OF_DATA = ("num", "data_dir", "image_size")

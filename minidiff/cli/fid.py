@@ -7,12 +7,14 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from minidiff import distributed, extraction, measure
 from minidiff.cli.types import Device, Name, Names, Place, say, warn
+from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.errors import UserError
-from minidiff.features import DIMS, MODES, choose
-from minidiff.samplers import SAMPLERS
-from minidiff.sources import Source, open_source, save_statistics
+from minidiff.metrics import compare as measure
+from minidiff.metrics import extraction
+from minidiff.metrics.features import DIMS, MODES, choose
+from minidiff.metrics.sources import Source, open_source, save_statistics
+from minidiff.runtime import distributed
 
 
 @click.command()

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from minidiff import checkpoint, pipeline
 from minidiff.cli.types import say, warn
+from minidiff.ddpm import run as pipeline
+from minidiff.diffusion.noise_level import start_from
 from minidiff.errors import UserError
-from minidiff.images import image_files, read_images, to_float
-from minidiff.noise_level import start_from
+from minidiff.images.files import image_files, read_images, to_float
+from minidiff.runs import folder as checkpoint
 
 
 def starts(
@@ -40,7 +41,7 @@ def init_files(init: str, steps: list[int] | None) -> list[Path]:
     """The files --init names: an image, those of a folder, or of a DIP run its answers or its output at these steps."""
     folder = Path(init)
     if (folder / checkpoint.CONFIG).is_file():
-        from minidiff import dip_job
+        from minidiff.dip import job as dip_job
 
         if dip_job.is_dip_run(folder):
             return [dip_job.saved_step(folder, step) for step in steps] if steps else dip_job.chosen_images(folder)

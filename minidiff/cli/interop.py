@@ -20,7 +20,7 @@ def import_(source: str, run: Path | None) -> None:
     minidiff import google/ddpm-celebahq-256
     minidiff import my-diffusers-folder runs/mine
     """
-    from minidiff import foreign
+    from minidiff.interop import checkpoints as foreign
 
     target = Path("runs", Path(source).expanduser().absolute().name) if run is None else run
     foreign.check_new(target)
@@ -37,7 +37,7 @@ def import_(source: str, run: Path | None) -> None:
 
 
 def formats() -> list[str]:
-    from minidiff.foreign import FORMATS
+    from minidiff.interop.checkpoints import FORMATS
 
     return list(FORMATS)
 
@@ -61,8 +61,9 @@ def export(run: str, folder: Path, kind: str, weights: str) -> None:
     \b
     minidiff export runs/ddpm-shapes-1 shapes-diffusers --format diffusers
     """
-    from minidiff import foreign, pipeline
-    from minidiff.recipe import build_schedule
+    from minidiff.ddpm import run as pipeline
+    from minidiff.ddpm.recipe import build_schedule
+    from minidiff.interop import checkpoints as foreign
 
     foreign.check_new(folder)
     model = pipeline.load_ddpm(run, weights)

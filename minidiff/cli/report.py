@@ -23,8 +23,9 @@ def report(run: Path | None, out: Path | None, force: bool) -> None:
     minidiff report runs/ddpm-shapes-1
     minidiff report STUDY --out page.html
     """
-    from minidiff import checkpoint
-    from minidiff.experiments import results, run_report, study_report
+    from minidiff.reports import run_report, study_report
+    from minidiff.runs import folder as checkpoint
+    from minidiff.studies import results
 
     if run is None:
         runs = checkpoint.list_runs()

@@ -7,8 +7,8 @@ import click
 
 from minidiff.cli.dip import fit_options
 from minidiff.cli.types import Name, Number, Place, Timestep, refuse_options, warn
-from minidiff.pipeline import INIT_MODES
-from minidiff.samplers import SAMPLERS
+from minidiff.ddpm.run import INIT_MODES
+from minidiff.diffusion.samplers import SAMPLERS
 
 
 @click.command()
@@ -57,8 +57,9 @@ def restore(
     """
     import torch
 
-    from minidiff import checkpoint, dip_job
-    from minidiff import restore as job_of
+    from minidiff.dip import job as dip_job
+    from minidiff.restoration import restore as job_of
+    from minidiff.runs import folder as checkpoint
 
     place = torch.device(device)
     if (image is None) == (resume is None):

@@ -7,20 +7,22 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from minidiff import checkpoint, distributed, pipeline
-from minidiff.chain import PLANS
 from minidiff.cli.inits import starts
 from minidiff.cli.side_by_side import in_turn, journey, side_by_side
 from minidiff.cli.types import Counted, Device, Name, Number, Place, Steps, Timestep, say, typed, warn
-from minidiff.conditional import GUIDANCE_SCALE, in_words
+from minidiff.data.conditions import GUIDANCE_SCALE, in_words
+from minidiff.ddpm import run as pipeline
+from minidiff.ddpm.run import INIT_MODES, LABELS_SPACING, OWNERS
+from minidiff.diffusion.chain import PLANS
+from minidiff.diffusion.samplers import SAMPLERS, VARIANCES
+from minidiff.diffusion.schedules import SPACINGS
 from minidiff.errors import UserError
-from minidiff.faults import problems
-from minidiff.gan_run import GanRun
-from minidiff.images import IMAGE_SUFFIXES, captioned, free_name, grid, label_rows, to_uint8, write_image
-from minidiff.pipeline import INIT_MODES, LABELS_SPACING, OWNERS
-from minidiff.samplers import SAMPLERS, VARIANCES
-from minidiff.schedules import SPACINGS
-from minidiff.sink import ImageSink
+from minidiff.gan.run import GanRun
+from minidiff.images.faults import problems
+from minidiff.images.files import IMAGE_SUFFIXES, captioned, free_name, grid, label_rows, to_uint8, write_image
+from minidiff.images.sink import ImageSink
+from minidiff.runs import folder as checkpoint
+from minidiff.runtime import distributed
 
 FROM_NOISE, FROM_INIT = "dpm++sde", "ddim"  # docs/results.md: of the samplers; of the start timesteps, made with ddim
 OF_ANY = {"run", "num", "seed", "weights", "batch_size", "precision", "device", "out", "force"}  # kind of run

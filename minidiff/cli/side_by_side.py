@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minidiff import distributed, pipeline
 from minidiff.cli.types import say
+from minidiff.ddpm import run as pipeline
+from minidiff.ddpm.run import OWNERS
 from minidiff.errors import UserError
-from minidiff.images import IMAGE_SUFFIXES, captioned, grid, label_rows, to_uint8, write_image
-from minidiff.pipeline import OWNERS
-from minidiff.sink import ImageSink
+from minidiff.images.files import IMAGE_SUFFIXES, captioned, grid, label_rows, to_uint8, write_image
+from minidiff.images.sink import ImageSink
+from minidiff.runtime import distributed
 
 
 def side_by_side(

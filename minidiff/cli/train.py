@@ -7,15 +7,15 @@ from typing import Any
 import click
 
 from minidiff.cli.types import Device, Name, Number, Place, refuse_lone_severity, refuse_options, say, warn
-from minidiff.conditional import DROPOUT
-from minidiff.corruptions import CORRUPTIONS
-from minidiff.data import DATASETS
-from minidiff.diffusion import PREDICTIONS
-from minidiff.gan import GANS
-from minidiff.job import INTERVALS, TRAINING_MAY_CHANGE
-from minidiff.presets import CLASSIFIER_PRESETS, DIFFUSION, FID, GAN_PRESETS, PRESETS, Preset
-from minidiff.samplers import SAMPLERS
-from minidiff.schedules import SCHEDULES
+from minidiff.data.conditions import DROPOUT
+from minidiff.data.corruptions import CORRUPTIONS
+from minidiff.data.datasets import DATASETS
+from minidiff.diffusion.process import PREDICTIONS
+from minidiff.diffusion.samplers import SAMPLERS
+from minidiff.diffusion.schedules import SCHEDULES
+from minidiff.networks.gan import GANS
+from minidiff.training.job import INTERVALS, TRAINING_MAY_CHANGE
+from minidiff.training.presets import CLASSIFIER_PRESETS, DIFFUSION, FID, GAN_PRESETS, PRESETS, Preset
 
 # What a resumed run may change: where and how it is trained on. The others are the run itself.
 MAY_CHANGE = {"data_dir", "device", "resume", "dry_run", *INTERVALS, *TRAINING_MAY_CHANGE}
@@ -268,7 +268,7 @@ def ddpm(ctx: click.Context, **options: Any) -> None:
     minidiff train ddpm --dataset cifar10 --fid-every 3000
     minidiff train ddpm --resume runs/ddpm-shapes-1
     """
-    from minidiff import ddpm_job
+    from minidiff.ddpm import job as ddpm_job
 
     carry_out(ctx, ddpm_job.DdpmJob, ddpm_job.plan, **options)
 
@@ -311,7 +311,7 @@ def wgan_gp(ctx: click.Context, **options: Any) -> None:
 
 
 def train_gan(ctx: click.Context, kind: str, **options: Any) -> None:
-    from minidiff import gan_job
+    from minidiff.gan import job as gan_job
 
     carry_out(ctx, gan_job.JOBS[kind], partial(gan_job.plan, kind), **options)
 
@@ -343,7 +343,7 @@ def classifier(ctx: click.Context, **options: Any) -> None:
     minidiff train classifier --dataset folder --data-dir photos       its sub-folders are the classes
     minidiff train classifier --resume runs/classifier-fashion-mnist-1
     """
-    from minidiff import classifier_job
+    from minidiff.classifier import job as classifier_job
 
     carry_out(ctx, classifier_job.ClassifierJob, classifier_job.plan, **options)
 
@@ -359,7 +359,8 @@ def carry_out(
     **options: Any,
 ) -> None:
     """Plan a training or take it up again, say what it is, run it."""
-    from minidiff import distributed, job
+    from minidiff.runtime import distributed
+    from minidiff.training import job
 
     chosen = {name: value for name, value in options.items() if value is not None}
     place = distributed.local_device(device)

@@ -133,7 +133,7 @@ class Device(click.ParamType):
 
 def say(message: str, err: bool = False) -> None:
     """A line for the user, from the main process alone; on standard error where the output is for a program."""
-    from minidiff.distributed import is_main
+    from minidiff.runtime.distributed import is_main
 
     if is_main():
         click.echo(message, err=err)
@@ -141,7 +141,7 @@ def say(message: str, err: bool = False) -> None:
 
 def warn(message: str) -> None:
     """A warning on standard error, from the main process alone."""
-    from minidiff.distributed import is_main
+    from minidiff.runtime.distributed import is_main
 
     if is_main():
         click.echo(f"Warning: {message}", err=True)

@@ -1,0 +1,252 @@
+"""The training of a classifier, planned and run in its folder: what `minidiff train classifier` does.
+
+Rests on job and classifier. What the EMA weights are worth on the test split is measured as it goes.
+
+job = plan(torch.device("cpu"), {"dataset": "fashion-mnist", "steps": 500})
+job.start(); job.run(); print(job.conclusion())
+"""
+
+import math
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from minidiff._version import __version__
+from minidiff.data.datasets import ImageData, splits_of
+from minidiff.errors import UserError, lookup
+from minidiff.images.files import to_float
+from minidiff.networks.resnet import ResNet18, accuracy, classifier_loss, exact
+from minidiff.runs import folder as checkpoint
+from minidiff.runtime import distributed
+from minidiff.training.job import (
+    Job,
+    asked_for,
+    check_labels,
+    check_out,
+    describe_labels,
+    load_together,
+    open_data,
+    reading,
+    training_config,
+)
+from minidiff.training.loop import TrainConfig, Trainer
+from minidiff.training.presets import CLASSIFIER_PRESETS, default_preset
+
+RESULT = "result.json"
+AT_ONCE = 500  # images to a batch, where nothing is learnt
+
+
+class ClassifierJob(Job):
+    """The training of a ResNet-18 to tell the labels of an image."""
+
+    kind = "classifier"
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        data: ImageData,
+        device: torch.device,
+        out: str | Path | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        with reading(folder, self.kind):
+            asked = asked_for(config["data"])
+        super().__init__(config, data, device, out, folder)
+        if self.trainer.slice_size < 2:  # batch normalisation compares the images of a slice
+            raise UserError("one image at a time is too little for batch normalisation. Raise --batch-size.")
+        if "test" in splits_of(data.name, asked["data_dir"]):
+            self.split, self.asked = "test", load_together(data.name, split="test", **asked)
+        else:
+            self.split, self.asked = "train", some(data, 10_000)
+        self.measure_every = config.get("measure_every") or max(200, self.trainer.config.steps // 10)
+        self.sample_every = self.measure_every
+        self.answers: tuple[int, Tensor] | None = None  # a step, and the logits of all that is asked at it
+
+    def build(self, training: TrainConfig, device: torch.device) -> Trainer:
+        loss = classifier_loss(self.one_hot, self.config["shift"])
+        return Trainer(ResNet18(**self.config["network"]), loss, self.data, training, device)
+
+    @property
+    def one_hot(self) -> bool:
+        return self.config["labels"]["one_hot"]
+
+    def describe_network(self) -> str:
+        network, names = self.config["network"], self.config["labels"]["names"]
+        learns = f"one of {len(names)} classes" if self.one_hot else f"{len(names)} labels, each by itself"
+        moved = f"moved by up to {self.config['shift']} pixels" + (", mirrored" if self.data.flip else "")
+        return f"ResNet-18 {self.parameters}, width {network['width']}; learns {learns}; images {moved}"
+
+    def measure(self, step: int) -> dict[str, float]:
+        """The accuracy on the test split, the processes sharing its images; for several labels an image, also how many
+        images are told exactly. Of a data set without a test split, that of the training images."""
+        ema, device = self.trainer.ema, self.trainer.device
+        distributed.copy_from_main(ema.buffers())  # the statistics of batch normalisation: the ones that are saved
+        count = len(self.asked)
+        share = math.ceil(count / distributed.world_size())
+        mine = range(count)[distributed.rank() * share :][:share]
+        logits = distributed.gather_rows(answer(ema, self.asked, mine, device), share).cpu()
+        self.answers = step, logits
+        labels = torch.from_numpy(self.asked.labels)
+        values = {f"{self.split}_accuracy": accuracy(logits, labels)}
+        return values if self.one_hot else values | {f"{self.split}_exact": exact(logits, labels)}
+
+    def run(self) -> None:
+        """Train to the last step and write result.json; see `Job.run`."""
+        super().run()
+        assert self.folder is not None
+        if distributed.is_main():
+            result = self.result() | {"split": self.split, "images": len(self.asked)}
+            checkpoint.write_json(self.folder / RESULT, result)
+
+    def result(self) -> dict[str, Any]:
+        """The last measurement: its step, and what was measured."""
+        assert self.folder is not None
+        return [r for r in checkpoint.read_metrics(self.folder) if f"{self.split}_accuracy" in r][-1]
+
+    def preview(self, step: int) -> list[str]:
+        """The surest mistakes, and for one label an image who is taken for whom."""
+        assert self.folder is not None
+        if self.answers is None or self.answers[0] != step:
+            every = range(len(self.asked))
+            self.answers = step, answer(self.trainer.ema, self.asked, every, self.trainer.device).cpu()
+        logits = self.answers[1].numpy()
+        if self.one_hot:
+            draw_confusion(self.confusion(step), logits, self.asked)
+        titles = (class_mistakes if self.one_hot else label_mistakes)(logits, self.asked)
+        draw_mistakes(self.picture(step), titles, self.asked)
+        return []
+
+    def confusion(self, step: int) -> Path:
+        """Where the confusion matrix of a step lies."""
+        return self.picture(step).with_stem(f"{step:07d}-confusion")
+
+    def conclusion(self) -> str:
+        value, last = self.result()[f"{self.split}_accuracy"], self.trainer.config.steps
+        kind, run = "test" if self.split == "test" else "training", shlex.quote(str(self.folder))
+        return (
+            f"done      {100 * value:.2f}% accuracy on {len(self.asked):,} {kind} images; "
+            f"its surest mistakes are {self.picture(last)}\n"
+            f"next      minidiff fid samples.npz {self.data.place} --features {run}"
+        )
+
+
+def plan(device: torch.device, options: dict[str, Any]) -> ClassifierJob:
+    """A new training out of a preset and the options that override it.
+
+    options: any of dataset, data_dir, image_size, on_bad, corruption, severity, preset, width, shift (the largest, in
+    pixels), save_every, measure_every, out; the fields of TrainConfig. Raises UserError, also for data without labels.
+    """
+    name = options.get("preset") or default_preset(device.type)
+    preset = lookup("preset", name, CLASSIFIER_PRESETS)
+    size = options.get("image_size", preset.image_size)
+    shift = options.get("shift", size // 16)
+    if 2 * shift > size:
+        raise UserError(f"--shift {shift} would move most of a {size}x{size} image out of sight. Try {size // 16}.")
+    training = training_config(preset, options)
+    check_out(options)
+    data, description = open_data(options, size)
+    check_labels(data, "a classifier")
+    network = {"classes": len(data.label_names), "channels": description["channels"]}
+    config = {
+        "minidiff": __version__,
+        "kind": ClassifierJob.kind,
+        "preset": name,
+        "data": description,
+        "labels": describe_labels(data),
+        "network": network | preset.network | {k: options[k] for k in ("width",) if k in options},
+        "shift": shift,
+        "training": training,
+        "save_every": options.get("save_every"),
+        "measure_every": options.get("measure_every"),
+    }
+    return ClassifierJob(config, data, device, options.get("out"))
+
+
+def some(data: ImageData, most: int) -> ImageData:
+    """The data set, or of a larger one `most` images spread evenly over it."""
+    chosen = np.linspace(0, len(data) - 1, min(len(data), most)).astype(int)
+    return replace(data, images=np.array(data.images[chosen]), labels=data.labels[chosen])
+
+
+@torch.no_grad()
+def answer(model: nn.Module, data: ImageData, rows: range, device: torch.device) -> Tensor:
+    """The logits of some images, float32 [n,L], on the device. The model is in eval mode."""
+    layout = {"memory_format": torch.channels_last}
+    logits = [torch.empty((0, len(data.label_names)), device=device)]
+    for first in rows[::AT_ONCE]:
+        images = torch.from_numpy(np.array(data.images[first : min(first + AT_ONCE, rows.stop)]))
+        logits.append(model(to_float(images.to(device)).contiguous(**layout)).float())
+    return torch.cat(logits)
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+SHOWN = 25  # of the surest mistakes
+
+
+def class_mistakes(logits: NDArray[np.float32], data: ImageData) -> dict[int, str]:
+    """Where each image has one label: the wrongly told ones, the surest first, and what to write above each."""
+    chances = torch.from_numpy(logits).softmax(dim=1).numpy()
+    said, true, names = logits.argmax(axis=1), data.labels.argmax(axis=1), data.label_names
+    surest = [int(i) for i in np.argsort(-chances.max(axis=1), kind="stable") if said[i] != true[i]]
+    return {i: f"{names[said[i]]} {chances[i, said[i]]:.0%}\nis {names[true[i]]}" for i in surest}
+
+
+def label_mistakes(logits: NDArray[np.float32], data: ImageData) -> dict[int, str]:
+    """Where an image has any number of labels: those with a wrong one, the surest first; + and - are what the network
+    adds and leaves out."""
+    wrong = (logits > 0) != data.labels.astype(bool)
+    sureness = np.where(wrong, np.abs(logits), 0)  # of each wrong label
+    titles = {}
+    for i in np.argsort(-sureness.max(axis=1), kind="stable")[: int(wrong.any(axis=1).sum())]:
+        worst = np.argsort(-sureness[i], kind="stable")[: wrong[i].sum()]
+        lines = [f"{'+' if logits[i, k] > 0 else '-'} {data.label_names[k]}" for k in worst]
+        titles[int(i)] = "\n".join(lines if len(lines) < 3 else [lines[0], f"and {len(lines) - 1} more"])
+    return titles
+
+
+def draw_mistakes(path: Path, titles: dict[int, str], data: ImageData) -> None:
+    """The first SHOWN images of `titles`, by number, each under its title."""
+    from matplotlib.figure import Figure
+
+    columns = math.isqrt(SHOWN)
+    figure = Figure(figsize=(1.6 * columns, 1.9 * columns), layout="constrained")
+    figure.suptitle(f"{len(titles):,} of {len(data):,} images are told wrongly; the surest mistakes", fontsize=10)
+    panels = figure.subplots(columns, columns).ravel()
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, (number, title) in zip(panels, titles.items(), strict=False):
+        axes.imshow(data.rgb([number])[0])
+        axes.set_title(title, fontsize=8)
+    checkpoint.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def draw_confusion(path: Path, logits: NDArray[np.float32], data: ImageData) -> None:
+    """The confusion matrix: of the images of each class (a row), the share that is taken for each class (a column)."""
+    from matplotlib.figure import Figure
+
+    names, true, said = data.label_names, data.labels.argmax(axis=1), logits.argmax(axis=1)
+    count = len(names)
+    matrix = np.zeros((count, count))
+    np.add.at(matrix, (true, said), 1)
+    matrix /= np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = min(14.0, max(5.0, 0.6 * count))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="taken for", ylabel="is", title=path.parent.parent.name)
+    size = min(9.0, 60 * side / count)
+    axes.set_xticks(range(count), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(count), names, fontsize=size)
+    if count <= 30:
+        for row, column in np.argwhere(matrix >= 0.005):
+            share = matrix[row, column]
+            colour = "white" if share > 0.5 else "black"
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=size - 1)
+    checkpoint.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))

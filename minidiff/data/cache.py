@@ -1,0 +1,246 @@
+"""Decoded once, kept on disk: whatever takes time to decode or draw becomes an .npy file in the cache folder.
+
+`Pictures` is the store; `Files` is the same for image files, of which some may be bad. Rests on images.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import struct
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+from minidiff.errors import UserError
+from minidiff.images.files import IMAGE_SUFFIXES, Pixels, crop_resize, read_image
+
+IN_MEMORY = 512 << 20  # bytes of images up to which a set is held in memory
+BLOCK = 256  # images decoded at a time: this, not the size of the set, bounds the memory
+HEADER = 128  # bytes of an .npy header, always the same, so that it can be written after the images
+
+
+def cache_dir() -> Path:
+    """Where downloads and decoded images are kept: $MINIDIFF_CACHE, or ~/.cache/minidiff."""
+    return Path(os.environ.get("MINIDIFF_CACHE") or "~/.cache/minidiff").expanduser()
+
+
+def threads() -> int:
+    """Pillow decodes and resizes outside Python's lock, so threads are enough."""
+    return min(8, os.cpu_count() or 1)
+
+
+class Pictures:
+    """Images that come one at a time: `picture(i)` is uint8 of `shape`, or None where there is none to be had.
+
+    place: the name of the file in the cache. key: anything JSON can hold that changes whenever a picture does; images
+    stored under another key are replaced. After `load`: images [N,H,W,C]; kept, which pictures they are; notes.
+    """
+
+    def __init__(
+        self, place: str, key: object, count: int, shape: tuple[int, int, int], picture: Callable[[int], Pixels | None]
+    ) -> None:
+        self.path = cache_dir() / "images" / f"{place}.npy"
+        self.key = hashlib.sha256(json.dumps([key, count, shape]).encode()).hexdigest()
+        self.count, self.shape, self.picture = count, shape, picture
+        self.images: Pixels = np.empty((0, *shape), np.uint8)
+        self.kept: list[int] = []
+        self.notes: list[str] = []
+
+    def load(self, workers: int = 1) -> "Pictures":
+        """From the cache when it is there and right, otherwise decoded and stored."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow grumbles about metadata; what counts is whether there is a picture
+            if not self.read():
+                try:
+                    self.write(workers)
+                except OSError as error:
+                    self.do_without(error, workers)
+        return self
+
+    def blocks(self, workers: int) -> Iterator[Pixels]:
+        """Decode all pictures, BLOCK at a time, noting which were kept; a bar appears when it takes two seconds."""
+        self.kept = []
+        name = f"decoding {self.path.stem}"
+        bar = tqdm(total=self.count, desc=name, unit="image", delay=2, leave=False, disable=None)
+        with bar, ThreadPoolExecutor(workers) as pool:
+            for start in range(0, self.count, BLOCK):
+                indices = range(start, min(start + BLOCK, self.count))
+                found = list((pool.map if workers > 1 else map)(self.picture, indices))
+                self.kept += [i for i, picture in zip(indices, found, strict=True) if picture is not None]
+                yield np.array([picture for picture in found if picture is not None], np.uint8).reshape(-1, *self.shape)
+                bar.update(len(indices))
+        self.notes = self.remarks()
+
+    def remarks(self) -> list[str]:
+        """What was noticed while decoding, to be kept with the images."""
+        return []
+
+    def read(self) -> bool:
+        """Take the stored images, if they are of this key, whole, and three of them decoded again agree."""
+        try:
+            about = json.loads(self.path.with_suffix(".json").read_text())
+            kept, notes = about["kept"], about["notes"]
+            kept = list(range(self.count)) if kept is None else kept
+            shape = (len(kept), *self.shape)
+            if about["key"] != self.key or self.path.stat().st_size != HEADER + math.prod(shape):
+                return False
+            images = self.opened(len(kept))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        if images.shape != shape or images.dtype != np.uint8:
+            return False
+        for row in {0, len(kept) // 2, len(kept) - 1} if kept else ():
+            again = self.picture(kept[row])  # two levels of grace: another processor may round differently
+            if again is None or np.abs(again.astype(int) - images[row]).max() > 2:
+                return False
+        self.images, self.kept, self.notes = images, kept, notes
+        return True
+
+    def write(self, workers: int) -> None:
+        """Decode everything into the cache; the .json beside it comes last and vouches for it. Leaves no fragments."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        needed = HEADER + self.count * math.prod(self.shape)
+        if shutil.disk_usage(self.path.parent).free < needed + (64 << 20):
+            raise OSError(28, f"{needed / 1e9:.1f} GB are needed and not free")
+        with replacing(self.path) as file:
+            file.seek(HEADER)
+            for block in self.blocks(workers):
+                file.write(block.tobytes())
+            file.seek(0)
+            file.write(npy_header((len(self.kept), *self.shape)))
+        about = {"key": self.key, "kept": None if len(self.kept) == self.count else self.kept, "notes": self.notes}
+        with replacing(self.path.with_suffix(".json")) as file:
+            file.write(json.dumps(about).encode())
+        self.images = self.opened(len(self.kept))
+
+    def opened(self, count: int) -> Pixels:
+        """The stored file: read when it is small, mapped when it is not."""
+        large = count * math.prod(self.shape) > IN_MEMORY
+        return np.asarray(np.load(self.path, mmap_mode="r")) if large else np.load(self.path)
+
+    def do_without(self, error: OSError, workers: int) -> None:
+        """No place to store: a set small enough is decoded into memory, and will be again the next time."""
+        if self.count * math.prod(self.shape) > IN_MEMORY:
+            raise UserError(
+                f"cannot store the decoded images in {self.path.parent}: {error.strerror}. "
+                "Set MINIDIFF_CACHE to a folder with room, or take a smaller --image-size."
+            ) from None
+        self.images = np.concatenate([np.empty((0, *self.shape), np.uint8), *self.blocks(workers)])
+
+
+def npy_header(shape: Sequence[int]) -> bytes:
+    """The header of an .npy file, version 1.0, of uint8: numpy's own, at a fixed length."""
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {tuple(shape)}, }}"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", HEADER - 10) + text.ljust(HEADER - 11).encode() + b"\n"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    for left_over in path.parent.glob(f".{path.name}.tmp*"):  # by a process that was killed, a day ago or more
+        with suppress(FileNotFoundError):
+            if time.time() - left_over.stat().st_mtime > 86_400:
+                left_over.unlink()
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --- image files --------------------------------------------------------------------------------------------------
+
+
+class Files(Pictures):
+    """Image files below `root`, brought to size by `fit`; a bad one is left out, or stops."""
+
+    def __init__(
+        self, place: str, root: Path, paths: list[str], size: int, on_bad: str,
+        fit: Callable[[Pixels, int], Pixels] = crop_resize,
+    ) -> None:  # fmt: skip
+        self.root, self.paths, self.stop, self.fit = root, paths, on_bad == "stop", fit
+        self.bad: dict[int, str] = {}
+        self.small: set[int] = set()
+        states = [(path, *state_of(root / path)) for path in paths]
+        super().__init__(place, [str(root), states], len(paths), (size, size, 3), self.decode)
+
+    def decode(self, index: int) -> Pixels | None:
+        path = self.root / self.paths[index]
+        try:
+            image = read_image(path)
+        except Exception as error:  # there is no end to what Pillow raises on damaged files
+            if self.stop:
+                message = str(error) if isinstance(error, UserError) else f"{path} is not a readable image ({error})."
+                raise UserError(printable(f"{message} Mend or remove it, or let such files be skipped.")) from None
+            self.bad[index] = self.paths[index]
+            return None
+        if min(image.shape[:2]) < self.shape[0]:
+            self.small.add(index)
+        return self.fit(image, self.shape[0])
+
+    def load(self, workers: int = 1) -> "Pictures":
+        super().load(workers)
+        if self.stop:  # the stored images may have been decoded with "skip"
+            for index in sorted(set(range(self.count)) - set(self.kept)):
+                self.decode(index)
+        if not self.kept:
+            first = printable(self.paths[0])
+            raise UserError(f"none of the {self.count} image files in {self.root} can be read; {first} is the first.")
+        return self
+
+    def remarks(self) -> list[str]:
+        remarks = []
+        if self.bad:
+            names = [self.bad[i] for i in sorted(self.bad)]
+            some = printable(", ".join(names[:3])) + (", ..." if len(names) > 3 else "")
+            remarks.append(f"{len(names)} of {self.count} files cannot be read and are left out: {some}")
+        if self.small:
+            size = f"{self.shape[0]}x{self.shape[1]}"
+            remarks.append(f"{len(self.small)} of {len(self.kept)} images are smaller than {size} and were enlarged")
+        return remarks
+
+
+def printable(text: str) -> str:
+    """File names may hold bytes that are no characters; a terminal takes them as question marks."""
+    return text.encode(errors="replace").decode()
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """Size and time of change: what tells that a file is still the one that was decoded."""
+    try:
+        state = path.stat()
+    except OSError:
+        return -1, -1
+    return state.st_size, state.st_mtime_ns
+
+
+def image_paths(root: Path) -> list[str]:
+    """Every image file below a folder, relative and sorted. Hidden files and __MACOSX are passed over; links to folders
+    are followed, but none is entered twice."""
+    found: list[str] = []
+    entered = set()
+
+    def closed(error: OSError) -> None:  # a folder that cannot be opened goes with the files that cannot be read
+        found.append(os.path.relpath(error.filename, root))
+
+    for folder, inner, files in os.walk(root, followlinks=True, onerror=closed):
+        real = os.path.realpath(folder)
+        inner[:] = [] if real in entered else sorted(n for n in inner if not n.startswith(".") and n != "__MACOSX")
+        if real not in entered:
+            entered.add(real)
+            names = [name for name in files if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)]
+            found += [os.path.relpath(os.path.join(folder, name), root) for name in names]
+    return sorted(found)

@@ -1,0 +1,91 @@
+"""The published files of a data set: fetched whole or not at all, and checked while they are read.
+
+Rests on errors and images; torchvision knows the addresses and the checksums.
+LeCun et al. 1998 (MNIST and its IDX files), Liu et al. 2015 (CelebA).
+"""
+
+import gzip
+import math
+import os
+import shutil
+import socket
+import struct
+import tempfile
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from minidiff.errors import UserError
+from minidiff.images.files import Pixels
+
+
+def download(name: str, classes: str, folder: Path, where: str, archive: str = "") -> None:
+    """Let torchvision fetch `folder`, whole or not at all; an `archive` that lies beside it already is unpacked.
+
+    classes: torchvision's name for the set; ours is only for the UserError, which tells `where` to put which files.
+    """
+    import torchvision
+
+    root = folder.parent
+    made = [parent for parent in (root, *root.parents) if not parent.exists()]
+    timeout = socket.getdefaulttimeout()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
+            if archive and (root / archive).is_file():
+                os.symlink(os.path.abspath(root / archive), Path(temporary) / archive)
+            socket.setdefaulttimeout(20)  # seconds of silence: a firewall must not look like a slow server
+            getattr(torchvision.datasets, classes)(temporary, download=True)
+            if folder.exists():  # some of the files, not all
+                shutil.copytree(Path(temporary) / folder.name, folder, copy_function=os.replace, dirs_exist_ok=True)
+            else:
+                os.replace(Path(temporary) / folder.name, folder)
+    except Exception as error:  # whatever went wrong in the net, the server or the disk, the mend is the same
+        with suppress(OSError):
+            for parent in made:
+                parent.rmdir()
+        reason = reason_of(error)
+        raise UserError(f"{name} is not in {root} and cannot be downloaded ({reason}). Put {where}.") from None
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def reason_of(error: Exception) -> str:
+    """The last line of an error's message, where torchvision puts the reason, without brackets and full stop."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip(" <>.") if lines else type(error).__name__
+
+
+def read_idx(path: Path) -> Pixels:
+    """One IDX file of bytes, gzipped or not: [N,28,28] of images, [N] of labels. Raises UserError, naming the file.
+
+    The format: two zero bytes, 8 for unsigned bytes, the number of dimensions; each dimension, 4 bytes, the highest
+    first; the data.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            content = file.read()
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path} cannot be read ({reason}). Fetch it again.") from None
+    start = 4 + 4 * content[3] if len(content) > 3 else 4
+    if content[:3] != b"\x00\x00\x08" or len(content) < start:
+        raise UserError(f"{path} is not an IDX file of bytes: it begins with '{content[:4].hex()}'. Fetch it again.")
+    shape = struct.unpack(f">{content[3]}I", content[4:start])
+    if len(content) - start != math.prod(shape):
+        raise UserError(f"{path} is {list(shape)} but holds {len(content) - start} bytes. Fetch it again.")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+
+
+def read_attributes(path: Path, names: list[str]) -> tuple[Pixels, list[str]]:
+    """CelebA's list of attributes: a count; the attributes' names; then a file name and a 1 or -1 for each of them."""
+    try:
+        lines = path.read_text().splitlines()
+        attributes = lines[1].split()
+        rows = dict(line.split(None, 1) for line in lines[2:] if line.strip())
+        labels = np.array([[int(value) > 0 for value in rows[name].split()] for name in names], np.uint8)
+        return labels.reshape(len(names), len(attributes)), [name.replace("_", " ") for name in attributes]
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise UserError(f"{path} is incomplete or damaged ({reason_of(error)}). Fetch it again.") from None

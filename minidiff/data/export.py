@@ -1,0 +1,67 @@
+"""A data set as files for other programs: .png images, and their labels in the format of iCLEVR.
+
+Rests on data, iclevr, shapes and images.
+El-Nouby et al. 2019 (iCLEVR).
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from minidiff.data import iclevr, shapes
+from minidiff.data.cache import replacing
+from minidiff.data.datasets import ImageData
+from minidiff.errors import UserError, shown
+from minidiff.images.files import write_image
+
+
+def image_name(index: int, split: str) -> str:
+    """The file name of an image: 000000.png of `train`, test-000000.png of `test`, so that splits share a folder."""
+    return f"{index:06d}.png" if split == "train" else f"{split}-{index:06d}.png"
+
+
+def check_new(folder: Path, split: str = "train") -> None:
+    """A UserError if there is anything in the way of a new folder, or of one more split in an exported one."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not folder.is_dir() or not (folder / iclevr.OBJECTS).is_file():
+        raise UserError(f"{folder} exists and is not an empty folder. Give another one.")
+    for path in (folder / iclevr.listing(split), folder / "images" / image_name(0, split)):
+        if path.exists():
+            raise UserError(f"{path} exists: the split '{split}' is there already. Give another folder.")
+
+
+def export(data: ImageData, folder: str | Path, split: str = "train", count: int | None = None) -> Iterator[Path]:
+    """Write the first `count` images as .png with their labels, in iCLEVR's format; yields each image's path.
+
+    images/000000.png, ...; objects.json: label -> number; train.json (<split>-images.json for another split): file
+    name -> labels. For `shapes` also test.json and new_test.json, 32 label lists each: what to draw, not what is there.
+    A folder that holds other splits of the same labels gets this one besides. Raises UserError.
+    """
+    folder = Path(folder)
+    check_new(folder, split)
+    if odd := next((name for name in data.label_names if not iclevr.plain(name)), None):
+        raise UserError(f"the label {shown(odd)} cannot go into objects.json: no commas, single spaces. Rename it.")
+    if (folder / iclevr.OBJECTS).is_file() and iclevr.read_names(folder) != data.label_names:
+        raise UserError(f"{folder} holds a set of other labels than {data.name}. Give another folder.")
+    listed: dict[str, list[str]] = {}
+    for index in range(min(len(data), count or len(data))):
+        path = folder / "images" / image_name(index, split)
+        write_image(path, data.rgb([index])[0])
+        listed[path.name] = data.names_of(index)
+        yield path
+    tables: dict[str, object] = {
+        iclevr.OBJECTS: {name: number for number, name in enumerate(data.label_names)},
+        iclevr.listing(split): listed,
+    }
+    if data.name == "shapes":
+        for other in ("test", "new_test"):
+            tables[f"{other}.json"] = [[shapes.NAMES[label] for label in one] for one in shapes.conditions(other)]
+    for name, table in tables.items():
+        if (folder / name).exists():  # written with another split
+            continue
+        try:
+            with replacing(folder / name) as file:
+                file.write(json.dumps(table).encode())
+        except OSError as error:
+            raise UserError(f"cannot write {folder / name}: {error.strerror}.") from None

@@ -1,0 +1,87 @@
+"""Where to enter the reverse chain: measure the noise left in an image, and find the timestep that has as much.
+
+Rests on schedules. Chen et al. 2015 (An Efficient Statistical Method for Image Noise Level Estimation).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minidiff.diffusion.schedules import Schedule
+from minidiff.errors import UserError
+
+
+class Start(NamedTuple):
+    """Where an image enters the reverse chain."""
+
+    t: int  # the first timestep
+    sigma: float  # deviation of the noise found in the image, whose range is [-1, 1]
+    x: Tensor  # [1,C,H,W]: the image scaled to the level of t, what a sampler with start_t=t takes
+
+
+def start_from(schedule: Schedule, image: Tensor) -> Start:
+    """Measure the noise in `image` [1,C,H,W], and scale it to the x_t that has this noise.
+
+    A noisy image is x0 + sigma * eps, and x_t is sqrt(alpha_bar) * x0 + sqrt(1 - alpha_bar) * eps: the same, but for
+    a factor sqrt(alpha_bar), at the t where sigma = sqrt((1 - alpha_bar) / alpha_bar).
+    """
+    sigma = noise_sigma(image)
+    t = timestep_for(schedule, sigma)
+    return Start(t, sigma, math.sqrt(schedule.alphas_cumprod[t].item()) * image)
+
+
+def timestep_for(schedule: Schedule, sigma: float) -> int:
+    """The t whose sqrt((1 - alpha_bar) / alpha_bar) is nearest to sigma, as a ratio. 0 for sigma 0."""
+    if not 0 <= sigma < math.inf:
+        raise UserError(f"a noise level of {sigma} is no deviation. Give 0 or more, for an image in [-1, 1].")
+    alpha_bar = schedule.alphas_cumprod
+    levels = ((1 - alpha_bar) / alpha_bar).sqrt()
+    ratio = (levels / max(sigma, 1e-12)).log().abs()
+    return int(ratio.argmin())
+
+
+def noise_sigma(image: Tensor) -> float:
+    """The deviation of the white noise in an image [1,C,H,W], in the units of its pixels.
+
+    Chen et al. 2015: patches of a clean image fill few dimensions, white noise fills all. So the smallest eigenvalues
+    of the patches' covariance are the variance of the noise alone. Patches of 3x3 in colour, 5x5 in grey.
+    Noise that is not white, as what is left of it after a fit or a JPEG file, is underestimated.
+
+    An image within [-1, 1] may have lost the peaks of its noise there: then only patches count whose mean stays 1.5
+    sigma away. That mends the estimate up to a sigma of about 0.3 (40 of 255). Raises UserError on fewer than 8x8
+    pixels.
+    """
+    if image.ndim != 4 or len(image) != 1:
+        raise ValueError(f"noise is measured in one image [1,C,H,W], not {list(image.shape)}")
+    if min(image.shape[-2:]) < 8:
+        raise UserError(f"an image of {list(image.shape[-2:])} is too small to tell noise from it. Take 8x8 or more.")
+    if bool((image[:, :1] == image).all()):
+        image = image[:, :1]  # grey repeated: three times the same noise would look like structure
+    channels = image.shape[1]
+    patches = F.unfold(image.detach().double().cpu(), 5 if channels == 1 else 3)[0]  # [d, number]
+    sigma = smallest_deviation(patches)
+    if image.abs().max() <= 1:
+        means = patches.reshape(channels, -1, patches.shape[1]).mean(dim=1).abs().amax(dim=0)
+        for _ in range(4):  # sigma grows, fewer remain, until both agree
+            kept = patches[:, means < 1 - 1.5 * sigma]
+            if kept.shape[1] < 20 * len(kept):
+                break  # too few to be sure of their smallest eigenvalues
+            sigma = smallest_deviation(kept)
+    return sigma
+
+
+def smallest_deviation(patches: Tensor) -> float:
+    """sqrt of the mean of the smallest eigenvalues of the covariance of `patches` [d, number].
+
+    Algorithm 1: the largest is dropped until mean and median agree. Those of noise alone lie symmetric about their
+    mean; one of structure among them would draw the mean above the median.
+    """
+    eigenvalues = torch.linalg.eigvalsh(patches.cov(correction=0))  # rising
+    for count in range(len(eigenvalues), 0, -1):
+        noise = eigenvalues[:count]
+        if noise.mean() <= noise.quantile(0.5):
+            break
+    return math.sqrt(max(noise.mean().item(), 0.0))

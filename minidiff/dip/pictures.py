@@ -1,0 +1,65 @@
+"""What a fit looks like: its curves, and a sheet of where it started, where it is, and what it chose.
+
+Rests on matplotlib, which knows nothing of networks.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minidiff.images.files import Pixels
+from minidiff.images.quality import psnr
+from minidiff.runs.folder import write_atomically
+
+
+def draw_fit(folder: Path, records: list[dict[str, Any]], best_step: int) -> None:
+    """curves.png: loss; PSNR, SSIM and stopping statistic where there are any; and the chosen step."""
+    from matplotlib.figure import Figure
+
+    if not records:
+        return
+    curves: list[dict[str, str]] = [{"loss": "loss"}]
+    if "psnr" in records[-1]:
+        curves.append({"psnr": "output", "psnr_average": "averaged"})
+    if "ssim" in records[-1]:
+        curves.append({"ssim": "output", "ssim_average": "averaged"})
+    if any(record.get("statistic") is not None for record in records):
+        curves.append({"statistic": "variance over the last outputs"})
+    names = {"loss": "loss", "psnr": "PSNR in dB", "ssim": "SSIM", "statistic": "stopping statistic"}
+
+    figure = Figure(figsize=(8, 2.6 * len(curves) + 0.6), layout="constrained")
+    panels = figure.subplots(len(curves), sharex=True, squeeze=False)[:, 0]
+    for axes, lines in zip(panels, curves, strict=True):
+        for key, label in lines.items():
+            points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+            axes.plot(*zip(*points, strict=True), label=label)
+        first = next(iter(lines))
+        axes.set(ylabel=names[first], yscale="linear" if first in ("psnr", "ssim") else "log")
+        axes.axvline(best_step, color="tab:gray", linestyle="--", label=f"chosen: step {best_step:,}")
+        axes.legend()
+    panels[0].set_title(folder.name)
+    panels[-1].set_xlabel("step")
+    write_atomically(folder / "curves.png", lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def draw_sheet(path: Path, panels: dict[str, Pixels], reference: Pixels | None) -> None:
+    """Pictures side by side, uint8 [H,W,3] each under its title; with a reference, that first, and their PSNR to it."""
+    from matplotlib.figure import Figure
+
+    titles = list(panels)
+    if reference is not None:
+        for number, (name, pixels) in enumerate(panels.items()):
+            if pixels.shape == reference.shape and name != "input" and not np.array_equal(pixels, reference):
+                titles[number] += f"\n{psnr(pixels, reference):.2f} dB"
+        panels, titles = {"reference": reference} | panels, ["reference", *titles]
+    height, width = next(iter(panels.values())).shape[:2]
+    across = 3.2  # inches a picture
+    figure = Figure(
+        figsize=(across * len(panels), min(4 * across, across * height / width) + 0.6), layout="constrained"
+    )
+    for axes, title, pixels in zip(figure.subplots(1, len(panels)), titles, panels.values(), strict=True):
+        axes.imshow(pixels, interpolation="nearest" if max(pixels.shape) < 200 else "antialiased")
+        axes.set_title(title, fontsize=10)
+        axes.set_axis_off()
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))

@@ -1,0 +1,116 @@
+"""The examiner: a classifier that says which labels it sees in a picture, ours or that of the 2023 course lab.
+
+Rests on classifier (a run of our own), features (an image as that network was trained on it) and shapes (iCLEVR's
+labels). He et al. 2016 (ResNet); El-Nouby et al. 2019 (iCLEVR).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from minidiff.data import shapes
+from minidiff.errors import UserError
+from minidiff.images.files import Pixels
+from minidiff.metrics.features import as_trained, full_precision, sha256_of
+from minidiff.networks import resnet as classifier
+from minidiff.runs.folder import load_exactly
+
+AT_ONCE = 200  # images to a batch
+LAB_SIZE = 64  # pixels of an image as the lab's evaluator takes it, in [-1,1]
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Images in, a number for each label out, and all that has to be said of how.
+
+    logits: uint8 [n,H,W,3] of any size to float32 [n,L] on the CPU; above 0 is yes, where an image can have several
+    labels. The images are resized to the size the network was trained on.
+    """
+
+    names: list[str]  # of the L outputs
+    one_hot: bool  # whether the outputs compete, as an image has exactly one label; else each says yes or no for itself
+    size: int  # height and width of the network's input
+    channels: int  # 1 or 3, of it
+    source: str  # the run folder or file of the weights
+    sha256: str  # of the file of the weights
+    logits: Callable[[Pixels], Tensor]
+
+    def columns(self, names: Sequence[str]) -> list[int]:
+        """The outputs that belong to these names, one each. Raises UserError unless both know the same names."""
+        for who, lacking in (
+            ("the classifier", [name for name in names if name not in self.names]),
+            ("the model", [name for name in self.names if name not in names]),
+        ):
+            if lacking:
+                more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+                raise UserError(
+                    f"{self.source} was trained on other labels: {who} does not know {', '.join(lacking[:3])}{more}. "
+                    "Give a --classifier of the same data set."
+                )
+        return [self.names.index(name) for name in names]
+
+
+def open_evaluator(place: str | Path, device: torch.device | str = "cpu") -> Evaluator:
+    """The run folder of a classifier, or a checkpoint file of the lab's own evaluator. Raises UserError."""
+    path = Path(place).expanduser()
+    if path.is_dir():
+        config, network, sha256 = classifier.load(path, device)
+        try:
+            names, one_hot = config["labels"]["names"], config["labels"]["one_hot"]
+            channels, size = config["data"]["channels"], config["data"]["image_size"]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path / 'config.json'} lacks what a classifier run has ({error}).") from None
+        return Evaluator(names, one_hot, size, channels, str(place), sha256, asking(network, channels, size, device))
+    if not path.exists():
+        raise UserError(f"{place}: no such classifier. Give a run folder, or a file of the lab's evaluator.")
+    lab = load_lab(path).to(device)
+    logits = asking(lab, 3, LAB_SIZE, device)
+    return Evaluator(list(shapes.NAMES), False, LAB_SIZE, 3, str(place), sha256_of(path), logits)
+
+
+def asking(network: nn.Module, channels: int, size: int, device: torch.device | str) -> Callable[[Pixels], Tensor]:
+    """What `Evaluator.logits` does, with this network in eval mode: a batch at a time, in full precision."""
+
+    @torch.no_grad()
+    def logits(images: Pixels) -> Tensor:
+        with full_precision():
+            parts = [images[first : first + AT_ONCE] for first in range(0, max(1, len(images)), AT_ONCE)]
+            return torch.cat([network(as_trained(part, channels, size).to(device)).float().cpu() for part in parts])
+
+    return logits
+
+
+# --- the lab's own ----------------------------------------------------------------------------------------------------
+
+
+def load_lab(path: Path) -> nn.Module:
+    """The evaluator of the 2023 lab out of its checkpoint: x [n,3,64,64] in [-1,1] -> logits [n,24], in iCLEVR's order.
+
+    torchvision's ResNet-18, with the paper's stem of 7x7 and max-pool, and a last layer followed by a sigmoid. The
+    sigmoid is left out here: it does not change which output is higher, but in float32 it makes all of them equal that
+    are above 17. The file holds {"model": tensors by name}, or those alone; it is read without unpickling any object.
+    Raises UserError.
+    """
+    from torchvision.models import resnet18
+
+    what = "a checkpoint of the lab's evaluator, a ResNet-18 with 24 outputs"
+    fault, found = "it holds no table of tensors", None
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        fault = str(error.strerror)
+    except Exception:  # whatever bytes are there; torch's own message would have the user load them unsafely
+        fault = "it is damaged, no file of torch, or has more in it than tensors"
+    tensors = found["model"] if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping) else found
+    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise UserError(f"{path} cannot be read as {what}: {fault}. Give that, or a run folder.")
+    network = resnet18(weights=None)
+    network.fc = nn.Sequential(nn.Linear(512, len(shapes.NAMES)), nn.Sigmoid())
+    counters = {name: own for name, own in network.state_dict().items() if name.endswith("num_batches_tracked")}
+    load_exactly(network, counters | dict(tensors), path, f"give {what}")  # torch before 0.4.1 kept no counters
+    network.fc = network.fc[0]
+    network = network.to(memory_format=torch.channels_last)
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,111 @@
+"""The pictures of an evaluation: what was asked for, what was drawn, and what the classifier sees in it.
+
+Rests on evaluate (what was looked at) and checkpoint.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from minidiff.evaluation.evaluate import Looked
+from minidiff.networks.resnet import highest
+from minidiff.runs import folder as checkpoint
+
+SHOWN = 200  # pictures on a page
+ACROSS = 8  # pictures in a row
+CELL, LINE, GAP, LETTERS = 96, 12, 8, 19  # pixels: of a picture at least, of a line, between; letters to a line
+RIGHT, MISSED, BESIDE = "black", "#c00000", "#c06000"  # also told by - and +, for those who do not see them
+
+
+def caption(looked: Looked, seed: int, row: int) -> list[tuple[str, str]]:
+    """What to write below a picture, a line for each label and its colour: what was asked; with a - what was missed of
+    it; with a + what is seen instead or in addition. In an empty picture nothing is seen, so there is no +, although
+    the k highest outputs are as many as ever."""
+    logits, asked = looked.logits[seed, row], looked.labels[row].bool()
+    among = highest(logits, asked)
+    yes = among if looked.one_hot else logits > 0
+    lines = []
+    for k, name in enumerate(looked.names):
+        if asked[k] and among[k] and yes[k]:
+            lines.append((name, RIGHT))
+        elif asked[k]:
+            lines.append((f"- {name}", BESIDE if among[k] else MISSED))
+    extra = [k for k in range(len(asked)) if not asked[k] and yes[k]]
+    lines += [(f"+ {looked.names[k]}", MISSED if among[k] else BESIDE) for k in extra]
+    return [(text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…", colour) for text, colour in lines]
+
+
+def failures(looked: Looked) -> list[tuple[int, int]]:
+    """Seed and row of the pictures that are not told exactly as asked, those the score counts first, and of these the
+    most certain first."""
+    asked = looked.labels.bool().expand(looked.logits.shape)
+    among = highest(looked.logits, asked)
+    missed = among != asked
+    wrong = missed if looked.one_hot else missed | ((looked.logits > 0) != asked)
+    certain = (looked.logits.abs() * wrong).amax(dim=2)
+    failing = [(seed, row) for seed, row in wrong.any(dim=2).nonzero().tolist()]
+    return sorted(failing, key=lambda at: (not missed[at].any(), -certain[at].item()))
+
+
+def draw_grid(path: Path, looked: Looked) -> None:
+    """A picture for each condition, of the first seed; where there are more than SHOWN, of so many spread evenly."""
+    count = len(looked.labels)
+    rows = np.linspace(0, count, min(count, SHOWN), endpoint=False).astype(int).tolist()
+    cut = f", {len(rows)} of them shown" if len(rows) < count else ""
+    title = f"{looked.name}: {count} asked for{cut}; - missed, + seen unasked"
+    draw_page(path, looked, [(0, row) for row in rows], title, across(looked.labels[rows]))
+
+
+def across(labels: Tensor) -> int:
+    """How many pictures to a row, for pictures of these labels [n,L]: where each condition comes several times, whole
+    conditions to a row."""
+    same = int((labels == labels[0]).all(dim=1).cumprod(dim=0).sum())  # the first one, before another comes
+    if same > 20 or len(labels) % same or (labels != labels[::same].repeat_interleave(same, dim=0)).any():
+        return ACROSS
+    return same * max(1, ACROSS // same)
+
+
+def draw_failures(path: Path, looked: Looked) -> int:
+    """The failures of all seeds; returns how many there are. Where there are none nothing is drawn, and none of an
+    earlier look stays."""
+    failing = failures(looked)
+    of = looked.logits.shape[0] * looked.logits.shape[1]
+    cut = f", the first {SHOWN}" if len(failing) > SHOWN else ""
+    if not failing:
+        path.unlink(missing_ok=True)
+        return 0
+    title = f"{looked.name}: {len(failing)} of {of} not as asked{cut}; - missed, + seen unasked"
+    path.parent.mkdir(exist_ok=True)
+    draw_page(path, looked, failing[:SHOWN], title)
+    return len(failing)
+
+
+def draw_page(path: Path, looked: Looked, shown: Sequence[tuple[int, int]], title: str, columns: int = ACROSS) -> None:
+    """Pictures, by seed and row, each with its caption, and a frame in the colour of its worst line."""
+    from matplotlib.figure import Figure
+
+    captions = [caption(looked, *at) for at in shown]
+    scale = max(1, -(-CELL // max(looked.images.shape[2:4])))
+    height, width = scale * looked.images.shape[2], scale * looked.images.shape[3]
+    aside, down = max(width, CELL) + GAP, height + LINE * max(map(len, captions)) + 2 * GAP
+    rows = -(-len(shown) // columns)
+    top, wide = 2 * LINE + GAP, max(6, min(columns, len(shown)))  # room for the title
+    sheet = np.full((top + rows * down, wide * aside + GAP, 3), 255, np.uint8)
+    figure = Figure(figsize=(sheet.shape[1] / 100, sheet.shape[0] / 100), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for number, ((seed, row), lines) in enumerate(zip(shown, captions, strict=True)):
+        y, x = top + number // columns * down, GAP + number % columns * aside
+        sheet[y : y + height, x : x + width] = looked.images[seed, row].repeat(scale, 0).repeat(scale, 1)
+        worst = next((colour for colour in (MISSED, BESIDE) if colour in [line[1] for line in lines]), None)
+        if worst:
+            axes.plot([x - 2, x + width + 1, x + width + 1, x - 2, x - 2],
+                      [y - 2, y - 2, y + height + 1, y + height + 1, y - 2], color=worst, linewidth=2)  # fmt: skip
+        for place, (text, colour) in enumerate(lines):
+            axes.text(x, y + height + (place + 1) * LINE, text, fontsize=7, color=colour, parse_math=False)
+    axes.text(GAP, 1.4 * LINE, title, fontsize=8, parse_math=False)
+    axes.imshow(sheet, interpolation="none")
+    axes.set(xlim=(-0.5, sheet.shape[1] - 0.5), ylim=(sheet.shape[0] - 0.5, -0.5))
+    checkpoint.write_atomically(path, lambda file: figure.savefig(file, format="png"))

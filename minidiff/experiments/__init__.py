@@ -1,1 +1,0 @@
-"""Studies: many trainings measured alike, and pages to read them by."""

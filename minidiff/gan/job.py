@@ -1,0 +1,209 @@
+"""The training of a GAN, planned and run in its folder: what `minidiff train dcgan`, `wgan` and `wgan-gp` do.
+
+Rests on job and gan_train. A GAN has no loss that falls as its pictures get better, so what goes wrong is looked for:
+samples that grow alike, a discriminator that nothing deceives.
+
+job = plan("dcgan", torch.device("cpu"), {"dataset": "fashion-mnist", "steps": 500})
+job.start(); job.run(); print(job.conclusion())
+"""
+
+import shlex
+from typing import Any
+
+import numpy as np
+import torch
+
+from minidiff._version import __version__
+from minidiff.errors import UserError, lookup
+from minidiff.gan.diversity import TOO_ALIKE, diversity
+from minidiff.gan.run import GanRun
+from minidiff.gan.trainer import GanTrainer
+from minidiff.images.faults import problems
+from minidiff.images.files import grid, to_uint8, write_image
+from minidiff.networks.gan import GANS, Critic, generator_of, levels
+from minidiff.runs import folder as checkpoint
+from minidiff.runtime import distributed
+from minidiff.training.job import Job, check_out, open_data, training_config
+from minidiff.training.loop import TrainConfig
+from minidiff.training.presets import GAN_PRESETS, default_preset
+
+PREVIEW_IMAGES = 64
+COMPARED = 256  # samples, and as many real images, for their diversity
+
+# Of a discriminator: where it tells so large a share of both real and made images, in the mean over the latest fifth of
+# what was logged, the generator learns little from it.
+TELLS_ALL = 0.995
+
+
+class GanJob(Job):
+    """The training of a generator against a critic. Each kind of GAN is one of JOBS."""
+
+    def build(self, training: TrainConfig, device: torch.device) -> GanTrainer:
+        network, settings = self.config["network"], self.config["gan"]
+        self.method = GANS[self.kind].changed(settings)
+        self.measure_every = self.sample_every
+        generator = generator_of(self.config)
+        critic = Critic(network["width"], network["image_size"], network["channels"], self.method.norm)
+        return GanTrainer(generator, critic, self.method, self.data, training, device)
+
+    def describe_network(self) -> str:
+        method, network = self.method, self.config["network"]
+        what = f"{method.title}: generator {self.parameters}, width {network['width']}"
+        turns = f"{method.critic_steps} {method.critic_name} step{'s' * (method.critic_steps > 1)} to each of its own"
+        limits = f", weights clipped to {method.clip:g}" if method.clip else ""
+        limits += f", gradient penalty {method.penalty:g}" if method.penalty else ""
+        return f"{what}; {turns}{limits}"
+
+    def averaged(self) -> GanRun:
+        """The EMA weights of this moment, to sample from."""
+        assert self.folder is not None
+        precision = self.trainer.config.precision
+        return GanRun(self.folder, self.config, self.trainer.ema, precision)  # type: ignore[arg-type]
+
+    def draw(self, count: int) -> np.ndarray:
+        """Samples, always from the same noise, uint8 [count,H,W,3]."""
+        at_once = self.trainer.slice_size
+        return to_uint8(self.averaged().draw(range(count), seed=self.config["training"]["seed"], batch_size=at_once))
+
+    def measure(self, step: int) -> dict[str, float]:
+        """How varied the samples are, beside real images: see `diversity`."""
+        value = 0.0
+        if distributed.is_main():
+            chosen = np.linspace(0, len(self.data) - 1, min(len(self.data), COMPARED)).astype(int)
+            value = diversity(self.draw(COMPARED), self.data.rgb(chosen))
+        return {"diversity": distributed.from_main(value)}
+
+    def preview(self, step: int) -> list[str]:
+        """A grid, always from the same noise."""
+        assert self.folder is not None
+        images = self.draw(PREVIEW_IMAGES)
+        write_image(self.picture(step), grid(images))
+        return suspicions(self.config, checkpoint.read_metrics(self.folder, upto=step), step, images)
+
+    def conclusion(self) -> str:
+        return (
+            f"done      look at {self.picture(self.trainer.config.steps)} and {self.folder}/curves.png\n"
+            f"next      minidiff sample {shlex.quote(str(self.folder))} --num 64 --out grid.png"
+        )
+
+
+class Dcgan(GanJob):
+    kind = "dcgan"
+
+
+class Wgan(GanJob):
+    kind = "wgan"
+
+
+class WganGp(GanJob):
+    kind = "wgan-gp"
+
+
+JOBS: dict[str, type[GanJob]] = {job.kind: job for job in (Dcgan, Wgan, WganGp)}
+
+
+def plan(kind: str, device: torch.device, options: dict[str, Any]) -> GanJob:
+    """A new training out of a preset and the options that override it. kind: one of GANS.
+
+    options: any of dataset, data_dir, image_size, corruption, severity, on_bad, preset, latent_dim, width,
+    critic_steps, clip (of wgan), penalty (of wgan-gp), save_every, sample_every, out; the fields of TrainConfig.
+    Raises UserError.
+    """
+    job, method = lookup("GAN", kind, JOBS), GANS[kind]
+    name = options.get("preset") or default_preset(device.type)
+    preset = lookup("preset", name, GAN_PRESETS[kind])
+    size = options.get("image_size", preset.image_size)
+    levels(size)  # all that can be wrong with the options is found before the data are read, or downloaded
+    settings = method.settings() | {k: options[k] for k in method.settings() if k in options}
+    training = training_config(preset, options)
+    check_out(options)
+    data, description = open_data(options, size)
+    if len(data) < 2:
+        raise UserError(f"{data.name} has one image, and a GAN needs many. Give more, or fit it: `minidiff dip`.")
+    network = preset.network | {k: options[k] for k in ("latent_dim", "width") if k in options}
+    config = {
+        "minidiff": __version__,
+        "kind": kind,
+        "preset": name,
+        "data": description,
+        "network": network | {"image_size": size, "channels": description["channels"]},
+        "gan": settings,
+        "training": training,
+        "save_every": options.get("save_every"),
+        "sample_every": options.get("sample_every"),
+    }
+    return job(config, data, device, options.get("out"))
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------
+
+
+def suspicions(config: dict[str, Any], records: list[dict[str, Any]], step: int, images: np.ndarray) -> list[str]:
+    """What looks wrong after a step: with samples of it, uint8 [n,H,W,3], or with the game, by the metrics up to it.
+    Nothing is said of a training that is only young."""
+    if is_young(config, step):
+        return []
+    looked = [f"samples at step {step}: {problem}" for problem in problems(images)]
+    kind = config["kind"]
+    return looked + collapse(records, kind) + unequal(records, kind)
+
+
+def is_young(config: dict[str, Any], step: int) -> bool:
+    """Whether a run goes on after this step, and has not come to a tenth of its preset's: grey noise, all alike, and a
+    discriminator that tells it from images are how every GAN begins."""
+    preset = GAN_PRESETS[config["kind"]].get(config["preset"])
+    return step < config["training"]["steps"] and preset is not None and step < preset.training["steps"] / 10
+
+
+def collapse(records: list[dict[str, Any]], kind: str) -> list[str]:
+    """A warning where the latest samples that were measured are too alike. kind: one of GANS."""
+    latest = next((record for record in reversed(records) if "diversity" in record), None)
+    if latest is None or latest["diversity"] >= TOO_ALIKE:
+        return []
+    return [
+        f"the samples at step {latest['step']} are too alike: their diversity is {latest['diversity']:.2f} beside 1 of "
+        "the data. If it does not rise, the generator has collapsed: start again with another --seed"
+        + ("." if kind == "wgan-gp" else ", or wgan-gp.")
+    ]
+
+
+def unequal(records: list[dict[str, Any]], kind: str) -> list[str]:
+    """What the metrics say of a game in which one side has nothing more to learn from the other. kind: of any run."""
+    return one_sided(records) + stalled(records, kind)
+
+
+def one_sided(records: list[dict[str, Any]]) -> list[str]:
+    """A warning where a discriminator has told nearly all images for the latest fifth of what was logged; of a dcgan,
+    for a critic's scores have no accuracy."""
+    told = [min(r["accuracy_real"], r["accuracy_fake"]) for r in records if "accuracy_fake" in r]
+    latest = told[-max(5, len(told) // 5) :]
+    if len(latest) < 5 or np.mean(latest) < TELLS_ALL:
+        return []
+    return [
+        f"the discriminator tells {100 * np.mean(latest):.1f}% of real and made images for long, and the generator "
+        "learns little from one so sure. If it stays so, try `minidiff train dcgan` with a lower --lr or more data, or "
+        "wgan-gp."
+    ]
+
+
+STALLED = 0.05  # of its largest; one that had died was at 0.005, one that still learned at 0.15
+
+
+def stalled(records: list[dict[str, Any]], kind: str) -> list[str]:
+    """A warning where the estimate of a wgan's critic has been next to nothing, and less than its own spread, for the
+    latest fifth of what was logged: clipped weights bound the critic's slope from above alone, and it can go flat. The
+    penalty of wgan-gp holds the slope up."""
+    if kind != "wgan":
+        return []
+    estimates = np.array([record["wasserstein"] for record in records if "wasserstein" in record])
+    latest = estimates[-max(5, len(estimates) // 5) :]
+    if len(latest) < 5 or abs(latest.mean()) > latest.std():
+        return []
+    share = np.abs(latest).mean() / max(np.abs(estimates).max(), 1e-30)
+    if share >= STALLED:
+        return []
+    return [
+        f"the critic's estimate has fallen to {100 * share:.1f}% of its largest and is lost in its own spread: nothing "
+        "tells the generator where to go. Unless the samples are as good as the data, the critic has gone flat. Try "
+        "`minidiff train wgan` with a lower --lr or a larger --clip, or wgan-gp."
+    ]

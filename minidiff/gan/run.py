@@ -1,0 +1,120 @@
+"""A trained GAN, ready to sample from: noise goes in, images come out, in one call of the generator.
+
+Rests on gan (the networks) and rng. `pipeline.load` opens its folder; what a reverse chain alone can do (start from an
+image, take more or fewer steps) has no meaning here, and is refused by name.
+
+run = minidiff.load("runs/dcgan-shapes-1")
+for images in run.sample(64): ...   # float [n,C,H,W] in [-1,1]
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minidiff.errors import UserError
+from minidiff.networks.gan import GANS, Generator, generator_of
+from minidiff.rng import randn, sample_generators
+from minidiff.runs import folder as checkpoint
+from minidiff.runtime import distributed
+from minidiff.training.loop import mixed_precision
+
+
+@dataclass
+class GanRun:
+    """A trained GAN: its folder, config, generator (in eval mode, so that an image does not depend on its batch)."""
+
+    folder: Path
+    config: dict[str, Any]
+    model: Generator
+    precision: str = "auto"  # to sample in: fp32, bf16, auto
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of one image."""
+        size = self.model.config["image_size"]
+        return self.model.config["channels"], size, size
+
+    @property
+    def label_names(self) -> list[str]:
+        """What it can be asked for, as of a `pipeline.Run`: nothing."""
+        return []
+
+    def latents(self, indices: Sequence[int], seed: int = 0) -> Tensor:
+        """The noise that these samples are made of: standard normal [n,latent_dim], on the run's device.
+
+        Sample k of a seed has its own: the same in any batch, process and device.
+        """
+        device = next(self.model.parameters()).device
+        size = (len(indices), self.model.config["latent_dim"])
+        return randn(size, sample_generators(seed, indices), like=torch.empty(0, device=device))
+
+    def sample(
+        self,
+        num: int,
+        *,
+        seed: int = 0,
+        batch_size: int = 64,
+        on_step: Callable[[Tensor], None] | None = None,
+    ) -> Iterator[Tensor]:
+        """Images 0 .. num-1, in order, as batches of float [n,C,H,W] in [-1,1] on the CPU.
+
+        on_step: see `draw`. Under torchrun the processes share the batches, and all of them get all of each.
+        """
+        for mine in distributed.shares(num, batch_size):
+            images = self.draw(mine, seed=seed, batch_size=batch_size, on_step=on_step)
+            yield distributed.gather_rows(images, batch_size).cpu()
+
+    def draw(
+        self,
+        indices: Sequence[int],
+        *,
+        seed: int = 0,
+        batch_size: int = 64,
+        on_step: Callable[[Tensor], None] | None = None,
+    ) -> Tensor:
+        """The samples with these indices, float [n,C,H,W] in [-1,1] on the run's device.
+
+        on_step: called after every call of the generator, with the images it made.
+        """
+        autocast = mixed_precision(self.precision, next(self.model.parameters()).device)
+        made = [torch.empty((0, *self.shape), device=next(self.model.parameters()).device)]
+        for first in range(0, len(indices), batch_size):
+            z = self.latents(indices[first : first + batch_size], seed)
+            with autocast():
+                made.append(self.model(z).float())
+            if on_step is not None:
+                on_step(made[-1])
+        return torch.cat(made)
+
+    def refuse(self, option: str) -> None:
+        """A UserError: an option, such as `--steps`, is of a reverse chain, and this run has none."""
+        raise UserError(
+            f"{self.folder} is a {self.config['kind']} run, which draws an image in one call of its network: "
+            f"{option} is for ddpm runs. Leave it out."
+        )
+
+
+def load_gan(
+    folder: str | Path, weights: str = "ema", device: str | torch.device = "cpu", precision: str | None = None
+) -> GanRun:
+    """The run folder of a GAN, rebuilt from its config.json alone; the critic is left in state.pt.
+
+    weights, precision: see `pipeline.load_ddpm`. Raises UserError when the folder is no GAN's, has no weights yet, or
+    has weights that do not fit exactly.
+    """
+    folder = Path(folder).expanduser()
+    config = checkpoint.read_config(folder, kind=tuple(GANS))
+    try:
+        model = generator_of(config)
+        run = GanRun(folder, config, model, precision or config["training"]["precision"])
+    except (KeyError, TypeError, AttributeError) as error:
+        place = folder / checkpoint.CONFIG
+        raise UserError(f"{place} does not describe a generator this version can build ({error}).") from None
+    tensors, source = checkpoint.read_weights(folder, weights)
+    checkpoint.load_exactly(model, tensors, source)
+    model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    return run

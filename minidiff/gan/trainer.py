@@ -1,0 +1,200 @@
+"""The training of a GAN: critic and generator move in turn, each against the other. Rests on gan and train.
+
+Algorithm 1 of Arjovsky et al. 2017 (WGAN) and of Gulrajani et al. 2017 (WGAN-GP); with one critic step to each of the
+generator and cross entropy, it is that of Goodfellow et al. 2014 as DCGAN runs it.
+
+As in train, every random number is a function of (seed, step), and a resumed run is the run never interrupted.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minidiff.data.datasets import ImageData
+from minidiff.errors import UserError
+from minidiff.networks.gan import (
+    Critic,
+    Generator,
+    Method,
+    clip_weights,
+    entropy_critic,
+    gradient_penalty,
+    wasserstein,
+)
+from minidiff.rng import Draws, seed_from
+from minidiff.runs.folder import load_exactly
+from minidiff.runtime import distributed
+from minidiff.training.loop import NOISE, TrainConfig, TrainStep, load_batches, mixed_precision, prepare, slice_size
+
+
+class GanTrainer:
+    """Generator, its EMA, critic and both optimizers at one step of a run; `steps()` moves them on.
+
+    One step is one of the generator, after `method.critic_steps` of the critic, each on a batch of its own. Batch
+    normalisation goes by the images of a process, so two processes of 32 are not the same training as one of 64.
+    Raises UserError when the batch does not divide, or leaves a process one image.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        critic: Critic,
+        method: Method,
+        data: ImageData,
+        config: TrainConfig,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self.method, self.data, self.step = config, method, data, 0
+        self.device, self.slice_size = torch.device(device), slice_size(config)
+        if self.slice_size < 2:
+            raise UserError("one image at a time is too little for batch normalisation. Raise --batch-size.")
+        layout = {"memory_format": torch.channels_last}
+        self.model = generator.to(self.device).to(**layout).train()  # the one that is sampled from, in the end
+        self.critic = critic.to(self.device).to(**layout).train()
+        self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = optimizer_of(method, self.model.parameters(), config.lr)
+        self.critic_optimizer = optimizer_of(method, self.critic.parameters(), config.lr)
+        self.autocast = mixed_precision(config.precision, self.device)
+        torch.backends.cudnn.benchmark = True  # every batch has the same shape: try the algorithms once
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "critic": self.critic.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], source: str = "state") -> None:
+        """Go on from a saved state; a state of other networks is a UserError."""
+        if missing := sorted(self.state_dict().keys() - state.keys()):
+            raise UserError(f"{source} is no training state of a GAN: it has no {missing[0]}. Start again in another "
+                            "--out.")  # fmt: skip
+        for name, network in (("model", self.model), ("ema", self.ema), ("critic", self.critic)):
+            load_exactly(network, state[name], source)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self.step = state["step"]
+
+    def steps(self) -> Iterator[TrainStep]:
+        """Train from the present step to `config.steps`, one record after each step of the generator."""
+        config, turns = self.config, self.method.critic_steps
+        read = replace(config, steps=turns * config.steps)  # one batch for each step of the critic
+        batches = load_batches(self.data, read, self.slice_size, turns * self.step, self.device)
+        rows = slice(distributed.rank() * self.slice_size, (distributed.rank() + 1) * self.slice_size)
+        while self.step < config.steps:
+            step = self.step + 1
+            lr = config.learning_rate(step)
+            for group in (*self.optimizer.param_groups, *self.critic_optimizer.param_groups):
+                group["lr"] = lr
+            sums: dict[str, Tensor] = {}
+            for turn in range(turns):
+                images, _, _ = next(batches)
+                draws = Draws(seed_from(config.seed, NOISE, step, turn), config.batch_size, rows, self.device)
+                for name, value in self.critic_step(prepare(images, self.data.flip, draws), draws).items():
+                    sums[name] = sums.get(name, 0) + value / turns
+            draws = Draws(seed_from(config.seed, NOISE, step, turns), config.batch_size, rows, self.device)
+            loss, grad_norm = self.generator_step(draws)
+            average_buffers(self.model)
+            update_ema(self.ema, self.model, config.ema_decay_at(step))
+            self.step = step
+            also = {name: distributed.mean_over_processes(value) for name, value in sums.items()}
+            yield TrainStep(step, distributed.mean_over_processes(loss), grad_norm, lr, also)
+
+    def critic_step(self, real: Tensor, draws: Draws) -> dict[str, Tensor]:
+        """One step of the critic against the present generator; returns what is to be logged of it.
+
+        real: float [n,C,H,W] in [-1,1].
+        """
+        method = self.method
+        with self.autocast():
+            with torch.no_grad():
+                fake = self.make(draws)
+            # Real and made images go through apart: with batch normalisation each is normalised among its like.
+            real_scores, fake_scores = self.critic(real).float(), self.critic(fake).float()
+        loss = method.critic_loss(real_scores, fake_scores)
+        if method.penalty:
+            mix = draws.rand(1, 1, 1)
+            loss = loss + method.penalty * gradient_penalty(self.critic, real, fake.float(), mix)
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        average_gradients(self.critic)
+        self.critic_optimizer.step()
+        if method.clip:
+            clip_weights(self.critic, method.clip)
+        return {f"{method.critic_name}_loss": loss.detach(), **told_apart(method, real_scores, fake_scores)}
+
+    def generator_step(self, draws: Draws) -> tuple[Tensor, Tensor]:
+        """One step of the generator against the present critic; returns its loss and the norm of its gradient."""
+        self.critic.requires_grad_(False)  # what it would learn here is not used: spare the work
+        with self.autocast():
+            scores = self.critic(self.make(draws)).float()
+        loss = self.method.generator_loss(scores)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.critic.requires_grad_(True)
+        average_gradients(self.model)
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf)  # of inf: none of the papers clips it
+        self.optimizer.step()
+        return loss.detach(), grad_norm
+
+    def make(self, draws: Draws) -> Tensor:
+        """Images of the generator as it is, [n,C,H,W]."""
+        return self.model(draws.randn(self.model.config["latent_dim"]))
+
+
+# --- the parts of a step ------------------------------------------------------------------------------------------
+
+
+def optimizer_of(method: Method, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    if method.betas is None:
+        return torch.optim.RMSprop(parameters, lr=lr)
+    first, second = method.betas
+    return torch.optim.Adam(parameters, lr=lr, betas=(first, second))
+
+
+@torch.no_grad()
+def told_apart(method: Method, real: Tensor, fake: Tensor) -> Mapping[str, Tensor]:
+    """How well the critic tells real from made, from its scores: the Wasserstein estimate, in the units of the critic;
+    or of a discriminator the share of each that it takes for what it is."""
+    if method.critic_loss is entropy_critic:
+        return {"accuracy_real": (real > 0).float().mean(), "accuracy_fake": (fake < 0).float().mean()}
+    return {"wasserstein": wasserstein(real, fake)}
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
+    """ema <- decay * ema + (1 - decay) * model, the running statistics of batch normalisation with the weights."""
+    mine, theirs = ema.state_dict(), model.state_dict()
+    averaged = [name for name, tensor in mine.items() if tensor.is_floating_point()]
+    torch._foreach_lerp_([mine[name] for name in averaged], [theirs[name] for name in averaged], 1 - decay)
+    for name in mine.keys() - averaged:  # the count of batches
+        mine[name].copy_(theirs[name])
+
+
+def average_gradients(module: nn.Module) -> None:
+    """The mean of the gradients of all processes, in each of them: DDP does not go with the penalty's second
+    derivatives, and these are few megabytes."""
+    average_together([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
+
+
+def average_buffers(module: nn.Module) -> None:
+    """The mean of the running statistics of all processes, in each of them, so that they stay equal."""
+    average_together([buffer for buffer in module.buffers() if buffer.is_floating_point()])
+
+
+@torch.no_grad()
+def average_together(tensors: list[Tensor]) -> None:
+    """Replace the tensors by their means over all processes; they travel as one."""
+    if distributed.world_size() == 1 or not tensors:
+        return
+    mean = distributed.mean_over_processes(torch.cat([tensor.flatten() for tensor in tensors]))
+    for tensor, part in zip(tensors, mean.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))

@@ -1,0 +1,140 @@
+"""diffusers' `scheduler_config.json` in our words, and back: the noise schedule, and what the network predicts.
+
+As with the network (interop), every key is expressed, or known and without a say here, or named in a UserError. How
+that scheduler would have sampled is no part of a run: `sampling_notes` tells of it. Rests on schedules and interop.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minidiff.diffusion.schedules import Schedule
+from minidiff.errors import UserError
+from minidiff.interop.layers import alike, check_class, few, unknown_keys
+
+SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler",
+              "UniPCMultistepScheduler")  # fmt: skip
+SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+BUILD: dict[str, Callable[..., Schedule]] = {
+    "linear": Schedule.linear, "scaled_linear": Schedule.scaled_linear, "squaredcos_cap_v2": Schedule.cosine,
+}  # fmt: skip
+PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+VARIANCES = {"fixed_small": "fixed_small", "fixed_small_log": "fixed_small", "fixed_large": "fixed_large"}
+TRAINED = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear",
+           "trained_betas": None, "prediction_type": "epsilon", "variance_type": "fixed_small",
+           "rescale_betas_zero_snr": False, "predict_epsilon": True}  # fmt: skip
+# How that scheduler would sample. Here that is said when sampling, so these are known and not kept.
+SAMPLING = {
+    "clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value",
+    "timestep_spacing", "steps_offset", "set_alpha_to_one", "skip_prk_steps", "solver_order", "algorithm_type",
+    "solver_type", "lower_order_final", "euler_at_final", "final_sigmas_type", "lambda_min_clipped",
+    "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "predict_x0",
+    "disable_corrector", "solver_p", "sigma_min", "sigma_max", "tensor_format", "timestep_values",
+}  # fmt: skip
+# These change what the network's timesteps and outputs mean; under any other value it is no diffusion of this kind.
+FLOW: dict[str, tuple[object, ...]] = {
+    "use_flow_sigmas": (False,), "use_dynamic_shifting": (False,), "flow_shift": (1, None), "shift_terminal": (None,),
+    "time_shift_type": ("exponential", "linear"),
+}  # fmt: skip
+
+
+def read_diffusion(config: Mapping[str, Any], source: str | Path = "scheduler_config.json") -> dict[str, Any]:
+    """What a run's config.json says under `diffusion`, of a scheduler_config.json. Raises UserError."""
+    check_class(config, SCHEDULERS, source)
+    said = {key: config.get(key, default) for key, default in TRAINED.items()}
+    said["variance_type"] = said["variance_type"] or "fixed_small"  # DPM-Solver's null: it never asks
+    if said["predict_epsilon"] is False and "prediction_type" not in config:  # the name it had in 2022
+        said["prediction_type"] = "sample"
+    wrong = [f"{key} is {json.dumps(said[key])}" for key in ("num_train_timesteps", "beta_start", "beta_end")
+             if not alike(said[key], TRAINED[key])]  # fmt: skip
+    tables = {"beta_schedule": SCHEDULES, "prediction_type": PREDICTIONS, "variance_type": VARIANCES}
+    for key, table in tables.items():
+        if not isinstance(said[key], str) or said[key] not in table:
+            why = ": the network would have to predict its variance too" if "learned" in str(said[key]) else ""
+            wrong.append(f"{key} is {json.dumps(said[key])}{why} (known: {', '.join(table)})")
+    wrong += [f"{key} is {json.dumps(config[key])}" for key, known in FLOW.items()
+              if config.get(key, known[0]) not in known]  # fmt: skip
+    if not isinstance(said["rescale_betas_zero_snr"], bool):
+        wrong.append(f"rescale_betas_zero_snr is {json.dumps(said['rescale_betas_zero_snr'])}")
+    elif said["rescale_betas_zero_snr"] and said["prediction_type"] == "epsilon":
+        wrong.append("eps is predicted where there is no signal (rescale_betas_zero_snr with epsilon)")
+    wrong += unknown_keys(config, {*TRAINED, *SAMPLING, *FLOW})
+    if wrong:
+        raise UserError(f"{source} describes a diffusion that minidiff does not have: {few(wrong)}. Use diffusers.")
+    name = said["beta_schedule"]
+    if said["trained_betas"] is not None:
+        name, said["beta_start"], said["beta_end"] = named_schedule(said["trained_betas"], source)
+        if len(said["trained_betas"]) != said["num_train_timesteps"]:
+            said_T = said["num_train_timesteps"]
+            raise UserError(f"{source} has {len(said['trained_betas'])} trained_betas for {said_T} timesteps. Mend it.")
+    ends = {} if name == "squaredcos_cap_v2" else {end: said[end] for end in ("beta_start", "beta_end")}
+    try:
+        BUILD[name](said["num_train_timesteps"], **ends)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return {
+        "schedule": SCHEDULES[name],
+        "timesteps": said["num_train_timesteps"],
+        "beta_start": None,
+        "beta_end": None,
+        **ends,
+        "prediction": PREDICTIONS[said["prediction_type"]],
+        "min_snr_gamma": None,
+        "zero_terminal_snr": bool(said["rescale_betas_zero_snr"]),
+        "variance": VARIANCES[said["variance_type"]],
+    }
+
+
+def named_schedule(betas: object, source: str | Path) -> tuple[str, float, float]:
+    """Which schedule a list of betas is, to the rounding of float32, with its ends; a UserError when it is none."""
+    if alike(betas, [0.0]) and isinstance(betas, list):
+        given = torch.tensor(betas, dtype=torch.float64)
+        for name, build in BUILD.items():
+            ends = () if name == "squaredcos_cap_v2" else (betas[0], betas[-1])
+            if given.min() > 0 and given.max() < 1 and torch.allclose(build(len(betas), *ends).betas, given, rtol=1e-6):
+                return name, betas[0], betas[-1]
+    raise UserError(f"{source} has trained_betas, a list that is none of {', '.join(BUILD)}. A run needs a named one.")
+
+
+def sampling_notes(config: Mapping[str, Any]) -> list[str]:
+    """Where this scheduler would sample otherwise than `minidiff sample` does by itself, in words, with the option."""
+    notes = []
+    if config.get("clip_sample") is False and not config.get("thresholding"):
+        notes.append("its scheduler does not clip the predicted image: sample with --no-clip to do the same")
+    if config.get("thresholding"):
+        quantile = config.get("dynamic_thresholding_ratio", 0.995)
+        notes.append(f"its scheduler uses dynamic thresholding: sample with --threshold {quantile} to do the same")
+    if config.get("clip_sample", True) and config.get("clip_sample_range", 1) != 1:
+        notes.append(f"its scheduler clips the predicted image to ±{config['clip_sample_range']}, here to ±1")
+    return notes
+
+
+def write_diffusion(diffusion: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
+    """The scheduler_config.json of a DDPMScheduler with a run's diffusion. schedule: before its zero-SNR rescaling."""
+    theirs = {ours: name for name, ours in SCHEDULES.items()}
+    config: dict[str, Any] = {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": diffusion["timesteps"],
+        "beta_schedule": theirs[diffusion["schedule"]],
+        "beta_start": float(schedule.betas[0]),
+        "beta_end": float(schedule.betas[-1]),
+        "trained_betas": None,
+        "prediction_type": {ours: name for name, ours in PREDICTIONS.items()}[diffusion["prediction"]],
+        "variance_type": diffusion["variance"],
+        "rescale_betas_zero_snr": diffusion["zero_terminal_snr"],
+        "clip_sample": True,
+        "clip_sample_range": 1.0,
+        "thresholding": False,
+        # With fixed_large diffusers adds noise after any last call but that at t = 0, where `leading` ends.
+        "timestep_spacing": "leading" if diffusion["variance"] == "fixed_large" else "trailing",
+        "steps_offset": 0,
+    }
+    if diffusion["schedule"] == "cosine":
+        config |= {"beta_start": 1e-4, "beta_end": 0.02}  # not looked at
+    elif not torch.allclose(BUILD[config["beta_schedule"]](schedule.T, config["beta_start"], config["beta_end"]).betas,
+                            schedule.betas, rtol=1e-9):  # fmt: skip
+        config["trained_betas"] = schedule.betas.tolist()  # few timesteps: some betas were held under 0.999
+    return config

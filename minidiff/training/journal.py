@@ -1,0 +1,186 @@
+"""Between the steps of a training: progress, metrics, pictures, checkpoints, and the ways a run can end.
+
+`keep` drives any Training inside a run folder. Killed at any moment, the folder holds the last checkpoint whole;
+interrupted by Ctrl-C or SIGTERM it saves first. A loss that is not a number ends the run before it can be saved.
+"""
+
+import math
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from minidiff.errors import UserError
+from minidiff.runs import folder as checkpoint
+from minidiff.runs.curves import draw_curves, in_words, is_measurement
+from minidiff.runtime import distributed
+from minidiff.training.loop import Training
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved; `exit_code` is the shell's exit code for that signal."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code
+
+
+def keep(
+    trainer: Training,
+    folder: Path,
+    *,
+    log_every: int = 20,
+    save_every: int = 1000,
+    sample_every: int = 1000,
+    preview: Callable[[int], list[str]] | None = None,
+    measure: Callable[[int], dict[str, float]] | None = None,
+    measure_every: int | None = None,
+) -> None:
+    """Run `trainer` to its last step, keeping the run folder up to date.
+
+    preview: draws pictures of the step it is given into the folder and returns warnings about them; only the main
+    process calls it. measure: what the EMA weights are worth, by name, for a record of their own in metrics.jsonl;
+    every process calls it, every measure_every steps and at the last (never, for None), after that step has been saved
+    if it was to be: what a kill left unmeasured is measured on resuming, and nothing twice.
+    Raises Interrupted after Ctrl-C or SIGTERM, UserError on a loss or gradient that is not finite.
+    """
+    main = distributed.is_main()
+    last = trainer.config.steps
+    # Summed on the device and read when a line is due: reading each loss would make a GPU wait for the host. A loss
+    # that is not a number stays in the sum, so none is missed.
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=trainer.device))
+    count, since = 0, time.perf_counter()
+    bar = tqdm(total=last, initial=trainer.step, unit="step", disable=not main, dynamic_ncols=True, smoothing=0.05)
+    lock = checkpoint.locked(folder) if main else nullcontext()
+    with lock, stop_signals() as stop, tensorboard(folder if main else None, trainer.step + 1) as board, bar:
+        known: list[dict[str, Any]] = []
+        if main:  # without the steps that a kill lost and that now come again
+            known = checkpoint.read_metrics(folder, upto=trainer.step)
+            checkpoint.write_metrics(folder, known)
+
+        def measured(step: int) -> bool:
+            """Measure a step, if it is time; whether it was."""
+            if measure is None or measure_every is None or not step or (step % measure_every and step != last):
+                return False
+            values = measure(step)
+            if main:
+                log(folder, board, {"step": step} | values)
+            return True
+
+        if not distributed.from_main(any(is_measurement(r) and r["step"] == trainer.step for r in known)):
+            measured(trainer.step)  # what a kill came before
+        for record in trainer.steps():
+            for name, value in {"loss": record.loss, "grad_norm": record.grad_norm, **record.also}.items():
+                sums[name] += value
+            count += 1
+            bar.update()
+            step = record.step
+            saving = step % save_every == 0 or step == last
+            sampling = step % sample_every == 0 or step == last
+            logging = step % log_every == 0 or step == last
+            # Asking the other processes makes a GPU wait, and torchrun kills 30 s after the signal: every tenth step.
+            checking = distributed.world_size() == 1 or trainer.device.type == "cpu" or step % 10 == 0 or logging
+            stopping = checking and step < last and distributed.any_process(bool(stop), trainer.device)
+            if logging or saving or stopping:
+                means = {name: value.item() / count for name, value in sums.items()}
+                if not all(map(math.isfinite, means.values())):
+                    raise Diverged(diverged(step, means, folder))
+                if main:
+                    rate = count * trainer.config.batch_size / (time.perf_counter() - since)
+                    log(folder, board, {"step": step, **means, "lr": record.lr, "images_per_second": rate})
+                    bar.set_postfix_str(f"loss {means['loss']:.4f}, {rate:.0f} images/s")
+                sums.clear()
+                count, since = 0, time.perf_counter()
+            if main and (saving or stopping):
+                save(trainer, folder)
+            if stopping:
+                number = signal.Signals(stop[0] if stop else signal.SIGTERM)  # none here: another process was asked
+                raise Interrupted(f"Stopped by {number.name} at step {step} of {last}; saved.", 128 + number)
+            news = measured(step)
+            if main and preview and sampling:
+                draw(folder, preview, step)
+            elif main and news:
+                draw_curves(folder)
+            if news or sampling:
+                since = time.perf_counter()
+
+
+def draw(folder: Path, preview: Callable[[int], list[str]], step: int) -> None:
+    """The pictures of a step: the curves and the preview, with its warnings printed above the progress bar."""
+    draw_curves(folder)
+    for warning in preview(step):
+        tqdm.write(f"Warning: {warning}", file=sys.stderr)
+
+
+def save(trainer: Training, folder: Path) -> None:
+    """The state to resume from, then the weights to sample from; a kill in between loses nothing."""
+    checkpoint.save_state(folder, trainer.state_dict())
+    checkpoint.save_model(folder, trainer.ema.state_dict())
+
+
+def log(folder: Path, board: Any, entry: dict[str, Any]) -> None:
+    checkpoint.append_metrics(folder, entry)
+    if board is not None:
+        for name in entry.keys() - {"step"}:
+            board.add_scalar(name, entry[name], entry["step"])
+
+
+class Diverged(UserError):
+    """A loss or a gradient is no number any more: the same training again would come to the same end."""
+
+
+def diverged(step: int, means: dict[str, float], folder: Path) -> str:
+    saved = (folder / checkpoint.STATE).exists()
+    kept = f"The last good checkpoint is kept in {folder}." if saved else "No checkpoint had been written yet."
+    name = next(name for name, value in means.items() if not math.isfinite(value))
+    what = "the gradient became infinite" if name == "grad_norm" else f"the {in_words(name)} became {means[name]}"
+    return (
+        f"{what} by step {step}; stopped. {kept} "
+        "Go on from there, or start again, with a third of the --lr, a longer --warmup, or --precision fp32."
+    )
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """A list that receives SIGINT and SIGTERM, so that the step ends and is saved; a second Ctrl-C acts at once."""
+    received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def tensorboard(folder: Path | None, next_step: int) -> Iterator[Any]:
+    """A TensorBoard writer in the run folder, when TensorBoard is installed (extra `tensorboard`); else None.
+
+    What an earlier process wrote of next_step and beyond is dropped from the plots: those steps come again.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        folder = None
+    if folder is None:
+        yield None
+        return
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step)
+    try:
+        yield writer
+    finally:
+        writer.close()
