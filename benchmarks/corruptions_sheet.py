@@ -13,7 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from minidiff import load_data
 from minidiff.data.corrupted import all_of
-from minidiff.images.files import Pixels, crop_resize, grid, label_rows, write_image
+from minidiff.images.convert import Pixels
+from minidiff.images.files import crop_resize, write_image
+from minidiff.images.grid import grid, label_rows
 
 CELL = 56  # pixels a side
 

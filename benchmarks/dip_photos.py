@@ -17,11 +17,13 @@ import torch
 from skimage.restoration import denoise_nl_means
 
 from minidiff.dip.fit import FitConfig, Fitter, MovingVariance, WindowVariance
-from minidiff.images.files import Pixels, crop_resize, to_float, to_uint8, write_image
+from minidiff.images.convert import Pixels, to_float, to_uint8
+from minidiff.images.files import crop_resize, write_image
 from minidiff.images.quality import psnr
 from minidiff.networks.dip import DIP_NETS
 from minidiff.rng import Draws, seed_from
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import append_metrics, read_metrics, write_metrics
 from minidiff.runtime import cpu
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "stereo_motorcycle")
@@ -50,10 +52,10 @@ def watch(name: str, channels: int, steps: int, out: Path) -> list[dict[str, Any
         fitter.load_state_dict(state["fitter"])
         window.load_state_dict(state["window"])
         moving.load_state_dict(state["moving"])
-    records = checkpoint.read_metrics(folder, upto=None if (folder / "dip.png").exists() else fitter.step)
+    records = read_metrics(folder, upto=None if (folder / "dip.png").exists() else fitter.step)
     if (folder / "dip.png").exists():
         return records
-    checkpoint.write_metrics(folder, records)
+    write_metrics(folder, records)
     for step in fitter.steps():
         statistic, stop = window.update(step.output, step.averaged)
         record = {
@@ -65,7 +67,7 @@ def watch(name: str, channels: int, steps: int, out: Path) -> list[dict[str, Any
             "moving": moving.update(step.output)[0],
         }
         records.append(record)
-        checkpoint.append_metrics(folder, record)
+        append_metrics(folder, record)
         if step.step % 100 == 0 or stop:
             state = {"fitter": fitter.state_dict(), "window": window.state_dict(), "moving": moving.state_dict()}
             checkpoint.save_state(folder, {"step": step.step} | state)

@@ -17,12 +17,15 @@ from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from minidiff import load_data
-from minidiff.ddpm.run import load
-from minidiff.images.files import Pixels, grid, write_image
+from minidiff.ddpm.samples import of_run
+from minidiff.images.convert import Pixels
+from minidiff.images.files import write_image
+from minidiff.images.grid import grid
 from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction
 from minidiff.metrics.features import FeatureNetwork, choose
-from minidiff.metrics.sources import Source, of_data, of_run
+from minidiff.metrics.sources import Source, of_data
+from minidiff.pretrained.load import load
 
 BLUR = (0.4, 0.6, 0.8, 1.2, 2.0)  # standard deviation in pixels, of 32
 NOISE = (5, 10, 20, 40, 80)  # standard deviation, of 255

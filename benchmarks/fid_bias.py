@@ -12,8 +12,8 @@ import click
 import torch
 from torch import Tensor
 
+from minidiff.metrics.fid_infinity import fid_infinity
 from minidiff.metrics.frechet import FeatureStatistics, frechet_distance
-from minidiff.metrics.relatives import fid_infinity
 
 DIMS = 64
 

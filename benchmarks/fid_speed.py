@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import peers  # noqa: E402
 from pytorch_fid.fid_score import calculate_frechet_distance  # noqa: E402
 
-from minidiff.images.files import Pixels  # noqa: E402
+from minidiff.images.convert import Pixels  # noqa: E402
 from minidiff.metrics.features import inception_features  # noqa: E402
 from minidiff.metrics.frechet import FeatureStatistics, frechet_distance  # noqa: E402
 from minidiff.runtime import cpu  # noqa: E402

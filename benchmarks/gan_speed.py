@@ -19,10 +19,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from minidiff.data.datasets import ImageData
+from minidiff.gan.losses import GANS, gradient_penalty
 from minidiff.gan.trainer import GanTrainer
-from minidiff.networks.gan import GANS, Critic, Generator, gradient_penalty
+from minidiff.networks.gan import Critic, Generator
 from minidiff.runtime import cpu
-from minidiff.training.loop import TrainConfig
+from minidiff.training.config import TrainConfig
 
 
 def networks(kind: str, width: int, size: int, channels: int) -> tuple[Generator, Critic]:

@@ -21,17 +21,21 @@ import torch
 from common import machine, ratio, rounds_of, seconds, versions
 from torch import Tensor
 
-from minidiff.data.conditions import guided, multi_hot, read_conditions
-from minidiff.ddpm.run import Run, load
+from minidiff.classifier.loss import exact
+from minidiff.data.conditions import multi_hot, read_conditions
+from minidiff.ddpm.run import Run
+from minidiff.diffusion.guidance import guided
 from minidiff.diffusion.process import Denoiser
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.evaluation.evaluate import over_seeds
 from minidiff.evaluation.evaluate import score as lab_score
 from minidiff.evaluation.evaluator import Evaluator, open_evaluator
-from minidiff.images.files import grid, label_rows, to_uint8, write_image
-from minidiff.networks.resnet import exact
+from minidiff.files import write_json
+from minidiff.images.convert import to_uint8
+from minidiff.images.files import write_image
+from minidiff.images.grid import grid, label_rows
+from minidiff.pretrained.load import load
 from minidiff.rng import randn, sample_generators
-from minidiff.runs.folder import write_json
 from minidiff.runtime import cpu
 
 LISTS = ("test", "new_test")

@@ -19,15 +19,18 @@ import torch
 from tqdm import tqdm
 
 from minidiff import load_data
-from minidiff.ddpm.run import Run, load
+from minidiff.ddpm.run import Run
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.errors import UserError
-from minidiff.images.files import grid, label_rows, to_uint8, write_image
+from minidiff.files import write_atomically, write_json
+from minidiff.images.convert import to_uint8
+from minidiff.images.files import write_image
+from minidiff.images.grid import grid, label_rows
 from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction
 from minidiff.metrics.features import FeatureNetwork, choose
 from minidiff.metrics.sources import Source, of_data
-from minidiff.runs.folder import write_atomically, write_json
+from minidiff.pretrained.load import load
 from minidiff.runtime import cpu
 
 SHOWN = 8  # samples in the sheet

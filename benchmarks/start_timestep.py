@@ -30,7 +30,7 @@ from minidiff.ddpm.run import INIT_MODES, Run
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
 from minidiff.dip.fit import FitConfig, WindowVariance, fit
 from minidiff.errors import UserError
-from minidiff.images.files import Pixels, to_float, to_uint8
+from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.quality import psnr, ssim
 from minidiff.networks.dip import Hourglass
 from minidiff.rng import seed_from

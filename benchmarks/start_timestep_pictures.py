@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minidiff.images.files import Pixels
+from minidiff.images.convert import Pixels
 from minidiff.images.quality import psnr
 
 if TYPE_CHECKING:

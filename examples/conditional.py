@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import minidiff
-from minidiff.data.conditions import guided, multi_hot, parse_condition
-from minidiff.images.files import captioned, to_uint8, write_image
+from minidiff.data.conditions import multi_hot, parse_condition
+from minidiff.diffusion.guidance import guided
+from minidiff.images.convert import to_uint8
+from minidiff.images.files import write_image
+from minidiff.images.grid import captioned
 from minidiff.rng import Draws
 
 ORDERS = ["blue cube", "red sphere, green cylinder", "yellow cube, cyan sphere, purple cylinder"]

@@ -10,7 +10,9 @@ import torch
 
 import minidiff
 from minidiff.data.shapes import draw
-from minidiff.images.files import grid, to_float, to_uint8, write_image
+from minidiff.images.convert import to_float, to_uint8
+from minidiff.images.files import write_image
+from minidiff.images.grid import grid
 
 
 def main(steps: int = 2500, sigma: float = 25, out: str | Path = "dip.png") -> dict[str, float]:

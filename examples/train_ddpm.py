@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import minidiff
-from minidiff.images.files import grid, to_uint8, write_image
+from minidiff.images.convert import to_uint8
+from minidiff.images.files import write_image
+from minidiff.images.grid import grid
 from minidiff.rng import Draws
 
 

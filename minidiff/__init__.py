@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from minidiff._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from minidiff.data.conditions import guided as guided
     from minidiff.data.conditions import multi_hot as multi_hot
     from minidiff.data.corruptions import CORRUPTIONS as CORRUPTIONS
     from minidiff.data.corruptions import corrupt as corrupt
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from minidiff.data.datasets import ImageData as ImageData
     from minidiff.data.datasets import load_data as load_data
     from minidiff.ddpm.run import Run as Run
-    from minidiff.ddpm.run import load as load
+    from minidiff.diffusion.guidance import guided as guided
     from minidiff.diffusion.noise_level import noise_sigma as noise_sigma
     from minidiff.diffusion.noise_level import start_from as start_from
     from minidiff.diffusion.noise_level import timestep_for as timestep_for
@@ -42,17 +41,18 @@ if TYPE_CHECKING:
     from minidiff.images.quality import psnr as psnr
     from minidiff.images.quality import ssim as ssim
     from minidiff.metrics.features import FeatureNetwork as FeatureNetwork
+    from minidiff.metrics.fid_infinity import fid_infinity as fid_infinity
     from minidiff.metrics.frechet import FeatureStatistics as FeatureStatistics
     from minidiff.metrics.frechet import frechet_distance as frechet_distance
-    from minidiff.metrics.relatives import fid_infinity as fid_infinity
-    from minidiff.metrics.relatives import inception_score as inception_score
-    from minidiff.metrics.relatives import kid as kid
-    from minidiff.metrics.relatives import precision_recall as precision_recall
+    from minidiff.metrics.inception_score import inception_score as inception_score
+    from minidiff.metrics.kid import kid as kid
+    from minidiff.metrics.precision_recall import precision_recall as precision_recall
     from minidiff.networks.dip import DIP_NETS as DIP_NETS
     from minidiff.networks.inception import Inception as Inception
     from minidiff.networks.resnet import ResNet18 as ResNet18
     from minidiff.networks.unet import UNet as UNet
-    from minidiff.training.loop import TrainConfig as TrainConfig
+    from minidiff.pretrained.load import load as load
+    from minidiff.training.config import TrainConfig as TrainConfig
     from minidiff.training.loop import Trainer as Trainer
 
 PUBLIC = {
@@ -75,25 +75,25 @@ PUBLIC = {
     "SCHEDULES": "diffusion.schedules",
     "Schedule": "diffusion.schedules",
     "Step": "diffusion.samplers",
-    "TrainConfig": "training.loop",
+    "TrainConfig": "training.config",
     "Trainer": "training.loop",
     "UNet": "networks.unet",
     "UserError": "errors",
     "WindowVariance": "dip.fit",
     "corrupt": "data.corruptions",
     "diffusion_loss": "diffusion.process",
-    "fid_infinity": "metrics.relatives",
+    "fid_infinity": "metrics.fid_infinity",
     "fit": "dip.fit",
     "frechet_distance": "metrics.frechet",
-    "guided": "data.conditions",
-    "inception_score": "metrics.relatives",
-    "kid": "metrics.relatives",
-    "load": "ddpm.run",
+    "guided": "diffusion.guidance",
+    "inception_score": "metrics.inception_score",
+    "kid": "metrics.kid",
+    "load": "pretrained.load",
     "load_data": "data.datasets",
     "multi_hot": "data.conditions",
     "noise_sigma": "diffusion.noise_level",
     "open_evaluator": "evaluation.evaluator",
-    "precision_recall": "metrics.relatives",
+    "precision_recall": "metrics.precision_recall",
     "psnr": "images.quality",
     "q_posterior": "diffusion.process",
     "q_sample": "diffusion.process",

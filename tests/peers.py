@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from minidiff.images.files import Pixels
+from minidiff.images.convert import Pixels
 from minidiff.networks.inception import Inception
 
 

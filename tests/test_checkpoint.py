@@ -12,19 +12,22 @@ import torch
 from torch import nn
 
 from minidiff.errors import UserError
+from minidiff.files import write_atomically
+from minidiff.networks.weights import load_exactly
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import append_metrics, read_metrics, write_metrics
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    checkpoint.write_atomically(path, lambda file: file.write(b"old"))
+    write_atomically(path, lambda file: file.write(b"old"))
 
     def half(file: object) -> None:
         file.write(b"ne")  # type: ignore[attr-defined]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.write_atomically(path, half)
+        write_atomically(path, half)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
@@ -71,9 +74,9 @@ def test_weights_must_fit_exactly() -> None:
         (good | {"weight": torch.zeros(2, 3)}, r"weight is \[2, 3\], not \[3, 2\]"),
     ):
         with pytest.raises(UserError, match=message):
-            checkpoint.load_exactly(layer, broken, "file")
+            load_exactly(layer, broken, "file")
         assert torch.equal(layer.weight, before)
-    checkpoint.load_exactly(layer, good, "file")
+    load_exactly(layer, good, "file")
     assert torch.equal(layer.weight, good["weight"])
 
 
@@ -146,11 +149,11 @@ def test_run_folders_are_numbered_and_never_reused(tmp_path: Path, monkeypatch: 
 
 
 def test_metrics_forgive_a_line_cut_short(tmp_path: Path) -> None:
-    assert checkpoint.read_metrics(tmp_path) == []
+    assert read_metrics(tmp_path) == []
     for step in (10, 20, 30):
-        checkpoint.append_metrics(tmp_path, {"step": step, "loss": 1.0})
+        append_metrics(tmp_path, {"step": step, "loss": 1.0})
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 40, "lo')
-    assert [r["step"] for r in checkpoint.read_metrics(tmp_path)] == [10, 20, 30]
-    checkpoint.write_metrics(tmp_path, checkpoint.read_metrics(tmp_path, upto=20))
+    assert [r["step"] for r in read_metrics(tmp_path)] == [10, 20, 30]
+    write_metrics(tmp_path, read_metrics(tmp_path, upto=20))
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [10, 20]

@@ -17,14 +17,18 @@ from torch import Tensor, nn
 
 from minidiff import cli, load_data
 from minidiff.classifier import job as classifier_job
+from minidiff.classifier.loss import accuracy, classifier_loss, exact, shifted
+from minidiff.classifier.run import load_classifier
 from minidiff.data import shapes
 from minidiff.data.datasets import CLOTHES, ImageData
 from minidiff.errors import UserError
-from minidiff.images.files import to_float, write_image
-from minidiff.networks import resnet as classifier
-from minidiff.networks.resnet import ResNet18, accuracy, classifier_loss, exact, shifted
+from minidiff.images.convert import to_float
+from minidiff.images.files import write_image
+from minidiff.networks.resnet import ResNet18
+from minidiff.networks.weights import load_exactly
 from minidiff.rng import Draws
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import read_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +90,7 @@ def test_the_network_is_that_of_torchvision(training: bool) -> None:
                 tensor.normal_(0.5, 0.2)  # type: ignore[union-attr]
             module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     ours = ResNet18(10, 3)
-    checkpoint.load_exactly(ours, theirs.state_dict(), "torchvision")
+    load_exactly(ours, theirs.state_dict(), "torchvision")
     ours.train(training), theirs.train(training)
     x = torch.randn(3, 3, 32, 32)
     features: list[Tensor] = []
@@ -175,7 +179,7 @@ def test_images_are_shifted_each_by_its_own() -> None:
 
 
 def logits_of(run: Path, data: ImageData) -> Tensor:
-    _, model, _ = classifier.load(run)
+    _, model, _ = load_classifier(run)
     with torch.no_grad():
         return model(to_float(torch.from_numpy(np.array(data.images))))
 
@@ -183,7 +187,7 @@ def logits_of(run: Path, data: ImageData) -> Tensor:
 def test_a_tiny_set_is_learnt_by_heart(learnt: Path, clothes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """60 steps to 100% on images not seen; the accuracies that were written are those of the weights that were saved,
     the folder explains itself, and `minidiff info` tells it."""
-    records = [r for r in checkpoint.read_metrics(learnt) if "test_accuracy" in r]
+    records = [r for r in read_metrics(learnt) if "test_accuracy" in r]
     assert [r["step"] for r in records] == [20, 40, 60]
     result = json.loads((learnt / "result.json").read_text())
     assert result == {"step": 60, "test_accuracy": 1.0, "split": "test", "images": 21}
@@ -282,8 +286,7 @@ def same(one: Path, other: Path) -> bool:
     """Whether two runs have the same weights and statistics, losses and accuracies, to the bit."""
     mine, theirs = (checkpoint.read_tensors(run / "model.safetensors") for run in (one, other))
     told = [
-        [{k: v for k, v in r.items() if k != "images_per_second"} for r in checkpoint.read_metrics(run)]
-        for run in (one, other)
+        [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_metrics(run)] for run in (one, other)
     ]
     return all(torch.equal(mine[name], theirs[name]) for name in theirs | mine) and told[0] == told[1]
 
@@ -335,7 +338,7 @@ def test_two_processes_measure_as_one(clothes: Path) -> None:
         step, told = torch.load(f"told{rank}.pt", weights_only=True)
         assert step == 8
         torch.testing.assert_close(told, logits, atol=1e-4, rtol=1e-4)
-    assert [r["step"] for r in checkpoint.read_metrics(Path("run")) if "test_accuracy" in r] == [4, 8]
+    assert [r["step"] for r in read_metrics(Path("run")) if "test_accuracy" in r] == [4, 8]
     assert cli.run(["train", "classifier", "--resume", "run", "--steps", "10", "--device", "cpu"]) == 0
     assert json.loads(Path("run/result.json").read_text())["step"] == 10
 
@@ -383,7 +386,7 @@ def test_bad_input_is_one_line(
 
 def test_loading_is_exact(learnt: Path, trained: Path) -> None:
     """The config, the network in eval mode, the digest of its file; what does not fit is named."""
-    config, model, digest = classifier.load(learnt)
+    config, model, digest = load_classifier(learnt)
     assert config["kind"] == "classifier" and not model.training
     content = (learnt / "model.safetensors").read_bytes()
     assert digest == hashlib.sha256(content).hexdigest()
@@ -395,10 +398,10 @@ def test_loading_is_exact(learnt: Path, trained: Path) -> None:
     ):
         Path("run/config.json").write_text(json.dumps(config | {"network": config["network"] | change}))
         with pytest.raises(UserError, match=words):
-            classifier.load("run")
+            load_classifier("run")
     with pytest.raises(UserError, match="is a ddpm run; this command needs a classifier run"):
-        classifier.load(trained)
+        load_classifier(trained)
     Path("run/model.safetensors").unlink()
     Path("run/config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"model.safetensors is missing"):
-        classifier.load("run")
+        load_classifier("run")

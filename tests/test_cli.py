@@ -17,8 +17,11 @@ from PIL import Image
 
 from minidiff import cli, load
 from minidiff.diffusion.samplers import SAMPLERS
-from minidiff.images.files import to_uint8, write_image
+from minidiff.files import locked
+from minidiff.images.convert import to_uint8
+from minidiff.images.files import write_image
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import read_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +44,7 @@ def test_train_writes_a_run_that_explains_itself(
         "config.json", "curves.png", "metrics.jsonl", "model.safetensors", "samples", "state.pt"
     ]  # fmt: skip
     assert sorted(os.listdir(run / "samples")) == ["0000003.png", "0000006.png"]
-    assert [record["step"] for record in checkpoint.read_metrics(run)] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in read_metrics(run)] == [1, 2, 3, 4, 5, 6]
     config = json.loads((run / "config.json").read_text())
     assert config["kind"] == "ddpm" and config["data"]["images"] == 24 and config["diffusion"]["timesteps"] == 50
     with Image.open(run / "curves.png") as curves:
@@ -92,7 +95,7 @@ def test_two_trainings_cannot_share_a_folder(
     tiny_preset: str, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(train(photos, "--out", "run")) == 0
-    with checkpoint.locked(Path("run")):
+    with locked(Path("run")):
         assert cli.run(["train", "ddpm", "--resume", "run", "--steps", "9"]) == 1
     assert "another process is at work in run" in capsys.readouterr().err
     assert cli.run(["train", "ddpm", "--resume", "run", "--steps", "9"]) == 0
@@ -114,7 +117,7 @@ def test_resume_goes_on_to_the_bit_and_keeps_the_options(tiny_preset: str, photo
     assert cli.run(["train", "ddpm", "--resume", "half", "--steps", "6"]) == 0
     whole, half = (checkpoint.read_tensors(Path(run, "model.safetensors")) for run in ("whole", "half"))
     assert all(torch.equal(whole[name], half[name]) for name in whole)
-    losses = [[r["loss"] for r in checkpoint.read_metrics(Path(run))] for run in ("whole", "half")]
+    losses = [[r["loss"] for r in read_metrics(Path(run))] for run in ("whole", "half")]
     assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
@@ -123,7 +126,6 @@ def test_nan_stops_the_run_with_the_last_checkpoint_kept(
 ) -> None:
     """From step 5 on the loss is not a number: the checkpoint of step 4 must be the one that is kept."""
     from minidiff.ddpm import job as ddpm_job
-
     from minidiff.ddpm.recipe import ddpm_loss
 
     calls = 0
@@ -170,7 +172,7 @@ def spawn(arguments: list[str], **options: object) -> "subprocess.Popen[str]":
 
 def wait_for_step(run: Path, step: int, process: "subprocess.Popen[str]") -> None:
     for _ in range(6000):
-        records = checkpoint.read_metrics(run)
+        records = read_metrics(run)
         if records and records[-1]["step"] >= step:
             return
         assert process.poll() is None, process.stdout.read()  # type: ignore[union-attr]
@@ -251,7 +253,7 @@ def test_kill_9_at_any_moment_loses_nothing(photos: Path, kills: int) -> None:
             assert last.returncode == 0, output
     ours, theirs = (checkpoint.read_tensors(Path(r, "model.safetensors")) for r in ("run", "alone"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    steps_logged = [[r["step"] for r in checkpoint.read_metrics(folder)] for folder in (run, Path("alone"))]
+    steps_logged = [[r["step"] for r in read_metrics(folder)] for folder in (run, Path("alone"))]
     assert steps_logged[0] == steps_logged[1]
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from minidiff import cli
-from minidiff.ddpm.run import load
-from minidiff.images.files import grid, label_rows, read_image, write_image
+from minidiff.images.files import read_image, write_image
+from minidiff.images.grid import grid, label_rows
+from minidiff.pretrained.load import load
 
 
 def test_rows_are_the_samplers_and_columns_the_images(

@@ -12,17 +12,20 @@ from torch import Tensor
 from minidiff import cli
 from minidiff.data import conditions as conditional
 from minidiff.data import shapes
-from minidiff.data.conditions import guided, in_words, multi_hot, parse_condition, read_conditions
+from minidiff.data.conditions import in_words, multi_hot, parse_condition, read_conditions
 from minidiff.ddpm import job as ddpm_job
 from minidiff.ddpm.recipe import ddpm_loss
-from minidiff.ddpm.run import load
+from minidiff.diffusion.guidance import guided
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.diffusion.schedules import SCHEDULES
 from minidiff.errors import UserError, suggestion
-from minidiff.images.files import captioned, first_lines, grid, label_rows, read_image, write_image
+from minidiff.files import write_json
+from minidiff.images.files import read_image, write_image
+from minidiff.images.grid import captioned, first_lines, grid, label_rows
 from minidiff.networks.unet import UNet
+from minidiff.pretrained.load import load
 from minidiff.rng import Draws
-from minidiff.runs.folder import read_config, write_json
+from minidiff.runs.folder import read_config
 
 NAMES = ["dark", "light"]
 
@@ -231,7 +234,7 @@ def test_other_labels_are_noticed_on_resume(told: Path, tmp_path: Path, capsys: 
 
 def test_fid_samples_the_labels_of_the_training_images(told: Path) -> None:
     """Half and half, unguided; what is said of it says so."""
-    from minidiff.metrics.sources import of_run
+    from minidiff.ddpm.samples import of_run
 
     source = of_run("it", load(told), 10, steps=10)
     images = np.concatenate(list(source.batches(4)))

@@ -18,10 +18,13 @@ from minidiff.data import datasets as data
 from minidiff.data.corrupted import Corrupted
 from minidiff.data.corruptions import corrupt
 from minidiff.ddpm import job as ddpm_job
+from minidiff.ddpm.samples import training_data
 from minidiff.errors import UserError
-from minidiff.images.files import Pixels, read_image, write_image
+from minidiff.files import write_json
+from minidiff.images.convert import Pixels
+from minidiff.images.files import read_image, write_image
 from minidiff.metrics import sources
-from minidiff.metrics.sources import open_source
+from minidiff.pretrained.sources import open_source
 from minidiff.runs import folder as checkpoint
 from minidiff.training import job
 
@@ -182,7 +185,7 @@ def test_a_training_on_corrupted_images(photos: Path, tiny_preset: str, capsys: 
     assert cli.run(["train", "ddpm", "--resume", "half", "--steps", "4"]) == 0
     weights = [checkpoint.read_weights(Path(run))[0] for run in (whole, "half")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    again = sources.training_data(load("half"))
+    again = training_data(load("half"))
     assert again.corruption == "motion_blur-2" and again.fingerprint() == described["fingerprint"]
 
     clean = {"dataset": "folder", "data_dir": str(photos), "preset": tiny_preset}
@@ -227,7 +230,7 @@ def test_a_severity_without_a_corruption_is_refused(command: str, capsys: pytest
 
 
 @pytest.mark.parametrize("write", [lambda path: write_image(path, np.zeros((8, 8, 3), np.uint8)),
-                                   lambda path: checkpoint.write_json(path, {})])  # fmt: skip
+                                   lambda path: write_json(path, {})])  # fmt: skip
 def test_a_read_only_place_is_named_by_the_file_that_was_asked_for(
     write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

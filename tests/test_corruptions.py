@@ -20,7 +20,8 @@ from minidiff.data import corruptions, shapes
 from minidiff.data.corruptions import CORRUPTIONS, corrupt
 from minidiff.data.datasets import DEBIAN
 from minidiff.errors import UserError
-from minidiff.images.files import Pixels, crop_resize
+from minidiff.images.convert import Pixels
+from minidiff.images.files import crop_resize
 
 HARM = [name for name in CORRUPTIONS if name != "identity"]
 SEVERITIES = (1, 2, 3, 4, 5)

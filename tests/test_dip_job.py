@@ -16,7 +16,8 @@ from minidiff.dip import job as dip_job
 from minidiff.dip import plan as dip_plan
 from minidiff.dip.fit import TASKS, FitConfig, Fitter, WindowVariance, fit
 from minidiff.errors import UserError
-from minidiff.images.files import Pixels, read_image, to_float, to_uint8, write_image
+from minidiff.images.convert import Pixels, to_float, to_uint8
+from minidiff.images.files import read_image, write_image
 from minidiff.images.quality import psnr, ssim
 from minidiff.networks.dip import DIP_NETS
 from minidiff.rng import seed_from

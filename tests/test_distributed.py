@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import read_metrics
 
 
 def minidiff(processes: int, arguments: str, folder: Path) -> "subprocess.Popen[str]":
@@ -48,7 +49,7 @@ def test_two_processes_train_and_sample_as_one(photos: Path, tmp_path: Path) -> 
     weights = [checkpoint.read_tensors(tmp_path / run / "model.safetensors") for run in ("one", "two")]
     difference = max((weights[0][name] - weights[1][name]).abs().max().item() for name in weights[0])
     assert difference < 1e-4, difference
-    losses = [[r["loss"] for r in checkpoint.read_metrics(tmp_path / run)] for run in ("one", "two")]
+    losses = [[r["loss"] for r in read_metrics(tmp_path / run)] for run in ("one", "two")]
     assert np.allclose(*losses, rtol=1e-4), losses
     assert len(losses[1]) == 4
 
@@ -65,7 +66,7 @@ def test_an_interrupt_stops_all_processes_and_saves(photos: Path, tmp_path: Path
     train = f"train ddpm --device cpu --dataset folder --data-dir {photos} --image-size 16 --steps 5000 --batch-size 4"
     process = minidiff(2, f"{train} --save-every 5000 --out run", tmp_path)
     for _ in range(600):
-        if checkpoint.read_metrics(tmp_path / "run"):
+        if read_metrics(tmp_path / "run"):
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)

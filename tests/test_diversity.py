@@ -5,7 +5,7 @@ import pytest
 
 from minidiff.data import shapes
 from minidiff.gan.diversity import TOO_ALIKE, diversity, nearest_other
-from minidiff.images.files import Pixels
+from minidiff.images.convert import Pixels
 
 
 @pytest.fixture(scope="module")

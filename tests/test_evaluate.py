@@ -14,6 +14,8 @@ from conftest import tiny
 from torch import Tensor
 
 from minidiff import cli, load, load_data
+from minidiff.classifier.loss import accuracy
+from minidiff.classifier.run import load_classifier
 from minidiff.data import shapes
 from minidiff.data.conditions import multi_hot
 from minidiff.ddpm import job as ddpm_job
@@ -37,8 +39,9 @@ from minidiff.evaluation.pictures import (
     draw_grid,
     failures,
 )
-from minidiff.images.files import to_uint8, write_image
-from minidiff.networks import resnet as classifier
+from minidiff.files import write_json
+from minidiff.images.convert import to_uint8
+from minidiff.images.files import write_image
 from minidiff.runs import describe as report
 from minidiff.runs import folder as checkpoint
 from minidiff.training.presets import PRESETS
@@ -111,9 +114,9 @@ def test_the_score_is_the_labs() -> None:
         true = {index for index, value in enumerate(wanted) if value}
         right += len(true & set(sorted(range(8), key=lambda index: -row[index])[: len(true)]))
         total += len(true)
-    assert score(logits, labels) == right / total != classifier.accuracy(logits, labels)
+    assert score(logits, labels) == right / total != accuracy(logits, labels)
     by_hand = torch.tensor([[3.0, 2, 1, 0], [3, 2, 1, 0]]), torch.tensor([[1, 1, 1, 0], [0, 0, 0, 1]])
-    assert score(*by_hand) == 3 / 4 and classifier.accuracy(*by_hand) == 1 / 2
+    assert score(*by_hand) == 3 / 4 and accuracy(*by_hand) == 1 / 2
 
 
 def test_the_interval_is_students() -> None:
@@ -306,7 +309,7 @@ def test_a_run_is_scored(scenes: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert about["sampling"] == {
         "sampler": "dpm++sde", "steps": 2, "spacing": "trailing", "guidance_scale": 2.0, "calls": 2, "precision": "fp32"
     }  # fmt: skip
-    assert about["classifier"]["sha256"] == classifier.load(scenes / "seen")[2]
+    assert about["classifier"]["sha256"] == load_classifier(scenes / "seen")[2]
     assert about["run"] == str((scenes / "model").resolve())
     assert cli.run(["info", "out"]) == 0
     told = capsys.readouterr().out
@@ -386,7 +389,7 @@ def test_an_evaluation_is_of_one_model_one_classifier_and_one_list(
     os.mkdir("other")
     for name in ("config.json", "model.safetensors"):
         Path("other", name).write_bytes((scenes / "seen" / name).read_bytes())
-    weights = classifier.load("other")[1].state_dict()
+    weights = load_classifier("other")[1].state_dict()
     checkpoint.save_model(Path("other"), {name: 2 * tensor for name, tensor in weights.items()})
     refuses([*line[:3], "other", *line[4:]], "by another classifier than other")
     os.mkdir("model")
@@ -451,7 +454,7 @@ def test_a_damaged_result_is_written_anew(damaged: str) -> None:
     """And until then `minidiff info` says which file is damaged, in one line."""
     config = {"kind": "evaluate", "run": "model", "classifier": {"place": "seen", "image_size": 16}}
     sampling = {"sampler": "ddim", "calls": 2, "guidance_scale": 2.0}
-    checkpoint.write_json(Path("config.json"), config | {"sampling": sampling})
+    write_json(Path("config.json"), config | {"sampling": sampling})
     Path("result.json").write_text(damaged)
     with pytest.raises(UserError, match=r"^result\.json is damaged\. The same .* --out \. writes it anew\.$"):
         report.describe_run(Path())
@@ -493,7 +496,7 @@ def test_real_images_tell_what_the_classifier_is_worth(clf: Path, capsys: pytest
     assert cli.run(command("dataset:folder", clf, *place)) == 0
     found = json.loads(Path("runs/evaluate-folder-train-1/result.json").read_text())
     labels = torch.from_numpy(data.labels)
-    assert found["lists"]["folder-train"]["score"]["value"] == classifier.accuracy(logits, labels)
+    assert found["lists"]["folder-train"]["score"]["value"] == accuracy(logits, labels)
     assert found["data"] == {"name": "folder-train", "images": 24, "image_size": 16}
     assert cli.run(command("dataset:folder", clf, *place, "--num", "5", "--image-size", "32")) == 0
     assert "from 32x32 to 16x16" in capsys.readouterr().out
@@ -526,13 +529,13 @@ def test_images_without_any_label_score_nothing(scenes: Path, monkeypatch: pytes
     monkeypatch.setenv("MINIDIFF_CACHE", str(Path("cache").resolve()))
     tables = {"objects": {name: k for k, name in enumerate(shapes.NAMES)}, "train": {"0.png": [], "1.png": []}}
     for name, table in tables.items():
-        checkpoint.write_json(Path(f"{name}.json"), table)
+        write_json(Path(f"{name}.json"), table)
     for name in tables["train"]:
         write_image(Path(name), np.zeros((16, 16, 3), np.uint8))
     seen = open_evaluator(scenes / "seen")
     with pytest.raises(UserError, match="none of the 2 images of iclevr:train has a label: nothing to score"):
         evaluate.look_at_data(seen, "dataset:iclevr", data_dir=Path())
-    checkpoint.write_json(Path("train.json"), {"0.png": [], "1.png": ["red cube"]})
+    write_json(Path("train.json"), {"0.png": [], "1.png": ["red cube"]})
     assert summarise(evaluate.look_at_data(seen, "dataset:iclevr", data_dir=Path()))["by_count"].keys() == {"1"}
 
 

@@ -12,13 +12,14 @@ import torchvision
 from peers import pictures
 from torch import Tensor, nn
 
+from minidiff.classifier.run import load_classifier
 from minidiff.data import shapes
 from minidiff.errors import UserError
 from minidiff.evaluation import evaluator
 from minidiff.evaluation.evaluator import open_evaluator
-from minidiff.images.files import to_float
+from minidiff.files import write_json
+from minidiff.images.convert import to_float
 from minidiff.metrics.features import classifier_features
-from minidiff.networks import resnet as classifier
 from minidiff.runs import folder as checkpoint
 
 
@@ -189,7 +190,7 @@ def test_runs_that_are_no_classifiers(trained: Path, clf: Path, tmp_path: Path) 
     config = checkpoint.read_config(clf)
     del config["labels"]
     (tmp_path / "model.safetensors").write_bytes((clf / "model.safetensors").read_bytes())
-    checkpoint.write_json(tmp_path / "config.json", config)
+    write_json(tmp_path / "config.json", config)
     with pytest.raises(UserError, match="lacks what a classifier run has"):
         open_evaluator(tmp_path)
 
@@ -207,7 +208,7 @@ def test_labels_are_matched_by_name(lab: tuple[nn.Module, Path]) -> None:
 
 def test_a_run_is_asked_as_it_was_trained(clf: Path) -> None:
     """In eval mode and with images in [-1,1], whatever the batch: against the network called by hand."""
-    _, network, _ = classifier.load(clf)
+    _, network, _ = load_classifier(clf)
     images = pictures(3, 16, 16)
     by_hand: Tensor = network(to_float(images))
     torch.testing.assert_close(open_evaluator(clf).logits(images), by_hand, atol=1e-5, rtol=1e-5)

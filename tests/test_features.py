@@ -14,16 +14,10 @@ import torch
 from PIL import Image
 
 from minidiff.errors import UserError
-from minidiff.images.files import Pixels
+from minidiff.images.convert import Pixels
 from minidiff.metrics import features
-from minidiff.metrics.features import (
-    MODES,
-    PUBLISHED_SHA256,
-    WEIGHTS,
-    full_precision,
-    inception_features,
-    network_input,
-)
+from minidiff.metrics.features import MODES, PUBLISHED_SHA256, WEIGHTS, inception_features, network_input
+from minidiff.runtime.precision import full_precision
 
 SIZES = [(299, 299), (32, 32), (64, 48), (500, 333), (301, 90), (2, 3)]
 

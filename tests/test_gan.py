@@ -16,22 +16,13 @@ from torch.nn.functional import binary_cross_entropy
 
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError
+from minidiff.gan.losses import GANS, clip_weights, entropy_critic, entropy_generator, gradient_penalty, wasserstein
 from minidiff.gan.trainer import GanTrainer, update_ema
-from minidiff.images.files import to_float
-from minidiff.networks.gan import (
-    GANS,
-    Critic,
-    Generator,
-    clip_weights,
-    entropy_critic,
-    entropy_generator,
-    generator_of,
-    gradient_penalty,
-    initialise,
-    wasserstein,
-)
+from minidiff.images.convert import to_float
+from minidiff.networks.gan import Critic, Generator, generator_of, initialise
 from minidiff.rng import Draws
-from minidiff.training.loop import TrainConfig, global_batch
+from minidiff.training.batches import global_batch
+from minidiff.training.config import TrainConfig
 
 # --- the networks -------------------------------------------------------------------------------------------------
 

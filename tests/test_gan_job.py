@@ -18,12 +18,13 @@ from torch import Tensor
 from minidiff import cli
 from minidiff.errors import UserError
 from minidiff.gan import job as gan_job
+from minidiff.gan.losses import GANS
 from minidiff.gan.trainer import GanTrainer
 from minidiff.images.files import image_shape, write_image
-from minidiff.networks.gan import GANS
 from minidiff.rng import Draws
 from minidiff.runs import curves
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import read_metrics, write_metrics
 from minidiff.training.presets import GAN_PRESETS
 
 CPU = torch.device("cpu")
@@ -64,7 +65,7 @@ def test_a_run_explains_itself(kind: str, photos: Path, capsys: pytest.CaptureFi
     assert config["gan"] == json.loads(json.dumps(GANS[kind].settings()))
     assert config["training"]["grad_clip"] is None and config["training"]["warmup"] == 0
 
-    records = checkpoint.read_metrics(run)
+    records = read_metrics(run)
     losses = [record for record in records if "loss" in record]
     assert [record["step"] for record in losses] == [1, 2, 3, 4, 5, 6]
     of_critic = {"dcgan": "discriminator_loss"}.get(kind, "critic_loss")
@@ -158,7 +159,7 @@ def test_a_killed_run_goes_on_to_the_bit(kind: str, photos: Path, monkeypatch: p
     torch.manual_seed(99)
     assert cli.run(["train", kind, "--resume", "run", "--device", "cpu"]) == 0
     assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
-    whole, run = (checkpoint.read_metrics(Path(name)) for name in ("whole", "run"))
+    whole, run = (read_metrics(Path(name)) for name in ("whole", "run"))
     for record in (*whole, *run):
         record.pop("images_per_second", None)
     assert whole == run and len(run) == 8
@@ -228,7 +229,7 @@ def test_samples_that_are_alike_are_warned_of_at_every_preview(
     error = capsys.readouterr().err
     for step in (3, 6):
         assert f"the samples at step {step} are too alike: their diversity is 0.00" in error
-    assert [r["diversity"] for r in checkpoint.read_metrics(Path("run")) if "diversity" in r] == pytest.approx([0, 0])
+    assert [r["diversity"] for r in read_metrics(Path("run")) if "diversity" in r] == pytest.approx([0, 0])
     monkeypatch.undo()
     job = gan_job.plan("dcgan", CPU, options(photos))
     job.folder = Path("nowhere")
@@ -309,7 +310,7 @@ def test_curves_of_losses_below_zero(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Figure, "savefig", look)
     for records in (plain, more, [*more, {"step": 3, "diversity": 0.7}]):
-        checkpoint.write_metrics(tmp_path, records)
+        write_metrics(tmp_path, records)
         curves.draw_curves(tmp_path)
     rate = "learning rate (right)"
     losses = ("linear", ["loss", "critic loss", rate])

@@ -10,15 +10,20 @@ import torch
 from test_distributed import finish, minidiff
 
 from minidiff import cli, load
-from minidiff.ddpm.run import KINDS, Run, load_ddpm
+from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.errors import UserError
+from minidiff.files import write_json
+from minidiff.gan.losses import GANS
 from minidiff.gan.run import GanRun
-from minidiff.images.files import to_uint8
-from minidiff.metrics.sources import Source, open_source
-from minidiff.networks.gan import GANS, Generator
+from minidiff.images.convert import to_uint8
+from minidiff.metrics.sources import Source
+from minidiff.networks.gan import Generator
+from minidiff.pretrained.load import KINDS
+from minidiff.pretrained.sources import open_source
 from minidiff.rng import sample_generators
 from minidiff.runs import describe as report
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import append_metrics
 
 
 def write_run(folder: Path, kind: str = "dcgan", image_size: int = 16, channels: int = 3) -> Path:
@@ -42,8 +47,8 @@ def write_run(folder: Path, kind: str = "dcgan", image_size: int = 16, channels:
     checkpoint.save_model(folder, model.state_dict())
     raw = {name: tensor * 2 if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
     checkpoint.save_state(folder, {"step": 20, "model": raw})
-    checkpoint.append_metrics(folder, {"step": 20, "loss": 1.25, "critic_loss": 0.5})
-    checkpoint.append_metrics(folder, {"step": 20, "diversity": 0.875})
+    append_metrics(folder, {"step": 20, "loss": 1.25, "critic_loss": 0.5})
+    append_metrics(folder, {"step": 20, "diversity": 0.875})
     return folder
 
 
@@ -149,10 +154,10 @@ def test_what_is_missing_or_does_not_fit_is_said(tmp_path: Path) -> None:
         ({"network": config["network"] | {"image_size": 30}}, "--image-size 30"),
         ({"network": config["network"] | {"width": 8}}, "does not fit this network.*Nothing was loaded"),
     ):
-        checkpoint.write_json(folder / "config.json", config | damage)
+        write_json(folder / "config.json", config | damage)
         with pytest.raises(UserError, match=expected):
             load(folder)
-    checkpoint.write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     (folder / "state.pt").unlink()
     with pytest.raises(UserError, match="only it holds the raw weights. Use --weights ema"):
         load(folder, weights="raw")
@@ -280,7 +285,7 @@ def test_info_tells_what_it_is(gan: Path, tmp_path: Path, monkeypatch: pytest.Mo
     folder = write_run(Path("runs/a"), "wgan-gp")
     config = json.loads((folder / "config.json").read_text())
     config["data"] |= {"corruption": "motion_blur", "severity": 4}
-    checkpoint.write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     assert "16x16, under motion_blur-4, 3 channels" in (out := said(capsys, "info", folder))
     assert "by adam, gradient penalty 10\n" in out
     (line,) = said(capsys, "info").splitlines()

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from minidiff.errors import UserError
-from minidiff.images.files import crop_resize, free_name, grid, read_image, squeeze, to_float, to_uint8, write_image
+from minidiff.images.convert import to_float, to_uint8
+from minidiff.images.files import crop_resize, free_name, read_image, squeeze, write_image
+from minidiff.images.grid import grid
 
 
 def ramp(height: int = 16, width: int = 16) -> np.ndarray:

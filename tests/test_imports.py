@@ -1,8 +1,9 @@
-"""The layering of the package: arrows point one way."""
+"""The house: folders stand on floors, imports point down, and no file imports itself by way of others."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,135 +12,79 @@ import minidiff
 
 PACKAGE = Path(minidiff.__file__).parent
 
-# A module may import modules of its own layer, as long as there is no circle, and of the layers below.
-LAYERS = [
-    {
-        "errors",
-        "rng",
-        "images",
-        "schedules",
-        "unet",
-        "shapes",
-        "checkpoint",
-        "distributed",
-        "presets",
-        "report",
-        "dip_nets",
-        "quality",
-        "frechet",
-        "cpu",
-        "inception",
-        "classifier",
-        "gan",
-        "corruptions",
-    },
-    {
-        "diffusion",
-        "conditional",
-        "chain",
-        "samplers",
-        "solvers",
-        "data",
-        "corrupted",
-        "decoded",
-        "downloads",
-        "iclevr",
-        "export",
-        "train",
-        "gan_train",
-        "journal",
-        "curves",
-        "dip",
-        "noise_level",
-        "dip_pictures",
-        "features",
-        "metrics",
-        "evaluator",
-        "diversity",
-        "faults",
-        "sink",
-    },
-    {
-        "recipe",
-        "pipeline",
-        "job",
-        "gan_job",
-        "gan_run",
-        "ddpm_job",
-        "dip_job",
-        "dip_plan",
-        "dip_folder",
-        "restore",
-        "classifier_job",
-        "sources",
-        "extraction",
-        "measure",
-        "interop",
-        "scheduler_config",
-        "foreign",
-        "evaluate",
-        "evaluate_pictures",
-    },
-    {"experiments"},
+# A folder, or a file that lies beside them, may import from its own floor and from those before it.
+FLOORS = [
+    {"errors", "rng", "files", "_version"},
+    {"diffusion", "networks", "images", "runtime"},
+    {"data", "runs"},
+    {"training", "interop"},
+    {"classifier"},
+    {"metrics"},
+    {"dip", "gan", "ddpm"},
+    {"restoration", "evaluation", "pretrained"},
+    {"studies", "reports"},
     {"cli", "__main__"},
 ]
-ALLOWED_IN_LAYER_0 = {"errors", "rng", "checkpoint"}  # the ground the others of layer 0 stand on
 
 
-def imports(path: Path) -> set[str]:
-    """The minidiff modules that a file imports, anywhere in it, by their first name; `if TYPE_CHECKING` left out."""
+def imports(path: Path, modules: set[str]) -> set[str]:
+    """The modules of minidiff that a file imports, anywhere in it, such as "images.files"; "" is the package itself."""
     found = set()
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "minidiff":
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+            home = node.module.removeprefix("minidiff").removeprefix(".")
+            inside = {f"{home}.{alias.name}".removeprefix(".") for alias in node.names}
+            found |= (inside & modules) or {home}
         elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("minidiff.")}
-    return found - {"__version__"}
+            found |= {alias.name[9:] for alias in node.names if alias.name.startswith("minidiff.")}
+    return found
 
 
+@pytest.fixture(scope="module")
 def graph() -> dict[str, set[str]]:
-    edges: dict[str, set[str]] = {}
-    for path in PACKAGE.rglob("*.py"):
-        name = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        if name != "__init__":
-            edges.setdefault(name, set()).update(imports(path) - {name})
-    return edges
+    """Every module but the package's own __init__, and the modules it imports."""
+    files = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+        if path.parent != PACKAGE or path.name != "__init__.py"
+    }
+    return {name: imports(path, set(files)) - {name} for name, path in files.items()}
 
 
-def layer_of(name: str) -> int:
-    homes = [number for number, layer in enumerate(LAYERS) if name in layer]
-    assert len(homes) == 1, f"give minidiff.{name} its place in LAYERS"
-    return homes[0]
+def folder_of(module: str) -> str:
+    return module.split(".")[0]
 
 
-@pytest.mark.parametrize("name", sorted(graph()))
-def test_imports_point_down(name: str) -> None:
-    for other in graph()[name]:
-        assert layer_of(other) <= layer_of(name), f"{name} imports {other}, which stands above it"
-        if layer_of(name) == 0:
-            assert other in ALLOWED_IN_LAYER_0, f"{name} imports {other}: layer 0 stands alone"
+def floor_of(module: str) -> int:
+    floors = [number for number, floor in enumerate(FLOORS) if folder_of(module) in floor]
+    assert len(floors) == 1, f"give minidiff/{folder_of(module)} its place in FLOORS"
+    return floors[0]
 
 
-def test_there_is_no_circle() -> None:
-    edges, done = graph(), set[str]()
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, " -> ".join([*path, name])
-        if name not in done:
-            for other in edges.get(name, ()):
-                visit(other, (*path, name))
-            done.add(name)
-
-    for name in edges:
-        visit(name, ())
+def test_imports_point_down(graph: dict[str, set[str]]) -> None:
+    """Fails when a lower folder imports from a higher one, or takes a public name from the package's __init__."""
+    wrong = [
+        f"{name} (floor {floor_of(name)}) imports {other or 'minidiff itself'}"
+        for name, others in graph.items()
+        for other in others
+        if not other or floor_of(other) > floor_of(name)
+    ]
+    assert not [line for line in wrong if not line.startswith("cli")], wrong
 
 
-def test_the_mathematics_knows_no_network() -> None:
-    """A model is any callable: diffusion and samplers must not import unet."""
-    for name in ("diffusion", "chain", "samplers", "solvers", "schedules"):
-        assert not graph()[name] & {"unet", "train", "pipeline"}
+def test_there_is_no_circle(graph: dict[str, set[str]]) -> None:
+    """Neither from folder to folder, nor from file to file. Raises CycleError, which names the circle."""
+    TopologicalSorter(graph).prepare()
+    folders: dict[str, set[str]] = {}
+    for name, others in graph.items():
+        folders.setdefault(folder_of(name), set()).update(folder_of(other) for other in others)
+    TopologicalSorter({name: others - {name} for name, others in folders.items()}).prepare()
+
+
+def test_the_mathematics_knows_no_network(graph: dict[str, set[str]]) -> None:
+    """A model is any callable: diffusion stands on the ground floor alone."""
+    below = {folder_of(other) for name, others in graph.items() if folder_of(name) == "diffusion" for other in others}
+    assert below <= {"diffusion", "errors", "rng"}
 
 
 def test_importing_minidiff_does_not_import_torch() -> None:

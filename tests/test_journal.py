@@ -13,8 +13,10 @@ from minidiff.rng import Draws
 from minidiff.runs import curves
 from minidiff.runs import describe as report
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import read_metrics, write_metrics
 from minidiff.training import journal
-from minidiff.training.loop import TrainConfig, Trainer
+from minidiff.training.config import TrainConfig
+from minidiff.training.loop import Trainer
 
 
 def trainer(steps: int) -> Trainer:
@@ -59,7 +61,7 @@ class Gauge:
 
 
 def scores(folder: Path) -> list[tuple[int, float]]:
-    return [(r["step"], r["score"]) for r in checkpoint.read_metrics(folder) if "score" in r]
+    return [(r["step"], r["score"]) for r in read_metrics(folder) if "score" in r]
 
 
 def test_what_is_measured_stands_beside_the_losses(tmp_path: Path) -> None:
@@ -67,14 +69,14 @@ def test_what_is_measured_stands_beside_the_losses(tmp_path: Path) -> None:
     gauge = Gauge()
     journal.keep(trainer(8), tmp_path, log_every=1, measure=gauge, measure_every=3)
     assert gauge.asked == [3, 6, 8] and scores(tmp_path) == [(3, 30.0), (6, 60.0), (8, 80.0)]
-    order = [(record["step"], "loss" in record) for record in checkpoint.read_metrics(tmp_path)]
+    order = [(record["step"], "loss" in record) for record in read_metrics(tmp_path)]
     assert order == [(1, True), (2, True), (3, True), (3, False), (4, True), (5, True), (6, True), (6, False),
                      (7, True), (8, True), (8, False)]  # fmt: skip
     assert report.progress(tmp_path, 8).startswith("step 8 of 8 (done), last loss ")
 
     with_panel = image_shape(tmp_path / "curves.png")
-    records = [record for record in checkpoint.read_metrics(tmp_path) if "loss" in record]
-    checkpoint.write_metrics(tmp_path, records)
+    records = [record for record in read_metrics(tmp_path) if "loss" in record]
+    write_metrics(tmp_path, records)
     curves.draw_curves(tmp_path)
     alone = image_shape(tmp_path / "curves.png")
     assert with_panel[1] == alone[1] and with_panel[0] > 1.5 * alone[0]
@@ -83,7 +85,7 @@ def test_what_is_measured_stands_beside_the_losses(tmp_path: Path) -> None:
 def test_nothing_is_measured_unless_it_is_asked_for(tmp_path: Path) -> None:
     gauge = Gauge()
     journal.keep(trainer(4), tmp_path, log_every=1, measure=gauge)
-    assert gauge.asked == [] and len(checkpoint.read_metrics(tmp_path)) == 4
+    assert gauge.asked == [] and len(read_metrics(tmp_path)) == 4
 
 
 @pytest.mark.parametrize("deadly", [6, 8])

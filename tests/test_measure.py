@@ -14,7 +14,8 @@ from minidiff.errors import UserError
 from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction
 from minidiff.metrics.features import FeatureNetwork
-from minidiff.metrics.sources import Source, Stored, open_source
+from minidiff.metrics.sources import Source, Stored
+from minidiff.pretrained.sources import open_source
 
 
 def corners(images: object) -> tuple[Tensor, Tensor]:

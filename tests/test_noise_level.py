@@ -11,7 +11,8 @@ from minidiff.diffusion.noise_level import noise_sigma, start_from, timestep_for
 from minidiff.diffusion.process import q_sample
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
-from minidiff.images.files import crop_resize, to_float, to_uint8
+from minidiff.images.convert import to_float, to_uint8
+from minidiff.images.files import crop_resize
 
 PHOTOS = ["astronaut", "chelsea", "coffee", "rocket"]
 TIMESTEPS = [20, 35, 50, 100, 200, 350, 500]

@@ -12,9 +12,10 @@ import pytest
 
 from minidiff import cli
 from minidiff.errors import UserError
-from minidiff.images.files import cut, grid, read_image, write_image
+from minidiff.images.files import read_image, write_image
+from minidiff.images.grid import cut, grid
 from minidiff.reports import charts, page, run_report, study_report, style
-from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import write_metrics
 from minidiff.studies import results
 
 NASTY = "<script>alert('&\"')</script>"
@@ -78,7 +79,7 @@ def put(study: Path, data: str, model: str, value: float, low: float | None = No
     picture(cell / "grid.png")
     (cell / "run").mkdir()
     records = [{"step": 10 * k, "loss": 1 / k, "critic_loss": -1 / k, "lr": 1e-3} for k in range(1, 6)]
-    checkpoint.write_metrics(cell / "run", [*records, {"step": 50, "diversity": 0.875}])
+    write_metrics(cell / "run", [*records, {"step": 50, "diversity": 0.875}])
     fid = {"title": "FD(classifier)", "value": value} | ({} if low is None else {"low": low, "high": high})
     found = {
         "metrics": {"fid": fid, "kid": {"title": "KD(classifier)", "value": value / 1000}},
@@ -287,7 +288,7 @@ def dip_run(folder: Path) -> Path:
     records = [
         {"step": s, "loss": 1 / s, "statistic": None if s < 100 else 2 / s, "psnr": 20.0} for s in range(10, 301, 10)
     ]
-    checkpoint.write_metrics(folder, records)
+    write_metrics(folder, records)
     (folder / "result.json").write_text(json.dumps({"steps": 300, "best_step": 120, "stopped": True, "psnr": 27.25}))
     for step in range(10, 301, 10):
         picture(folder / "steps" / f"{step:06d}.png", step)
@@ -336,7 +337,7 @@ def test_a_training_shows_the_last_samples_and_some_of_the_earlier(tmp_path: Pat
     """The last first; of the others six, from the first to the one before the last."""
     (tmp_path / "config.json").write_text(json.dumps({"kind": "other", "training": {"steps": 2000, "batch_size": 64}}))
     records = [{"step": s, "loss": 1.0, "images_per_second": 32.0 * s / 100} for s in (100, 200)]
-    checkpoint.write_metrics(tmp_path, [*records, {"step": 200, "FID": 31.5}])
+    write_metrics(tmp_path, [*records, {"step": 200, "FID": 31.5}])
     for step in range(100, 2001, 100):
         picture(tmp_path / "samples" / f"{step:07d}.png", step)
     html = run_report.write(tmp_path).read_text()
@@ -359,7 +360,7 @@ def test_the_page_of_a_run_says_what_went_wrong(tmp_path: Path) -> None:
             path.unlink()
         write_image(tmp_path / "samples" / f"{step:07d}.png", grid(images.astype(np.uint8)))
         records = [{"step": step, "loss": 1.0}, {"step": step, "diversity": diversity}]
-        checkpoint.write_metrics(tmp_path, records)
+        write_metrics(tmp_path, records)
         figures, sections = run_report.training(tmp_path, config)
         return Reader(page.page("a", "gan", page.tiles(figures), sections, "")).text
 
@@ -408,7 +409,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
         text = Reader(run_report.write(folder).read_text()).text
         assert "Results" not in text and "Curves" not in text  # no heading, and no link, without anything below it
     (tmp_path / "config.json").write_text(json.dumps({"kind": "of tomorrow", "training": {"steps": 50}, "who": NASTY}))
-    checkpoint.write_metrics(tmp_path, [{"step": 5, "loss": 0.5, "oddity": 3.0}, {"step": 10, "loss": math.nan}])
+    write_metrics(tmp_path, [{"step": 5, "loss": 0.5, "oddity": 3.0}, {"step": 10, "loss": math.nan}])
     text = Reader(run_report.write(tmp_path).read_text()).text
     assert "10 of 50" in text and NASTY in text and "oddity" in text
 

@@ -11,7 +11,8 @@ from test_dip_job import interrupt_at, smooth
 
 from minidiff import cli, load
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
-from minidiff.images.files import read_image, read_images, to_float, to_uint8, write_image
+from minidiff.images.convert import to_float, to_uint8
+from minidiff.images.files import read_image, read_images, write_image
 from minidiff.images.quality import psnr, ssim
 from minidiff.runs import folder as checkpoint
 

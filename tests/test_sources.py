@@ -9,7 +9,8 @@ from PIL import Image
 
 from minidiff.errors import UserError
 from minidiff.images.files import write_image
-from minidiff.metrics.sources import Source, Stored, open_source, save_statistics
+from minidiff.metrics.sources import Source, Stored, save_statistics
+from minidiff.pretrained.sources import open_source
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_a_data_set(tmp_path: Path) -> None:
 def test_a_run_is_sampled_as_sample_does(trained: Path) -> None:
     """The images of `minidiff sample`, whatever the batch size."""
     import minidiff
-    from minidiff.images.files import to_uint8
+    from minidiff.images.convert import to_uint8
 
     source = opened(trained, num=5, seed=3, steps=4)
     assert source.sampled and source.count == 5

@@ -19,7 +19,8 @@ from minidiff.diffusion.process import q_sample
 from minidiff.diffusion.samplers import Step
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
-from minidiff.images.files import crop_resize, read_image, to_float, to_uint8, write_image
+from minidiff.images.convert import to_float, to_uint8
+from minidiff.images.files import crop_resize, read_image, write_image
 from minidiff.runtime.distributed import shares
 
 

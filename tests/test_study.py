@@ -22,11 +22,13 @@ from minidiff import cli, load
 from minidiff.data import shapes
 from minidiff.ddpm import job as ddpm_job
 from minidiff.errors import UserError
-from minidiff.images.files import to_uint8
+from minidiff.files import locked, write_json
+from minidiff.images.convert import to_uint8
 from minidiff.metrics import extraction, features, frechet
-from minidiff.metrics import relatives as metrics
+from minidiff.metrics.estimates import Estimate
 from minidiff.metrics.extraction import Side
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import read_metrics, write_metrics
 from minidiff.studies import cell as cells
 from minidiff.studies import distance, models, processes, progress, study, timing
 from minidiff.studies import reference as references
@@ -184,10 +186,10 @@ def test_a_study_that_was_changed_by_hand_is_an_error_of_one_line(tmp_path: Path
     }  # fmt: skip
     for name, values in wrong.items():
         for value in values:
-            checkpoint.write_json(tmp_path / "s" / study.STUDY, {**whole, name: value})
+            write_json(tmp_path / "s" / study.STUDY, {**whole, name: value})
             with pytest.raises(UserError, match=r"study.json (lacks|is damaged \(.*\)). ?.*Mend it, or begin"):
                 study.read(tmp_path / "s")
-    checkpoint.write_json(tmp_path / "s" / study.STUDY, whole)
+    write_json(tmp_path / "s" / study.STUDY, whole)
     assert study.read(tmp_path / "s") == whole
 
 
@@ -329,7 +331,7 @@ def test_the_interval_of_fid_holds_what_fresh_samples_would_give(monkeypatch: py
     scale = np.linspace(1, 0.1, dims)
     truth = Side("real", None, torch.zeros(dims).double(), torch.diag(torch.from_numpy(scale**2)))
     network = Network()
-    monkeypatch.setattr(metrics, "kid", lambda *_, **__: metrics.Estimate(2.0, 0.5, 1.0, 3.0))  # it takes its time
+    monkeypatch.setattr(distance, "mean_kid", lambda *_, **__: Estimate(2.0, 0.5, 1.0, 3.0))  # it takes its time
     values, intervals = [], []
     for _ in range(40):
         features = extraction.RowFile()
@@ -419,7 +421,7 @@ def test_damaged_samples_are_drawn_again_and_the_training_kept(
             (place / cells.RAW).write_bytes(b"")
         else:
             (place / study.SAMPLES).write_bytes(damage)
-        checkpoint.write_json(place / study.RESULT, {"error": "samples.npz is damaged"})
+        write_json(place / study.RESULT, {"error": "samples.npz is damaged"})
         assert [event.state for event in processes.carry_out(folder, plan, ["cpu"], retry=True)] == ["begun", "done"]
         found = progress.result(folder, place.name)
         assert found is not None and metrics is not None and found["metrics"] == metrics["metrics"]
@@ -469,9 +471,9 @@ def test_a_training_that_diverges_says_how_to_go_on(
 
 def test_the_seconds_of_a_training_are_those_of_its_steps(tmp_path: Path) -> None:
     """By the rate of each record: what a kill lost is in none, and neither is a measurement in between."""
-    checkpoint.write_json(tmp_path / checkpoint.CONFIG, {"kind": "ddpm", "training": {"batch_size": 4}})
+    write_json(tmp_path / checkpoint.CONFIG, {"kind": "ddpm", "training": {"batch_size": 4}})
     first, second = ({"step": 2, "loss": 1, "images_per_second": 8}, {"step": 5, "loss": 1, "images_per_second": 4})
-    checkpoint.write_metrics(tmp_path, [first, {"step": 2, "diversity": 0.5}, second])
+    write_metrics(tmp_path, [first, {"step": 2, "diversity": 0.5}, second])
     assert cells.training_seconds(tmp_path) == 2 * 4 / 8 + 3 * 4 / 4
 
 
@@ -534,7 +536,7 @@ class Pretended(Inside):
             if self.name.count(".") == 1:
                 (place / study.STATISTICS).touch()
             else:
-                checkpoint.write_json(place / study.RESULT, {"metrics": {}})
+                write_json(place / study.RESULT, {"metrics": {}})
         return self.code
 
     def kill(self) -> None:  # type: ignore[override]
@@ -579,7 +581,7 @@ def test_a_process_that_was_killed_is_written_down(
     """It could not say anything itself. Cells that are done stay so, whatever becomes of their data."""
     folder = tmp_path / "s"
     plan = planned(folder)
-    checkpoint.write_json(study.home(folder, "shapes.identity.wgan") / study.RESULT, {"metrics": {}})
+    write_json(study.home(folder, "shapes.identity.wgan") / study.RESULT, {"metrics": {}})
     monkeypatch.setattr(Pretended, "code", -signal.SIGKILL)
     last = list(processes.carry_out(folder, plan, ["cpu"]))[-1]
     assert (last.name, last.state) == ("shapes.identity", "failed") and last.text.endswith("1 cell needs it.")
@@ -640,13 +642,13 @@ def test_a_result_of_another_form_is_a_failed_cell(tmp_path: Path) -> None:
         assert "failed: " in next(progress.table(plan, tmp_path / "s"))
         assert "shapes.identity.wgan" not in processes.unfinished(tmp_path / "s", plan, False)
     fid = {"title": "FID", "value": 3.0, "low": None, "high": None}
-    checkpoint.write_json(path, {"metrics": {"fid": fid}, "warnings": ["40 of 40 images are noise. Likely causes: x."]})
+    write_json(path, {"metrics": {"fid": fid}, "warnings": ["40 of 40 images are noise. Likely causes: x."]})
     assert next(progress.table(plan, tmp_path / "s")).endswith("  FID 3   BUT 40 of 40 images are noise")
 
 
 def test_two_studies_in_one_folder(pretended: type[Pretended], tmp_path: Path) -> None:
     plan = planned(tmp_path / "s")
-    with checkpoint.locked(tmp_path / "s"), pytest.raises(UserError, match="another process is at work"):
+    with locked(tmp_path / "s"), pytest.raises(UserError, match="another process is at work"):
         list(processes.carry_out(tmp_path / "s", plan, ["cpu"]))
 
 
@@ -724,15 +726,15 @@ def test_killed_in_the_middle_of_a_cell_and_taken_up_again(
     run = folder / "cells" / "folder.identity.dcgan" / "run"
     with subprocess.Popen([sys.executable, "-c", WATCHED, str(folder)]) as killed:
         until = time.monotonic() + 120
-        while len(checkpoint.read_metrics(run)) < 3:
+        while len(read_metrics(run)) < 3:
             assert time.monotonic() < until and killed.poll() is None
             time.sleep(0.05)
         killed.kill()
     with cells.alone(run.parent):  # when the cell is gone
-        assert checkpoint.read_metrics(run)[-1]["step"] < 24 and (run / checkpoint.STATE).exists()
+        assert read_metrics(run)[-1]["step"] < 24 and (run / checkpoint.STATE).exists()
     events = [(event.name, event.state) for event in processes.carry_out(folder, plan, ["cpu"])]
     assert events == [("folder.identity.dcgan", "begun"), ("folder.identity.dcgan", "done")]
-    steps = [record["step"] for record in checkpoint.read_metrics(run) if "loss" in record]
+    steps = [record["step"] for record in read_metrics(run) if "loss" in record]
     assert steps == list(range(1, 25))
     whole = cells.training(plan, "folder.identity.dcgan", tmp_path / "whole", torch.device("cpu"))
     for _ in whole.trainer.steps():

@@ -14,17 +14,9 @@ from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 from minidiff.networks.unet import UNet
 from minidiff.rng import Draws
-from minidiff.training.loop import (
-    TrainConfig,
-    Trainer,
-    epoch_order,
-    global_batch,
-    load_batches,
-    prepare,
-    read_by_workers,
-    slices_of,
-    update_ema,
-)
+from minidiff.training.batches import epoch_order, global_batch, load_batches, prepare, read_by_workers, slices_of
+from minidiff.training.config import TrainConfig
+from minidiff.training.loop import Trainer, update_ema
 
 
 def some_images(count: int = 10, size: int = 8) -> ImageData:

@@ -1,0 +1,1 @@
+"""A ResNet-18 for small images: it judges samples, and lends its features to metrics."""

@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from minidiff._version import __version__
+from minidiff.classifier.loss import accuracy, classifier_loss, exact
 from minidiff.data.datasets import ImageData, splits_of
 from minidiff.errors import UserError, lookup
-from minidiff.images.files import to_float
-from minidiff.networks.resnet import ResNet18, accuracy, classifier_loss, exact
-from minidiff.runs import folder as checkpoint
+from minidiff.files import write_atomically, write_json
+from minidiff.images.convert import to_float
+from minidiff.networks.resnet import ResNet18
+from minidiff.runs.log import read_metrics
 from minidiff.runtime import distributed
+from minidiff.training.config import TrainConfig
 from minidiff.training.job import (
     Job,
     asked_for,
@@ -35,7 +38,7 @@ from minidiff.training.job import (
     reading,
     training_config,
 )
-from minidiff.training.loop import TrainConfig, Trainer
+from minidiff.training.loop import Trainer
 from minidiff.training.presets import CLASSIFIER_PRESETS, default_preset
 
 RESULT = "result.json"
@@ -102,12 +105,12 @@ class ClassifierJob(Job):
         assert self.folder is not None
         if distributed.is_main():
             result = self.result() | {"split": self.split, "images": len(self.asked)}
-            checkpoint.write_json(self.folder / RESULT, result)
+            write_json(self.folder / RESULT, result)
 
     def result(self) -> dict[str, Any]:
         """The last measurement: its step, and what was measured."""
         assert self.folder is not None
-        return [r for r in checkpoint.read_metrics(self.folder) if f"{self.split}_accuracy" in r][-1]
+        return [r for r in read_metrics(self.folder) if f"{self.split}_accuracy" in r][-1]
 
     def preview(self, step: int) -> list[str]:
         """The surest mistakes, and for one label an image who is taken for whom."""
@@ -224,7 +227,7 @@ def draw_mistakes(path: Path, titles: dict[int, str], data: ImageData) -> None:
     for axes, (number, title) in zip(panels, titles.items(), strict=False):
         axes.imshow(data.rgb([number])[0])
         axes.set_title(title, fontsize=8)
-    checkpoint.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def draw_confusion(path: Path, logits: NDArray[np.float32], data: ImageData) -> None:
@@ -249,4 +252,4 @@ def draw_confusion(path: Path, logits: NDArray[np.float32], data: ImageData) -> 
             share = matrix[row, column]
             colour = "white" if share > 0.5 else "black"
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=size - 1)
-    checkpoint.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))

@@ -13,7 +13,8 @@ from minidiff.data.corruptions import CORRUPTIONS
 from minidiff.data.datasets import DATASETS, ImageData, load_data, splits_of
 from minidiff.data.export import check_new, export
 from minidiff.errors import UserError
-from minidiff.images.files import grid, label_rows, write_image
+from minidiff.images.files import write_image
+from minidiff.images.grid import grid, label_rows
 
 DATA_DIR = click.option(
     "--data-dir", type=Place(path_type=Path), help="Where the files are, or are to go. Default: the cache folder."

@@ -8,14 +8,14 @@ from tqdm import tqdm
 
 from minidiff.cli.sample import FROM_NOISE, own_steps
 from minidiff.cli.types import Device, Name, Number, Place, say, typed, warn
-from minidiff.data import conditions as conditional
 from minidiff.ddpm import run as pipeline
+from minidiff.diffusion.guidance import GUIDANCE_SCALE
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.evaluation import evaluate
 from minidiff.evaluation import pictures as evaluate_pictures
 from minidiff.evaluation.evaluator import Evaluator, open_evaluator
+from minidiff.files import locked
 from minidiff.images.faults import problems
-from minidiff.runs import folder as checkpoint
 from minidiff.runtime import distributed
 
 OF_RUNS = ("labels_file", "per_class", "guidance", "sampler", "steps", "seeds", "seed", "batch_size")
@@ -44,7 +44,7 @@ OF_DATA = ("num", "data_dir", "image_size")
     show_default=True,
     help="Without a labels file, of a run with one class an image: images of each.",
 )
-@click.option("--guidance", type=Number(0), help=f"Guidance scale. Default: {conditional.GUIDANCE_SCALE:g}.")
+@click.option("--guidance", type=Number(0), help=f"Guidance scale. Default: {GUIDANCE_SCALE:g}.")
 @click.option("--sampler", type=Name("sampler", SAMPLERS), default=FROM_NOISE, show_default=True)
 @click.option("--steps", type=click.IntRange(min=1), help=f"Calls of the network. Default: {own_steps()}.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How often each list is drawn.")
@@ -107,7 +107,7 @@ def command(
         say(f"draws     {sum(map(len, lists.values()))} conditions from {seeds} seed{'s' * (seeds > 1)}; {how}")
         say_resized(evaluator, size)
         say(f"folder    {folder} (if stopped, go on with --out {folder})")
-        with checkpoint.locked(folder) if distributed.is_main() else nullcontext():
+        with locked(folder) if distributed.is_main() else nullcontext():
             todo = evaluate.missing(folder, lists, size, numbers)
             batches = sum(len(list(distributed.shares(len(lists[name]), batch_size))) for name, _ in todo)
             bar = tqdm(total=batches * calls, unit="call", disable=not distributed.is_main(), dynamic_ncols=True)

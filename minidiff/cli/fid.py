@@ -13,7 +13,8 @@ from minidiff.errors import UserError
 from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction
 from minidiff.metrics.features import DIMS, MODES, choose
-from minidiff.metrics.sources import Source, open_source, save_statistics
+from minidiff.metrics.sources import Source, save_statistics
+from minidiff.pretrained.sources import open_source
 from minidiff.runtime import distributed
 
 

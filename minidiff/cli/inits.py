@@ -7,7 +7,8 @@ from minidiff.cli.types import say, warn
 from minidiff.ddpm import run as pipeline
 from minidiff.diffusion.noise_level import start_from
 from minidiff.errors import UserError
-from minidiff.images.files import image_files, read_images, to_float
+from minidiff.images.convert import to_float
+from minidiff.images.files import image_files, read_images
 from minidiff.runs import folder as checkpoint
 
 

@@ -10,17 +10,21 @@ from tqdm import tqdm
 from minidiff.cli.inits import starts
 from minidiff.cli.side_by_side import in_turn, journey, side_by_side
 from minidiff.cli.types import Counted, Device, Name, Number, Place, Steps, Timestep, say, typed, warn
-from minidiff.data.conditions import GUIDANCE_SCALE, in_words
+from minidiff.data.conditions import in_words
 from minidiff.ddpm import run as pipeline
 from minidiff.ddpm.run import INIT_MODES, LABELS_SPACING, OWNERS
 from minidiff.diffusion.chain import PLANS
+from minidiff.diffusion.guidance import GUIDANCE_SCALE
 from minidiff.diffusion.samplers import SAMPLERS, VARIANCES
 from minidiff.diffusion.schedules import SPACINGS
 from minidiff.errors import UserError
 from minidiff.gan.run import GanRun
+from minidiff.images.convert import to_uint8
 from minidiff.images.faults import problems
-from minidiff.images.files import IMAGE_SUFFIXES, captioned, free_name, grid, label_rows, to_uint8, write_image
+from minidiff.images.files import IMAGE_SUFFIXES, free_name, write_image
+from minidiff.images.grid import captioned, grid, label_rows
 from minidiff.images.sink import ImageSink
+from minidiff.pretrained.load import KINDS, load
 from minidiff.runs import folder as checkpoint
 from minidiff.runtime import distributed
 
@@ -153,9 +157,9 @@ def sample(
     place = distributed.local_device(device)
     with distributed.process_group(place):
         if run is None:
-            run = str(checkpoint.newest_run("ddpm" if of_chains(ctx) else pipeline.KINDS))
+            run = str(checkpoint.newest_run("ddpm" if of_chains(ctx) else KINDS))
             say(f"run       {run} (the newest)")
-        model = pipeline.load(run, weights, place, precision)
+        model = load(run, weights, place, precision)
         if isinstance(model, GanRun):
             for option in of_chains(ctx):
                 model.refuse(option)

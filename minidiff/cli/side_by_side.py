@@ -13,7 +13,9 @@ from minidiff.cli.types import say
 from minidiff.ddpm import run as pipeline
 from minidiff.ddpm.run import OWNERS
 from minidiff.errors import UserError
-from minidiff.images.files import IMAGE_SUFFIXES, captioned, grid, label_rows, to_uint8, write_image
+from minidiff.images.convert import to_uint8
+from minidiff.images.files import IMAGE_SUFFIXES, write_image
+from minidiff.images.grid import captioned, grid, label_rows
 from minidiff.images.sink import ImageSink
 from minidiff.runtime import distributed
 

@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from minidiff.cli.types import Device, Name, Number, Place, refuse_lone_severity, refuse_options, say, warn
-from minidiff.data.conditions import DROPOUT
 from minidiff.data.corruptions import CORRUPTIONS
 from minidiff.data.datasets import DATASETS
+from minidiff.diffusion.guidance import DROPOUT
 from minidiff.diffusion.process import PREDICTIONS
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.diffusion.schedules import SCHEDULES
-from minidiff.networks.gan import GANS
+from minidiff.gan.losses import GANS
 from minidiff.training.job import INTERVALS, TRAINING_MAY_CHANGE
 from minidiff.training.presets import CLASSIFIER_PRESETS, DIFFUSION, FID, GAN_PRESETS, PRESETS, Preset
 

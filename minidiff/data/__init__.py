@@ -1,0 +1,1 @@
+"""Data sets, their labels, their corruptions, and the cache of decoded images."""

@@ -9,19 +9,18 @@ import math
 import os
 import shutil
 import struct
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
 from minidiff.errors import UserError
-from minidiff.images.files import IMAGE_SUFFIXES, Pixels, crop_resize, read_image
+from minidiff.files import printable, replacing
+from minidiff.images.convert import Pixels
+from minidiff.images.files import IMAGE_SUFFIXES, crop_resize, read_image
 
 IN_MEMORY = 512 << 20  # bytes of images up to which a set is held in memory
 BLOCK = 256  # images decoded at a time: this, not the size of the set, bounds the memory
@@ -143,24 +142,6 @@ def npy_header(shape: Sequence[int]) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", HEADER - 10) + text.ljust(HEADER - 11).encode() + b"\n"
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    for left_over in path.parent.glob(f".{path.name}.tmp*"):  # by a process that was killed, a day ago or more
-        with suppress(FileNotFoundError):
-            if time.time() - left_over.stat().st_mtime > 86_400:
-                left_over.unlink()
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 # --- image files --------------------------------------------------------------------------------------------------
 
 
@@ -211,11 +192,6 @@ class Files(Pictures):
             size = f"{self.shape[0]}x{self.shape[1]}"
             remarks.append(f"{len(self.small)} of {len(self.kept)} images are smaller than {size} and were enlarged")
         return remarks
-
-
-def printable(text: str) -> str:
-    """File names may hold bytes that are no characters; a terminal takes them as question marks."""
-    return text.encode(errors="replace").decode()
 
 
 def state_of(path: Path) -> tuple[int, int]:

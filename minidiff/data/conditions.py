@@ -9,7 +9,7 @@ multi-hot, 24 zeros and ones. In training some are not told, so that one network
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,38 +18,7 @@ from torch import Tensor
 
 from minidiff.data import shapes
 from minidiff.data.iclevr import read_json
-from minidiff.diffusion.process import Denoiser
 from minidiff.errors import UserError, shown, suggestion
-
-DROPOUT = 0.1  # the share of training images whose labels are not told: Ho & Salimans, section 4.1
-GUIDANCE_SCALE = 2.0  # when nothing else is asked for; docs/results.md
-
-
-class Conditional(Protocol):
-    """A network that takes labels: see `UNet.forward`."""
-
-    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None, keep: Tensor | None = None) -> Tensor: ...
-
-
-def guided(model: Conditional, labels: Tensor, guidance_scale: float = 1.0) -> Denoiser:
-    """The network as samplers call it, (x_t, t) -> prediction, with these labels put in: classifier-free guidance.
-
-    labels: multi-hot float [N,L], for batches of N images. guidance_scale: 1 is the conditional network as it is; 0
-    does not listen to the labels; from there on the prediction is carried past the conditional one, away from the
-    unconditional. What holds for eps holds for x0 and v, which are linear in eps at a given x_t.
-    Both predictions come out of one call with twice the batch, which takes less than two calls.
-    """
-    if guidance_scale == 1:
-        return lambda x, t: model(x, t, labels)
-    twice = torch.cat([labels, labels])
-    keep = torch.arange(len(twice), device=labels.device) < len(labels)
-
-    def call(x: Tensor, t: Tensor) -> Tensor:
-        conditional, unconditional = model(torch.cat([x, x]), torch.cat([t, t]), twice, keep).chunk(2)
-        return unconditional + guidance_scale * (conditional - unconditional)  # eq. 6, guidance_scale = 1 + w
-
-    return call
-
 
 # --- conditions in words ----------------------------------------------------------------------------------------------
 

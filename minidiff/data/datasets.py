@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minidiff.data import iclevr, shapes
-from minidiff.data.cache import Files, Pictures, cache_dir, image_paths, printable, threads
+from minidiff.data.cache import Files, Pictures, cache_dir, image_paths, threads
 from minidiff.data.corrupted import Corrupted, read, seed_of, written
 from minidiff.data.corruptions import ONE_WAY, check
 from minidiff.data.downloads import download, read_attributes, read_idx, reason_of
 from minidiff.errors import UserError, lookup
-from minidiff.images.files import IMAGE_SUFFIXES, Pixels, crop_resize, squeeze
+from minidiff.files import printable
+from minidiff.images.convert import Pixels
+from minidiff.images.files import IMAGE_SUFFIXES, crop_resize, squeeze
 
 
 @dataclass

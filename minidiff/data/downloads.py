@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from minidiff.errors import UserError
-from minidiff.images.files import Pixels
+from minidiff.images.convert import Pixels
 
 
 def download(name: str, classes: str, folder: Path, where: str, archive: str = "") -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minidiff.data import iclevr, shapes
-from minidiff.data.cache import replacing
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError, shown
+from minidiff.files import replacing
 from minidiff.images.files import write_image
 
 

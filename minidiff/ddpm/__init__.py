@@ -1,0 +1,1 @@
+"""Denoising diffusion probabilistic models: a training, and a trained run to sample from."""

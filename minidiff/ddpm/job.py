@@ -13,20 +13,25 @@ import torch
 from tqdm import tqdm
 
 from minidiff._version import __version__
-from minidiff.data.conditions import DROPOUT, examples, in_words, multi_hot
+from minidiff.data.conditions import examples, in_words, multi_hot
 from minidiff.ddpm.recipe import build, build_schedule, ddpm_loss
 from minidiff.ddpm.run import Run
+from minidiff.ddpm.samples import of_run
+from minidiff.diffusion.guidance import DROPOUT
 from minidiff.diffusion.process import check_prediction
 from minidiff.errors import UserError, lookup
+from minidiff.images.convert import to_uint8
 from minidiff.images.faults import problems
-from minidiff.images.files import grid, label_rows, to_uint8, write_image
+from minidiff.images.files import write_image
+from minidiff.images.grid import grid, label_rows
 from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction, features
-from minidiff.metrics.sources import of_data, of_run
+from minidiff.metrics.sources import of_data
 from minidiff.networks.unet import check_size
 from minidiff.runtime import distributed
+from minidiff.training.config import TrainConfig
 from minidiff.training.job import Job, check_labels, check_out, describe_labels, open_data, training_config
-from minidiff.training.loop import TrainConfig, Trainer
+from minidiff.training.loop import Trainer
 from minidiff.training.presets import DIFFUSION, FID, PRESETS, default_preset
 
 PREVIEW_IMAGES = 36

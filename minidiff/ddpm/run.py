@@ -14,23 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minidiff.data.conditions import GUIDANCE_SCALE, guided, in_words, multi_hot, parse_condition, read_conditions
+from minidiff.data.conditions import in_words, multi_hot, parse_condition, read_conditions
 from minidiff.ddpm.recipe import build
 from minidiff.diffusion.chain import PLANS
+from minidiff.diffusion.guidance import GUIDANCE_SCALE, guided
 from minidiff.diffusion.noise_level import start_from
 from minidiff.diffusion.process import q_sample, rates
 from minidiff.diffusion.samplers import SAMPLERS, Denoiser, Step, calls
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError, lookup
-from minidiff.gan.run import GanRun, load_gan
-from minidiff.images.files import Pixels, to_uint8
+from minidiff.images.convert import Pixels, to_uint8
 from minidiff.interop import checkpoints as foreign
-from minidiff.networks.gan import GANS
 from minidiff.networks.unet import UNet
+from minidiff.networks.weights import load_exactly
 from minidiff.rng import randn, sample_generators
 from minidiff.runs import folder as checkpoint
 from minidiff.runtime import distributed
-from minidiff.training.loop import mixed_precision
+from minidiff.runtime.precision import mixed_precision
 
 # --- from an init image to x_t -------------------------------------------------------------------------------------
 
@@ -367,21 +367,6 @@ class Run:
 
 # --- to open one --------------------------------------------------------------------------------------------------
 
-KINDS = ("ddpm", *GANS)  # of runs that draw
-
-
-def load(
-    folder: str | Path, weights: str = "ema", device: str | torch.device = "cpu", precision: str | None = None
-) -> Run | GanRun:
-    """A run folder that draws, rebuilt from its config.json alone: a DDPM as a `Run`, a GAN as a `GanRun`. Or a
-    checkpoint of diffusers, here or on the Hub, as a `Run`.
-
-    Options and errors: see `load_ddpm`.
-    """
-    if foreign.is_foreign(folder) or checkpoint.read_config(folder, KINDS)["kind"] == "ddpm":
-        return load_ddpm(folder, weights, device, precision)
-    return load_gan(folder, weights, device, precision)
-
 
 def load_ddpm(
     folder: str | Path, weights: str = "ema", device: str | torch.device = "cpu", precision: str | None = None
@@ -405,6 +390,6 @@ def load_ddpm(
         model, schedule = build(config)
         tensors, source = checkpoint.read_weights(folder, weights)
     precision = precision or config.get("training", {}).get("precision", "auto")
-    checkpoint.load_exactly(model, tensors, source)
+    load_exactly(model, tensors, source)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Run(folder, config, model, schedule, precision)

@@ -1,0 +1,1 @@
+"""Deep image priors: a network fitted to one picture."""

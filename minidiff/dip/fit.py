@@ -16,8 +16,8 @@ from torch import Tensor
 
 from minidiff.errors import UserError, lookup
 from minidiff.networks.dip import DipNet
+from minidiff.networks.weights import load_exactly
 from minidiff.rng import Draws, seed_from
-from minidiff.runs.folder import load_exactly
 
 INPUT, JITTER = range(2)  # what a seed is for; keeps the streams apart
 

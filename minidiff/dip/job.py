@@ -29,9 +29,12 @@ from tqdm import tqdm
 from minidiff.dip.fit import EarlyStop, FitStep, Fitter
 from minidiff.dip.pictures import draw_fit, draw_sheet
 from minidiff.errors import UserError
-from minidiff.images.files import Pixels, free_name, read_image, to_uint8, write_image
+from minidiff.files import locked, write_json
+from minidiff.images.convert import Pixels, to_uint8
+from minidiff.images.files import free_name, read_image, write_image
 from minidiff.images.quality import psnr, ssim
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import append_metrics, read_metrics, write_metrics
 from minidiff.training.journal import Interrupted, stop_signals
 
 ANSWER, TARGET, RESULT, STEPS, IMAGES, ANSWERS = "dip.png", "target.png", "result.json", "steps", "images", "dip"
@@ -94,12 +97,12 @@ class DipJob:
         config, fitter, folder = self.config, self.fitter, self.folder
         total, saved = fitter.config.steps, time.monotonic()
         with (
-            checkpoint.locked(folder),
+            locked(folder),
             stop_signals() as signals,
             tqdm(total=total, initial=fitter.step, unit="step", dynamic_ncols=True, smoothing=0.05) as bar,
         ):
             write_image(folder / TARGET, self.target)
-            checkpoint.write_metrics(folder, checkpoint.read_metrics(folder, upto=fitter.step))
+            write_metrics(folder, read_metrics(folder, upto=fitter.step))
             step: FitStep | None = None
             for step in fitter.steps():
                 statistic, stop = self.stopper.update(step.output, step.averaged) if self.stopper else (None, False)
@@ -112,7 +115,7 @@ class DipJob:
                             f"the loss became {record['loss']} by step {step.step}. "
                             "Start anew with a third of the --lr, and the usual --jitter."
                         )
-                    checkpoint.append_metrics(folder, record)
+                    append_metrics(folder, record)
                     write_image(step_file(folder, step.step), to_uint8(step.output)[0])
                     best = f", best so far {self.stopper.best_step}" if self.stopper and self.stopper.best_step else ""
                     bar.set_postfix_str(f"loss {record['loss']:.5f}{best}")
@@ -150,7 +153,7 @@ class DipJob:
         """curves.png and sheet.png."""
         assert self.folder is not None
         best, best_step = self.answer(step)
-        draw_fit(self.folder, checkpoint.read_metrics(self.folder), best_step)
+        draw_fit(self.folder, read_metrics(self.folder), best_step)
         panels = {
             "target": self.target,
             "input": to_uint8(input_picture(self.fitter.input))[0],
@@ -184,7 +187,7 @@ class DipJob:
             if self.target.shape == self.reference.shape:
                 before = quality(self.target, self.reference)
                 result |= {f"{name}_target": value for name, value in before.items()}
-        checkpoint.write_json(self.folder / RESULT, result)
+        write_json(self.folder / RESULT, result)
         (self.folder / checkpoint.STATE).unlink(missing_ok=True)
         return result
 

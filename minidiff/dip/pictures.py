@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from minidiff.images.files import Pixels
+from minidiff.files import write_atomically
+from minidiff.images.convert import Pixels
 from minidiff.images.quality import psnr
-from minidiff.runs.folder import write_atomically
 
 
 def draw_fit(folder: Path, records: list[dict[str, Any]], best_step: int) -> None:

@@ -23,7 +23,8 @@ from minidiff._version import __version__
 from minidiff.dip.fit import EARLY_STOPS, FitConfig, Fitter
 from minidiff.dip.job import DipJob
 from minidiff.errors import UserError, lookup
-from minidiff.images.files import Pixels, crop_resize, read_image, to_float, to_uint8
+from minidiff.images.convert import Pixels, to_float, to_uint8
+from minidiff.images.files import crop_resize, read_image
 from minidiff.networks.dip import DIP_NETS, DipNet
 from minidiff.rng import Draws, seed_from
 from minidiff.runs import folder as checkpoint

@@ -1,0 +1,1 @@
+"""Whether a picture shows what was asked for."""

@@ -28,18 +28,19 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from minidiff._version import __version__
+from minidiff.classifier.loss import accuracy, exact, highest
 from minidiff.data.conditions import multi_hot, read_conditions
 from minidiff.data.datasets import read_place, splits_of
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.samplers import Step
 from minidiff.errors import UserError, one_line
 from minidiff.evaluation.evaluator import Evaluator
-from minidiff.images.files import Pixels, to_uint8
-from minidiff.networks.resnet import accuracy, exact, highest
+from minidiff.files import write_atomically, write_json
+from minidiff.images.convert import Pixels, to_uint8
 from minidiff.runs import folder as checkpoint
 from minidiff.runtime import distributed
+from minidiff.runtime.precision import mixed_precision
 from minidiff.training.job import load_together
-from minidiff.training.loop import mixed_precision
 
 KIND, RESULT, SAMPLES, PICTURES, FAILURES = "evaluate", "result.json", "samples", "pictures", "failures"
 PER_CLASS = 10  # images of each class, where a run is asked for one class at a time
@@ -195,7 +196,7 @@ def draw_samples(
 
     def write() -> None:
         path.parent.mkdir(exist_ok=True)
-        checkpoint.write_atomically(path, lambda file: np.savez(file, images=images, labels=asked))
+        write_atomically(path, lambda file: np.savez(file, images=images, labels=asked))
 
     distributed.main_first(write)
 
@@ -330,7 +331,7 @@ def write_result(folder: Path, found: dict[str, dict[str, Any]]) -> None:
         before = {}
     before = before if isinstance(before, dict) else {}
     about = {key: value for key, value in config.items() if key != "kind"}
-    checkpoint.write_json(folder / RESULT, about | {"lists": before | found})
+    write_json(folder / RESULT, about | {"lists": before | found})
 
 
 def table(found: dict[str, dict[str, Any]]) -> list[str]:

@@ -11,12 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from minidiff.classifier.run import load_classifier
 from minidiff.data import shapes
 from minidiff.errors import UserError
-from minidiff.images.files import Pixels
-from minidiff.metrics.features import as_trained, full_precision, sha256_of
-from minidiff.networks import resnet as classifier
-from minidiff.runs.folder import load_exactly
+from minidiff.files import sha256_of
+from minidiff.images.convert import Pixels
+from minidiff.metrics.features import as_trained
+from minidiff.networks.weights import load_exactly
+from minidiff.runtime.precision import full_precision
 
 AT_ONCE = 200  # images to a batch
 LAB_SIZE = 64  # pixels of an image as the lab's evaluator takes it, in [-1,1]
@@ -57,7 +59,7 @@ def open_evaluator(place: str | Path, device: torch.device | str = "cpu") -> Eva
     """The run folder of a classifier, or a checkpoint file of the lab's own evaluator. Raises UserError."""
     path = Path(place).expanduser()
     if path.is_dir():
-        config, network, sha256 = classifier.load(path, device)
+        config, network, sha256 = load_classifier(path, device)
         try:
             names, one_hot = config["labels"]["names"], config["labels"]["one_hot"]
             channels, size = config["data"]["channels"], config["data"]["image_size"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from minidiff.classifier.loss import highest
 from minidiff.evaluation.evaluate import Looked
-from minidiff.networks.resnet import highest
-from minidiff.runs import folder as checkpoint
+from minidiff.files import write_atomically
 
 SHOWN = 200  # pictures on a page
 ACROSS = 8  # pictures in a row
@@ -108,4 +108,4 @@ def draw_page(path: Path, looked: Looked, shown: Sequence[tuple[int, int]], titl
     axes.text(GAP, 1.4 * LINE, title, fontsize=8, parse_math=False)
     axes.imshow(sheet, interpolation="none")
     axes.set(xlim=(-0.5, sheet.shape[1] - 0.5), ylim=(sheet.shape[0] - 0.5, -0.5))
-    checkpoint.write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))

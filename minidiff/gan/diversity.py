@@ -8,7 +8,7 @@ where FID is not.
 import numpy as np
 from numpy.typing import NDArray
 
-from minidiff.images.files import Pixels
+from minidiff.images.convert import Pixels
 
 # Below this a generator has most likely collapsed. Of 256 FashionMNIST images at 32x32 beside others: 0.93 to 1.09 in
 # 40 draws, one class of ten from 0.56 (trousers), samples of a DDPM 1.04, blurred by a Gaussian of 1 pixel 0.52; with

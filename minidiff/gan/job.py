@@ -16,15 +16,18 @@ import torch
 from minidiff._version import __version__
 from minidiff.errors import UserError, lookup
 from minidiff.gan.diversity import TOO_ALIKE, diversity
+from minidiff.gan.losses import GANS
 from minidiff.gan.run import GanRun
 from minidiff.gan.trainer import GanTrainer
+from minidiff.images.convert import to_uint8
 from minidiff.images.faults import problems
-from minidiff.images.files import grid, to_uint8, write_image
-from minidiff.networks.gan import GANS, Critic, generator_of, levels
-from minidiff.runs import folder as checkpoint
+from minidiff.images.files import write_image
+from minidiff.images.grid import grid
+from minidiff.networks.gan import Critic, generator_of, levels
+from minidiff.runs.log import read_metrics
 from minidiff.runtime import distributed
+from minidiff.training.config import TrainConfig
 from minidiff.training.job import Job, check_out, open_data, training_config
-from minidiff.training.loop import TrainConfig
 from minidiff.training.presets import GAN_PRESETS, default_preset
 
 PREVIEW_IMAGES = 64
@@ -78,7 +81,7 @@ class GanJob(Job):
         assert self.folder is not None
         images = self.draw(PREVIEW_IMAGES)
         write_image(self.picture(step), grid(images))
-        return suspicions(self.config, checkpoint.read_metrics(self.folder, upto=step), step, images)
+        return suspicions(self.config, read_metrics(self.folder, upto=step), step, images)
 
     def conclusion(self) -> str:
         return (

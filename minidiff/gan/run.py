@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from minidiff.errors import UserError
-from minidiff.networks.gan import GANS, Generator, generator_of
+from minidiff.gan.losses import GANS
+from minidiff.networks.gan import Generator, generator_of
+from minidiff.networks.weights import load_exactly
 from minidiff.rng import randn, sample_generators
 from minidiff.runs import folder as checkpoint
 from minidiff.runtime import distributed
-from minidiff.training.loop import mixed_precision
+from minidiff.runtime.precision import mixed_precision
 
 
 @dataclass
@@ -115,6 +117,6 @@ def load_gan(
         place = folder / checkpoint.CONFIG
         raise UserError(f"{place} does not describe a generator this version can build ({error}).") from None
     tensors, source = checkpoint.read_weights(folder, weights)
-    checkpoint.load_exactly(model, tensors, source)
+    load_exactly(model, tensors, source)
     model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return run

@@ -17,19 +17,15 @@ from torch import Tensor, nn
 
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError
-from minidiff.networks.gan import (
-    Critic,
-    Generator,
-    Method,
-    clip_weights,
-    entropy_critic,
-    gradient_penalty,
-    wasserstein,
-)
+from minidiff.gan.losses import Method, clip_weights, entropy_critic, gradient_penalty, wasserstein
+from minidiff.networks.gan import Critic, Generator
+from minidiff.networks.weights import load_exactly
 from minidiff.rng import Draws, seed_from
-from minidiff.runs.folder import load_exactly
 from minidiff.runtime import distributed
-from minidiff.training.loop import NOISE, TrainConfig, TrainStep, load_batches, mixed_precision, prepare, slice_size
+from minidiff.runtime.precision import mixed_precision
+from minidiff.training.batches import load_batches, prepare
+from minidiff.training.config import NOISE, TrainConfig
+from minidiff.training.loop import TrainStep, slice_size
 
 
 class GanTrainer:

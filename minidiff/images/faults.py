@@ -7,7 +7,7 @@ they are in real pictures was measured: docs/images.md.
 import numpy as np
 from numpy.typing import NDArray
 
-from minidiff.images.files import Pixels
+from minidiff.images.convert import Pixels
 
 NOISE_CORRELATION = 0.35  # white noise has 0; of FashionMNIST 99.9% have more than 0.52 (docs/images.md)
 SATURATED_SHARE = 0.97  # well above a picture on a plain black ground

@@ -5,68 +5,21 @@ This chapter is the only one that turns one into the other, and the only one tha
 """
 
 import io
-import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-from torch import Tensor
+from PIL import Image, ImageOps
 
 from minidiff.errors import UserError, one_line
-
-Pixels = NDArray[np.uint8]
+from minidiff.images.convert import Pixels
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
 # --- between the two forms ----------------------------------------------------------------------------------------
-
-
-def to_float(images: Pixels | Tensor) -> Tensor:
-    """uint8 [N,H,W,C] -> float32 [N,C,H,W] in [-1, 1]: 0 becomes -1, 255 becomes 1. Stays on its device."""
-    tensor = torch.as_tensor(images)
-    if tensor.dtype != torch.uint8 or tensor.ndim != 4:
-        raise ValueError(f"to_float takes uint8 [N,H,W,C], not {tensor.dtype} {list(tensor.shape)}")
-    return tensor.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-
-
-def to_uint8(images: Tensor) -> Pixels:
-    """float [N,C,H,W] in [-1, 1] -> uint8 [N,H,W,3]: rounded and clipped; one channel is repeated to three."""
-    if not images.is_floating_point() or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f"to_uint8 takes float [N,1 or 3,H,W], not {images.dtype} {list(images.shape)}")
-    bytes_ = images.detach().float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return bytes_.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-# What arrays from elsewhere hold, and how their values become bytes: value * scale + shift, rounded and clipped.
-VALUE_RANGES = {"[0, 1]": (255.0, 0.0), "[-1, 1]": (127.5, 127.5), "[0, 255]": (1.0, 0.0)}
-
-
-def value_range(low: float, high: float) -> str:
-    """Which of VALUE_RANGES an array of floats from `low` to `high` holds; 0.1 beyond an end is resizing's overshoot.
-
-    Raises UserError for values that fit none.
-    """
-    if low >= -0.1 and high <= 1.1:
-        return "[0, 1]"
-    if low >= -1.1 and high <= 1.1:
-        return "[-1, 1]"
-    if low >= -0.5 and 2 < high <= 255.5:
-        return "[0, 255]"
-    known = ", ".join(VALUE_RANGES)
-    raise UserError(f"values from {low:.4g} to {high:.4g} are in none of {known}. Rescale or clip them.")
-
-
-def as_bytes(values: NDArray[Any], held: str) -> Pixels:
-    """Numbers of one of VALUE_RANGES as uint8, whatever their shape: rounded and clipped."""
-    scale, shift = VALUE_RANGES[held]
-    return np.clip(np.rint(values.astype(np.float32) * scale + shift), 0, 255).astype(np.uint8)
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -181,90 +134,3 @@ def free_name(path: Path) -> Path:
 
 
 # --- to look at ---------------------------------------------------------------------------------------------------
-
-
-def grid(images: Pixels, columns: int | None = None, pad: int = 2) -> Pixels:
-    """uint8 [N,H,W,3] laid out row by row on white, uint8 [H',W',3].
-
-    columns: the square root of N when left out. Images under 64 pixels are enlarged by a whole factor without
-    smoothing, so that a grid of 32x32 samples can be judged on a screen.
-    """
-    count, height, width, _ = images.shape
-    columns = min(count, columns or math.ceil(math.sqrt(count)))
-    rows = math.ceil(count / columns)
-    scale = max(1, 64 // max(height, width))
-    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    height, width = height * scale + pad, width * scale + pad
-    canvas = np.full((rows * height + pad, columns * width + pad, 3), 255, np.uint8)
-    for index, image in enumerate(images):
-        top, left = (index // columns) * height + pad, (index % columns) * width + pad
-        canvas[top : top + height - pad, left : left + width - pad] = image
-    return canvas
-
-
-def cut(picture: Pixels, size: int, pad: int = 2) -> Pixels:
-    """The images that `grid` laid out, uint8 [N,size,size,3], with the white of empty places at the end."""
-    scale = max(1, 64 // size)
-    side = size * scale + pad
-    rows, columns = ((length - pad) // side for length in picture.shape[:2])
-    cells = picture[pad : pad + rows * side, pad : pad + columns * side].reshape(rows, side, columns, side, 3)
-    shown = cells[:, : side - pad : scale, :, : side - pad : scale]
-    return shown.transpose(0, 2, 1, 3, 4).reshape(-1, size, size, 3)
-
-
-LEADING = 4  # pixels by which Pillow's lines are higher than their letters
-
-
-def label_rows(picture: Pixels, labels: Sequence[str], size: int = 15) -> Pixels:
-    """A grid, uint8 [H,W,3], with a margin at its left that names its rows, which are of equal height.
-
-    size: of the letters, in pixels; lines of a label are parted by a newline. Where a row is too low for all of them
-    the letters are smaller, and where even 9 pixels are too many, the last line says how many are left out.
-    """
-    height = picture.shape[0] // len(labels)
-    most = max(label.count("\n") + 1 for label in labels)
-    size = max(min(size, 9), min(size, height // most - LEADING))
-    labels = [first_lines(label, max(2, height // (size + LEADING))) for label in labels]
-    font = ImageFont.load_default(size)
-    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    boxes = [measure.multiline_textbbox((0, 0), label, font=font) for label in labels]
-    margin = 2 * size // 3
-    width = int(max(box[2] for box in boxes)) + 2 * margin
-    canvas = Image.new("RGB", (picture.shape[1] + width, picture.shape[0]), "white")
-    canvas.paste(Image.fromarray(picture), (width, 0))
-    draw = ImageDraw.Draw(canvas)
-    for row, (label, box) in enumerate(zip(labels, boxes, strict=True)):
-        middle = (row + 0.5) * picture.shape[0] / len(labels)
-        draw.multiline_text((margin, middle - (box[1] + box[3]) / 2), label, fill="black", font=font)
-    return np.array(canvas)
-
-
-def first_lines(text: str, count: int) -> str:
-    """A text of at most `count` lines; of a longer one the first, and how many more there are."""
-    lines = text.split("\n")
-    if len(lines) <= count:
-        return text
-    return "\n".join([*lines[: count - 1], f"and {len(lines) - count + 1} more"])
-
-
-def captioned(images: Pixels, captions: Sequence[str], columns: int | None = None, size: int = 12) -> Pixels:
-    """uint8 [N,H,W,3] laid out as in `grid`, each with words below it, in a cell wide enough for them: [H',W',3].
-
-    size: of the letters, in pixels; lines of a caption are parted by a newline.
-    """
-    font = ImageFont.load_default(size)
-    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    boxes = [measure.multiline_textbbox((0, 0), caption, font=font) for caption in captions]
-    scale, pad = max(1, 96 // max(images.shape[1:3])), size // 2
-    height, width = images.shape[1] * scale, images.shape[2] * scale
-    cell = np.full((len(images), height + int(max(box[3] for box in boxes)) + 2 * pad,
-                    max(width, int(max(box[2] for box in boxes))) + pad, 3), 255, np.uint8)  # fmt: skip
-    left = (cell.shape[2] - width) // 2
-    cell[:, :height, left : left + width] = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    for row, (caption, box) in enumerate(zip(captions, boxes, strict=True)):
-        canvas = Image.fromarray(cell[row])
-        middle = (cell.shape[2] - (box[2] - box[0])) / 2 - box[0]
-        at = (middle, height + pad // 2)
-        ImageDraw.Draw(canvas).multiline_text(at, caption, fill="black", font=font, align="center")
-        cell[row] = np.array(canvas)
-    return grid(cell, columns)

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from minidiff.errors import UserError
-from minidiff.images.files import IMAGE_SUFFIXES, Pixels, grid, write_image
+from minidiff.images.convert import Pixels
+from minidiff.images.files import IMAGE_SUFFIXES, write_image
+from minidiff.images.grid import grid
 
 
 class ImageSink:

@@ -1,0 +1,1 @@
+"""Checkpoints of diffusers, read and written."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from minidiff._version import __version__
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError, one_line
+from minidiff.files import write_atomically, write_json
 from minidiff.interop.layers import (
     NETWORK_CLASS,
     as_embedding,
@@ -309,7 +310,7 @@ def write_run(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Ten
     """A run folder with this config and these weights. Raises UserError."""
 
     def write(place: Path) -> None:
-        checkpoint.write_json(place / checkpoint.CONFIG, config)
+        write_json(place / checkpoint.CONFIG, config)
         checkpoint.save_model(place, tensors)
 
     write_folder(folder, write)
@@ -332,11 +333,11 @@ def write_diffusers(
     def write(place: Path) -> None:
         (place / "unet").mkdir()
         (place / "scheduler").mkdir()
-        checkpoint.write_json(place / INDEX, index)
-        checkpoint.write_json(place / "unet" / CONFIG, write_network(network, embedding))
-        checkpoint.write_json(place / "scheduler" / SCHEDULER, write_diffusion(config["diffusion"], schedule))
+        write_json(place / INDEX, index)
+        write_json(place / "unet" / CONFIG, write_network(network, embedding))
+        write_json(place / "scheduler" / SCHEDULER, write_diffusion(config["diffusion"], schedule))
         content = save(weights, metadata={"format": "pt"})  # diffusers asks for this
-        checkpoint.write_atomically(place / "unet" / WEIGHTS[0], lambda file: file.write(content))
+        write_atomically(place / "unet" / WEIGHTS[0], lambda file: file.write(content))
 
     write_folder(folder, write)
     told = config.get("source", {}).get("notes", [])

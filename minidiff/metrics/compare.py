@@ -12,10 +12,13 @@ from typing import Any
 from minidiff._version import __version__
 from minidiff.errors import UserError
 from minidiff.images.faults import FAULT_CAUSES
-from minidiff.metrics import relatives as metrics
+from minidiff.metrics import precision_recall as metrics
 from minidiff.metrics.extraction import Side, check_stored, identity
 from minidiff.metrics.features import FeatureNetwork
+from minidiff.metrics.fid_infinity import fid_infinity
 from minidiff.metrics.frechet import frechet_distance
+from minidiff.metrics.inception_score import inception_score
+from minidiff.metrics.kid import kid
 from minidiff.metrics.sources import Source, Stored
 
 METRICS = ("fid", "kid", "is", "prec-recall", "fid-inf")
@@ -80,12 +83,12 @@ def compare(
         found["fid"] = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
     if "fid-inf" in wanted:
         reference = b.features if len(b.features) else (b.mean, b.covariance)
-        found["fid-inf"] = metrics.fid_infinity(a.features, reference, progress=progress(title("fid-inf", network)))
+        found["fid-inf"] = fid_infinity(a.features, reference, progress=progress(title("fid-inf", network)))
     if "kid" in wanted:
         size = min(1000, len(a.features), len(b.features))  # unbiased at any size; 1000 is what others take
-        found["kid"] = metrics.kid(a.features, b.features, subset_size=size, progress=progress(title("kid", network)))
+        found["kid"] = kid(a.features, b.features, subset_size=size, progress=progress(title("kid", network)))
     if "is" in wanted:
-        found["is"] = metrics.inception_score(a.logits)
+        found["is"] = inception_score(a.logits)
     if "prec-recall" in wanted:
         both = metrics.precision_recall(a.features, b.features, progress=progress("precision and recall"))
         found["precision"], found["recall"] = both

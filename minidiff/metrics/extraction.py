@@ -25,7 +25,7 @@ from minidiff.errors import UserError
 from minidiff.images.faults import FAULT_CAUSES, faults
 from minidiff.metrics.features import FeatureNetwork
 from minidiff.metrics.frechet import FeatureStatistics
-from minidiff.metrics.sources import Batch, Source, Stored, open_source, save_statistics
+from minidiff.metrics.sources import Batch, Source, Stored, open_statistics, save_statistics
 from minidiff.runtime import distributed
 
 NEED_FEATURES = {"kid", "prec-recall", "fid-inf"}  # of every image; the other metrics need running sums only
@@ -223,8 +223,7 @@ def recalled(source: Source | Stored, network: FeatureNetwork, wanted: Iterable[
     if place is None or set(wanted) & {*NEED_FEATURES, "is"} or not distributed.from_main(place.exists()):
         return None
     try:
-        stored = open_source(str(place))
-        assert isinstance(stored, Stored)
+        stored = open_statistics(str(place))
         side = from_stored(stored, network)
     except UserError:
         return None  # damaged, or of another version: measured anew and replaced

@@ -6,8 +6,7 @@ Heusel et al. 2017 (FID); Parmar et al. 2022 (how much the resizing alone change
 
 import hashlib
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -18,14 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from minidiff.data.cache import cache_dir, replacing
+from minidiff.classifier.run import load_classifier
+from minidiff.data.cache import cache_dir
 from minidiff.data.downloads import reason_of
 from minidiff.errors import UserError, lookup, one_line
-from minidiff.images.files import Pixels, to_float
-from minidiff.networks import resnet as classifier
+from minidiff.files import replacing, sha256_of
+from minidiff.images.convert import Pixels, to_float
 from minidiff.networks.inception import DIMS, IMAGE_SIZE, Inception
-from minidiff.runs.folder import load_exactly
+from minidiff.networks.weights import load_exactly
 from minidiff.runtime import distributed
+from minidiff.runtime.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -161,15 +162,6 @@ def download_weights(path: Path) -> None:
             raise ValueError(f"the server sent {bar.n:,} bytes with the SHA-256 {digest.hexdigest()[:8]}...")
 
 
-def sha256_of(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def load_inception(weights: Path | None = None) -> tuple[Inception, Path, str]:
     """The network with its weights, folded; where they came from; their SHA-256. Raises UserError.
 
@@ -202,26 +194,6 @@ def load_inception(weights: Path | None = None) -> tuple[Inception, Path, str]:
 
 
 # --- the network --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Plain float32 within: no TF32 and no bfloat16, whose seven to ten bits move a FID, and no autocast."""
-    matmul, cudnn, onednn = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mkldnn
-    switches: list[object] = [matmul, cudnn]
-    name, off = "allow_tf32", False  # type: tuple[str, object]
-    if hasattr(cudnn, "conv") and hasattr(onednn, "conv"):  # torch 2.9: new switches, not to be mixed with the old
-        switches = [matmul, cudnn.conv, *(getattr(onednn, kind) for kind in ("matmul", "conv"))]
-        name, off = "fp32_precision", "ieee"
-    before = [getattr(switch, name) for switch in switches]
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        try:
-            for switch in switches:
-                setattr(switch, name, off)
-            yield
-        finally:
-            for switch, value in zip(switches, before, strict=True):
-                setattr(switch, name, value)
 
 
 def inception_features(
@@ -257,7 +229,7 @@ def inception_features(
 
 def classifier_features(folder: str | Path, device: torch.device | str = "cpu") -> FeatureNetwork:
     """What the last layer of a trained classifier sees, for data that ImageNet knows nothing of. Raises UserError."""
-    config, network, sha256 = classifier.load(folder, device)
+    config, network, sha256 = load_classifier(folder, device)
     channels, size = config["data"]["channels"], config["data"]["image_size"]
 
     @torch.no_grad()

@@ -16,21 +16,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from minidiff.data.cache import image_paths, printable, threads
-from minidiff.data.conditions import spread
-from minidiff.data.datasets import DATASETS, ImageData, read_place
-from minidiff.ddpm import run as pipeline
+from minidiff.data.cache import image_paths, threads
+from minidiff.data.datasets import ImageData, read_place
 from minidiff.errors import UserError, one_line
-from minidiff.gan.run import GanRun
-from minidiff.images.files import Pixels, as_bytes, image_shape, read_image, to_uint8, value_range
-from minidiff.interop.checkpoints import is_foreign
-from minidiff.runs import folder as checkpoint
-from minidiff.runs.folder import write_atomically
+from minidiff.files import printable, write_atomically
+from minidiff.images.convert import Pixels, as_bytes, value_range
+from minidiff.images.files import image_shape, read_image
 from minidiff.runtime import distributed
-from minidiff.training.job import asked_for, load_together
+from minidiff.training.job import load_together
 
 Batch = Pixels | list[Pixels]  # uint8 [n,H,W,3], or where sizes differ a list of uint8 [H,W,3]
 
@@ -71,41 +66,6 @@ class Stored:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-def open_source(
-    place: str,
-    *,
-    num: int = 10_000,
-    data_dir: str | Path | None = None,
-    image_size: int | None = None,
-    device: torch.device | str = "cpu",
-    on_step: Callable[[Any], None] | None = None,
-    **sampling: Any,
-) -> Source | Stored:
-    """What `place` names: a folder of images, a .npy or .npz file, a run, diffusers' too, or
-    `dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]`.
-
-    data_dir, image_size: of a data set, see `load_data`. num, device, sampling (sampler, steps, seed, ...): of a run,
-    which is sampled as its images are asked for; of a GAN there is the seed alone to say. on_step is called after every
-    call of a DDPM's network.
-    Raises UserError.
-    """
-    if place.startswith("dataset:"):
-        return open_dataset(place, data_dir, image_size)
-    path = Path(place).expanduser()
-    if path.is_dir():
-        if (path / checkpoint.CONFIG).is_file() or is_foreign(path):
-            run = pipeline.load(path, device=device)
-            if isinstance(run, GanRun):
-                return of_gan(place, run, num, **sampling)
-            return of_run(place, run, num, on_step, **sampling)
-        return open_folder(place)
-    if not path.exists():
-        raise UserError(f"{place}: no such file or folder. Give images, an array, statistics, a run, or dataset:NAME.")
-    if path.suffix.lower() in (".npy", ".npz"):
-        return open_file(place)
-    raise UserError(f"{place} is no folder, .npy or .npz. A single image has no distribution; give a folder of them.")
-
-
 def shares(count: int, batch_size: int) -> Iterator[slice]:
     """This process's batches of `count` images, as slices; see `distributed.shares`."""
     return (slice(batch.start, batch.stop) for batch in distributed.shares(count, batch_size))
@@ -133,64 +93,6 @@ def of_data(name: str, data: ImageData) -> Source:
         lambda batch_size: (data.rgb(part) for part in shares(len(data), batch_size)),
         data.notes + ["grey repeated to RGB"] * (channels == 1), fingerprint=fingerprint, same=fingerprint,
     )  # fmt: skip
-
-
-def of_run(
-    name: str,
-    run: pipeline.Run,
-    num: int,
-    on_step: Callable[[Any], None] | None = None,
-    data: ImageData | None = None,
-    **sampling: Any,
-) -> Source:
-    """`num` samples of a run, drawn as they are asked for: sample k of a seed is always the same.
-
-    Those of a conditional run are drawn for the labels of its training images, without guidance, which would make them
-    less varied. data: that set; loaded if it is needed and not given.
-    """
-    given: dict[str, Any] = {}
-    if run.label_names:
-        data = data or training_data(run)
-        given = {"labels": spread(data.labels, num), "guidance_scale": 1.0}
-    options = run.options(**sampling, **given)
-    calls = len(run.timesteps(**options))
-
-    def batches(batch_size: int) -> Iterator[Batch]:
-        for mine in distributed.shares(num, batch_size):
-            yield to_uint8(run.draw(mine, batch_size=batch_size, on_step=on_step, **options))
-
-    channels, height, width = run.shape
-    changes = [f"sampled with {options['sampler']}, {calls} steps, seed {options.get('seed', 0)}"]
-    changes += ["for the labels of its training images, without guidance"] * bool(given)
-    changes += ["grey repeated to RGB"] * (channels == 1)
-    settings = sorted((key, value) for key, value in options.items() if key != "labels")
-    return Source(name, num, f"{height}x{width}", batches, changes, sampled=True,
-                  same=repr([str(run.folder.resolve()), num, settings]))  # fmt: skip
-
-
-def of_gan(name: str, run: GanRun, num: int, *, seed: int = 0, **sampling: Any) -> Source:
-    """`num` samples of a GAN, drawn as they are asked for: sample k of a seed is always the same. Raises UserError for
-    what there is to say of a reverse chain, such as its sampler."""
-    for option in sampling:
-        run.refuse(f"--{option}")
-
-    def batches(batch_size: int) -> Iterator[Batch]:
-        for mine in distributed.shares(num, batch_size):
-            yield to_uint8(run.draw(mine, seed=seed, batch_size=batch_size))
-
-    channels, height, width = run.shape
-    changes = [f"sampled from the {run.config['kind']} generator, seed {seed}"]
-    changes += ["grey repeated to RGB"] * (channels == 1)
-    return Source(name, num, f"{height}x{width}", batches, changes, sampled=True,
-                  same=repr([str(run.folder.resolve()), num, seed]))  # fmt: skip
-
-
-def training_data(run: pipeline.Run) -> ImageData:
-    """The data set a run was trained on. Raises UserError where it is not there, or the run does not say."""
-    known = run.config["data"]
-    if known["name"] not in DATASETS:
-        raise UserError(f"{run.folder} takes labels, and its training images are not known. Sample it to a file first.")
-    return load_together(known["name"], **asked_for(known))
 
 
 # --- folders ------------------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ import numpy as np
 
 from minidiff._version import __version__
 from minidiff.errors import UserError
-from minidiff.images.files import Pixels, as_webp, read_image
+from minidiff.files import write_atomically
+from minidiff.images.convert import Pixels
+from minidiff.images.files import as_webp, read_image
 from minidiff.reports.style import STYLE
-from minidiff.runs import folder as checkpoint
 
 PICTURES = 8_000_000  # bytes that all pictures of a page may have together
 PICTURE = 250_000  # and one of them; what has more is compressed, and made smaller where that is not enough
@@ -80,7 +81,7 @@ def write_page(path: Path, text: Html) -> Path:
     """A page to a file, whole or not at all. Raises UserError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_atomically(path, lambda file: file.write(text.encode()))
+        write_atomically(path, lambda file: file.write(text.encode()))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}. Give another --out.") from None
     return path

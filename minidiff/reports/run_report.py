@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from minidiff.errors import UserError
+from minidiff.files import read_json
 from minidiff.gan.job import suspicions
+from minidiff.gan.losses import GANS
 from minidiff.images.faults import problems
-from minidiff.images.files import cut, read_image
-from minidiff.networks.gan import GANS
+from minidiff.images.files import read_image
+from minidiff.images.grid import cut
 from minidiff.reports.charts import interval, panels
 from minidiff.reports.page import (
     Html,
@@ -33,6 +35,7 @@ from minidiff.reports.page import (
 )
 from minidiff.runs import describe as report
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import read_metrics, seconds_of_steps
 
 REPORT, RESULT = "report.html", "result.json"
 EARLIER = 6  # pictures of earlier steps that are shown
@@ -90,7 +93,7 @@ def spelt(values: dict[str, Any]) -> dict[str, str]:
 def training(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Sections]:
     """A run of steps, of which there are pictures."""
     drawn = config["kind"] != "classifier"  # what a classifier shows are its mistakes, of which the last count
-    records = checkpoint.read_metrics(folder)
+    records = read_metrics(folder)
     pictures = sorted((folder / "samples").glob("*.png"))
     steps = sorted({path.stem[:7] for path in pictures})
     last = [path for path in pictures if path.stem.startswith(tuple(steps[-1:]))]
@@ -134,7 +137,7 @@ def progress(folder: Path, config: dict[str, Any], records: list[dict[str, Any]]
         if "loss" not in record:
             measured = {key.replace("_", " "): number(value) for key, value in record.items() if key != "step"}
             found |= {MEANING.get(key, key): value for key, value in measured.items()}
-    if spent := checkpoint.seconds_of_steps(losses, (config.get("training") or {}).get("batch_size", 0)):
+    if spent := seconds_of_steps(losses, (config.get("training") or {}).get("batch_size", 0)):
         found["spent on steps"] = duration(spent)
     return found
 
@@ -168,7 +171,7 @@ def fit(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Sections]
         cut = f", {len(shown)} of them shown" if len(shown) < len(answers) else ""
         pictures = album([figure(path, path.stem, room) for path in shown], "small")
         return {f"pictures fitted{cut}": number(len(answers))}, [("Pictures", pictures)]
-    result, records = read_result(folder), checkpoint.read_metrics(folder)
+    result, records = read_result(folder), read_metrics(folder)
     found = {"PSNR in dB": result.get("psnr"), "PSNR of the target": result.get("psnr_target"),
              "SSIM": result.get("ssim"), "chosen step": result.get("best_step")}  # fmt: skip
     figures = {"steps": f"{number(records[-1]['step'])} of {number(config['fit']['steps'])}"} if records else {}
@@ -201,14 +204,14 @@ def restoration(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], S
     pictures = album([figure(path, "the picture, the fit's answer, what the chain made of it", room_for(1))
                       for path in whole], "one")  # fmt: skip
     inner = folder / "dip"
-    curves = fit_curves(checkpoint.read_metrics(inner), read_result(inner))
+    curves = fit_curves(read_metrics(inner), read_result(inner))
     told = {name: number(float(f"{value:.3g}")) for name, value in figures.items() if value is not None}
     return done | told, [("Results", results), ("Pictures", pictures), ("Curves of the fit", curves)]
 
 
 def read_result(folder: Path) -> dict[str, Any]:
     """result.json; nothing where there is none yet. Raises UserError where it is damaged."""
-    return checkpoint.read_json(folder / RESULT) if (folder / RESULT).exists() else {}
+    return read_json(folder / RESULT) if (folder / RESULT).exists() else {}
 
 
 # --- an evaluation ------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from minidiff.reports.page import (
     worded,
     write_page,
 )
-from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import read_metrics
 from minidiff.studies.results import Study, end, headline, ranked, read
 from minidiff.studies.study import DATA, GRID, REAL, RESULT, RUN
 from minidiff.studies.study import worded as as_typed
@@ -248,7 +248,7 @@ def curves(study: Study) -> Html:
     def show(data: str) -> Html:
         drawn = []
         for cell in study.row(data):
-            records = checkpoint.read_metrics(cell.folder / RUN)
+            records = read_metrics(cell.folder / RUN)
             if charts := panels(records, upkeep=False):
                 drawn.append(element("div", element("h4", cell.model), *charts))
         return element("div", *drawn, class_="charts") if drawn else Html("")

@@ -26,7 +26,9 @@ from minidiff.dip import job as dip_job
 from minidiff.dip import plan as dip_plan
 from minidiff.dip.pictures import draw_sheet
 from minidiff.errors import UserError
-from minidiff.images.files import Pixels, read_images, to_float, to_uint8, write_image
+from minidiff.files import write_json
+from minidiff.images.convert import Pixels, to_float, to_uint8
+from minidiff.images.files import read_images, write_image
 from minidiff.runs import folder as checkpoint
 
 ANSWER, RESULT, FIT = "restored.png", "result.json", "dip"
@@ -89,7 +91,7 @@ class RestoreJob:
         if reference is not None:
             result["quality"] = {name: dip_job.quality(pixels, reference) for name, pixels in shown.items()}
         draw_sheet(self.folder / "comparison.png", shown, reference)
-        checkpoint.write_json(self.folder / RESULT, result)
+        write_json(self.folder / RESULT, result)
         return result
 
     def reference(self) -> Pixels | None:

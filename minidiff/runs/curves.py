@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from minidiff.runs import folder as checkpoint
+from minidiff.files import write_atomically
+from minidiff.runs.log import read_metrics
 
 NOT_PLOTTED = {"step", "loss", "grad_norm", "lr", "images_per_second"}  # of what is logged, or not by itself
 
@@ -21,7 +22,7 @@ def draw_curves(folder: Path) -> None:
     from matplotlib.figure import Figure
 
     matplotlib.use("Agg")
-    records = checkpoint.read_metrics(folder)
+    records = read_metrics(folder)
     training = [record for record in records if not is_measurement(record)]
     measured = [record for record in records if is_measurement(record)]
     if not training:
@@ -51,7 +52,7 @@ def draw_curves(folder: Path) -> None:
             below[-1].plot(*zip(*points, strict=True), marker=".", label=in_words(name))
         below[-1].legend()
     [axes, *below][-1].set_xlabel("step")
-    checkpoint.write_atomically(folder / "curves.png", lambda file: figure.savefig(file, format="png", dpi=110))
+    write_atomically(folder / "curves.png", lambda file: figure.savefig(file, format="png", dpi=110))
 
 
 def names_in(records: list[dict[str, Any]], without: set[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from minidiff.errors import UserError
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import read_metrics
 
 
 def describe_run(folder: str | Path) -> str:
@@ -160,7 +161,7 @@ def summarise_classifier(folder: Path, config: dict[str, Any]) -> str:
 
 def measured(folder: Path) -> str:
     """What was measured last."""
-    found = [record for record in checkpoint.read_metrics(folder) if "loss" not in record]
+    found = [record for record in read_metrics(folder) if "loss" not in record]
     if not found:
         return "not measured yet"
     values = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in found[-1].items() if name != "step"]
@@ -247,7 +248,7 @@ KINDS: dict[str, tuple[Lines, Line]] = {
 
 def progress(folder: Path, steps: int) -> str:
     """How far the run has come, and its last loss."""
-    records = checkpoint.read_metrics(folder)
+    records = read_metrics(folder)
     if not records:
         return "not a step logged yet"
     step = records[-1]["step"]

@@ -14,68 +14,25 @@ included, a file is the whole old one or the whole new one. Nothing is ever unpi
 `state.pt` is read with `weights_only=True`.
 """
 
-import errno
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from minidiff.errors import UserError, listed, one_line
+from minidiff.files import write_atomically, write_json
 
 if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
-CONFIG, MODEL, STATE, METRICS = "config.json", "model.safetensors", "state.pt", "metrics.jsonl"
+CONFIG, MODEL, STATE = "config.json", "model.safetensors", "state.pt"
 WEIGHTS = ("ema", "raw")  # the averaged ones, to sample from; and those being trained
 
 Kinds = str | tuple[str, ...]  # of runs: one of these is asked for
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, or in a file
 
 # --- write atomically ---------------------------------------------------------------------------------------------
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write(file)` so that `path` becomes the whole new content or stays what it was. Raises UserError."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):  # where nothing can be written, nothing can be removed
-            temporary.unlink()
-        # torch.save reports a failed write as a RuntimeError, with the OSError it met as the context.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if isinstance(cause, OSError):
-            mend = " Make room, then try again." if cause.errno in FULL else ""
-            kept = "What was there before is unharmed."
-            raise UserError(f"cannot write {path}: {cause.strerror}. {kept}{mend}") from None
-        if isinstance(error, RuntimeError):
-            raise UserError(f"cannot write {path}: {one_line(error)}. The old file is unharmed.") from None
-        raise
-
-
-def write_json(path: Path, value: object) -> None:
-    write_atomically(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
-
-
-def read_json(path: Path, mend: str = "") -> dict[str, Any]:
-    """A JSON object out of a file. mend: a sentence for the end of the message. Raises UserError."""
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist. {mend}".rstrip()) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}). {mend}".rstrip()) from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} cannot be read (it holds no object). {mend}".rstrip())
-    return found
 
 
 def save_model(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
@@ -94,29 +51,6 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 # --- load exactly -------------------------------------------------------------------------------------------------
-
-
-def load_exactly(
-    module: "nn.Module",
-    tensors: Mapping[str, "Tensor"],
-    source: str | Path,
-    mend: str = "use the weights that belong to this config.json",
-) -> None:
-    """Copy `tensors` into `module` when names and shapes agree one for one; otherwise a UserError, nothing copied."""
-    own = module.state_dict()
-    wrong = [f"{name} is missing" for name in own if name not in tensors]
-    wrong += [f"{name} is not of this network" for name in tensors if name not in own]
-    wrong += [
-        f"{name} is {list(tensors[name].shape)}, not {list(own[name].shape)}"
-        for name in own
-        if name in tensors and tensors[name].shape != own[name].shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(
-            f"{source} does not fit this network: {'; '.join(wrong[:3])}{more}. Nothing was loaded; {mend}."
-        )
-    module.load_state_dict(dict(tensors))
 
 
 def read_tensors(path: Path) -> dict[str, "Tensor"]:
@@ -249,69 +183,3 @@ def check_free(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         hint = f"--resume {folder} to go on with it, or " if (folder / CONFIG).exists() else ""
         raise UserError(f"{folder} is not empty. Use {hint}another --out.")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process: two trainings in one folder would write over each other.
-
-    The lock goes with the process, `kill -9` included. Raises UserError when another process has it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows has no such locks; there it is the user who must not start two
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is at work in {folder}. Wait for it, or stop it first.") from None
-        yield
-    finally:
-        os.close(handle)
-
-
-def read_metrics(folder: Path, upto: int | None = None) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, up to a step; a last line cut short by a kill is left out.
-
-    Every record has a step. Those of the training have a loss; those of a measurement (of accuracy, say) may have none.
-    """
-    records = []
-    path = folder / METRICS
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-            int(record["step"]), float(record.get("loss", 0))
-            if upto is None or record["step"] <= upto:
-                records.append(record)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue
-    return records
-
-
-def seconds_of_steps(records: list[dict[str, Any]], batch_size: int) -> float:
-    """How long the steps of a training took, by the rate that each record was made at: without pictures, measurements
-    and what a kill lost."""
-    step, total = 0, 0.0
-    for record in records:
-        if record.get("images_per_second"):
-            total += (record["step"] - step) * batch_size / record["images_per_second"]
-            step = record["step"]
-    return total
-
-
-def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
-    """metrics.jsonl anew: after a resume it must not hold steps that are about to be run again."""
-    text = "".join(json.dumps(record) + "\n" for record in records)
-    write_atomically(folder / METRICS, lambda file: file.write(text.encode()))
-
-
-def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
-    """One more line; a kill can cut it short, which `read_metrics` forgives."""
-    try:
-        with open(folder / METRICS, "a") as file:
-            file.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {folder / METRICS}: {error.strerror}. Make room and resume.") from None

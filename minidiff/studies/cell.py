@@ -30,13 +30,17 @@ import torch
 from numpy.typing import NDArray
 
 from minidiff.data.datasets import ImageData
-from minidiff.ddpm import run as pipeline
 from minidiff.errors import UserError, one_line
+from minidiff.files import locked, write_atomically, write_json
 from minidiff.gan.diversity import TOO_ALIKE, diversity
 from minidiff.gan.job import unequal
+from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.faults import faults, problems
-from minidiff.images.files import Pixels, grid, to_uint8, write_image
+from minidiff.images.files import write_image
+from minidiff.images.grid import grid
+from minidiff.pretrained.load import load
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.log import read_metrics, seconds_of_steps
 from minidiff.runtime import cpu, distributed
 from minidiff.studies import progress
 from minidiff.studies import study as studies
@@ -63,7 +67,7 @@ def run_cell(study: dict[str, Any], folder: Path, cell: str, device: torch.devic
     if said is None:
         job = train(study, cell, place / RUN, device, digest)
         said = draw(study, place, job.data, device)
-    run = pipeline.load(place / RUN)
+    run = load(place / RUN)
     check_data(cell, digest, run.config)
     began = time.perf_counter()
     found = measure_samples(study, folder, cell, device)
@@ -72,7 +76,7 @@ def run_cell(study: dict[str, Any], folder: Path, cell: str, device: torch.devic
         "sample": said["seconds"],
         "measure": time.perf_counter() - began,
     }
-    checkpoint.write_json(
+    write_json(
         place / RESULT,
         studies.about(study, cell)
         | {
@@ -112,7 +116,7 @@ def train(study: dict[str, Any], cell: str, run: Path, device: torch.device, dig
 def training_seconds(run: Path) -> float:
     """How long the steps of a run took."""
     batch_size = checkpoint.read_config(run)["training"]["batch_size"]
-    return checkpoint.seconds_of_steps(checkpoint.read_metrics(run), batch_size)
+    return seconds_of_steps(read_metrics(run), batch_size)
 
 
 def drawn_before(place: Path, study: dict[str, Any]) -> dict[str, Any] | None:
@@ -134,7 +138,7 @@ def draw(study: dict[str, Any], place: Path, data: ImageData, device: torch.devi
     A file without a header takes them in as they come, so a process that is stopped loses a batch: sample k of a seed
     is the same whoever draws it.
     """
-    run, raw = pipeline.load(place / RUN, device=device), place / RAW
+    run, raw = load(place / RUN, device=device), place / RAW
     _, height, width = run.shape
     num, batch = study["num"], 256 if device.type == "cuda" else 64
     there = raw.stat().st_size // (height * width * 3) if raw.exists() else 0
@@ -151,9 +155,9 @@ def draw(study: dict[str, Any], place: Path, data: ImageData, device: torch.devi
     seconds = (time.perf_counter() - began) * num / max(1, num - there)  # also of those that were there
     drawn = np.memmap(raw, np.uint8, "r").reshape(-1, height, width, 3)
     warnings = suspicions(drawn, data.rgb(spread(len(data), COMPARED)))
-    warnings += unequal(checkpoint.read_metrics(place / RUN), run.config["kind"])
+    warnings += unequal(read_metrics(place / RUN), run.config["kind"])
     said = {"seconds": seconds, "warnings": warnings}
-    checkpoint.write_json(place / SAID, said)
+    write_json(place / SAID, said)
     write_image(place / GRID, grid(drawn[:SHOWN]))
     store_samples(place / SAMPLES, drawn, num, study["image_size"])
     raw.unlink()
@@ -164,7 +168,7 @@ def store_samples(path: Path, images: NDArray[Any], num: int, size: int) -> None
     """The samples of a cell, in the one form that all of a study have: uint8 [num,size,size,3], as `images` in a .npz.
     Raises UserError."""
     check_samples(path.parent.name, images, num, size)
-    checkpoint.write_atomically(path, lambda file: np.savez(file, images=images))
+    write_atomically(path, lambda file: np.savez(file, images=images))
 
 
 def check_samples(cell: str, images: NDArray[Any], num: int, size: int) -> None:
@@ -242,7 +246,7 @@ def alone(place: Path, patience: float = 60) -> Iterator[None]:
     while True:
         with ExitStack() as held:
             try:
-                held.enter_context(checkpoint.locked(place))
+                held.enter_context(locked(place))
             except UserError:
                 if time.monotonic() > until:
                     raise

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from minidiff.data.datasets import ImageData
-from minidiff.images.files import Pixels
+from minidiff.images.convert import Pixels
 from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction
-from minidiff.metrics import relatives as metrics
 from minidiff.metrics.features import FeatureNetwork
+from minidiff.metrics.fid_infinity import fid_infinity
 from minidiff.metrics.frechet import frechet_distance
+from minidiff.metrics.kid import kid as mean_kid
 from minidiff.metrics.sources import Source
 
 
@@ -42,14 +43,14 @@ def distances(
 ) -> dict[str, Any]:
     """FID and KID of images whose features are at hand, for result.json: title, value, 95% interval.
 
-    The interval of FID is the jackknife's, as of `metrics.fid_infinity`, laid about FID itself, with its bias of so
+    The interval of FID is the jackknife's, as of `fid_infinity`, laid about FID itself, with its bias of so
     many images, which the cells have in common: how far other samples of the same model would move it.
     """
     fid = frechet_distance(side.mean, side.covariance, real.mean, real.covariance)
-    unbiased = metrics.fid_infinity(side.features, (real.mean, real.covariance))
+    unbiased = fid_infinity(side.features, (real.mean, real.covariance))
     low, high = (max(0.0, fid + end - unbiased.value) for end in (unbiased.low, unbiased.high))
     size = min(1000, len(side.features), len(real_features))
-    kid = metrics.kid(side.features, real_features, subset_size=size)
+    kid = mean_kid(side.features, real_features, subset_size=size)
     return {
         "fid": {"title": measure.title("fid", network), "value": fid, "low": low, "high": high},
         "kid": {"title": measure.title("kid", network), "value": kid.value, "low": kid.low, "high": kid.high},

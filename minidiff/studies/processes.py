@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minidiff.errors import UserError
-from minidiff.runs import folder as checkpoint
+from minidiff.files import locked
 from minidiff.studies import progress
 from minidiff.studies import study as studies
 from minidiff.training.journal import Interrupted, stop_signals
@@ -94,7 +94,7 @@ def carry_out(folder: Path, study: Mapping[str, Any], devices: Sequence[str], re
     saved; UserError where another study is at work in the folder.
     """
     running: dict[str, tuple[subprocess.Popen[bytes], str]] = {}
-    with checkpoint.locked(folder), stop_signals() as stopped:
+    with locked(folder), stop_signals() as stopped:
         waiting = unfinished(folder, study, retry)
         for cell in waiting:
             (folder / studies.CELLS / cell / studies.RESULT).unlink(missing_ok=True)  # of an attempt that failed

@@ -9,7 +9,7 @@ from typing import Any
 
 from minidiff.data.datasets import DATASETS
 from minidiff.errors import UserError
-from minidiff.runs import folder as checkpoint
+from minidiff.files import write_json
 from minidiff.studies import results
 from minidiff.studies.study import DATA, RESULT, STATISTICS, about, cells_of, data_names, data_of, home
 
@@ -38,7 +38,7 @@ def fail(study: Mapping[str, Any], folder: Path, name: str, error: str) -> bool:
     try:
         for cell in cells_of(study, name):
             if state(folder, cell) != "done":
-                checkpoint.write_json(home(folder, cell) / RESULT, about(study, cell) | {"error": said})
+                write_json(home(folder, cell) / RESULT, about(study, cell) | {"error": said})
     except (OSError, UserError):
         return False
     return True

@@ -12,10 +12,13 @@ import torch
 
 from minidiff.data.datasets import ImageData, splits_of
 from minidiff.errors import UserError
-from minidiff.images.files import grid, write_image
+from minidiff.files import write_atomically, write_json
+from minidiff.images.files import write_image
+from minidiff.images.grid import grid
 from minidiff.metrics import extraction, features
 from minidiff.metrics.features import FeatureNetwork
-from minidiff.metrics.sources import Source, Stored, open_source, save_statistics
+from minidiff.metrics.sources import Source, Stored, save_statistics
+from minidiff.pretrained.sources import open_source
 from minidiff.runs import folder as checkpoint
 from minidiff.studies import study as studies
 from minidiff.studies.distance import at_once, distances, extracted, images_bar, of_rows, spread
@@ -62,14 +65,14 @@ def prepare(study: dict[str, Any], folder: Path, name: str, device: torch.device
     with images_bar("training images", len(data)) as bar:
         whole = extraction.measured(everything, network, batch_size=at_once(network, device), on_images=bar.update)
     kept = extracted("features to keep", of_rows(name, data, spread(len(data), KID_ROWS)), network, device).features[:]
-    checkpoint.write_atomically(place / FEATURES, lambda file: np.save(file, kept))
+    write_atomically(place / FEATURES, lambda file: np.save(file, kept))
     dataset = name.split(".")[0]
     if "test" in splits_of(dataset, folder_of(study, dataset)):
         test = load(study, name, "test")
         rows = spread(len(test), study["num"])  # the bias of FID depends on their number
         unseen = extracted("test images", of_rows(name, test, rows), network, device)
         found = {"metrics": distances(unseen, whole, kept, network), "num": len(rows)}
-        checkpoint.write_json(place / RESULT, studies.about(study, name) | found)
+        write_json(place / RESULT, studies.about(study, name) | found)
     stored = extraction.statistics_of(whole, network)
     stored.about["fingerprint"] = digest
     save_statistics(place / STATISTICS, stored)

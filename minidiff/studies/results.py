@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minidiff.errors import UserError, listed
+from minidiff.files import read_json
 from minidiff.runs import folder as checkpoint
 from minidiff.studies.study import CELLS, DATA, RESULT, RUN, STUDY
 
@@ -69,7 +70,7 @@ class Study:
 
 def read(folder: Path) -> Study:
     """A study's folder. Raises UserError where it is none."""
-    plan = checkpoint.read_json(folder / STUDY)
+    plan = read_json(folder / STUDY)
     try:
         names, models = list(plan["cells"]), list(plan["models"])
         split = [name.rsplit(".", 1) for name in names]
@@ -96,7 +97,7 @@ def read_cell(folder: Path, name: str, data: str, model: str) -> Cell:
     state, result = "begun" if (place / RUN / checkpoint.CONFIG).exists() else "new", {}
     if (place / RESULT).exists():
         try:
-            result = checkpoint.read_json(place / RESULT)
+            result = read_json(place / RESULT)
             state = "failed" if "error" in result else "done"
             if state == "done":
                 check(result["metrics"])
@@ -110,7 +111,7 @@ def read_cell(folder: Path, name: str, data: str, model: str) -> Cell:
 def read_floor(path: Path) -> dict[str, Any]:
     """What the test split gets; nothing where there is none."""
     try:
-        metrics: dict[str, Any] = checkpoint.read_json(path)["metrics"]
+        metrics: dict[str, Any] = read_json(path)["metrics"]
         check(metrics)
         return metrics
     except (UserError, KeyError, TypeError, ValueError, AttributeError):

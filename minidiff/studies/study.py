@@ -20,8 +20,10 @@ from minidiff._version import __version__
 from minidiff.data.corruptions import CORRUPTIONS
 from minidiff.data.datasets import DATASETS
 from minidiff.errors import UserError
+from minidiff.files import read_json, write_json
+from minidiff.gan.losses import GANS
 from minidiff.metrics import features
-from minidiff.networks.gan import GANS, levels
+from minidiff.networks.gan import levels
 from minidiff.runs import folder as checkpoint
 from minidiff.studies.models import MODELS, folder_of
 
@@ -219,12 +221,12 @@ def create(folder: Path, study: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}. Choose another --out.") from None
-    checkpoint.write_json(folder / STUDY, study)
+    write_json(folder / STUDY, study)
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The study.json of a folder. Raises UserError."""
-    study = checkpoint.read_json(folder / STUDY, mend="Give the folder of a study.")
+    study = read_json(folder / STUDY, mend="Give the folder of a study.")
     try:
         check(study)
     except (KeyError, ValueError, TypeError, AttributeError) as error:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from minidiff.ddpm import run as pipeline
 from minidiff.metrics import extraction, features
+from minidiff.pretrained.load import load
 from minidiff.runs import folder as checkpoint
 from minidiff.studies import study as studies
 from minidiff.studies.models import MODELS, training
@@ -44,7 +44,7 @@ def take_times(settings: Mapping[str, Any], device: torch.device) -> dict[str, A
             job.start()
             assert job.folder is not None
             checkpoint.save_model(job.folder, job.trainer.ema.state_dict())
-            run = pipeline.load(job.folder, device=device)
+            run = load(job.folder, device=device)
             drawn = (run.draw(range(AT_ONCE), **MODELS[model].sampling).cpu() for _ in range(MOST))
             found["seconds_per_sample"][model] = typical(drawn) / AT_ONCE
     shape = (AT_ONCE, settings["image_size"], settings["image_size"], 3)

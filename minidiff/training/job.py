@@ -19,11 +19,13 @@ from torch import nn
 
 from minidiff.data.datasets import ImageData, load_data
 from minidiff.errors import UserError
+from minidiff.files import write_json
 from minidiff.rng import seed_from
 from minidiff.runs import folder as checkpoint
 from minidiff.runtime import distributed
 from minidiff.training import journal
-from minidiff.training.loop import TrainConfig, Training
+from minidiff.training.config import TrainConfig
+from minidiff.training.loop import Training
 from minidiff.training.presets import Preset
 
 TRAINING_MAY_CHANGE = ("steps", "lr", "warmup", "precision", "compile")  # on resuming; without, it goes on to the bit
@@ -119,7 +121,7 @@ class Job(ABC):
         """Make the run folder, unless the run is being resumed; returns a line that names it."""
         folder, config = self.folder, self.config
         if folder is not None:  # with what the options have changed: steps, rate, where the data lie
-            distributed.main_first(lambda: checkpoint.write_json(folder / checkpoint.CONFIG, config))
+            distributed.main_first(lambda: write_json(folder / checkpoint.CONFIG, config))
             return f"resuming  {folder} at step {self.trainer.step:,}"
         name = f"{self.kind}-{config['data']['name']}" + (f"-{self.data.corruption}" if self.data.corruption else "")
         self.folder = distributed.from_main(

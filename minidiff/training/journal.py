@@ -19,8 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minidiff.errors import UserError
+from minidiff.files import locked
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.curves import draw_curves, in_words, is_measurement
+from minidiff.runs.log import append_metrics, read_metrics, write_metrics
 from minidiff.runtime import distributed
 from minidiff.training.loop import Training
 
@@ -59,12 +61,12 @@ def keep(
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=trainer.device))
     count, since = 0, time.perf_counter()
     bar = tqdm(total=last, initial=trainer.step, unit="step", disable=not main, dynamic_ncols=True, smoothing=0.05)
-    lock = checkpoint.locked(folder) if main else nullcontext()
+    lock = locked(folder) if main else nullcontext()
     with lock, stop_signals() as stop, tensorboard(folder if main else None, trainer.step + 1) as board, bar:
         known: list[dict[str, Any]] = []
         if main:  # without the steps that a kill lost and that now come again
-            known = checkpoint.read_metrics(folder, upto=trainer.step)
-            checkpoint.write_metrics(folder, known)
+            known = read_metrics(folder, upto=trainer.step)
+            write_metrics(folder, known)
 
         def measured(step: int) -> bool:
             """Measure a step, if it is time; whether it was."""
@@ -127,7 +129,7 @@ def save(trainer: Training, folder: Path) -> None:
 
 
 def log(folder: Path, board: Any, entry: dict[str, Any]) -> None:
-    checkpoint.append_metrics(folder, entry)
+    append_metrics(folder, entry)
     if board is not None:
         for name in entry.keys() - {"step"}:
             board.add_scalar(name, entry[name], entry["step"])

@@ -11,62 +11,27 @@ is no random state to save, and a resumed run is the run that was never interrup
 
 import copy
 import math
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError
-from minidiff.images.files import to_float
+from minidiff.networks.weights import load_exactly
 from minidiff.rng import Draws, seed_from
-from minidiff.runs.folder import load_exactly
 from minidiff.runtime import distributed
+from minidiff.runtime.precision import can_compile, mixed_precision
+from minidiff.training.batches import load_batches, prepare
+from minidiff.training.config import DROPOUT, NOISE, TrainConfig
 
 # images [n,C,H,W] in [-1,1], labels float [n,L], the random numbers of these n samples -> the mean loss, a scalar
 Loss = Callable[[nn.Module, Tensor, Tensor, Draws], Tensor]
 
-ORDER, NOISE, DROPOUT = range(3)  # what a seed is for; keeps the streams apart
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a network is trained. Sizes and counts are global: the same whatever the number of processes."""
-
-    steps: int = 10_000
-    batch_size: int = 128  # images for each optimizer step, over all processes and accumulation slices
-    lr: float = 2e-4  # the peak rate
-    warmup: int = 200  # steps of linear rise to it
-    decay: str = "constant"  # or "cosine": down to 0 at the last step
-    weight_decay: float = 0.0
-    grad_clip: float | None = 1.0  # largest norm of the gradient; None: any
-    ema_decay: float = 0.9999
-    accumulate: int = 1  # slices a batch is cut into, to fit the memory
-    precision: str = "auto"  # fp32, bf16, or auto: bf16 on a GPU that has it
-    compile: bool | None = None  # None: on a GPU, when the run is long enough to repay it
-    seed: int = 0
-
-    def learning_rate(self, step: int) -> float:
-        """The rate of step 1, 2, ...: linear warm-up, then constant or half a cosine down to 0."""
-        if step <= self.warmup:
-            return self.lr * step / max(1, self.warmup)
-        if self.decay == "constant":
-            return self.lr
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * done))
-
-    def ema_decay_at(self, step: int) -> float:
-        """The EMA's decay with warm-up: a short memory at first, or the initial weights would linger for long."""
-        return min(self.ema_decay, (1 + step) / (10 + step))
 
 
 class TrainStep(NamedTuple):
@@ -198,15 +163,6 @@ class Trainer:
 # --- the parts of a step ------------------------------------------------------------------------------------------
 
 
-def prepare(images: Tensor, flip: bool, draws: Draws) -> Tensor:
-    """uint8 [n,H,W,C] -> float32 [n,C,H,W] in [-1,1]; half of them mirrored left to right where that makes sense."""
-    x = to_float(images)
-    if not flip:
-        return x
-    mirrored = draws.rand(1, 1, 1) < 0.5
-    return torch.where(mirrored, x.flip(3), x)
-
-
 @torch.no_grad()
 def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
     """ema <- decay * ema + (1 - decay) * model, in one fused call; buffers (batch-norm statistics) are copied."""
@@ -215,92 +171,4 @@ def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
         mine.copy_(theirs)
 
 
-def mixed_precision(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """The context to compute in. `auto` is bf16 on a GPU that has it, else fp32: emulated bf16 on a CPU is 0.4x."""
-    if precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bf16" if fast else "fp32"
-    if precision == "fp32":
-        return nullcontext
-    return lambda: torch.autocast(device.type, torch.bfloat16)
-
-
-def can_compile() -> bool:
-    """Whether torch.compile can work on a GPU here: it needs Triton and a C compiler."""
-    return find_spec("triton") is not None and any(shutil.which(name) for name in ("cc", "gcc", "clang"))
-
-
 # --- the order of the data ----------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=2)
-def epoch_order(seed: int, count: int, epoch: int) -> np.ndarray:
-    """The permutation of `count` images that epoch 0, 1, ... goes through: a function of the seed and the epoch."""
-    return np.random.default_rng(seed_from(seed, ORDER, epoch)).permutation(count)
-
-
-def global_batch(seed: int, count: int, batch_size: int, step: int) -> np.ndarray:
-    """The image indices of step 1, 2, ...: one long sequence of epochs, cut into batches. int64 [batch_size]."""
-    first = (step - 1) * batch_size
-    epochs = range(first // count, (first + batch_size - 1) // count + 1)
-    start = first % count
-    return np.concatenate([epoch_order(seed, count, epoch) for epoch in epochs])[start : start + batch_size]
-
-
-def slices_of(count: int, config: TrainConfig, slice_size: int, step: int) -> Iterator[tuple[np.ndarray, slice]]:
-    """Which images this process reads, slice after slice, beyond `step`; and their rows in the global batch."""
-    for following in range(step + 1, config.steps + 1):
-        batch = global_batch(config.seed, count, config.batch_size, following)
-        for number in range(config.accumulate):
-            start = (distributed.rank() * config.accumulate + number) * slice_size
-            rows = slice(start, start + slice_size)
-            yield batch[rows], rows
-
-
-class Reader(torch.utils.data.Dataset):
-    """Reads whole slices for the workers of a DataLoader."""
-
-    def __init__(self, data: ImageData) -> None:
-        self.data = data
-
-    def __getitem__(self, item: tuple[np.ndarray, slice]) -> tuple[Tensor, Tensor, slice]:
-        indices, rows = item
-        images = torch.from_numpy(np.ascontiguousarray(self.data.images[indices]))
-        return images, torch.from_numpy(self.data.labels[indices]).float(), rows
-
-
-def load_batches(
-    data: ImageData, config: TrainConfig, slice_size: int, step: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor, slice]]:
-    """uint8 images [n,H,W,C] and float labels [n,L] on the device, with their rows, slice after slice.
-
-    A data set that fits a quarter of the GPU's free memory is kept there whole. A larger one is read by worker
-    processes into pinned memory, ahead of the network. On a CPU the images are read where they lie.
-    """
-    items = slices_of(len(data.images), config, slice_size, step)
-    if device.type == "cuda" and data.images.nbytes < torch.cuda.mem_get_info(device)[0] / 4:
-        images = torch.from_numpy(np.array(data.images)).to(device)
-        labels = torch.from_numpy(data.labels).to(device).float()
-        for indices, rows in items:
-            chosen = torch.from_numpy(indices).to(device, non_blocking=True)
-            yield images[chosen], labels[chosen], rows
-    elif device.type == "cuda":
-        for images, labels, rows in read_by_workers(data, items):
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True), rows
-    else:
-        reader = Reader(data)
-        for item in items:
-            images, labels, rows = reader[item]
-            yield images.to(device), labels.to(device), rows
-
-
-def read_by_workers(data: ImageData, items: Iterable[tuple[np.ndarray, slice]], workers: int = 4) -> Iterable[Any]:
-    """The slices in order, read ahead by other processes; in pinned memory where there is a GPU to send them to."""
-    pinned = torch.cuda.is_available()
-    return torch.utils.data.DataLoader(
-        Reader(data),
-        batch_size=None,
-        sampler=items,
-        num_workers=workers,
-        pin_memory=pinned,  # type: ignore[arg-type]
-    )

@@ -1,0 +1,26 @@
+"""The samples of a GAN as a source for metrics: drawn as they are asked for."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from minidiff.gan.run import GanRun
+from minidiff.images.convert import to_uint8
+from minidiff.metrics.sources import Batch, Source
+from minidiff.runtime import distributed
+
+
+def of_gan(name: str, run: GanRun, num: int, *, seed: int = 0, **sampling: Any) -> Source:
+    """`num` samples of a GAN, drawn as they are asked for: sample k of a seed is always the same. Raises UserError for
+    what there is to say of a reverse chain, such as its sampler."""
+    for option in sampling:
+        run.refuse(f"--{option}")
+
+    def batches(batch_size: int) -> Iterator[Batch]:
+        for mine in distributed.shares(num, batch_size):
+            yield to_uint8(run.draw(mine, seed=seed, batch_size=batch_size))
+
+    channels, height, width = run.shape
+    changes = [f"sampled from the {run.config['kind']} generator, seed {seed}"]
+    changes += ["grey repeated to RGB"] * (channels == 1)
+    return Source(name, num, f"{height}x{width}", batches, changes, sampled=True,
+                  same=repr([str(run.folder.resolve()), num, seed]))  # fmt: skip

@@ -1,0 +1,42 @@
+"""Inception Score: how sure a classifier is of each image, and how varied its answers are.
+
+Salimans et al. 2016.
+"""
+
+import math
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+
+from minidiff.errors import UserError
+from minidiff.metrics.estimates import Estimate
+from minidiff.metrics.frechet import Features, blocks, rows
+
+
+def inception_score(logits: Features, splits: int = 10, seed: int = 2020) -> Estimate:
+    """Inception Score of logits [N,classes]: exp of the mean KL divergence of p(y|x) from p(y), averaged over splits.
+
+    Salimans et al. 2016, section 4; shuffled and split as torch-fidelity does. `std` is the spread over the splits,
+    `se` the error of their mean. The interval is for the score at N / splits images, which is below that of more.
+    UserError if there are fewer images than splits.
+    """
+    count = len(logits)
+    if len(logits.shape) != 2 or splits < 2 or count < splits:
+        raise UserError(
+            f"an Inception Score in {splits} splits: logits are {list(logits.shape)}. Give [N,classes], N >= splits."
+        )
+    order = np.random.RandomState(seed).permutation(count)
+    scores = []
+    for split in range(splits):
+        chosen = order[split * count // splits : (split + 1) * count // splits]
+        marginal, negentropy = torch.zeros(logits.shape[1], dtype=torch.float64), 0.0
+        for block in blocks(len(chosen)):
+            log_p = rows(logits, chosen[block]).log_softmax(dim=1)
+            marginal += log_p.exp().sum(dim=0) / len(chosen)
+            negentropy += (log_p.exp() * log_p).sum().item() / len(chosen)
+        scores.append(math.exp(negentropy - torch.xlogy(marginal, marginal).sum().item()))
+    value, std = float(np.mean(scores)), float(np.std(scores))
+    se = std / math.sqrt(splits - 1)
+    reach = float(student.ppf(0.975, splits - 1)) * se  # few splits: Student's distribution
+    return Estimate(value, se, value - reach, value + reach, std)

@@ -1,0 +1,1 @@
+"""Opening any trained model by its name or folder."""

@@ -1,0 +1,58 @@
+"""The log of a run, metrics.jsonl: one record a line, with the step and what was measured there.
+
+Rests on files.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from minidiff.errors import UserError
+from minidiff.files import write_atomically
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(folder: Path, upto: int | None = None) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl, up to a step; a last line cut short by a kill is left out.
+
+    Every record has a step. Those of the training have a loss; those of a measurement (of accuracy, say) may have none.
+    """
+    records = []
+    path = folder / METRICS
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+            int(record["step"]), float(record.get("loss", 0))
+            if upto is None or record["step"] <= upto:
+                records.append(record)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+    return records
+
+
+def seconds_of_steps(records: list[dict[str, Any]], batch_size: int) -> float:
+    """How long the steps of a training took, by the rate that each record was made at: without pictures, measurements
+    and what a kill lost."""
+    step, total = 0, 0.0
+    for record in records:
+        if record.get("images_per_second"):
+            total += (record["step"] - step) * batch_size / record["images_per_second"]
+            step = record["step"]
+    return total
+
+
+def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
+    """metrics.jsonl anew: after a resume it must not hold steps that are about to be run again."""
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    write_atomically(folder / METRICS, lambda file: file.write(text.encode()))
+
+
+def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
+    """One more line; a kill can cut it short, which `read_metrics` forgives."""
+    try:
+        with open(folder / METRICS, "a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {folder / METRICS}: {error.strerror}. Make room and resume.") from None

@@ -1,0 +1,44 @@
+"""In which precision a network computes: mixed precision for training, plain float32 for measuring."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+
+def mixed_precision(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """The context to compute in. `auto` is bf16 on a GPU that has it, else fp32: emulated bf16 on a CPU is 0.4x."""
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if fast else "fp32"
+    if precision == "fp32":
+        return nullcontext
+    return lambda: torch.autocast(device.type, torch.bfloat16)
+
+
+def can_compile() -> bool:
+    """Whether torch.compile can work on a GPU here: it needs Triton and a C compiler."""
+    return find_spec("triton") is not None and any(shutil.which(name) for name in ("cc", "gcc", "clang"))
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Plain float32 within: no TF32 and no bfloat16, whose seven to ten bits move a FID, and no autocast."""
+    matmul, cudnn, onednn = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mkldnn
+    switches: list[object] = [matmul, cudnn]
+    name, off = "allow_tf32", False  # type: tuple[str, object]
+    if hasattr(cudnn, "conv") and hasattr(onednn, "conv"):  # torch 2.9: new switches, not to be mixed with the old
+        switches = [matmul, cudnn.conv, *(getattr(onednn, kind) for kind in ("matmul", "conv"))]
+        name, off = "fp32_precision", "ieee"
+    before = [getattr(switch, name) for switch in switches]
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        try:
+            for switch in switches:
+                setattr(switch, name, off)
+            yield
+        finally:
+            for switch, value in zip(switches, before, strict=True):
+                setattr(switch, name, value)
