@@ -31,7 +31,7 @@ from minidiff.data.datasets import load_data  # noqa: E402
 from minidiff.diffusion.samplers import SAMPLERS, calls  # noqa: E402
 from minidiff.diffusion.schedules import SPACINGS, Schedule  # noqa: E402
 from minidiff.errors import UserError  # noqa: E402
-from minidiff.images.convert import to_float
+from minidiff.images.convert import to_float  # noqa: E402
 
 COLOURS = dict(zip(SAMPLERS, ("#9467bd", "#1f77b4", "#ff7f0e", "#8c564b", "#2ca02c", "#d62728"), strict=True))
 NOISY = ("ddpm", "dpm++sde")

@@ -33,7 +33,6 @@ from minidiff.training.config import DROPOUT, NOISE, TrainConfig
 Loss = Callable[[nn.Module, Tensor, Tensor, Draws], Tensor]
 
 
-
 class TrainStep(NamedTuple):
     """What one optimizer step did, after weights and EMA have moved. The tensors stay on the device, unread."""
 

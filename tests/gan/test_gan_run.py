@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_distributed import finish, minidiff
+from processes import finish, minidiff
 
 from minidiff import cli, load
 from minidiff.ddpm.run import Run, load_ddpm

@@ -312,7 +312,8 @@ def test_killed_and_resumed_it_is_the_run_that_was_left_alone(clothes: Path) -> 
 
 MEASURE = """
 import sys, torch
-from minidiff import classifier_job, distributed
+from minidiff.classifier import job as classifier_job
+from minidiff.runtime import distributed
 cpu = torch.device("cpu")
 options = {"dataset": "fashion-mnist", "width": 4, "batch_size": 20, "steps": 8, "measure_every": 4, "out": "run"}
 with distributed.process_group(cpu):

@@ -58,7 +58,7 @@ def test_scene_k_depends_on_nothing_but_k():
     tail, tail_labels = shapes.make(5, 32, seed=3, start=15)
     np.testing.assert_array_equal(images[15:], tail)
     np.testing.assert_array_equal(labels[15:], tail_labels)
-    code = "import os; from minidiff.shapes import make; os.write(1, make(5, 32, 3, start=15)[0].tobytes())"
+    code = "import os; from minidiff.data.shapes import make; os.write(1, make(5, 32, 3, start=15)[0].tobytes())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True,
                            env={**os.environ, "PYTHONHASHSEED": "7"}).stdout  # fmt: skip
     assert other == tail.tobytes()

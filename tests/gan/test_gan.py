@@ -391,7 +391,7 @@ def test_batches_that_do_not_fit_are_named() -> None:
 TWO = """
 import sys
 import torch
-from minidiff import distributed
+from minidiff.runtime import distributed
 from test_gan import small, still, weights
 with distributed.process_group(torch.device("cpu")):
     found = {}
@@ -416,7 +416,7 @@ def test_two_processes_stay_equal(tmp_path: Path) -> None:
     gradients, or the statistics, are not averaged."""
     script = tmp_path / "two.py"
     script.write_text(TWO)
-    places = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    places = os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")])
     for processes in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if processes == 2 else []
         subprocess.run(

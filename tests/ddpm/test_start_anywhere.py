@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_distributed import finish, minidiff
+from processes import finish, minidiff
 from torch import Tensor, nn
 
 from minidiff import cli, load

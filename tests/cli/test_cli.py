@@ -162,7 +162,7 @@ main(sys.argv[1:])
 
 def spawn(arguments: list[str], **options: object) -> "subprocess.Popen[str]":
     """The command line in a process of its own, one thread, so that it can be killed."""
-    program = PROGRAM.format(tests=str(Path(__file__).parent))
+    program = PROGRAM.format(tests=str(Path(__file__).parents[1]))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

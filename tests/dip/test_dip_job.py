@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fits import interrupt_at, smooth
 from PIL import Image
 
 from minidiff import cli
@@ -31,12 +32,6 @@ CPU = torch.device("cpu")
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def smooth(height: int = 24, width: int = 20) -> Pixels:
-    """A clean colour picture, uint8 [H,W,3]."""
-    y, x = np.mgrid[0:height, 0:width] / 8
-    return (127.5 + 100 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=2)).astype(np.uint8)
 
 
 @pytest.fixture()
@@ -345,22 +340,6 @@ def test_a_picture_too_large_for_the_memory_is_refused_with_a_size_that_fits(
 
 
 # --- interrupted --------------------------------------------------------------------------------------------------
-
-
-def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
-    """Call `act` in the middle of this step, once."""
-    record, done = DipJob_measure, []
-
-    def measure(self: Any, now: Any, statistic: Any) -> Any:
-        if now.step == step and not done:
-            done.append(step)
-            act()
-        return record(self, now, statistic)
-
-    monkeypatch.setattr(dip_job.DipJob, "measure", measure)
-
-
-DipJob_measure = dip_job.DipJob.measure
 
 
 class Killed(BaseException):

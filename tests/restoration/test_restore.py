@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_dip_job import interrupt_at, smooth
+from fits import interrupt_at, smooth
 
 from minidiff import cli, load
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for

@@ -1,33 +1,16 @@
 """Two processes under torchrun do what one does: the same weights from the same global batch, the same samples."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import finish, minidiff
 
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.log import read_metrics
-
-
-def minidiff(processes: int, arguments: str, folder: Path) -> "subprocess.Popen[str]":
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "minidiff", *arguments.split()],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
-def finish(process: "subprocess.Popen[str]") -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
 
 
 @pytest.mark.slow

@@ -269,13 +269,14 @@ def test_only_what_was_asked_for_is_doubted(tmp_path: Path) -> None:
 
 MEMORY = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 import torch
 torch.set_num_threads(1)
 from dataclasses import replace
 from test_measure import NETWORK
-from minidiff import extraction, measure
-from minidiff.sources import open_source
+from minidiff.metrics import extraction
+from minidiff.metrics import compare as measure
+from minidiff.pretrained.sources import open_source
 
 def wide(images):
     return torch.from_numpy(images.reshape(-1, 3072)[:, ::6] / 255).float(), None
@@ -295,7 +296,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     peaks = []
     for count in (2_000, 50_000):
         path = saved(tmp_path, count, size=32)
-        code = MEMORY.format(tests=str(Path(__file__).parent))
+        code = MEMORY.format(tests=[str(folder) for folder in Path(__file__).parents[:2]])
         done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
     print(peaks)

@@ -32,7 +32,7 @@ def run(code: str, **environment: str) -> str:
 
 
 @glibc
-@pytest.mark.parametrize("call", ["from minidiff.cpu import tune; tune(); tune()",
+@pytest.mark.parametrize("call", ["from minidiff.runtime.cpu import tune; tune(); tune()",
                                   "from minidiff.cli import run; run(['--help'])"])  # fmt: skip
 def test_freed_memory_is_used_again(call: str) -> None:
     """Without the call every block is fetched anew, page by page: 163,840 faults, or 320 where pages are huge."""
@@ -44,7 +44,7 @@ def test_freed_memory_is_used_again(call: str) -> None:
     "name, value", [("MALLOC_MMAP_MAX_", "65536"), ("GLIBC_TUNABLES", "glibc.malloc.tcache_max=64")]
 )
 def test_the_users_own_allocator_settings_win(name: str, value: str) -> None:
-    tuned = int(run(f"from minidiff.cpu import tune; tune()\n{FAULTS}", **{name: value}))
+    tuned = int(run(f"from minidiff.runtime.cpu import tune; tune()\n{FAULTS}", **{name: value}))
     assert tuned > int(run(FAULTS, **{name: value})) / 2
 
 
@@ -53,7 +53,7 @@ def test_large_blocks_in_threads() -> None:
     """A thread's own heap holds no more than 64 MiB: larger blocks must come from elsewhere, and be given back."""
     code = """
 import resource, threading
-from minidiff.cpu import tune
+from minidiff.runtime.cpu import tune
 tune()
 sizes = []
 def work():
@@ -75,5 +75,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10)
     [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, "None")],
 )
 def test_how_threads_wait(environment: dict[str, str], count: str) -> None:
-    code = "import os; from minidiff.cpu import tune; tune(); print(os.environ.get('GOMP_SPINCOUNT'))"
+    code = "import os; from minidiff.runtime.cpu import tune; tune(); print(os.environ.get('GOMP_SPINCOUNT'))"
     assert run(code, **environment) == count

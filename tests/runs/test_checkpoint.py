@@ -34,8 +34,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, signal, sys, torch
 from pathlib import Path
-from minidiff import checkpoint
 from minidiff.errors import UserError
+from minidiff.runs import folder as checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = Path(sys.argv[1])
 small, large = {"w": torch.zeros(10)}, {"w": torch.zeros(1_000_000)}

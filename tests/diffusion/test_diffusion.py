@@ -238,7 +238,7 @@ def test_eps_prediction_and_zero_snr_exclude_each_other():
 # The chapters
 
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[1].parent / "docs"
 
 
 def test_every_place_that_the_notation_names_exists():

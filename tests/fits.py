@@ -1,0 +1,31 @@
+"""What the tests of deep image priors share: a picture, and a fit that is interrupted."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from minidiff.dip import job as dip_job
+from minidiff.images.convert import Pixels
+
+
+def smooth(height: int = 24, width: int = 20) -> Pixels:
+    """A clean colour picture, uint8 [H,W,3]."""
+    y, x = np.mgrid[0:height, 0:width] / 8
+    return (127.5 + 100 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=2)).astype(np.uint8)
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
+    """Call `act` in the middle of this step, once."""
+    record, done = DipJob_measure, []
+
+    def measure(self: Any, now: Any, statistic: Any) -> Any:
+        if now.step == step and not done:
+            done.append(step)
+            act()
+        return record(self, now, statistic)
+
+    monkeypatch.setattr(dip_job.DipJob, "measure", measure)
+
+
+DipJob_measure = dip_job.DipJob.measure
