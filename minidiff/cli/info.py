@@ -9,7 +9,7 @@ from minidiff.errors import UserError
 @click.argument("run", required=False)
 def info(run: str | None) -> None:
     """Tell what RUN is: data, network, parameters, steps, last loss, sizes. Without RUN, list the runs under runs/."""
-    from minidiff.runs import describe as report
+    from minidiff.reports import describe as report
     from minidiff.runs import folder as checkpoint
 
     if run is not None:

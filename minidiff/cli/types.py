@@ -2,21 +2,47 @@
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from minidiff.errors import suggestion
+from minidiff.errors import UserError, suggestion
+
+
+class Command(click.Command):
+    """A command that says `--start-t` where the package says `start_t`.
+
+    Errors of the package name an argument in backticks. Where that is the name of one of the command's parameters, the
+    user is told of the flag instead.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            error.args = (self.translated(str(error)),)
+            raise
+
+    def translated(self, message: str) -> str:
+        """The message with flags for arguments."""
+        flags = {param.name: max(param.opts, key=len) for param in self.params if isinstance(param, click.Option)}
+        return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), message)
 
 
 class Name(click.ParamType):
-    """One name out of a table; a wrong one is answered with the nearest. The table may be given as a function, so that
-    what it holds is imported only when it is needed."""
+    """One name out of a table; a wrong one is answered with the nearest.
 
-    def __init__(self, kind: str, names: Mapping[str, Any] | Sequence[str] | Callable[[], Any]) -> None:
-        self.name, self.names = kind, names
+    names: the table, or a function that imports it when it is needed. shown: its names for the help, where the table
+    must not be imported for that.
+    """
+
+    def __init__(
+        self, kind: str, names: Mapping[str, Any] | Sequence[str] | Callable[[], Any], shown: Sequence[str] = ()
+    ) -> None:
+        self.name, self.names, self.shown = kind, names, shown
 
     def known(self) -> list[str]:
         return list(self.names() if callable(self.names) else self.names)
@@ -27,7 +53,7 @@ class Name(click.ParamType):
         return str(value)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "|".join(self.known())
+        return "|".join(self.shown or self.known())
 
 
 class Names(Name):

@@ -16,6 +16,7 @@ from minidiff.gan.losses import GANS
 from minidiff.images.faults import problems
 from minidiff.images.files import read_image
 from minidiff.images.grid import cut
+from minidiff.reports import describe as report
 from minidiff.reports.charts import interval, panels
 from minidiff.reports.page import (
     Html,
@@ -33,7 +34,6 @@ from minidiff.reports.page import (
     worded,
     write_page,
 )
-from minidiff.runs import describe as report
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.log import read_metrics, seconds_of_steps
 

@@ -42,7 +42,7 @@ from minidiff.evaluation.pictures import (
 from minidiff.files import write_json
 from minidiff.images.convert import to_uint8
 from minidiff.images.files import write_image
-from minidiff.runs import describe as report
+from minidiff.reports import describe as report
 from minidiff.runs import folder as checkpoint
 from minidiff.training.presets import PRESETS
 

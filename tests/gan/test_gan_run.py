@@ -20,8 +20,8 @@ from minidiff.metrics.sources import Source
 from minidiff.networks.gan import Generator
 from minidiff.pretrained.load import KINDS
 from minidiff.pretrained.sources import open_source
+from minidiff.reports import describe as report
 from minidiff.rng import sample_generators
-from minidiff.runs import describe as report
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.log import append_metrics
 

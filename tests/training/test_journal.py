@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from minidiff.data.datasets import ImageData
 from minidiff.images.files import image_shape
+from minidiff.reports import describe as report
 from minidiff.rng import Draws
 from minidiff.runs import curves
-from minidiff.runs import describe as report
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.log import read_metrics, write_metrics
 from minidiff.training import journal

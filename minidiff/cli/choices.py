@@ -1,0 +1,61 @@
+"""What can be chosen by name on the command line: where each table is, and its names for the help.
+
+A table stands beside its functions, most of which need torch, and torch takes a second to import. Help must not wait
+for that, so the names are repeated here; a test holds them to the tables. What is typed is looked up in the table
+itself, so an entry that a user registers can be typed, too.
+"""
+
+from importlib import import_module
+
+from minidiff.cli.types import Name
+
+TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "sampler": ("diffusion.samplers:SAMPLERS", ("ddpm", "ddim", "dpm++", "dpm++sde", "heun", "unipc")),
+    "schedule": ("diffusion.schedules:SCHEDULES", ("linear", "scaled_linear", "cosine")),
+    "spacing": ("diffusion.schedules:SPACINGS", ("leading", "trailing", "linspace", "quadratic", "karras", "logsnr")),
+    "variance": ("diffusion.samplers:VARIANCES", ("fixed_small", "fixed_large")),
+    "prediction": ("diffusion.process:PREDICTIONS", ("eps", "x0", "v")),
+    "init mode": ("ddpm.run:INIT_MODES", ("noise", "scale", "as-is")),
+    "data set": (
+        "data.datasets:DATASETS",
+        ("shapes", "mnist", "fashion-mnist", "cifar10", "cifar100", "celeba", "iclevr", "folder"),
+    ),
+    "corruption": (
+        "data.corruptions:CORRUPTIONS",
+        (
+            "identity",
+            "shot_noise",
+            "impulse_noise",
+            "glass_blur",
+            "motion_blur",
+            "shear",
+            "scale",
+            "rotate",
+            "brightness",
+            "translate",
+            "stripe",
+            "fog",
+            "spatter",
+            "dotted_line",
+            "zigzag",
+            "canny_edges",
+        ),
+    ),
+    "net": ("networks.dip:DIP_NETS", ("conv2", "cnn", "resnet18", "hourglass")),
+    "task": ("dip.fit:TASKS", ("denoise", "inpaint", "super-resolve")),
+    "input": ("dip.fit:INPUTS", ("noise", "image")),
+    "early stop": ("dip.fit:EARLY_STOPS", ("window", "moving")),
+    "metric": ("metrics.compare:METRICS", ("fid", "kid", "is", "prec-recall", "fid-inf")),
+    "mode": ("metrics.features:MODES", ("pytorch-fid", "torch-fidelity", "clean")),
+}
+
+
+def choice(kind: str) -> Name:
+    """The parameter type of one name out of the table of this kind."""
+    return Name(kind, lambda: table(kind), TABLES[kind][1])
+
+
+def table(kind: str) -> list[str]:
+    """The names of a table as they are now. Imports the module that holds it."""
+    module, name = TABLES[kind][0].split(":")
+    return list(getattr(import_module(f"minidiff.{module}"), name))
