@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import minidiff
+from minidiff.images.convert import to_uint8
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -86,7 +87,7 @@ def test_sampler_steps(trained: Path, clf: Path, tmp_path: Path, monkeypatch: py
         assert (out / name).stat().st_size > 2_000
     images = np.load(out / "samples" / "ddim-5" / "000050.npz")["images"]
     (expected,) = minidiff.load(trained).sample(100, sampler="ddim", steps=5, batch_size=100)
-    assert np.abs(images.astype(int) - minidiff.images.to_uint8(expected[50:])).max() <= 1
+    assert np.abs(images.astype(int) - to_uint8(expected[50:])).max() <= 1
     kept = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
     more = CliRunner().invoke(sampler_steps.main, [*words, "--samplers", "ddim,heun", "--steps", "2,5"])
     assert more.exit_code == 0, more.output

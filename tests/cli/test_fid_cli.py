@@ -247,14 +247,14 @@ def test_two_processes_share_an_odd_number_of_batches(
 def test_the_features_are_those_the_classifier_has_of_its_data(clf: Path) -> None:
     """In the same form as in its training: the values, the size, the channels."""
     import minidiff
-    from minidiff.classifier.run import load
+    from minidiff.classifier.run import load_classifier
     from minidiff.images.convert import to_float
     from minidiff.metrics.features import choose
 
     network = choose(str(clf))
     data = minidiff.load_data("folder", data_dir=clf.parent / "data", image_size=16)
     features, logits = network.compute(data.rgb(slice(None)))
-    _, model, sha256 = load(clf)
+    _, model, sha256 = load_classifier(clf)
     torch.testing.assert_close(features, model.features(to_float(data.images)))
     torch.testing.assert_close(logits, model(to_float(data.images)))
     assert (network.dims, network.sha256, network.published) == (32, sha256, False)

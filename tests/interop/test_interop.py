@@ -697,7 +697,8 @@ def test_a_write_that_fails_leaves_nothing(folder, capsys, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    for writer in ("interop.checkpoints.write_atomically", "runs.folder.write_atomically"):
+        monkeypatch.setattr(f"minidiff.{writer}", full)
     for command in (["import", str(folder), "new/run"], ["export", str(folder), "new/run"]):
         assert cli.run(command) == 1
         assert "No space left" in capsys.readouterr().err

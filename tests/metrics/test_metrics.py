@@ -9,13 +9,12 @@ from clouds import covariance, normal, sample_statistics, symmetric
 
 from minidiff.errors import UserError
 from minidiff.metrics import frechet
-from minidiff.metrics import precision_recall as metrics
 from minidiff.metrics.estimates import Estimate
 from minidiff.metrics.fid_infinity import fid_infinity
 from minidiff.metrics.frechet import FeatureStatistics, frechet_distance
 from minidiff.metrics.inception_score import inception_score
 from minidiff.metrics.kid import kid, witness_variance
-from minidiff.metrics.precision_recall import precision_recall
+from minidiff.metrics.precision_recall import precision_recall, squared_distances
 
 # FID of infinitely many images
 
@@ -224,7 +223,7 @@ def test_copies_of_an_image_are_at_one_point() -> None:
     assert precision_recall(real[5].repeat(30, 1), real) == (1.0, 1 / 40)
     assert precision_recall(real[5].repeat(30, 1) + 1e-3, real) == (1.0, 0.0)
     assert precision_recall(real[:1].repeat(2, 1), real[:1].repeat(9, 1), k=1) == (1.0, 1.0)
-    assert metrics.squared_distances(real, real).diagonal().eq(0).all()
+    assert squared_distances(real, real).diagonal().eq(0).all()
 
 
 def test_precision_and_recall_need_neighbours() -> None:
@@ -260,10 +259,10 @@ def test_no_piece_of_the_work_grows_with_the_images(monkeypatch: pytest.MonkeyPa
         largest = max(largest, len(piece))
         return piece
 
-    for module in (frechet, metrics):
-        monkeypatch.setattr(module, "rows", watched)
+    for module in ("frechet", "fid_infinity", "kid", "inception_score", "precision_recall"):
+        monkeypatch.setattr(f"minidiff.metrics.{module}.rows", watched)
     monkeypatch.setattr(frechet, "BLOCK", 50)
-    monkeypatch.setattr(metrics, "WITNESSES", 50)
+    monkeypatch.setattr("minidiff.metrics.kid.WITNESSES", 50)
     for count in (300, 1500):
         a, b = normal(count, 3, seed=1), normal(count, 3, seed=2)
         FeatureStatistics.of(a)

@@ -603,7 +603,7 @@ def test_a_full_disk_costs_the_cells_that_met_it(
     def full(path: Path, value: object) -> None:
         raise UserError(f"cannot write {path}: No space left on device.")
 
-    monkeypatch.setattr(checkpoint, "write_json", full)
+    monkeypatch.setattr(progress, "write_json", full)
     monkeypatch.setattr(Pretended, "code", 1)
     for prepared in (False, True):
         if prepared:
