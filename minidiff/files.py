@@ -1,112 +1,237 @@
-"""Files: read JSON, write atomically, hold a folder for one process.
+"""Files: write whole or not at all, read JSON, hold a folder for one process.
 
-Rests on errors alone, so that listing runs does not wait for torch.
+Rests on errors alone, so that listing runs does not wait for torch. `replacing` writes every file of minidiff: to a
+working file beside its place, which is flushed to the disk and then renamed. At any moment, `kill -9` included, a
+file is the whole old one or the whole new one.
 """
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import platform
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from minidiff.errors import UserError, one_line
+from minidiff.errors import UserError, one_line, shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, or in a file
+DAY = 86_400  # seconds
+HOST = platform.node() or "here"
+LOCK = ".lock"  # in a folder that one process holds, or held; it is empty and hidden, and may stay
+
+
+# --- write --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: Path, flush: bool = True) -> Iterator[BinaryIO]:
+    """Open a file to write. It takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    flush: wait until the disk has it, which takes some 5 ms, and remove what killed processes left of this file.
+    Streams of thousands of pictures, which can be drawn again, do without. Raises OSError.
+    """
+    if flush:
+        remove_left_overs(path)
+    working = working_place(path)
+    try:
+        with open(working, "wb") as file:
+            yield file
+            file.flush()
+            if flush:
+                os.fsync(file.fileno())
+        os.replace(working, path)
+        if flush:
+            flush_folder(path.parent)
+    finally:
+        with suppress(OSError):  # where nothing can be written, nothing can be removed
+            working.unlink()
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder to fill. It takes the place of `folder`, which is empty or absent, when the block ends well.
+
+    It vanishes when the block does not end well. Raises OSError.
+    """
+    folder = folder.absolute()
+    remove_left_overs(folder)
+    working = working_place(folder)
+    try:
+        shutil.rmtree(working, ignore_errors=True)
+        working.mkdir(parents=True)
+        yield working
+        flush_folder(working)
+        if folder.exists():
+            folder.rmdir()
+        os.rename(working, folder)
+        flush_folder(folder.parent)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn what stops a write to `path` into a UserError: one line with the reason and what to do."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch.save reports a failed write as a RuntimeError, with the OSError it met as the context.
+        cause = error if isinstance(error, OSError) else error.__context__
+        number, reason = None, one_line(error)
+        if isinstance(cause, OSError):
+            number, reason = cause.errno, cause.strerror or one_line(cause)
+        mend = "Make room, then try again." if number in FULL else "Choose another place."
+        raise UserError(f"cannot write {path}: {reason}. What was there before is unharmed. {mend}") from None
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call `write(file)` so that `path` becomes the whole new content or stays what it was. Raises UserError."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):  # where nothing can be written, nothing can be removed
-            temporary.unlink()
-        # torch.save reports a failed write as a RuntimeError, with the OSError it met as the context.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if isinstance(cause, OSError):
-            mend = " Make room, then try again." if cause.errno in FULL else ""
-            kept = "What was there before is unharmed."
-            raise UserError(f"cannot write {path}: {cause.strerror}. {kept}{mend}") from None
-        if isinstance(error, RuntimeError):
-            raise UserError(f"cannot write {path}: {one_line(error)}. The old file is unharmed.") from None
-        raise
+    """Call `write(file)`, so that `path` becomes the whole new content or stays what it was. Raises UserError."""
+    with write_errors(path), replacing(path) as file:
+        write(file)
 
 
 def write_json(path: Path, value: object) -> None:
+    """Write a value as JSON, whole or not at all. Raises UserError."""
     write_atomically(path, lambda file: file.write((json.dumps(value, indent=2) + "\n").encode()))
 
 
-def read_json(path: Path, mend: str = "") -> dict[str, Any]:
-    """A JSON object out of a file. mend: a sentence for the end of the message. Raises UserError."""
+def flush_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder: a rename is lost without it when the power fails."""
+    with suppress(OSError):  # Windows cannot open a folder, and some network disks cannot flush one
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+# --- working files ------------------------------------------------------------------------------------------------
+
+# `.NAME.tmp-HOST-PID`. Earlier versions wrote `.NAME.tmp` and `.NAME.tmpPID`.
+WORKING = re.compile(r"\.(.+)\.tmp(?:-(.+)-(\d+)|\d*)")
+
+
+def working_place(path: Path) -> Path:
+    """Return where this process writes before it renames to `path`: beside it, hidden, under a name of its own."""
+    return path.with_name(f".{path.name}.tmp-{HOST}-{os.getpid()}")
+
+
+def is_working_name(name: str) -> bool:
+    """Tell whether a file of this name is a working file, or what a killed process left of one."""
+    return WORKING.fullmatch(name) is not None
+
+
+def remove_left_overs(path: Path) -> None:
+    """Remove what killed processes left beside `path` when they were writing it."""
+    for place in path.parent.glob(f".{glob.escape(path.name)}.tmp*"):
+        with suppress(OSError):
+            if is_left_over(place):
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
+
+
+def is_left_over(place: Path) -> bool:
+    """Tell whether nobody works on a working file: its process is gone, or has not touched the file for a day.
+
+    The process of another computer, on a shared disk, may be at work although none here has its number.
+    """
+    found = WORKING.fullmatch(place.name)
+    if not found:
+        return False
+    gone = found[2] == HOST and not is_running(int(found[3]))
+    return gone or time.time() - place.stat().st_mtime > DAY
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether this computer has a process of this number; yes where that cannot be found out."""
+    if os.name != "posix":  # on Windows the same call would stop the process
+        return True
     try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist. {mend}".rstrip()) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}). {mend}".rstrip()) from None
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to somebody else
+        return True
+    return True
+
+
+def is_empty(folder: Path) -> bool:
+    """Tell whether a folder holds nothing but a lock and working files."""
+    return all(path.name == LOCK or is_working_name(path.name) for path in folder.iterdir())
+
+
+# --- read ---------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path, mend: str = "", missing: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Read the JSON object in a file. Raises UserError.
+
+    mend: a sentence for the end of the message. missing: what to return where there is no such file.
+    """
+    if missing is not None and not path.exists():
+        return missing
+    found = read_any_json(path, mend)
     if not isinstance(found, dict):
-        raise UserError(f"{path} cannot be read (it holds no object). {mend}".rstrip())
+        raise UserError(f"{path} holds {shown(found)}, not a JSON object. {mend}".rstrip())
     return found
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process: two trainings in one folder would write over each other.
-
-    The lock goes with the process, `kill -9` included. Raises UserError when another process has it.
-    """
+def read_any_json(path: Path, mend: str = "") -> Any:
+    """Read any JSON value from a file; UTF-8, UTF-16 and a byte order mark are recognised. Raises UserError."""
     try:
-        import fcntl
-    except ImportError:  # Windows has no such locks; there it is the user who must not start two
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is at work in {folder}. Wait for it, or stop it first.") from None
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    for left_over in path.parent.glob(f".{path.name}.tmp*"):  # by a process that was killed, a day ago or more
-        with suppress(FileNotFoundError):
-            if time.time() - left_over.stat().st_mtime > 86_400:
-                left_over.unlink()
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist. {mend}".rstrip()) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or one_line(error)}). {mend}".rstrip()) from None
+    except RecursionError:
+        raise UserError(f"{path} is no JSON that can be read: it is nested too deeply. {mend}".rstrip()) from None
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({one_line(error)}). {mend}".rstrip()) from None
 
 
 def printable(text: str) -> str:
-    """File names may hold bytes that are no characters; a terminal takes them as question marks."""
+    """Return a file name for the terminal: bytes that are not characters become question marks."""
     return text.encode(errors="replace").decode()
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+# --- hold a folder ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process: two trainings in one folder would write over each other.
+
+    The lock ends with the process, `kill -9` included; only the empty file LOCK stays. Raises UserError when another
+    process holds the folder.
+    """
+    from filelock import FileLock, Timeout  # takes 50 ms, which help and `minidiff info` do without
+
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.stat()  # FileLock would make a folder that is missing
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"another process is at work in {folder}. Wait for it, or stop it first.") from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UserError(f"cannot lock {folder}: {reason}. Choose another place.") from None
+    try:
+        yield
+    finally:
+        lock.release()

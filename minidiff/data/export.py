@@ -11,7 +11,7 @@ from pathlib import Path
 from minidiff.data import iclevr, shapes
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError, shown
-from minidiff.files import replacing
+from minidiff.files import is_empty, replacing, write_errors
 from minidiff.images.files import write_image
 
 
@@ -22,7 +22,7 @@ def image_name(index: int, split: str) -> str:
 
 def check_new(folder: Path, split: str = "train") -> None:
     """A UserError if there is anything in the way of a new folder, or of one more split in an exported one."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and is_empty(folder)):
         return
     if not folder.is_dir() or not (folder / iclevr.OBJECTS).is_file():
         raise UserError(f"{folder} exists and is not an empty folder. Give another one.")
@@ -47,7 +47,7 @@ def export(data: ImageData, folder: str | Path, split: str = "train", count: int
     listed: dict[str, list[str]] = {}
     for index in range(min(len(data), count or len(data))):
         path = folder / "images" / image_name(index, split)
-        write_image(path, data.rgb([index])[0])
+        write_image(path, data.rgb([index])[0], flush=False)
         listed[path.name] = data.names_of(index)
         yield path
     tables: dict[str, object] = {
@@ -60,8 +60,5 @@ def export(data: ImageData, folder: str | Path, split: str = "train", count: int
     for name, table in tables.items():
         if (folder / name).exists():  # written with another split
             continue
-        try:
-            with replacing(folder / name) as file:
-                file.write(json.dumps(table).encode())
-        except OSError as error:
-            raise UserError(f"cannot write {folder / name}: {error.strerror}.") from None
+        with write_errors(folder / name), replacing(folder / name) as file:
+            file.write(json.dumps(table).encode())

@@ -5,24 +5,17 @@ This chapter is the only one that turns one into the other, and the only one tha
 """
 
 import io
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from minidiff.errors import UserError, one_line
+from minidiff.files import replacing, write_errors
 from minidiff.images.convert import Pixels
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-
-
-# --- between the two forms ----------------------------------------------------------------------------------------
-
-
-# --- files --------------------------------------------------------------------------------------------------------
 
 
 def read_image(path: str | Path, channels: int = 3) -> Pixels:
@@ -98,23 +91,20 @@ def read_images(source: str | Path | Sequence[Path], size: int, channels: int = 
     return np.stack([crop_resize(read_image(path, channels), size) for path in source])
 
 
-def write_image(path: str | Path, image: Pixels) -> None:
-    """uint8 [H,W,3] to a file, whole or not at all; the format follows the suffix. Raises UserError."""
+def write_image(path: str | Path, image: Pixels, flush: bool = True) -> None:
+    """Write uint8 [H,W,3] to a file, whole or not at all; the format follows the suffix. Raises UserError.
+
+    flush: see `files.replacing`.
+    """
     path = Path(path)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"'{path.name}' has no image suffix. Try {path.stem}.png.")
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format=Image.registered_extensions()[path.suffix.lower()])
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    try:
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(buffer.getvalue())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}. Choose another place.") from None
-    finally:
-        with suppress(OSError):  # where nothing can be written, nothing can be removed
-            temporary.unlink(missing_ok=True)
+        with replacing(path, flush) as file:
+            file.write(buffer.getvalue())
 
 
 def as_webp(image: Pixels, quality: int) -> bytes:
@@ -131,6 +121,3 @@ def free_name(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return candidate
-
-
-# --- to look at ---------------------------------------------------------------------------------------------------

@@ -5,10 +5,8 @@ top or under `unet/`, and `scheduler_config.json` beside it or under `scheduler/
 and scheduler_config.py, on which this rests, as on checkpoint.
 """
 
-import json
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +18,7 @@ from torch import Tensor
 from minidiff._version import __version__
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError, one_line
-from minidiff.files import write_atomically, write_json
+from minidiff.files import is_empty, read_json, replacing_folder, write_atomically, write_errors, write_json
 from minidiff.interop.layers import (
     NETWORK_CLASS,
     as_embedding,
@@ -39,6 +37,7 @@ from minidiff.runs import folder as checkpoint
 CONFIG, SCHEDULER, INDEX = "config.json", "scheduler_config.json", "model_index.json"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 WEIGHT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+AGAIN = "Download it again."
 
 
 class Foreign(NamedTuple):
@@ -60,7 +59,7 @@ def is_foreign(source: str | Path) -> bool:
         if (path / INDEX).is_file() or (path / "unet" / CONFIG).is_file():
             return True
         try:
-            return "_class_name" in read_json(path / CONFIG, {})
+            return "_class_name" in read_json(path / CONFIG, missing={})
         except UserError:  # damaged: a run's, as far as one can tell
             return False
     if path.exists():
@@ -87,9 +86,9 @@ def open_source(source: str | Path) -> Foreign:
             refuse_file(file)
         raise UserError(f"{path} has no {CONFIG}, neither there nor under unet/. Give a folder that diffusers saved.")
     config_file = network_folder / CONFIG
-    network = read_network(read_json(config_file), config_file)
+    network = read_network(read_json(config_file, AGAIN), config_file)
     scheduler_file = find_scheduler(path)
-    scheduler = read_json(scheduler_file)
+    scheduler = read_json(scheduler_file, AGAIN)
     diffusion = read_diffusion(scheduler, scheduler_file)
     channels = network["in_channels"]
     if channels != network["out_channels"] or channels not in (1, 3):
@@ -120,7 +119,7 @@ def open_source(source: str | Path) -> Foreign:
 
 def check_pipeline(folder: Path) -> None:
     """A UserError for a pipeline with more in it than a network and a scheduler: a latent's decoder, a text encoder."""
-    index = read_json(folder / INDEX, {})
+    index = read_json(folder / INDEX, AGAIN, missing={})
     parts = [name for name, value in index.items() if isinstance(value, list) and value[:1] != [None]]
     more = [name for name in parts if name not in ("unet", "scheduler")]
     if more:
@@ -151,21 +150,6 @@ def find_weights(folder: Path) -> Path:
     others = sorted(path.name for path in folder.glob("diffusion_pytorch_model*"))
     found = f"; {few(others)} cannot be read" if others else ""
     raise UserError(f"{folder} has no weights ({' or '.join(WEIGHTS)}{found}). Download it again, whole.")
-
-
-def read_json(path: Path, missing: Any = None) -> Any:
-    """The object in a JSON file; `missing`, where that is given, for a file that is not there. Raises UserError."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if missing is not None:
-            return missing
-        raise UserError(f"{path} is missing. Download it again.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}). Download it again.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no settings, but a {type(value).__name__}. Download it again.")
-    return value
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -282,7 +266,7 @@ def lucid_size(tensors: Mapping[str, Tensor], prefix: str) -> str:
 
 def check_new(folder: Path) -> None:
     """A UserError if there is anything in the way of a new folder."""
-    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+    if os.path.lexists(folder) and not (folder.is_dir() and is_empty(folder)):
         raise UserError(f"{folder} exists and is not an empty folder. Give another one.")
 
 
@@ -292,18 +276,8 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     Raises UserError; what is there already is never written over.
     """
     check_new(folder)
-    temporary = folder.absolute().with_name(f".{folder.absolute().name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
-        temporary.mkdir(parents=True)
-        write(temporary)
-        if folder.exists():
-            folder.rmdir()  # empty
-        os.rename(temporary, folder)
-    except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}. Give another one.") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with write_errors(folder), replacing_folder(folder) as place:
+        write(place)
 
 
 def write_run(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -273,7 +273,8 @@ def parameters(path: Path) -> str:
 
 def files(folder: Path) -> str:
     """The sizes of what is in the folder."""
-    sizes = [f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in sorted(folder.iterdir()) if path.is_file()]
+    shown = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."]
+    sizes = [f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in shown]
     within = [f"{path.name}/ {contents(path)}" for path in folder.iterdir() if path.is_dir()]
     return ", ".join([*sizes, *sorted(within)])
 

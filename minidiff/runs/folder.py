@@ -14,14 +14,13 @@ included, a file is the whole old one or the whole new one. Nothing is ever unpi
 `state.pt` is read with `weights_only=True`.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minidiff.errors import UserError, listed, one_line
-from minidiff.files import write_atomically, write_json
+from minidiff.files import is_empty, read_json, write_atomically, write_json
 
 if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
     from torch import Tensor
@@ -104,15 +103,12 @@ def read_config(folder: str | Path, kind: Kinds | None = None) -> dict[str, Any]
     folder = Path(folder).expanduser()
     if not folder.exists():
         raise UserError(f"{folder} does not exist. `minidiff info` lists the runs there are.")
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder} is not a run folder (it has no {CONFIG}). `minidiff info` lists the runs.") from None
-    except NotADirectoryError:
-        raise UserError(f"{folder} is a file, not a run folder. Give the folder that holds {CONFIG}.") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{folder / CONFIG} cannot be read ({error}).") from None
-    if not isinstance(config, dict) or "kind" not in config:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file, not a run folder. Give the folder that holds {CONFIG}.")
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder} is not a run folder (it has no {CONFIG}). `minidiff info` lists the runs.")
+    config = read_json(folder / CONFIG)
+    if "kind" not in config:
         raise UserError(f"{folder / CONFIG} was not written by minidiff (it names no kind of run).")
     if kind is not None and config["kind"] not in several(kind):
         needs = listed(several(kind), "or")
@@ -180,6 +176,6 @@ def create_run(folder: str | Path | None, name: str, config: Mapping[str, Any], 
 
 def check_free(folder: Path) -> None:
     """A UserError unless `folder` is empty or not there."""
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and not is_empty(folder):
         hint = f"--resume {folder} to go on with it, or " if (folder / CONFIG).exists() else ""
         raise UserError(f"{folder} is not empty. Use {hint}another --out.")

@@ -194,7 +194,8 @@ def test_a_tiny_set_is_learnt_by_heart(learnt: Path, clothes: Path, capsys: pyte
     test = load_data("fashion-mnist", data_dir=clothes, image_size=32, split="test")
     assert accuracy(logits_of(learnt, test), torch.from_numpy(test.labels)) == 1.0
     assert sorted(os.listdir(learnt)) == [
-        "config.json", "curves.png", "metrics.jsonl", "model.safetensors", "result.json", "samples", "state.pt"
+        ".lock", "config.json", "curves.png", "metrics.jsonl", "model.safetensors", "result.json", "samples",
+        "state.pt",
     ]  # fmt: skip
     assert sorted(os.listdir(learnt / "samples")) == [
         f"00000{step}{kind}.png" for step in (20, 40, 60) for kind in ("-confusion", "")

@@ -41,7 +41,7 @@ def test_train_writes_a_run_that_explains_itself(
     assert "runs/ddpm-folder-1" in said and "next      minidiff sample runs/ddpm-folder-1" in said
     run = Path("runs/ddpm-folder-1")
     assert sorted(os.listdir(run)) == [
-        "config.json", "curves.png", "metrics.jsonl", "model.safetensors", "samples", "state.pt"
+        ".lock", "config.json", "curves.png", "metrics.jsonl", "model.safetensors", "samples", "state.pt"
     ]  # fmt: skip
     assert sorted(os.listdir(run / "samples")) == ["0000003.png", "0000006.png"]
     assert [record["step"] for record in read_metrics(run)] == [1, 2, 3, 4, 5, 6]

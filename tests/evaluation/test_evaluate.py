@@ -301,7 +301,7 @@ def test_a_run_is_scored(scenes: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert f"{found[split]['score']['value']:.3f} (95%: {found[split]['score']['low']:.3f} to" in said
     written = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*.*"))
     assert written == [
-        "config.json", "failures/new_test.png", "failures/test.png", "pictures/new_test.png",
+        ".lock", "config.json", "failures/new_test.png", "failures/test.png", "pictures/new_test.png",
         "pictures/test.png", "result.json", "samples/new_test-0.npz", "samples/new_test-1.npz", "samples/test-0.npz",
         "samples/test-1.npz",
     ]  # fmt: skip

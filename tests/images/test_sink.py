@@ -60,7 +60,7 @@ class TestSink:
         """kill -9 in the middle of writing leaves working files in a folder: ours, and not in the way of --force."""
         target = tmp_path / "all"
         target.mkdir()
-        for name in ("000000.png", ".000001.png.tmp4711", ".all.tmp4711"):
+        for name in ("000000.png", ".000001.png.tmp4711", ".000002.png.tmp-a-host-4711", ".all.raw.tmp-a-host-9"):
             (target / name).touch()
         with ImageSink(target, overwrite=True) as sink:
             sink.write(self.images[:1])

@@ -114,7 +114,12 @@ def test_configs(tmp_path: Path) -> None:
         checkpoint.read_config(tmp_path / "no")
     with pytest.raises(UserError, match="is not a run folder"):
         checkpoint.read_config(tmp_path)
-    for text, message in (("{", "cannot be read"), ("[]", "not written by"), ("{}", "not written by")):
+    for text, message in (
+        ("{", "is no JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[]", "not a JSON object"),
+        ("{}", "not written by"),
+    ):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match=message):
             checkpoint.read_config(tmp_path)
