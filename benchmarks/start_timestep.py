@@ -26,7 +26,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import minidiff
 from minidiff.data.datasets import DATASETS, load_data
-from minidiff.ddpm.run import INIT_MODES, Run
+from minidiff.ddpm.inits import INIT_MODES
+from minidiff.ddpm.run import Run
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
 from minidiff.dip.fit import FitConfig, WindowVariance, fit
 from minidiff.errors import UserError

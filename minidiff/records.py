@@ -19,6 +19,8 @@ from minidiff.errors import UserError, shown
 Record = TypeVar("Record")
 Record_co = TypeVar("Record_co", covariant=True)
 First = TypeVar("First")
+Second = TypeVar("Second")
+Third = TypeVar("Third")
 Result = TypeVar("Result")
 P = ParamSpec("P")  # the fields of a record
 
@@ -70,7 +72,7 @@ def in_one_line(wrong: Mapping[str, Any]) -> str:
 
 
 class Taking(Protocol[P, Record_co]):
-    """What `takes` returns: a decorator for a function of a record, or of one argument and a record."""
+    """What `takes` returns: a decorator for a function of a record, with up to three arguments before it."""
 
     @overload
     def __call__(self, function: Callable[[Record_co], Result], /) -> Callable[P, Result]: ...
@@ -78,6 +80,14 @@ class Taking(Protocol[P, Record_co]):
     def __call__(
         self, function: Callable[[First, Record_co], Result], /
     ) -> Callable[Concatenate[First, P], Result]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[First, Second, Record_co], Result], /
+    ) -> Callable[Concatenate[First, Second, P], Result]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[First, Second, Third, Record_co], Result], /
+    ) -> Callable[Concatenate[First, Second, Third, P], Result]: ...
 
 
 def takes(cls: Callable[P, Record]) -> Taking[P, Record]:

@@ -15,7 +15,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "spacing": ("diffusion.schedules:SPACINGS", ("leading", "trailing", "linspace", "quadratic", "karras", "logsnr")),
     "variance": ("diffusion.samplers:VARIANCES", ("fixed_small", "fixed_large")),
     "prediction": ("diffusion.process:PREDICTIONS", ("eps", "x0", "v")),
-    "init mode": ("ddpm.run:INIT_MODES", ("noise", "scale", "as-is")),
+    "init mode": ("ddpm.inits:INIT_MODES", ("noise", "scale", "as-is")),
     "data set": (
         "data.datasets:DATASETS",
         ("shapes", "mnist", "fashion-mnist", "cifar10", "cifar100", "celeba", "iclevr", "folder"),

@@ -7,7 +7,7 @@ import click
 
 from minidiff.cli.dip import fit_options
 from minidiff.cli.types import Name, Number, Place, Timestep, refuse_options, warn
-from minidiff.ddpm.run import INIT_MODES
+from minidiff.ddpm.inits import INIT_MODES
 from minidiff.diffusion.samplers import SAMPLERS
 
 

@@ -9,10 +9,12 @@ from tqdm import tqdm
 
 from minidiff.cli.inits import starts
 from minidiff.cli.side_by_side import in_turn, journey, side_by_side
-from minidiff.cli.types import Counted, Device, Name, Number, Place, Steps, Timestep, say, typed, warn
+from minidiff.cli.types import Command, Counted, Device, Name, Number, Place, Steps, Timestep, say, typed, warn
 from minidiff.data.conditions import in_words
 from minidiff.ddpm import run as pipeline
-from minidiff.ddpm.run import INIT_MODES, LABELS_SPACING, OWNERS
+from minidiff.ddpm.chains import LABELS_SPACING
+from minidiff.ddpm.inits import INIT_MODES
+from minidiff.ddpm.request import OWNERS
 from minidiff.diffusion.chain import PLANS
 from minidiff.diffusion.guidance import GUIDANCE_SCALE
 from minidiff.diffusion.samplers import SAMPLERS, VARIANCES
@@ -37,7 +39,7 @@ def own_steps() -> str:
     return ", ".join(f"{name} {plan.steps or 'every timestep'}" for name, plan in PLANS.items())
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", required=False)
 @click.option("-n", "--num", type=click.IntRange(min=1), help="How many images. Default: 16, or one for each init.")
 @click.option(
@@ -174,7 +176,7 @@ def sample(
         if compare:  # each with its own
             options = {name: value for name, value in chain.items() if value is not None}
         else:
-            owner = next((owner for option, owner in OWNERS.items() if chain[option] is not None), None)
+            owner = next((owner for option, owner in OWNERS.items() if chain.get(option) is not None), None)
             chain["sampler"] = chain["sampler"] or owner or (FROM_NOISE if init is None else FROM_INIT)
             options = model.options(**chain)
         options["batch_size"] = batch_size
@@ -232,11 +234,11 @@ def asked_for(
 ) -> list[list[int]]:
     """The conditions of --labels or --labels-file, checked and said; empty where nothing is asked for."""
     conditions = model.conditions(labels, labels_file)
-    model.check_labels(conditions or None, guidance_scale)
+    model.labels.check(conditions or None, guidance_scale)
     if conditions:
         first = "; ".join(in_words(one, model.label_names) for one in conditions[:3])
         more = f" and {len(conditions) - 3} more" * (len(conditions) > 3)
-        say(f"labels    {first}{more}; guidance {model.guidance(guidance_scale):g}")
+        say(f"labels    {first}{more}; guidance {model.labels.guidance(guidance_scale):g}")
     elif model.label_names:
         say(f"labels    none, so anything; --labels asks for something, such as '{model.label_names[0]}'")
     return conditions

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from minidiff.cli.types import say
 from minidiff.ddpm import run as pipeline
-from minidiff.ddpm.run import OWNERS
+from minidiff.ddpm.chains import chains_of
+from minidiff.ddpm.request import OWNERS, Sampling
 from minidiff.errors import UserError
 from minidiff.images.convert import to_uint8
 from minidiff.images.files import IMAGE_SUFFIXES, write_image
@@ -32,7 +33,7 @@ def side_by_side(
         raise UserError(f"--compare draws one picture, and {target} is none. Give --out a .png.")
     for option, owner in OWNERS.items():
         if option in options and owner not in [name for name, _ in choices]:
-            raise UserError(f"--{option} belongs to the sampler {owner}, and it is not compared. Leave it out.")
+            raise UserError(f"`{option}` belongs to the sampler {owner}, and it is not compared. Leave it out.")
     chains = []
     for name, steps in choices:
         given = {key: value for key, value in options.items() if OWNERS.get(key, name) == name}
@@ -67,7 +68,7 @@ def in_turn(captions: Sequence[str], count: int) -> list[str]:
 
 def journey(model: pipeline.Run, num: int, options: dict[str, Any]) -> str:
     """How the chains go, in words."""
-    timesteps = {chain["start_t"]: model.timesteps(**chain) for _, chain in model.chains(range(num), **options)}
+    timesteps = {chain.start_t: chain.timesteps for chain in chains_of(model, range(num), Sampling(**options))}
     if len(timesteps) > 1:
         return f"from {len(timesteps)} different t, one chain after another"
     (only,) = timesteps.values()

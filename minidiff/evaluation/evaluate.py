@@ -105,7 +105,7 @@ def settings(run: Run, **given: Any) -> dict[str, Any]:
     """
     options = run.options(labels=torch.zeros(1, len(run.label_names)), **given)
     del options["labels"]
-    return options | {"guidance_scale": run.guidance(options.get("guidance_scale"))}
+    return options | {"guidance_scale": run.labels.guidance(options.get("guidance_scale"))}
 
 
 def describe_run(run: Run, options: dict[str, Any]) -> dict[str, Any]:

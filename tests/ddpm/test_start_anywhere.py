@@ -13,7 +13,8 @@ from processes import finish, minidiff
 from torch import Tensor, nn
 
 from minidiff import cli, load
-from minidiff.ddpm.run import INIT_MODES, Run
+from minidiff.ddpm.inits import INIT_MODES
+from minidiff.ddpm.run import Run
 from minidiff.diffusion.noise_level import start_from, timestep_for
 from minidiff.diffusion.process import q_sample
 from minidiff.diffusion.samplers import Step
@@ -164,18 +165,18 @@ def test_steps_are_cut_to_what_an_estimated_timestep_leaves(trained: Path) -> No
 
 def test_what_auto_cannot_start_from(trained: Path) -> None:
     run = load(trained)
-    with pytest.raises(UserError, match="auto needs --init"):
+    with pytest.raises(UserError, match="auto needs `init`"):
         next(run.sample(2, start_t="auto"))
     with pytest.raises(ValueError, match="2 timesteps for 1 inits"):
         next(run.sample(2, start_t=[3, 4], init=torch.zeros(1, 3, 16, 16)))
-    with pytest.raises(UserError, match="unknown start_t 'soon'"):
+    with pytest.raises(UserError, match="unknown `start_t` 'soon'"):
         next(run.sample(2, start_t="soon", init=torch.zeros(1, 3, 16, 16)))
-    with pytest.raises(UserError, match="needs --start-t"):
+    with pytest.raises(UserError, match="needs `start_t`"):
         next(run.sample(2, init=torch.zeros(1, 3, 16, 16)))
 
 
 def test_an_init_of_another_size_is_refused(trained: Path) -> None:
-    with pytest.raises(UserError, match=r"an init is \[3, 8, 8\], this run's images \[3, 16, 16\]"):
+    with pytest.raises(UserError, match=r"an init is \[3, 8, 8\], and this run's images are \[3, 16, 16\]"):
         list(load(trained).sample(1, init=torch.zeros(1, 3, 8, 8), start_t=5))
 
 

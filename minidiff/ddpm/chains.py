@@ -1,0 +1,130 @@
+"""Chapter 3, from a request to reverse chains: everything that was left open is decided here, once.
+
+Rests on request, labels and inits, and on diffusion.chain, which knows the timesteps a sampler calls.
+`resolve` puts in what suits the run; `chains_of` then says which samples share a chain, and where it begins and goes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from minidiff.ddpm.inits import AUTO_MODE, measured_starts
+from minidiff.ddpm.labels import LabelSet
+from minidiff.ddpm.request import Sampling
+from minidiff.diffusion.chain import PLANS, calls
+from minidiff.diffusion.schedules import Schedule
+from minidiff.errors import UserError
+
+Request = TypeVar("Request", bound=Sampling)
+
+# The spacing of dpm++sde with labels. `karras` makes half of its calls where x is next to all noise, this spacing one
+# in ten. The others come where it is settled what is drawn, so more of it is right. docs/results.md: measured.
+LABELS_SPACING = "trailing"
+
+
+class Trained(Protocol):
+    """What must be known of a run to plan its chains; `run.Run` is one."""
+
+    @property
+    def schedule(self) -> Schedule: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def labels(self) -> LabelSet: ...
+    @property
+    def variance(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One reverse chain: a batch of samples that start from the same timestep. Nothing is left to decide."""
+
+    rows: list[int]  # where its samples stand among those that were asked for
+    indices: list[int]  # which samples of the seed they are
+    request: Sampling  # resolved, for all chains; the next four fields are for this one
+    start_t: int | None
+    steps: int | None
+    init: Tensor | None  # [n,C,H,W], one for each sample
+    labels: Tensor | None  # multi-hot [n,L], one row for each sample
+    timesteps: list[int]  # of every call of the network
+
+
+def resolve(run: Trained, request: Request) -> Request:
+    """Decide what the request leaves open, as it suits this run. A request that is resolved stays as it is.
+
+    Labels become multi-hot rows. `start_t` auto becomes the timestep of the noise in each init, which is then only
+    scaled, unless another init mode is given. Raises UserError where the request does not fit the run.
+    """
+    if request.init is not None and tuple(request.init.shape[1:]) != run.shape:
+        size = list(request.init.shape[1:])
+        raise UserError(f"an init is {size}, and this run's images are {list(run.shape)}. Resize it.")
+    run.labels.check(request.labels, request.guidance_scale)
+    decided: dict[str, Any] = {}
+    if request.labels is not None:
+        decided["labels"] = run.labels.multi_hot(request.labels)
+        decided["guidance_scale"] = run.labels.guidance(request.guidance_scale)
+        if request.sampler == "dpm++sde" and request.spacing is None:
+            decided["spacing"] = LABELS_SPACING
+    if request.sampler == "ddpm" and request.variance is None:
+        decided["variance"] = run.variance
+    if request.start_t == "auto" and request.init is not None:
+        decided["start_t"] = tuple(start.t for start in measured_starts(run.schedule, request.init))
+        decided["init_mode"] = request.init_mode or AUTO_MODE
+    elif request.init_mode is None:
+        decided["init_mode"] = "noise"
+    return replace(request, **decided)
+
+
+def chains_of(run: Trained, indices: Sequence[int], request: Sampling) -> Iterator[Chain]:
+    """Yield the chains that draw these samples: those that start from the same timestep share one, up to batch_size.
+
+    Raises UserError for timesteps that the schedule does not have.
+    """
+    request = resolve(run, request)
+    first = first_timesteps(indices, request)
+    for t in dict.fromkeys(first):
+        same = [row for row, other in enumerate(first) if other == t]
+        for begin in range(0, len(same), request.batch_size):
+            rows = same[begin : begin + request.batch_size]
+            mine = [indices[row] for row in rows]
+            init, labels = in_turn(request.init, mine), in_turn(request.labels, mine)
+            yield planned(run, request, rows, mine, t, init, labels)
+
+
+def single(run: Trained, indices: Sequence[int], request: Sampling) -> Chain:
+    """Plan one chain of exactly these samples, whose init and labels have a row for each of them, in this order."""
+    request = resolve(run, request)
+    first = set(first_timesteps(range(len(indices)), request))
+    if len(first) != 1:
+        raise UserError(f"one chain starts from one timestep, and `start_t` names {len(first)}. Give one.")
+    rows = list(range(len(indices)))
+    return planned(run, request, rows, list(indices), first.pop(), in_turn(request.init, rows),
+                   in_turn(request.labels, rows))  # fmt: skip
+
+
+def planned(
+    run: Trained, request: Sampling, rows: list[int], indices: list[int], t: int | None, init: Tensor | None,
+    labels: Tensor | None,
+) -> Chain:  # fmt: skip
+    """Plan one chain from t; where t belongs to single inits, `steps` is cut to the calls that it leaves."""
+    steps = request.steps
+    if t is not None and t != request.start_t and steps is not None:
+        steps = min(steps, 2 * t + 1 if PLANS[request.sampler].twice else t + 1)
+    timesteps = calls(request.sampler, run.schedule, steps, t, request.spacing)
+    return Chain(rows, indices, request, t, steps, init, labels, timesteps)
+
+
+def in_turn(values: Any, indices: Sequence[int]) -> Tensor | None:
+    """Pick row k mod M of values [M,...] for each sample k; None where there are none."""
+    return None if values is None else values[[index % len(values) for index in indices]]
+
+
+def first_timesteps(indices: Sequence[int], request: Sampling) -> list[int | None]:
+    """Find the timestep that each sample starts from, of a request that is resolved."""
+    start_t = request.start_t
+    if start_t is None or isinstance(start_t, int):
+        return [start_t] * len(indices)
+    assert not isinstance(start_t, str), "resolve turns auto into numbers"
+    return [start_t[index % len(start_t)] for index in indices]

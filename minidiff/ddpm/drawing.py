@@ -1,0 +1,108 @@
+"""Chapter 3, drawing: a run's network walks down its chains, from noise or from an init to images.
+
+Rests on chains (where each chain goes) and on diffusion: samplers (how it goes) and guidance (towards what).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from minidiff.ddpm.chains import Chain, Trained, chains_of, resolve
+from minidiff.ddpm.inits import INIT_MODES
+from minidiff.ddpm.request import OWNERS, SampleRequest, Sampling
+from minidiff.diffusion.chain import Step
+from minidiff.diffusion.guidance import guided
+from minidiff.diffusion.process import Denoiser
+from minidiff.diffusion.samplers import SAMPLERS
+from minidiff.networks.unet import UNet
+from minidiff.rng import randn, sample_generators
+from minidiff.runtime import distributed
+from minidiff.runtime.precision import mixed_precision
+
+
+class Drawing(Trained, Protocol):
+    """What must be there to draw; `run.Run` is one."""
+
+    @property
+    def model(self) -> UNet: ...
+    @property
+    def precision(self) -> str: ...
+
+
+def device_of(run: Drawing) -> torch.device:
+    """Find where the run's network is."""
+    return next(run.model.parameters()).device
+
+
+def denoiser(run: Drawing, labels: Tensor | None = None, guidance_scale: float | None = None) -> Denoiser:
+    """Wrap the network as samplers call it: in the run's precision, float32 out.
+
+    labels: multi-hot [N,L], for batches of N; None draws without. guidance_scale: see `guided`; None is what suits the
+    run. Raises UserError for labels or guidance that do not fit the run.
+    """
+    run.labels.check(labels, guidance_scale)
+    autocast = mixed_precision(run.precision, device_of(run))
+    network: Denoiser = run.model
+    if labels is not None:
+        network = guided(run.model, labels.to(device_of(run)), run.labels.guidance(guidance_scale))
+
+    def call(x: Tensor, t: Tensor) -> Tensor:
+        with autocast():
+            return network(x, t).float()
+
+    call.prediction = run.model.prediction  # type: ignore[attr-defined]
+    return call
+
+
+def begin(run: Drawing, chain: Chain) -> tuple[Tensor, list[torch.Generator]]:
+    """Make the x [n,C,H,W] that a chain begins with, and the generators of its further noise."""
+    generators = sample_generators(chain.request.seed, chain.indices)
+    x = randn((len(chain.indices), *run.shape), generators, like=torch.empty(0, device=device_of(run)))
+    if chain.init is not None:
+        bring = INIT_MODES[chain.request.init_mode or "noise"]
+        t = torch.full((len(x),), chain.timesteps[0], device=x.device)
+        x = bring(run.schedule, chain.init.to(x.device), t, x)
+    return x.contiguous(memory_format=torch.channels_last), generators
+
+
+def walk(run: Drawing, chain: Chain) -> Iterator[Step]:
+    """Go down a chain; yields after every call of the network.
+
+    Sample k of a seed has its own random numbers: the same in any batch, process and device, up to rounding.
+    """
+    request = chain.request
+    own = {name: getattr(request, name) for name in OWNERS if getattr(request, name) is not None}
+    network = denoiser(run, chain.labels, request.guidance_scale)
+    x, generators = begin(run, chain)
+    yield from SAMPLERS[request.sampler](
+        network, run.schedule, x, steps=chain.steps, start_t=chain.start_t, spacing=request.spacing,
+        clip=request.clip, generator=generators, **own,
+    )  # fmt: skip
+
+
+def draw(run: Drawing, indices: Sequence[int], request: Sampling) -> Tensor:
+    """Draw the samples with these indices: float [n,C,H,W] in [-1,1] on the run's device."""
+    x = torch.empty((len(indices), *run.shape), device=device_of(run))
+    for chain in chains_of(run, indices, request):
+        for step in walk(run, chain):
+            if request.on_step is not None:
+                request.on_step(step)
+        x[chain.rows] = step.x
+    return x
+
+
+def sample(run: Drawing, request: SampleRequest) -> Iterator[Tensor]:
+    """Draw images 0 .. num-1, in order, as batches of float [n,C,H,W] in [-1,1] on the CPU.
+
+    Under torchrun the processes share each batch, and all of them get all of it.
+    """
+    request = resolve(run, request)
+    for mine in distributed.shares(request.num, request.batch_size):
+        yield distributed.gather_rows(draw(run, mine, request), request.batch_size).cpu()
+
+
+def count_calls(run: Drawing, indices: Sequence[int], request: Sampling) -> int:
+    """Count how often the chains of these samples will call the network."""
+    return sum(len(chain.timesteps) for chain in chains_of(run, indices, request))

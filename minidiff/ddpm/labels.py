@@ -1,0 +1,78 @@
+"""Chapter 5, what a run can be asked to draw: its labels, in words and as the network takes them.
+
+Rests on data.conditions (words to numbers) and guidance. Ho & Salimans 2022 (classifier-free guidance).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from minidiff.data.conditions import in_words, multi_hot, parse_condition, read_conditions
+from minidiff.ddpm.request import Labels
+from minidiff.diffusion.guidance import GUIDANCE_SCALE
+from minidiff.errors import UserError
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The labels of a run. Without any names the run takes none."""
+
+    run: Path  # whose labels they are, for messages
+    names: list[str]
+    one_hot: bool = False  # whether every image has exactly one
+    dropout: float = 0.0  # the share of training images that came without; at 0 the run cannot draw without them
+
+    def conditions(self, texts: str | Sequence[str] = (), file: str | Path | None = None) -> list[list[int]]:
+        """Find the label numbers of each text, such as "blue cube, yellow cylinder", and of each line of a labels file.
+
+        file: see `read_conditions`. Raises UserError.
+        """
+        texts = [texts] if isinstance(texts, str) else texts
+        if not self.names and (texts or file is not None):
+            raise UserError(self.takes_none())
+        found = [parse_condition(text, self.names) for text in texts]
+        found += read_conditions(file, self.names) if file is not None else []
+        if several := next((one for one in found if self.one_hot and len(one) > 1), None):
+            raise UserError(
+                f"an image of this run has one label, and '{in_words(several, self.names)}' are {len(several)}. "
+                "For images of each, ask for them one by one."
+            )
+        return found
+
+    def check(self, labels: "Labels | None", guidance_scale: float | None) -> None:
+        """Raise UserError for labels that the run does not take, or needs; and for guidance it was not trained for."""
+        if labels is None:
+            if guidance_scale is not None:
+                raise UserError(
+                    "`guidance_scale` leads towards `labels`, and there are none. Give labels, or leave it out."
+                )
+            if self.names and not self.dropout:
+                raise UserError(f"{self.run} draws nothing without labels. Give `labels`, such as '{self.names[0]}'.")
+            return
+        if not self.names:
+            raise UserError(self.takes_none())
+        if not len(labels):
+            raise UserError("the labels are of no image at all. Leave them out, or give at least one row.")
+        if isinstance(labels, Tensor) and labels.shape[1:] != (len(self.names),):
+            raise UserError(f"the labels are {list(labels.shape)}, and this run takes [M,{len(self.names)}].")
+        if guidance_scale not in (None, 1) and not self.dropout:
+            raise UserError(
+                f"{self.run} was always told the labels, so there is nothing to guide away from. "
+                "Leave out `guidance_scale`."
+            )
+
+    def takes_none(self) -> str:
+        """Say that the run was trained without labels."""
+        return f"{self.run} was trained without labels. Leave them out, or train a `conditional` run."
+
+    def multi_hot(self, labels: "Labels") -> Tensor:
+        """Write labels as rows of zeros and ones: float32 [M,L]. Raises UserError for a number of no label."""
+        return labels if isinstance(labels, Tensor) else multi_hot(labels, len(self.names))
+
+    def guidance(self, scale: float | None = None) -> float:
+        """Choose the guidance scale where none is asked for: 1 for a run that was always told its labels."""
+        if scale is not None:
+            return scale
+        return GUIDANCE_SCALE if self.dropout else 1.0

@@ -1,0 +1,94 @@
+"""Chapter 3, what can be asked: which images of a trained DDPM, by which reverse chain, of what, and from where.
+
+Rests on records. A request is checked where it is made; what it means for one run, chains.py decides.
+Nothing here needs torch until a request is made, so that help can show the defaults.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from minidiff.errors import UserError, lookup
+from minidiff.records import record
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from minidiff.diffusion.samplers import Step
+
+StartT: TypeAlias = int | Sequence[int] | Literal["auto"] | None
+# Multi-hot [M,L], or M conditions as `Run.conditions` gives them.
+Labels: TypeAlias = "Tensor | Sequence[Sequence[int]]"
+
+OWNERS = {"eta": "ddim", "keep_eps": "ddim", "variance": "ddpm"}  # options that one sampler alone has
+
+
+@record
+class Sampling:
+    """How samples are drawn. None stands for what suits the sampler and the run: chains.py puts it in."""
+
+    _: KW_ONLY
+    sampler: str = "ddim"  # one of SAMPLERS
+    steps: int | None = None  # calls of the network; None: the sampler's own number
+    spacing: str | None = None  # how skipped timesteps are spread: one of SPACINGS; None: the sampler's own
+    # The timestep of the first call; None is T-1. One for all, or one for each init, or "auto": the timestep that has
+    # the noise which is measured in each init. Where each init has its own, `steps` is cut to what lies below it.
+    start_t: StartT = None
+    init: "Tensor | None" = field(default=None, compare=False)  # [M,C,H,W] in [-1,1]; sample k starts from init k mod M
+    init_mode: str | None = None  # one of INIT_MODES; None: noise, and with start_t "auto" scale
+    labels: "Labels | None" = field(default=None, compare=False)  # of M conditions; sample k is drawn for the k mod M
+    guidance_scale: float | None = None  # see `guidance.guided`; None: GUIDANCE_SCALE, where the run was trained for it
+    clip: bool | float = True  # hold the predicted x0 in [-1,1]; a number is a quantile, see `clipped`
+    eta: float | None = None  # of ddim: 0 adds no noise, 1 the noise of ddpm
+    keep_eps: bool | None = None  # of ddim, see there
+    variance: str | None = None  # of ddpm, one of VARIANCES; None: the one the run was trained for
+    seed: int = 0  # sample k of a seed is always the same, up to rounding
+    batch_size: int = 64  # samples at a time
+    on_step: "Callable[[Step], None] | None" = field(default=None, compare=False)  # called after each network call
+
+    def __post_init__(self) -> None:
+        self.check_names()
+        for option, owner in OWNERS.items():
+            if getattr(self, option) is not None and self.sampler != owner:
+                raise UserError(
+                    f"`{option}` belongs to the sampler {owner}, not {self.sampler}. Leave it out, or take {owner}."
+                )
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise UserError(f"`eta` {self.eta} is outside [0, 1]. Take 0 for no noise, 1 for the noise of ddpm.")
+        if self.guidance_scale is not None and not 0 <= self.guidance_scale < math.inf:
+            raise UserError(f"`guidance_scale` {self.guidance_scale} is no number from 0. Take 1 for no guidance.")
+        if self.seed < 0 or self.batch_size < 1:
+            raise UserError(f"`seed` {self.seed} must be 0 or more, and `batch_size` {self.batch_size} 1 or more.")
+        if isinstance(self.start_t, str) and self.start_t != "auto":
+            raise UserError(f"unknown `start_t` '{self.start_t}'. Take a timestep, or auto.")
+        if self.start_t == "auto" and self.init is None:
+            raise UserError("`start_t` auto needs `init`, an image to measure. Give one, or a number instead of auto.")
+        if self.init is not None and self.start_t is None:
+            raise UserError("an init image needs `start_t`, the timestep to start from. Try 100, or auto.")
+        several = self.start_t if isinstance(self.start_t, Sequence) and self.start_t != "auto" else None
+        inits = 0 if self.init is None else len(self.init)
+        if several is not None and len(several) != inits:
+            raise UserError(f"{len(several)} timesteps for {inits} inits: give one for each.")
+
+    def check_names(self) -> None:
+        """Raise UserError for a name that stands in no table."""
+        from minidiff.ddpm.inits import INIT_MODES
+        from minidiff.diffusion.samplers import SAMPLERS, VARIANCES
+        from minidiff.diffusion.schedules import SPACINGS
+
+        lookup("sampler", self.sampler, SAMPLERS)
+        for kind, name, table in (
+            ("spacing", self.spacing, SPACINGS),
+            ("variance", self.variance, VARIANCES),
+            ("init mode", self.init_mode, INIT_MODES),
+        ):
+            if name is not None:
+                lookup(kind, name, table)
+
+
+@record
+class SampleRequest(Sampling):
+    """Images 0 .. num-1 of a seed, and how they are drawn: see `Sampling`."""
+
+    num: int = 16
