@@ -29,7 +29,8 @@ from mixture import THREE, even_schedule, path_error  # noqa: E402
 
 from minidiff.data.datasets import load_data  # noqa: E402
 from minidiff.diffusion.samplers import SAMPLERS, calls  # noqa: E402
-from minidiff.diffusion.schedules import SPACINGS, Schedule  # noqa: E402
+from minidiff.diffusion.schedules import Schedule  # noqa: E402
+from minidiff.diffusion.spacings import SPACINGS  # noqa: E402
 from minidiff.errors import UserError  # noqa: E402
 from minidiff.images.convert import to_float  # noqa: E402
 

@@ -25,7 +25,7 @@ from minidiff.classifier.loss import exact
 from minidiff.data.conditions import multi_hot, read_conditions
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.guidance import guided
-from minidiff.diffusion.process import Denoiser
+from minidiff.diffusion.predictions import Model
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.evaluation.evaluate import over_seeds
 from minidiff.evaluation.evaluate import score as lab_score
@@ -63,7 +63,7 @@ class Way(NamedTuple):
         return ", ".join(words)
 
 
-def denoiser(run: Run, labels: Tensor, way: Way) -> Denoiser:
+def denoiser(run: Run, labels: Tensor, way: Way) -> Model:
     """The run's network, guided in this way."""
     plain, full = (guided(run.model, labels, scale) for scale in (1.0, way.scale))
 

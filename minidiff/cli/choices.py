@@ -12,9 +12,9 @@ from minidiff.cli.types import Name
 TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "sampler": ("diffusion.samplers:SAMPLERS", ("ddpm", "ddim", "dpm++", "dpm++sde", "heun", "unipc")),
     "schedule": ("diffusion.schedules:SCHEDULES", ("linear", "scaled_linear", "cosine")),
-    "spacing": ("diffusion.schedules:SPACINGS", ("leading", "trailing", "linspace", "quadratic", "karras", "logsnr")),
+    "spacing": ("diffusion.spacings:SPACINGS", ("leading", "trailing", "linspace", "quadratic", "karras", "logsnr")),
     "variance": ("diffusion.samplers:VARIANCES", ("fixed_small", "fixed_large")),
-    "prediction": ("diffusion.process:PREDICTIONS", ("eps", "x0", "v")),
+    "prediction": ("diffusion.predictions:PREDICTIONS", ("eps", "x0", "v")),
     "init mode": ("ddpm.inits:INIT_MODES", ("noise", "scale", "as-is")),
     "data set": (
         "data.datasets:DATASETS",

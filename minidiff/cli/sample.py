@@ -14,11 +14,10 @@ from minidiff.data.conditions import in_words
 from minidiff.ddpm import run as pipeline
 from minidiff.ddpm.chains import LABELS_SPACING
 from minidiff.ddpm.inits import INIT_MODES
-from minidiff.ddpm.request import OWNERS
-from minidiff.diffusion.chain import PLANS
 from minidiff.diffusion.guidance import GUIDANCE_SCALE
+from minidiff.diffusion.levels import OWNERS, PLANS
 from minidiff.diffusion.samplers import SAMPLERS, VARIANCES
-from minidiff.diffusion.schedules import SPACINGS
+from minidiff.diffusion.spacings import SPACINGS
 from minidiff.errors import UserError
 from minidiff.gan.run import GanRun
 from minidiff.images.convert import to_uint8

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from minidiff.cli.types import say
 from minidiff.ddpm import run as pipeline
 from minidiff.ddpm.chains import chains_of
-from minidiff.ddpm.request import OWNERS, Sampling
+from minidiff.ddpm.request import Sampling
+from minidiff.diffusion.levels import OWNERS
 from minidiff.errors import UserError
 from minidiff.images.convert import to_uint8
 from minidiff.images.files import IMAGE_SUFFIXES, write_image

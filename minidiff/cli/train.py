@@ -10,7 +10,7 @@ from minidiff.cli.types import Device, Name, Number, Place, refuse_lone_severity
 from minidiff.data.corruptions import CORRUPTIONS
 from minidiff.data.datasets import DATASETS
 from minidiff.diffusion.guidance import DROPOUT
-from minidiff.diffusion.process import PREDICTIONS
+from minidiff.diffusion.predictions import PREDICTIONS
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.diffusion.schedules import SCHEDULES
 from minidiff.gan.losses import GANS

@@ -13,7 +13,7 @@ from torch import Tensor
 from minidiff.ddpm.inits import AUTO_MODE, measured_starts
 from minidiff.ddpm.labels import LabelSet
 from minidiff.ddpm.request import Sampling
-from minidiff.diffusion.chain import PLANS, calls
+from minidiff.diffusion.samplers import SAMPLERS, calls
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 
@@ -111,7 +111,7 @@ def planned(
     """Plan one chain from t; where t belongs to single inits, `steps` is cut to the calls that it leaves."""
     steps = request.steps
     if t is not None and t != request.start_t and steps is not None:
-        steps = min(steps, 2 * t + 1 if PLANS[request.sampler].twice else t + 1)
+        steps = min(steps, 2 * t + 1 if SAMPLERS[request.sampler].plan.twice else t + 1)
     timesteps = calls(request.sampler, run.schedule, steps, t, request.spacing)
     return Chain(rows, indices, request, t, steps, init, labels, timesteps)
 

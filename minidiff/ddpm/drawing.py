@@ -11,10 +11,11 @@ from torch import Tensor
 
 from minidiff.ddpm.chains import Chain, Trained, chains_of, resolve
 from minidiff.ddpm.inits import INIT_MODES
-from minidiff.ddpm.request import OWNERS, SampleRequest, Sampling
+from minidiff.ddpm.request import SampleRequest, Sampling
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.guidance import guided
-from minidiff.diffusion.process import Denoiser
+from minidiff.diffusion.levels import OWNERS
+from minidiff.diffusion.predictions import Model
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.networks.unet import UNet
 from minidiff.rng import randn, sample_generators
@@ -36,7 +37,7 @@ def device_of(run: Drawing) -> torch.device:
     return next(run.model.parameters()).device
 
 
-def denoiser(run: Drawing, labels: Tensor | None = None, guidance_scale: float | None = None) -> Denoiser:
+def denoiser(run: Drawing, labels: Tensor | None = None, guidance_scale: float | None = None) -> Model:
     """Wrap the network as samplers call it: in the run's precision, float32 out.
 
     labels: multi-hot [N,L], for batches of N; None draws without. guidance_scale: see `guided`; None is what suits the
@@ -44,7 +45,7 @@ def denoiser(run: Drawing, labels: Tensor | None = None, guidance_scale: float |
     """
     run.labels.check(labels, guidance_scale)
     autocast = mixed_precision(run.precision, device_of(run))
-    network: Denoiser = run.model
+    network: Model = run.model
     if labels is not None:
         network = guided(run.model, labels.to(device_of(run)), run.labels.guidance(guidance_scale))
 

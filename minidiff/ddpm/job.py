@@ -18,7 +18,7 @@ from minidiff.ddpm.recipe import build, build_schedule, ddpm_loss
 from minidiff.ddpm.run import Run
 from minidiff.ddpm.samples import of_run
 from minidiff.diffusion.guidance import DROPOUT
-from minidiff.diffusion.process import check_prediction
+from minidiff.diffusion.predictions import check_prediction
 from minidiff.errors import UserError, lookup
 from minidiff.images.convert import to_uint8
 from minidiff.images.faults import problems

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minidiff.diffusion.process import Denoiser, check_prediction, diffusion_loss
+from minidiff.diffusion.predictions import Model, check_prediction
+from minidiff.diffusion.process import diffusion_loss
 from minidiff.diffusion.schedules import SCHEDULES, Schedule
 from minidiff.errors import UserError, lookup
 from minidiff.networks.unet import UNet
@@ -56,7 +57,7 @@ def ddpm_loss(
     def loss(model: torch.nn.Module, x0: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         t = draws.randint(schedule.T)  # 0 .. T-1, both included
         noise = draws.randn(*x0.shape[1:])
-        network: Denoiser = model
+        network: Model = model
         if dropout is not None:
             keep = draws.rand() >= dropout
             network = partial(model, labels=labels, keep=keep)

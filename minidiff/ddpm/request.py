@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from minidiff.diffusion.levels import OWNERS
 from minidiff.errors import UserError, lookup
 from minidiff.records import record
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 StartT: TypeAlias = int | Sequence[int] | Literal["auto"] | None
 # Multi-hot [M,L], or M conditions as `Run.conditions` gives them.
 Labels: TypeAlias = "Tensor | Sequence[Sequence[int]]"
-
-OWNERS = {"eta": "ddim", "keep_eps": "ddim", "variance": "ddpm"}  # options that one sampler alone has
 
 
 @record
@@ -48,9 +47,11 @@ class Sampling:
     on_step: "Callable[[Step], None] | None" = field(default=None, compare=False)  # called after each network call
 
     def __post_init__(self) -> None:
+        from minidiff.diffusion.samplers import SAMPLERS
+
         self.check_names()
         for option, owner in OWNERS.items():
-            if getattr(self, option) is not None and self.sampler != owner:
+            if getattr(self, option) is not None and option not in SAMPLERS[self.sampler].plan.options:
                 raise UserError(
                     f"`{option}` belongs to the sampler {owner}, not {self.sampler}. Leave it out, or take {owner}."
                 )
@@ -75,7 +76,7 @@ class Sampling:
         """Raise UserError for a name that stands in no table."""
         from minidiff.ddpm.inits import INIT_MODES
         from minidiff.diffusion.samplers import SAMPLERS, VARIANCES
-        from minidiff.diffusion.schedules import SPACINGS
+        from minidiff.diffusion.spacings import SPACINGS
 
         lookup("sampler", self.sampler, SAMPLERS)
         for kind, name, table in (

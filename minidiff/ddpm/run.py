@@ -21,8 +21,9 @@ from minidiff.ddpm.labels import LabelSet
 from minidiff.ddpm.moments import Moments, record_moments
 from minidiff.ddpm.recipe import build
 from minidiff.ddpm.request import SampleRequest, Sampling
-from minidiff.diffusion.chain import Step, calls
-from minidiff.diffusion.process import Denoiser
+from minidiff.diffusion.chain import Step
+from minidiff.diffusion.predictions import Model
+from minidiff.diffusion.samplers import calls
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 from minidiff.interop import checkpoints as foreign
@@ -120,7 +121,7 @@ class Run:
         """List the timesteps at which a chain calls the network, descending. Other options make no difference here."""
         return calls(sampler, self.schedule, steps, start_t, spacing)
 
-    def denoiser(self, labels: Tensor | None = None, guidance_scale: float | None = None) -> Denoiser:
+    def denoiser(self, labels: Tensor | None = None, guidance_scale: float | None = None) -> Model:
         """Wrap the network as samplers call it: see `drawing.denoiser`."""
         return drawing.denoiser(self, labels, guidance_scale)
 

@@ -1,6 +1,6 @@
 """Chapter 5: classifier-free guidance. Labels go into the network, and guidance makes the samples follow them.
 
-Rests on process (what a sampler takes for a model).
+Rests on predictions (what a sampler takes for a model).
 Ho & Salimans 2022 (classifier-free guidance).
 """
 
@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from minidiff.diffusion.process import Denoiser
+from minidiff.diffusion.predictions import Model
 
 DROPOUT = 0.1  # the share of training images whose labels are not told: Ho & Salimans, section 4.1
 
@@ -23,7 +23,7 @@ class Conditional(Protocol):
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None, keep: Tensor | None = None) -> Tensor: ...
 
 
-def guided(model: Conditional, labels: Tensor, guidance_scale: float = 1.0) -> Denoiser:
+def guided(model: Conditional, labels: Tensor, guidance_scale: float = 1.0) -> Model:
     """The network as samplers call it, (x_t, t) -> prediction, with these labels put in: classifier-free guidance.
 
     labels: multi-hot float [N,L], for batches of N images. guidance_scale: 1 is the conditional network as it is; 0

@@ -1,41 +1,23 @@
-"""Chapter 1: the noise schedule, which says how much of the image is left at every timestep, and how to skip timesteps.
+"""Chapter 1: the noise schedule, which says how much of the image is left at every timestep.
 
-Rests on nothing but torch and numpy.
-Ho et al. 2020 (DDPM); Nichol & Dhariwal 2021 (cosine); Song et al. 2021 (DDIM, skipping); Lin et al. 2024 (zero SNR);
-Karras et al. 2022 (EDM: sigma, and steps that grow with it); Lu et al. 2022a (DPM-Solver: steps even in log SNR).
+Rests on levels and spacings.
+Ho et al. 2020 (DDPM); Nichol & Dhariwal 2021 (cosine); Rombach et al. 2022 (scaled linear); Lin et al. 2024 (zero SNR).
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from minidiff.errors import UserError, lookup
+from minidiff.diffusion.levels import Jump, Level
+from minidiff.diffusion.spacings import spaced
+from minidiff.errors import UserError
 
 BETA_START, BETA_END = 1e-4, 0.02  # DDPM, section 4, for T = 1000
 SCALED_START, SCALED_END = 0.00085, 0.012  # of Stable Diffusion, for T = 1000
 MAX_BETA = 0.999  # Nichol & Dhariwal, section 3.2: no single step may wipe out the image
-RHO = 7  # EDM, table 1: of `karras`
-PURE_NOISE = 160  # a sigma over DDPM's last, 157: no step is worth taking above. See `by_level`
-
-
-class Level(NamedTuple):
-    """What the schedule says about timestep t, in the paper's symbols: one number a sample, shaped to multiply images.
-
-    `var` is the variance of the noise in x_t. It has a name because 1 - alpha_bar must be taken in float64:
-    in float32 the 1e-6 that some schedules leave at t = 0 comes out 1.3% wrong.
-    """
-
-    beta: Tensor  # beta_t
-    alpha: Tensor  # alpha_t = 1 - beta_t
-    alpha_bar: Tensor  # alpha_1 ... alpha_t
-    alpha_bar_prev: Tensor  # the same of t - 1; 1 at t = 0, where the level below is the image itself
-    var: Tensor  # 1 - alpha_bar_t
-    var_prev: Tensor  # 1 - alpha_bar_{t-1}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -144,8 +126,13 @@ class Schedule:
             return self
         return Schedule(self.betas.to(device), self.alphas_cumprod.to(device))
 
-    def at(self, t: Tensor, like: Tensor) -> Level:
-        """The level of each sample, see `Level`.
+    def levels(self, timesteps: Sequence[int]) -> list[Level]:
+        """List the levels of these timesteps, in plain numbers."""
+        alpha_bars = self.alphas_cumprod[list(timesteps)].tolist()
+        return [Level(t, alpha_bar, 1 - alpha_bar) for t, alpha_bar in zip(timesteps, alpha_bars, strict=True)]
+
+    def at(self, t: Tensor, like: Tensor) -> Jump:
+        """Look up the step from t to the level below it, for each sample: every field of `Jump` as a tensor.
 
         t: int64 [N] in [0, T). like: the images [N,...] it will meet; every field comes out as [N,1,...] with as many
         dimensions, in their dtype and on their device. For images that is [N,1,1,1].
@@ -156,7 +143,7 @@ class Schedule:
             for table in (self.betas, self.alphas_cumprod, previous(self.alphas_cumprod))
         )
         exact = (beta, 1 - beta, alpha_bar, alpha_bar_prev, 1 - alpha_bar, 1 - alpha_bar_prev)
-        return Level(*(value.to(like) for value in exact))
+        return Jump(*(value.to(like) for value in exact))
 
     def timesteps(self, steps: int | None = None, start_t: int | None = None, spacing: str = "trailing") -> list[int]:
         """The timesteps at which a reverse chain calls the network, falling; its last result is the image.
@@ -166,16 +153,7 @@ class Schedule:
         start_t given: the grid is laid on [0, start_t], and the first call is at start_t whatever the spacing.
         UserError: start_t outside [0, T), steps outside [1, start_t + 1], unknown spacing.
         """
-        grid = lookup("spacing", spacing, SPACINGS)
-        top = self.T - 1 if start_t is None else start_t
-        if not 0 <= top < self.T:
-            raise UserError(f"start_t {start_t} is outside this schedule's timesteps. Take 0 to {self.T - 1}.")
-        if steps is None:
-            return list(range(top, -1, -1))
-        if not 1 <= steps <= top + 1:
-            raise UserError(f"{steps} steps do not fit in {top + 1} timesteps ({top} to 0). Take 1 to {top + 1}.")
-        rising = grid(self, steps, top, start_t is not None)
-        return [int(t) for t in reversed(rising)]
+        return spaced(self.sigmas, steps, start_t, spacing)
 
 
 def previous(alphas_cumprod: Tensor) -> Tensor:
@@ -188,93 +166,6 @@ def at_least_one(T: int) -> None:
     if T < 1:
         raise UserError(f"a schedule of T = {T} timesteps is empty. Take T >= 1.")
 
-
-# The spacings: `steps` rising timesteps out of 0 ... top. With `exact` the last of them has to be top itself.
-# The first four go by the number of the timestep alone, the others by how much noise there is.
-
-
-def leading(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[int]:
-    """Multiples of (top + 1) // steps from 0, as DDIM's "linear": 50 of 1000 start at 980, not at 999.
-
-    With a given top, evenly spaced from 0 to it and rounded down.
-    """
-    if exact:
-        return [top] if steps == 1 else [i * top // (steps - 1) for i in range(steps)]
-    return [i * ((top + 1) // steps) for i in range(steps)]
-
-
-def trailing(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[int]:
-    """Evenly spaced down from the top, so the first call is at the noise x starts from: Lin et al. 2024, table 2."""
-    falling = np.arange(top + 1, 0, -(top + 1) / steps)[:steps]  # [:steps]: rounding may add one near 0
-    return [round(t) - 1 for t in reversed(falling.tolist())]
-
-
-def linspace(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[int]:
-    """Evenly spaced with both ends, rounded to the nearest: Lin et al. 2024, table 2."""
-    if exact and steps == 1:
-        return [top]
-    return [round(t) for t in np.linspace(0, top, steps).tolist()]
-
-
-def quadratic(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[int]:
-    """Dense near the image: squares of even steps up to sqrt(0.8 T), or sqrt(top) if given: DDIM, appendix D.2.
-
-    Rounded down. DDIM's code then calls small timesteps twice (0 already with 50 steps); here they move up by one.
-    """
-    if exact and steps == 1:
-        return [top]
-    squares = np.linspace(0, math.sqrt(top if exact else 0.8 * (top + 1)), steps) ** 2
-    rising = [max(i, int(square)) for i, square in enumerate(squares.tolist())]
-    return [*rising[:-1], top] if exact else rising  # the root of top, squared, may fall short of it by 1e-13
-
-
-def karras(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[int]:
-    """Even in sigma^(1/7), so that steps shrink with the noise, from the sigma of 0 to that of top: EDM eq. 5.
-
-    Each is rounded to the timestep with the nearest sigma: the network knows no others (EDM, table 1, iDDPM).
-    """
-    return by_level(schedule, steps, top, exact, lambda sigmas: sigmas ** (1 / RHO))
-
-
-def logsnr(schedule: Schedule, steps: int, top: int, exact: bool) -> Sequence[int]:
-    """Even in log SNR, from that of 0 to that of top, each rounded to the nearest: DPM-Solver, Lu et al. 2022a."""
-    return by_level(schedule, steps, top, exact, lambda sigmas: -2 * sigmas.log())  # SNR = 1 / sigma^2
-
-
-def by_level(schedule: Schedule, steps: int, top: int, exact: bool, scale: Callable[[Tensor], Tensor]) -> Sequence[int]:
-    """`steps` timesteps of 0 ... top, even on this scale of sigma, each at the nearest; where two coincide one moves.
-
-    Without a given top the highest is where sigma is PURE_NOISE, if it goes further: the cosine schedule's last sigma
-    is 20,000, and of ten karras steps six would be above 100. With zero terminal SNR, where sigma is infinite, the
-    network has to be called at T-1, and this is done with the other steps.
-    """
-    sigmas = schedule.sigmas[: top + 1]
-    pure_noise = bool(sigmas[-1].isinf())
-    if pure_noise and steps == 1:
-        return [top]
-    if pure_noise:
-        sigmas, steps = sigmas[:-1], steps - 1
-    if pure_noise or not exact:
-        highest = int((sigmas - sigmas[-1].clamp(max=PURE_NOISE)).abs().argmin())
-        sigmas = sigmas[: max(steps - 1, highest) + 1]
-    levels = scale(sigmas)
-    shares = torch.linspace(0, 1, steps, dtype=levels.dtype) if steps > 1 else torch.ones(1, dtype=levels.dtype)
-    wanted = levels[0] + shares * (levels[-1] - levels[0])
-    rising = (wanted[:, None] - levels).abs().argmin(dim=1).tolist()
-    for i in range(1, steps):
-        rising[i] = max(rising[i], rising[i - 1] + 1)
-    room = len(levels) - steps  # rising[i] has to leave room for those above
-    return [*(min(t, room + i) for i, t in enumerate(rising)), *[top] * pure_noise]
-
-
-SPACINGS: dict[str, Callable[[Schedule, int, int, bool], Sequence[int]]] = {
-    "leading": leading,
-    "trailing": trailing,
-    "linspace": linspace,
-    "quadratic": quadratic,
-    "karras": karras,
-    "logsnr": logsnr,
-}
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "linear": Schedule.linear, "scaled_linear": Schedule.scaled_linear, "cosine": Schedule.cosine,

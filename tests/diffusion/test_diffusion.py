@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from minidiff.diffusion.predictions import PREDICTIONS, check_prediction
 from minidiff.diffusion.process import (
-    PREDICTIONS,
-    check_prediction,
     diffusion_loss,
     loss_weight,
     predict_eps,

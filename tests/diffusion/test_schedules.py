@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from minidiff.diffusion.schedules import SCHEDULES, SPACINGS, Schedule
+from minidiff.diffusion.schedules import SCHEDULES, Schedule
+from minidiff.diffusion.spacings import SPACINGS
 from minidiff.errors import UserError
 
 

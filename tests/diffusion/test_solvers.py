@@ -6,16 +6,21 @@ import math
 import pytest
 import torch
 from mixture import THREE, even_schedule, path_error
-from test_samplers import LINEAR, PEER_BETAS, PEER_PREDICTION, SIGMAS, ZERO_SNR, broken, largest_difference, some_model
+from plain_samplers import half_the_slope, no_line, plain
+from test_samplers import LINEAR, PEER_BETAS, PEER_PREDICTION, SIGMAS, ZERO_SNR, largest_difference, some_model
 
-from minidiff.diffusion.chain import PLANS, calls, clipped
-from minidiff.diffusion.process import PREDICTIONS, q_sample
-from minidiff.diffusion.samplers import SAMPLERS, ddim
-from minidiff.diffusion.schedules import SPACINGS, Schedule
-from minidiff.diffusion.solvers import dpm_solver, half_log_snr, heun, integral, sde_dpm_solver, unipc
+from minidiff.diffusion.denoiser import clipped
+from minidiff.diffusion.levels import IMAGE, PLANS, Level
+from minidiff.diffusion.predictions import PREDICTIONS
+from minidiff.diffusion.process import q_sample
+from minidiff.diffusion.samplers import SAMPLERS, calls
+from minidiff.diffusion.schedules import Schedule
+from minidiff.diffusion.solvers import integral
+from minidiff.diffusion.spacings import SPACINGS
 from minidiff.errors import UserError
 
-SOLVERS = {"dpm++": dpm_solver, "dpm++sde": sde_dpm_solver, "heun": heun, "unipc": unipc}
+SOLVERS = {name: SAMPLERS[name] for name in ("dpm++", "dpm++sde", "heun", "unipc")}
+ddim, heun = SAMPLERS["ddim"], SAMPLERS["heun"]
 
 # Against diffusers, number for number. Its own lists of timesteps and sigmas are other ones: it is given ours
 
@@ -134,22 +139,21 @@ def test_errors_fall_with_their_order(name, start_t):
 
 
 LOWERED = {
-    "dpm++ without its line": ("dpm++", "return x0 + h / (2 * h_before) * (x0 - x0_before)", "return x0", 1),
-    "dpm++, half the slope": ("dpm++", "h / (2 * h_before)", "h / (4 * h_before)", 1),
-    "unipc without corrector": ("unipc", "        if lengths:\n", "        if False:\n", 2),
-    "unipc, its bend": ("unipc", "moment_2 = h**2 - 2 * moment_1", "moment_2 = h**2 - moment_1", 1),
-    "unipc, its slope": ("unipc", "slope - bend * h", "slope", 2),
-    "heun without correction": ("heun", "* (eps - eps_above) / 2", "* (eps - eps_above) * 0", 1),
-    "heun, too much of it": ("heun", "* (eps - eps_above) / 2", "* (eps - eps_above)", 1),
+    "dpm++ without its line": ("dpm++", plain("dpm++", straight=no_line), 1),
+    "dpm++, half the slope": ("dpm++", plain("dpm++", straight=half_the_slope), 1),
+    "unipc without corrector": ("unipc", plain("unipc", corrects=False), 2),
+    "unipc, its bend": ("unipc", plain("unipc", second_moment=lambda h, moment: h**2 - moment), 1),
+    "unipc, its slope": ("unipc", plain("unipc", bend_share=0.0), 2),
+    "heun without correction": ("heun", plain("heun", correction=lambda difference: 0 * difference), 1),
+    "heun, too much of it": ("heun", plain("heun", correction=lambda difference: difference), 1),
 }
 
 
-@pytest.mark.parametrize("name", LOWERED)
-def test_the_order_shows_what_is_broken(name):
+@pytest.mark.parametrize("mutant", LOWERED)
+def test_the_order_shows_what_is_broken(mutant):
     """Each still draws good samples in enough steps. Only the order tells."""
-    sampler, line, change, order = LOWERED[name]
-    measured = measured_order(sampler, 320, broken(SAMPLERS[sampler], line, change))
-    assert measured == pytest.approx(order, abs=0.3)
+    name, broken, order = LOWERED[mutant]
+    assert measured_order(name, 320, broken) == pytest.approx(order, abs=0.3)
 
 
 # The equation with noise: no path to hold it against, but the marginals
@@ -179,15 +183,9 @@ def test_the_sde_keeps_the_marginals_of_a_mixture():
             found = max(found, off, wide)
         return found
 
-    right = worst(sde_dpm_solver)
-    wrong = [
-        worst(broken(sde_dpm_solver, line, change))
-        for line, change in (
-            ("return x0 + h / (2 * h_before) * (x0 - x0_before)", "return x0"),
-            ("* math.exp(-h) * x", "* math.exp(-2 * h) * x"),
-            ("sigma = math.sqrt((1 - alpha_bar_next) * -", "sigma = math.sqrt(0.5 * (1 - alpha_bar_next) * -"),
-        )
-    ]
+    right = worst(SAMPLERS["dpm++sde"])
+    mistakes = ({"straight": no_line}, {"drift": lambda h: math.exp(-2 * h)}, {"added": lambda var: 0.5 * var})
+    wrong = [worst(plain("dpm++sde", **mistake)) for mistake in mistakes]
     print(right, wrong)
     assert right < SIGMAS and min(wrong) > 2 * SIGMAS
 
@@ -245,8 +243,10 @@ def test_pure_noise_is_the_limit_of_hardly_any_signal(name, kind):
 
 
 def test_lambda_at_its_ends():
-    assert half_log_snr(0.0) == -math.inf and half_log_snr(1.0) == math.inf and half_log_snr(0.5) == 0
-    assert half_log_snr(LINEAR.alphas_cumprod[100].item()) == pytest.approx(-LINEAR.sigmas[100].log().item())
+    assert Level(0, 0.0, 1.0).half_log_snr == -math.inf and IMAGE.half_log_snr == math.inf
+    assert Level(0, 0.5, 0.5).half_log_snr == 0
+    (level,) = LINEAR.levels([100])
+    assert level.half_log_snr == pytest.approx(-LINEAR.sigmas[100].log().item())
 
 
 def test_heun_refuses_a_sigma_without_measure():
@@ -323,7 +323,7 @@ def test_how_many_calls_and_from_where():
     assert calls("heun", LINEAR, 6, 4, "linspace") == calls("heun", LINEAR, 5, 4, "linspace") == [4, 2, 2, 0, 0]
     assert [len(calls("heun", LINEAR, n)) for n in (1, 2, 3, 4, 20, 1999)] == [1, 1, 3, 3, 19, 1999]
     for steps in (0, 10, -1):
-        with pytest.raises(UserError, match=f"{steps} steps do not fit in heun's 9 calls .*Take 1 to 9"):
+        with pytest.raises(UserError, match=f"{steps} steps do not fit.* 9 calls .*Take 1 to 9"):
             calls("heun", LINEAR, steps, 4)
     with pytest.raises(UserError, match="unknown sampler 'dpmpp'. Did you mean .*Known: ddpm, ddim, dpm"):
         calls("dpmpp", LINEAR)

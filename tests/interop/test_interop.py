@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from minidiff import cli, load
 from minidiff.ddpm import run as pipeline
-from minidiff.diffusion.samplers import ddpm
+from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 from minidiff.images.files import write_image
@@ -718,7 +718,8 @@ def chains_agree(run: pipeline.Run, place: str) -> None:
     theirs.scheduler.set_timesteps(run.schedule.T)
     x = y = torch.randn(2, *run.shape, generator=torch.Generator().manual_seed(0))
     one, other = (torch.Generator().manual_seed(1) for _ in range(2))
-    chain = ddpm(run.denoiser(), run.schedule, x, generator=one, variance=run.config["diffusion"]["variance"])
+    variance = run.config["diffusion"]["variance"]
+    chain = SAMPLERS["ddpm"](run.denoiser(), run.schedule, x, generator=one, variance=variance)
     worst = 0.0
     with torch.no_grad():
         for t, step in zip(theirs.scheduler.timesteps, chain, strict=True):
