@@ -1,6 +1,7 @@
-"""What the tests share: one thread, no cache of the user's, and small runs that train in a second."""
+"""Set up what the tests share: one thread a process, a cache of their own, and small runs that train in a second."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,39 @@ import torch
 from minidiff.training.presets import PRESETS, Preset
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Under nohup, or in the background of a script, SIGINT is ignored, and every process that a test starts inherits
+    # that: the tests that press Ctrl-C would wait in vain.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+TESTS = Path(__file__).parent
+
+# Files whose tests are all quick: mathematics, records, parsing, messages. `pytest -m quick` runs these, and whatever
+# else carries the mark.
+QUICK = {
+    "cli/test_choices.py",
+    "diffusion/test_diffusion.py",
+    "diffusion/test_schedules.py",
+    "images/test_faults.py",
+    "images/test_quality.py",
+    "images/test_sink.py",
+    "metrics/test_frechet.py",
+    "test_imports.py",
+    "test_records.py",
+}
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Use up to four processes, but none for single files: there, starting them takes longer than the tests."""
+    few = all(".py" in argument for argument in config.args)
+    return 0 if few else min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of QUICK as quick."""
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix() in QUICK and item.get_closest_marker("slow") is None:
+            item.add_marker("quick")
 
 
 @pytest.fixture(scope="session", autouse=True)
