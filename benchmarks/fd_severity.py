@@ -24,7 +24,7 @@ from minidiff.images.grid import grid
 from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction
 from minidiff.metrics.features import FeatureNetwork, choose
-from minidiff.metrics.sources import Source, of_data
+from minidiff.metrics.sources import ImageSource, dataset_source
 from minidiff.pretrained.load import load
 
 BLUR = (0.4, 0.6, 0.8, 1.2, 2.0)  # standard deviation in pixels, of 32
@@ -43,19 +43,19 @@ def noisy(images: Pixels, sigma: float) -> Pixels:
     return np.clip(np.rint(images + noise), 0, 255).astype(np.uint8)
 
 
-def corrupted(source: Source, name: str, corrupt: Callable[..., Pixels], severity: float) -> Source:
+def corrupted(source: ImageSource, name: str, corrupt: Callable[..., Pixels], severity: float) -> ImageSource:
     """The images of a source, each batch of them corrupted."""
-    return Source(
+    return ImageSource(
         name, source.count, source.size,
         lambda batch_size: (corrupt(np.asarray(batch), severity) for batch in source.batches(batch_size)),
     )  # fmt: skip
 
 
-def distances(network: FeatureNetwork, reference: extraction.Side, source: Source) -> dict[str, float]:
+def distances(network: FeatureNetwork, reference: extraction.MeasuredSet, source: ImageSource) -> dict[str, float]:
     """FD and KD of a source to the reference, and KD's standard error."""
     with tqdm(total=source.count, desc=source.name, unit="image", leave=False) as bar:
         side = extraction.extract(source, network, batch_size=256, wanted=("fid", "kid"), on_images=bar.update)
-    found = measure.compare(side, reference, network, ("fid", "kid"))
+    found = measure.compute_metrics(side, reference, network, ("fid", "kid"))
     return {"fd": found["fid"], "kd": found["kid"].value, "se": found["kid"].se}
 
 
@@ -89,10 +89,10 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
 
     network = choose(asked.classifier, device=asked.device)
-    train, test = (of_data(split, load_data("fashion-mnist", split=split)) for split in ("train", "test"))
+    train, test = (dataset_source(split, load_data("fashion-mnist", split=split)) for split in ("train", "test"))
     reference = extraction.extract(train, network, batch_size=256, wanted=("kid",))
 
-    def row(label: str, source: Source) -> dict[str, float]:
+    def row(label: str, source: ImageSource) -> dict[str, float]:
         found = distances(network, reference, source)
         print(f"| {label} | {found['fd']:.4g} | {found['kd']:.3g} ± {found['se']:.1g} |", flush=True)
         return found

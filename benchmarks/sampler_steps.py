@@ -29,7 +29,7 @@ from minidiff.images.grid import grid, label_rows
 from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction
 from minidiff.metrics.features import FeatureNetwork, choose
-from minidiff.metrics.sources import Source, of_data
+from minidiff.metrics.sources import ImageSource, dataset_source
 from minidiff.pretrained.load import load
 from minidiff.runtime import cpu
 
@@ -60,7 +60,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.npz"))
 
 
-def measured(run: Run, network: FeatureNetwork, reference: extraction.Side, name: str, steps: int, num: int,
+def measured(run: Run, network: FeatureNetwork, reference: extraction.MeasuredSet, name: str, steps: int, num: int,
              batch_size: int, spacing: str | None, out: Path) -> Result:  # fmt: skip
     """One point of a curve. Raises UserError where there is no such chain."""
     options = run.options(sampler=name, steps=steps, spacing=spacing)
@@ -68,9 +68,9 @@ def measured(run: Run, network: FeatureNetwork, reference: extraction.Side, name
     folder = out / "samples" / f"{name}-{steps}"
     seconds = drawn(run, options, num, batch_size, folder)
     batches = (np.load(path)["images"] for path in files(folder))
-    source = Source(name, num, "", lambda _: batches)
+    source = ImageSource(name, num, "", lambda _: batches)
     side = extraction.extract(source, network, batch_size=batch_size, wanted=("fid", "fid-inf"))
-    found = measure.compare(side, reference, network, ("fid", "fid-inf"))
+    found = measure.compute_metrics(side, reference, network, ("fid", "fid-inf"))
     return {
         "sampler": name, "asked": steps, "calls": calls, "num": num, "fd": found["fid"],
         "infinity": found["fid-inf"].value, "low": found["fid-inf"].low, "high": found["fid-inf"].high,
@@ -128,8 +128,8 @@ def main(folder: str, features: str, samplers: str, steps: str, num: int, batch_
     run, network = load(folder, device=device, precision=precision), choose(features, device=device)
     data = run.config["data"]
     given = {name: data[name] for name in ("data_dir", "image_size", "on_bad")}
-    reference = of_data(data["name"], load_data(data["name"], **given))
-    side = extraction.measured(reference, network)
+    reference = dataset_source(data["name"], load_data(data["name"], **given))
+    side = extraction.measure_set(reference, network)
     store = out / "results.json"
     results: list[Result] = json.loads(store.read_text()) if store.exists() else []
     for count in map(int, steps.split(",")):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from minidiff.gan.run import GanRun as GanRun
     from minidiff.images.quality import psnr as psnr
     from minidiff.images.quality import ssim as ssim
+    from minidiff.metrics.config import MeasureRequest as MeasureRequest
     from minidiff.metrics.features import FeatureNetwork as FeatureNetwork
     from minidiff.metrics.fid_infinity import fid_infinity as fid_infinity
     from minidiff.metrics.frechet import FeatureStatistics as FeatureStatistics
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from minidiff.networks.inception import Inception as Inception
     from minidiff.networks.resnet import ResNet18 as ResNet18
     from minidiff.networks.unet import UNet as UNet
+    from minidiff.pretrained.distance import Distance as Distance
+    from minidiff.pretrained.distance import distance as distance
     from minidiff.pretrained.load import load as load
     from minidiff.training.config import TrainConfig as TrainConfig
     from minidiff.training.loop import Trainer as Trainer
@@ -59,6 +62,7 @@ PUBLIC = {
     "CORRUPTIONS": "data.corruptions",
     "DATASETS": "data.datasets",
     "DIP_NETS": "networks.dip",
+    "Distance": "pretrained.distance",
     "EARLY_STOPS": "dip.fit",
     "FeatureNetwork": "metrics.features",
     "FeatureStatistics": "metrics.frechet",
@@ -68,6 +72,7 @@ PUBLIC = {
     "GanRun": "gan.run",
     "ImageData": "data.datasets",
     "Inception": "networks.inception",
+    "MeasureRequest": "metrics.config",
     "MovingVariance": "dip.fit",
     "ResNet18": "networks.resnet",
     "Run": "ddpm.run",
@@ -82,6 +87,7 @@ PUBLIC = {
     "WindowVariance": "dip.fit",
     "corrupt": "data.corruptions",
     "diffusion_loss": "diffusion.process",
+    "distance": "pretrained.distance",
     "fid_infinity": "metrics.fid_infinity",
     "fit": "dip.fit",
     "frechet_distance": "metrics.frechet",

@@ -45,8 +45,8 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "task": ("dip.fit:TASKS", ("denoise", "inpaint", "super-resolve")),
     "input": ("dip.fit:INPUTS", ("noise", "image")),
     "early stop": ("dip.fit:EARLY_STOPS", ("window", "moving")),
-    "metric": ("metrics.compare:METRICS", ("fid", "kid", "is", "prec-recall", "fid-inf")),
-    "mode": ("metrics.features:MODES", ("pytorch-fid", "torch-fidelity", "clean")),
+    "metric": ("metrics.config:METRICS", ("fid", "kid", "is", "prec-recall", "fid-inf")),
+    "mode": ("metrics.resizing:MODES", ("pytorch-fid", "torch-fidelity", "clean")),
 }
 
 

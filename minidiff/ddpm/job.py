@@ -26,8 +26,10 @@ from minidiff.images.files import write_image
 from minidiff.images.grid import grid, label_rows
 from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction, features
-from minidiff.metrics.sources import of_data
+from minidiff.metrics.doubts import doubts
+from minidiff.metrics.sources import dataset_source
 from minidiff.networks.unet import check_size
+from minidiff.records import to_json
 from minidiff.runtime import distributed
 from minidiff.training.config import TrainConfig
 from minidiff.training.job import Job, check_labels, check_out, describe_labels, open_data, training_config
@@ -48,7 +50,7 @@ class DdpmJob(Job):
     def build(self, training: TrainConfig, device: torch.device) -> Trainer:
         model, self.schedule = build(self.config)
         diffusion, self.fid, self.labels = self.config["diffusion"], self.config.get("fid"), self.config.get("labels")
-        self.reference: extraction.Side | None = None  # what samples are held against, see `run`
+        self.reference: extraction.MeasuredSet | None = None  # what samples are held against, see `run`
         if self.fid:  # now, so that weights that are not there are missed before the training
             self.measure_every = self.fid["every"]
             self.feature_network = self.choose_features(device)
@@ -64,7 +66,7 @@ class DdpmJob(Job):
             network = features.choose(self.fid["features"], weights=self.fid["weights"], device=device)
         except UserError as error:
             raise UserError(f"{error} {mend}" if "network" in self.fid else str(error)) from None
-        known = extraction.identity(network)
+        known = to_json(network.identity)
         if self.fid.setdefault("network", known) != known:
             raise UserError(
                 f"{network.source} is another feature network than this run was measured in (its weights have the "
@@ -110,9 +112,9 @@ class DdpmJob(Job):
     def run(self) -> None:
         """Train to the last step; first, if FID is to be measured, the statistics of the training images."""
         if self.fid:
-            source = of_data(self.data.place, self.data)
+            source = dataset_source(self.data.place, self.data)
             with self.progress("training images", len(self.data)) as bar:
-                self.reference = extraction.measured(source, self.feature_network, on_images=bar.update)
+                self.reference = extraction.measure_set(source, self.feature_network, on_images=bar.update)
         super().run()
 
     def measure(self, step: int) -> dict[str, float]:
@@ -124,11 +126,12 @@ class DdpmJob(Job):
         with self.progress("samples", source.count) as bar:
             side = extraction.extract(source, self.feature_network, batch_size=at_once, on_images=bar.update)
         if distributed.is_main() and not self.doubted:
-            for doubt in measure.doubts(side, self.reference, self.feature_network):
+            for doubt in doubts(side, self.reference, self.feature_network):
                 tqdm.write(f"Warning: {doubt}", file=sys.stderr)
         self.doubted = True
-        found = measure.compare(side, self.reference, self.feature_network)
-        return {measure.title(name, self.feature_network): value for name, value in found.items()}
+        value = measure.compute_metrics(side, self.reference, self.feature_network)["fid"]
+        assert isinstance(value, float)
+        return {measure.title("fid", self.feature_network): value}
 
     def progress(self, what: str, count: int) -> tqdm:
         """A bar for the images that go through the feature network."""

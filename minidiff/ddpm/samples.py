@@ -8,7 +8,7 @@ from minidiff.data.datasets import DATASETS, ImageData
 from minidiff.ddpm import run as pipeline
 from minidiff.errors import UserError
 from minidiff.images.convert import to_uint8
-from minidiff.metrics.sources import Batch, Source
+from minidiff.metrics.sources import Batch, ImageSource
 from minidiff.runtime import distributed
 from minidiff.training.job import asked_for, load_together
 
@@ -20,7 +20,7 @@ def of_run(
     on_step: Callable[[Any], None] | None = None,
     data: ImageData | None = None,
     **sampling: Any,
-) -> Source:
+) -> ImageSource:
     """`num` samples of a run, drawn as they are asked for: sample k of a seed is always the same.
 
     Those of a conditional run are drawn for the labels of its training images, without guidance, which would make them
@@ -42,7 +42,7 @@ def of_run(
     changes += ["for the labels of its training images, without guidance"] * bool(given)
     changes += ["grey repeated to RGB"] * (channels == 1)
     settings = sorted((key, value) for key, value in options.items() if key != "labels")
-    return Source(name, num, f"{height}x{width}", batches, changes, sampled=True,
+    return ImageSource(name, num, f"{height}x{width}", batches, changes, sampled=True,
                   same=repr([str(run.folder.resolve()), num, settings]))  # fmt: skip
 
 

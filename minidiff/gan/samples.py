@@ -5,11 +5,11 @@ from typing import Any
 
 from minidiff.gan.run import GanRun
 from minidiff.images.convert import to_uint8
-from minidiff.metrics.sources import Batch, Source
+from minidiff.metrics.sources import Batch, ImageSource
 from minidiff.runtime import distributed
 
 
-def of_gan(name: str, run: GanRun, num: int, *, seed: int = 0, **sampling: Any) -> Source:
+def of_gan(name: str, run: GanRun, num: int, *, seed: int = 0, **sampling: Any) -> ImageSource:
     """`num` samples of a GAN, drawn as they are asked for: sample k of a seed is always the same. Raises UserError for
     what there is to say of a reverse chain, such as its sampler."""
     for option in sampling:
@@ -22,5 +22,5 @@ def of_gan(name: str, run: GanRun, num: int, *, seed: int = 0, **sampling: Any) 
     channels, height, width = run.shape
     changes = [f"sampled from the {run.config['kind']} generator, seed {seed}"]
     changes += ["grey repeated to RGB"] * (channels == 1)
-    return Source(name, num, f"{height}x{width}", batches, changes, sampled=True,
+    return ImageSource(name, num, f"{height}x{width}", batches, changes, sampled=True,
                   same=repr([str(run.folder.resolve()), num, seed]))  # fmt: skip

@@ -1,22 +1,17 @@
-"""One side of a comparison: a set of images sent through a feature network, and what is then known of it.
+"""From images to what is known of their features: a set of images goes through a feature network.
 
-extract() takes the images batch by batch and keeps running sums, the features themselves only where a metric needs
-them; measured() goes the shortest way: statistics out of a file, out of the cache, or by extract(). Rests on sources
-(the images), features (the network), frechet (the sums) and faults (what looks wrong).
+extract() reads a source batch by batch. It keeps running sums, and the features of every image only if a metric needs
+them. measure_set() takes the shortest way: statistics from a file, from the cache, or by extract().
+Rests on sources (the images), features (the network), frechet (the sums) and faults (what looks wrong).
 """
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
-from weakref import finalize
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from minidiff._version import __version__
@@ -25,147 +20,106 @@ from minidiff.errors import UserError
 from minidiff.images.faults import FAULT_CAUSES, faults
 from minidiff.metrics.features import FeatureNetwork
 from minidiff.metrics.frechet import FeatureStatistics
-from minidiff.metrics.sources import Batch, Source, Stored, open_statistics, save_statistics
+from minidiff.metrics.row_file import RowFile
+from minidiff.metrics.sources import Batch, ImageSource
+from minidiff.metrics.statistics import StoredStatistics, open_statistics, save_statistics
 from minidiff.runtime import distributed
 
 NEED_FEATURES = {"kid", "prec-recall", "fid-inf"}  # of every image; the other metrics need running sums only
-LOOKED_AT = 4  # images of a batch that are checked for noise
-
-
-class RowFile:
-    """Rows of float32 in a file without a name: what some metrics need of every image, without the memory.
-
-    Indexed with a slice or an array of row numbers it gives those rows, float32 [n,width], read from the file. It is
-    not mapped: mapped pages would count as the memory of this process, and grow with the images.
-    """
-
-    def __init__(self) -> None:
-        self.file: IO[bytes] | None = None
-        self.shape = (0, 0)
-
-    def append(self, rows: Tensor) -> None:
-        """More rows [n,width]. Raises UserError where there is no room."""
-        self.shape = (self.shape[0] + len(rows), rows.shape[1])
-        try:
-            if self.file is None:
-                self.file = tempfile.TemporaryFile(prefix="minidiff-")  # noqa: SIM115
-                finalize(self, self.file.close)  # it lives as long as these rows
-            self.file.write(rows.float().contiguous().numpy().tobytes())
-        except OSError as error:
-            raise UserError(
-                f"cannot store features in {tempfile.gettempdir()}: {error.strerror}. Set TMPDIR to a folder with "
-                "room, or leave out the metrics that need every feature: --metrics fid."
-            ) from None
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, chosen: slice | NDArray[np.int64]) -> NDArray[np.float32]:
-        if isinstance(chosen, slice):
-            first, last, _ = chosen.indices(len(self))
-            return self.read(first, max(0, last - first))
-        found = np.empty((len(chosen), self.shape[1]), np.float32)
-        for place, row in enumerate(chosen.tolist()):
-            found[place] = self.read(row, 1)
-        return found
-
-    def read(self, first: int, count: int) -> NDArray[np.float32]:
-        """`count` rows from row `first` on."""
-        width = 4 * self.shape[1]  # bytes
-        assert self.file is not None
-        self.file.seek(first * width)
-        return np.frombuffer(self.file.read(count * width), np.float32).reshape(count, self.shape[1])
+LOOKED_AT = 4  # images of a batch that are checked for faults such as noise
 
 
 @dataclass
-class Side:
-    """One side of a comparison, when its images have been through the network.
-
-    features, logits: [N,...] in temporary files, if they were to be kept; only the main process has them. Else empty.
-    low, high: the darkest and lightest value of any image, of 255. faulty: how many of the `looked_at` images are
-    noise, flat, saturated. same: what the same images have in common, however they were named; None if that is unknown.
-    """
+class MeasuredSet:
+    """A set of images after it has been through the network: one side of a comparison."""
 
     name: str
-    count: int | None
+    count: int | None  # of images; None if a statistics file does not say it
     mean: Tensor  # float64 [d]
     covariance: Tensor  # float64 [d,d]
-    features: RowFile = field(default_factory=RowFile)
-    logits: RowFile = field(default_factory=RowFile)
-    size: str = ""
-    changes: list[str] = field(default_factory=list)
-    held: str = ""
-    low: int = 0
-    high: int = 255
-    looked_at: int = 0
-    faulty: dict[str, int] = field(default_factory=dict)
-    same: str | None = None
+    features: RowFile = field(default_factory=RowFile)  # [N,d] if a metric needs it, and in the main process; or empty
+    logits: RowFile = field(default_factory=RowFile)  # [N,classes], likewise
+    size: str = ""  # height x width, in words
+    changes: list[str] = field(default_factory=list)  # what was done to the images, in words
+    held: str = ""  # the range of values that the images came in
+    low: int = 0  # the darkest value of any image, of 255
+    high: int = 255  # the lightest
+    looked_at: int = 0  # images that were checked for faults
+    faulty: dict[str, int] = field(default_factory=dict)  # how many of these have each fault
+    same: str | None = None  # equal for the same images, however they were named; None if that is not known
 
 
 # --- from images to statistics ------------------------------------------------------------------------------------
 
 
 def extract(
-    source: Source,
+    source: ImageSource,
     network: FeatureNetwork,
     *,
     batch_size: int = 32,
     wanted: Iterable[str] = ("fid",),
     on_images: Callable[[int], None] | None = None,
-) -> Side:
-    """All images of a source through the network; a batch, and sums of the size of the features, are held in memory.
+) -> MeasuredSet:
+    """Send all images of a source through the network. Memory holds one batch, and sums over the features.
 
-    wanted: names of METRICS, which tell whether the features of every image are kept (in a file). on_images: called
-    with the number of images done after each batch. Under torchrun the processes share the batches.
+    wanted: names of METRICS; they decide whether the features of every image are kept, in a file. on_images: called
+    after each batch with the number of its images. Under torchrun the processes share the batches.
     """
     keep, keep_logits = bool(NEED_FEATURES & set(wanted)), "is" in wanted
     sums = FeatureStatistics(network.dims)
-    side = Side(source.name, source.count, sums.mean, sums.scatter, size=source.size, changes=source.changes,
-                held=source.held, low=255, high=0, faulty=dict.fromkeys(FAULT_CAUSES, 0), same=source.same)  # fmt: skip
+    found = MeasuredSet(
+        source.name, source.count, sums.mean, sums.scatter, size=source.size, changes=source.changes,
+        held=source.held, low=255, high=0, faulty=dict.fromkeys(FAULT_CAUSES, 0), same=source.same,
+    )  # fmt: skip
     for batch in source.batches(batch_size):
         features, logits = network.compute(batch)
-        look(side, batch)
+        note_faults(found, batch)
         sums.update(features)
         if keep:
-            append_together(side.features, features, batch_size)
+            append_in_order(found.features, features, batch_size)
         if keep_logits and logits is not None:
-            append_together(side.logits, logits, batch_size)
+            append_in_order(found.logits, logits, batch_size)
         if on_images is not None:
             on_images(len(batch))
-    sums = over_processes(sums)
-    seen_by_all(side)
-    side.count, side.mean, side.covariance = sums.count, sums.mean, sums.covariance
-    return side
+    sums = merge_over_processes(sums)
+    share_faults(found)
+    found.count, found.mean, found.covariance = sums.count, sums.mean, sums.covariance
+    return found
 
 
-def look(side: Side, batch: Batch) -> None:
-    """Note the range of values, and whether the first images of a batch are images at all."""
+def usual_batch_size(network: FeatureNetwork, device: torch.device) -> int:
+    """Return how many images go through the network together, if the user does not say."""
+    return 32 if network.name == "inception" and device.type == "cpu" else 64
+
+
+def note_faults(found: MeasuredSet, batch: Batch) -> None:
+    """Note the range of values in a batch, and the faults of its first images."""
     for number, image in enumerate(batch):
-        side.low, side.high = min(side.low, int(image.min())), max(side.high, int(image.max()))
+        found.low, found.high = min(found.low, int(image.min())), max(found.high, int(image.max()))
         if number < LOOKED_AT:
-            side.looked_at += 1
+            found.looked_at += 1
             for what, mask in faults(image[None]).items():
-                side.faulty[what] += int(mask[0])
+                found.faulty[what] += int(mask[0])
 
 
-def seen_by_all(side: Side) -> None:
-    """What `look` saw of the images of all processes, in each of them."""
-    mine = torch.tensor([[side.low, side.high, side.looked_at, *side.faulty.values()]])
+def share_faults(found: MeasuredSet) -> None:
+    """Give every process what `note_faults` has noted in all of them."""
+    mine = torch.tensor([[found.low, found.high, found.looked_at, *found.faulty.values()]])
     everyone = distributed.gather_rows(mine, 1)
-    side.low, side.high = int(everyone[:, 0].min()), int(everyone[:, 1].max())
-    side.looked_at, *faulty = everyone[:, 2:].sum(dim=0).tolist()
-    side.faulty = dict(zip(side.faulty, faulty, strict=True))
+    found.low, found.high = int(everyone[:, 0].min()), int(everyone[:, 1].max())
+    found.looked_at, *faulty = everyone[:, 2:].sum(dim=0).tolist()
+    found.faulty = dict(zip(found.faulty, faulty, strict=True))
 
 
-def append_together(file: RowFile, rows: Tensor, batch_size: int) -> None:
-    """The rows of all processes, in the order of the images, into the main process's file."""
+def append_in_order(file: RowFile, rows: Tensor, batch_size: int) -> None:
+    """Append the rows of all processes, in the order of the images, to the main process's file."""
     everyone = distributed.gather_rows(rows, batch_size)
     if distributed.is_main():
         file.append(everyone)
 
 
-def over_processes(sums: FeatureStatistics) -> FeatureStatistics:
-    """The statistics of the images of all processes, merged in the order of the processes: the same in each."""
+def merge_over_processes(sums: FeatureStatistics) -> FeatureStatistics:
+    """Merge the statistics of all processes, in the order of the processes, so that each gets the same."""
     if distributed.world_size() == 1:
         return sums
     of_each = [distributed.gather_rows(part[None], 1) for part in sums.parts()]
@@ -175,83 +129,90 @@ def over_processes(sums: FeatureStatistics) -> FeatureStatistics:
     return total
 
 
-SEEN = ("low", "high", "looked_at", "faulty", "same")  # what is kept of a side beside its statistics
+# --- statistics in place of images --------------------------------------------------------------------------------
+
+SEEN = ("low", "high", "looked_at", "faulty", "same")  # what is kept of a set beside its statistics
 
 
-def statistics_of(side: Side, network: FeatureNetwork) -> Stored:
-    """What is to be stored of a side, so that it can stand for its images another time."""
-    about = {"minidiff": __version__} | identity(network) | {"seen": {name: getattr(side, name) for name in SEEN}}
-    return Stored(side.name, side.mean.numpy(), side.covariance.numpy(), side.count, about)
+def statistics_of(found: MeasuredSet, network: FeatureNetwork) -> StoredStatistics:
+    """Return what to store of a measured set, so that it can stand for its images another time."""
+    seen = {name: getattr(found, name) for name in SEEN}
+    about = {"minidiff": __version__} | asdict(network.identity) | {"seen": seen}
+    return StoredStatistics(found.name, found.mean.numpy(), found.covariance.numpy(), found.count, about)
 
 
-def identity(network: FeatureNetwork) -> dict[str, Any]:
-    """What features have to agree in, to be compared."""
-    return {"network": network.name, "mode": network.mode, "dims": network.dims, "weights": network.sha256}
-
-
-def check_stored(stored: Stored, network: FeatureNetwork) -> None:
-    """Raises UserError when statistics are of another feature network or mode."""
+def check_stored(stored: StoredStatistics, network: FeatureNetwork) -> None:
+    """Raise UserError if the statistics are of another feature network or mode."""
     if len(stored.mean) != network.dims:
         raise UserError(
-            f"{stored.name} has statistics of {len(stored.mean)} features, this network has {network.dims}: they are "
-            "of another feature network. Compute them anew, or choose that network with --features and --dims."
+            f"{stored.name} has statistics of {len(stored.mean)} features, this network has {network.dims}. They are "
+            "of another feature network: compute them anew, or choose that network with `features` and `dims`."
         )
-    for name, mine in identity(network).items():
+    for name, mine in asdict(network.identity).items():
         theirs = stored.about.get(name)
         if stored.about and theirs != mine:
             raise UserError(
                 f"{stored.name} has statistics of another feature network: {name} {theirs}, here {mine}. "
-                "Compute them anew with --save-stats, or measure with that network."
+                "Compute them anew from the images, or measure with that network."
             )
 
 
-def from_stored(stored: Stored, network: FeatureNetwork) -> Side:
-    """Statistics out of a file as a side. Raises UserError when they are of another feature network or mode."""
+def from_stored(stored: StoredStatistics, network: FeatureNetwork) -> MeasuredSet:
+    """Take statistics from a file as a measured set. Raise UserError if they are of another feature network or mode."""
     check_stored(stored, network)
-    said = "statistics" if stored.about else "statistics that do not say their network and mode, taken for these"
+    origin = "statistics" if stored.about else "statistics that do not say their network and mode, taken for these"
     mean, covariance = torch.from_numpy(stored.mean), torch.from_numpy(stored.covariance)
     seen = {name: value for name, value in stored.about.get("seen", {}).items() if name in SEEN}
-    return Side(stored.name, stored.count, mean, covariance, changes=[said], **seen)
+    return MeasuredSet(stored.name, stored.count, mean, covariance, changes=[origin], **seen)
 
 
-def recalled(source: Source | Stored, network: FeatureNetwork, wanted: Iterable[str] = ("fid",)) -> Side | None:
-    """A source's side without computing anything: out of its file, or out of the cache where these images were
-    measured before and their statistics are enough. None where the images are needed. Raises UserError."""
-    if isinstance(source, Stored):
+def recall(
+    source: ImageSource | StoredStatistics, network: FeatureNetwork, wanted: Iterable[str] = ("fid",)
+) -> MeasuredSet | None:
+    """Return what is known of a source without reading its images, or None if they must be read.
+
+    That is its statistics file, or the cache if these images were measured before and statistics are enough for the
+    wanted metrics. Raise UserError.
+    """
+    if isinstance(source, StoredStatistics):
         return from_stored(source, network)
-    place = cached_at(source, network)
+    place = cache_place(source, network)
     if place is None or set(wanted) & {*NEED_FEATURES, "is"} or not distributed.from_main(place.exists()):
         return None
     try:
-        stored = open_statistics(str(place))
-        side = from_stored(stored, network)
+        found = from_stored(open_statistics(str(place)), network)
     except UserError:
-        return None  # damaged, or of another version: measured anew and replaced
-    side.name, side.size = source.name, source.size
-    side.changes = [*source.changes, "statistics from the cache"]
-    return side
+        return None  # damaged, or from another version: measured anew and replaced
+    found.name, found.size = source.name, source.size
+    found.changes = [*source.changes, "statistics from the cache"]
+    return found
 
 
-def measured(
-    source: Source | Stored, network: FeatureNetwork, *, wanted: Iterable[str] = ("fid",), **options: Any
-) -> Side:
-    """A source's side, the shortest way: `recalled`, or by `extract`, whose options these are."""
-    side = recalled(source, network, wanted)
-    if side is not None:
-        return side
-    assert isinstance(source, Source)
-    side = extract(source, network, wanted=wanted, **options)
-    if (place := cached_at(source, network)) and distributed.is_main():
-        with suppress(OSError, UserError):  # no place to keep them: measured again the next time
+def measure_set(
+    source: ImageSource | StoredStatistics,
+    network: FeatureNetwork,
+    *,
+    batch_size: int = 32,
+    wanted: Iterable[str] = ("fid",),
+    on_images: Callable[[int], None] | None = None,
+) -> MeasuredSet:
+    """Measure a source the shortest way: by `recall`, or else by `extract`, whose options these are."""
+    found = recall(source, network, wanted)
+    if found is not None:
+        return found
+    assert isinstance(source, ImageSource)
+    found = extract(source, network, batch_size=batch_size, wanted=wanted, on_images=on_images)
+    if (place := cache_place(source, network)) and distributed.is_main():
+        with suppress(OSError, UserError):  # a cache that cannot be written only costs time
             place.parent.mkdir(parents=True, exist_ok=True)
-            save_statistics(place, statistics_of(side, network))
-    return side
+            save_statistics(place, statistics_of(found, network))
+    return found
 
 
-def cached_at(source: Source, network: FeatureNetwork) -> Path | None:
-    """Where the statistics of these images in this network are kept, if the images can be known again."""
+def cache_place(source: ImageSource, network: FeatureNetwork) -> Path | None:
+    """Return where the cache keeps these images' statistics in this network; None if they cannot be known again."""
     if source.fingerprint is None:
         return None
-    known_by = [__version__, source.fingerprint, source.count, *identity(network).items()]
+    known_by = [__version__, source.fingerprint, source.count, *asdict(network.identity).items()]
     key = hashlib.sha256(repr(known_by).encode()).hexdigest()
     return cache_dir() / "statistics" / f"{key[:24]}.npz"

@@ -1,63 +1,31 @@
-"""FID: features of images taken in as they come, their mean and covariance, and the distance of two such Gaussians.
+"""FID: the mean and covariance of features that come in batches, and the Frechet distance of two Gaussians.
 
-Rests on torch, numpy and scipy; knows no image and no network. Everything is computed in float64, in blocks of rows.
+Rests on pieces (features, a block of rows at a time); knows no image and no network. All of it is computed in float64.
 Heusel et al. 2017 (FID); Dowson & Landau 1982 (the distance); Chan, Golub & LeVeque 1983 (mean and covariance).
 """
 
 import math
-from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.linalg.blas import dtrmm
 from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
 from minidiff.errors import UserError
+from minidiff.metrics.pieces import Features, blocks, check_same_network, read_rows
 
-# Features in pieces
-
-
-class Rows(Protocol):
-    """Features [N,d] that lie in a file: rows are read when they are asked for, by a slice or by their numbers."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __len__(self) -> int: ...
-    def __getitem__(self, chosen: slice | NDArray[np.int64], /) -> NDArray[np.floating]: ...
-
-
-Features = Tensor | NDArray[np.floating] | Rows  # [N,d], float32 or float64
-
-BLOCK = 2048  # rows that are in memory as float64 at a time: 34 MB at d = 2048
-
-
-def rows(features: Features, chosen: slice | NDArray[np.int64]) -> Tensor:
-    """Some rows, as float64 [n,d] on the CPU. A file is read only there."""
-    if isinstance(features, Tensor):
-        return features[chosen].detach().to("cpu", torch.float64)
-    return torch.from_numpy(np.array(features[chosen], dtype=np.float64))  # a copy: files are often read-only
-
-
-def blocks(count: int) -> list[slice]:
-    """0 ... count, BLOCK at a time."""
-    return [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
-
-
-def different_networks(dims_a: int, dims_b: int) -> str:
-    return f"{dims_a} features an image beside {dims_b}: measure both sides with the same feature network."
-
+Gaussian = tuple[Tensor, Tensor]  # mean [d] and covariance [d,d]
 
 # Mean and covariance
 
 
 class FeatureStatistics:
-    """Mean and covariance of features that come in pieces; what is held does not grow with their number.
+    """Gather the mean and covariance of features that come in batches. Its memory does not grow with their number.
 
-    count: images so far. mean: float64 [d]. scatter: float64 [d,d], the sum of (x - mean)(x - mean)^T. Two of these
-    together give exactly the statistics of both sets (`merge`), so each process may gather its own.
-    Chan, Golub & LeVeque 1983: sums about the mean, since sums of squares lose digits when the mean is large.
+    count: images so far. mean: float64 [d]. scatter: float64 [d,d], the sum of (x - mean)(x - mean)^T.
+    `merge` joins two of these into exactly the statistics of both sets, so each process can gather its own.
+    Chan, Golub & LeVeque 1983 sum about the mean, because sums of squares lose digits when the mean is large.
     """
 
     def __init__(self, dims: int) -> None:
@@ -67,33 +35,33 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: Features) -> "FeatureStatistics":
-        """Those of features [N,d]."""
+        """Return the statistics of features [N,d]."""
         return cls(features.shape[1]).update(features)
 
     @classmethod
     def from_parts(cls, count: Tensor | int, mean: Tensor, scatter: Tensor) -> "FeatureStatistics":
-        """The inverse of `parts`."""
+        """Build the statistics from what `parts` returned."""
         statistics = cls(len(mean))
         statistics.count = int(count)
         statistics.mean, statistics.scatter = mean.to("cpu", torch.float64), scatter.to("cpu", torch.float64)
         return statistics
 
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """count int64 [], mean float64 [d], scatter float64 [d,d]: all there is, as processes can send it."""
+        """Return all of it as tensors, for sending: count int64 [], mean float64 [d], scatter float64 [d,d]."""
         return torch.tensor(self.count), self.mean, self.scatter
 
     def update(self, features: Features) -> "FeatureStatistics":
-        """Takes in features [n,d]. UserError if there are not d of them, or one is NaN or infinite. Returns itself."""
+        """Add features [n,d] and return itself. Raise UserError if d differs, or if a value is NaN or infinite."""
         if len(features.shape) != 2 or features.shape[1] != len(self.mean):
             raise UserError(
-                f"features have the shape {list(features.shape)}: give [n,{len(self.mean)}], a row an image."
+                f"features have the shape {list(features.shape)}. Give [n,{len(self.mean)}], a row an image."
             )
         for block in blocks(len(features)):
-            x = rows(features, block)
+            x = read_rows(features, block)
             finite = x.isfinite().all(dim=1)
             if not bool(finite.all()):
                 row = block.start + int(finite.logical_not().nonzero()[0])
-                raise UserError(f"the features of image {self.count + row - block.start} are not finite: look at it.")
+                raise UserError(f"image {self.count + row - block.start} has features that are not finite. Look at it.")
             mean = x.mean(dim=0)
             centred = torch.cat([x - mean, self.step(len(x), mean)])
             self.scatter.addmm_(centred.T, centred)
@@ -102,11 +70,11 @@ class FeatureStatistics:
         return self
 
     def step(self, count: int, mean: Tensor) -> Tensor:
-        """[1,d], whose square is the scatter between the two means when `count` images of that mean join these."""
+        """Return the vector [1,d] whose square is the scatter between the two means when `count` images join these."""
         return (math.sqrt(self.count * count / (self.count + count)) * (mean - self.mean))[None]
 
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
-        """Takes in all that the other holds. Returns itself."""
+        """Add all that the other holds, and return itself."""
         self.same_network(other)
         if other.count:
             between = self.step(other.count, other.mean)
@@ -116,7 +84,7 @@ class FeatureStatistics:
         return self
 
     def without(self, other: "FeatureStatistics") -> "FeatureStatistics":
-        """What is left when the images that the other holds, all of them among these, are taken out: a new one."""
+        """Return new statistics, without the images that the other holds. All of them must be among these."""
         self.same_network(other)
         count = self.count - other.count
         mean = self.mean + other.count / count * (self.mean - other.mean)
@@ -126,14 +94,17 @@ class FeatureStatistics:
         return left
 
     def same_network(self, other: "FeatureStatistics") -> None:
-        if len(self.mean) != len(other.mean):
-            raise UserError(different_networks(len(self.mean), len(other.mean)))
+        """Raise UserError unless the other has as many features."""
+        check_same_network(len(self.mean), len(other.mean))
 
     @property
     def covariance(self) -> Tensor:
-        """float64 [d,d], divided by count - 1 as everywhere in the FID literature. UserError below 2 images."""
+        """Return the covariance, float64 [d,d]. It divides by count - 1, as all of the FID literature does.
+
+        Raise UserError below 2 images.
+        """
         if self.count < 2:
-            raise UserError(f"a covariance needs at least 2 images, here is {self.count}.")
+            raise UserError(f"a covariance needs at least 2 images, and there are {self.count}. Give more.")
         return self.scatter / (self.count - 1)
 
 
@@ -141,15 +112,15 @@ class FeatureStatistics:
 
 
 def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    """The squared Frechet distance of two Gaussians, at least 0: FID, when these are statistics of Inception features.
+    """Return the squared Frechet distance of two Gaussians, which is FID if they are of Inception's features.
 
     |mean_a - mean_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), Dowson & Landau 1982, eq. 4; Heusel et al. 2017, eq. 6.
-    mean: [d], cov: [d,d], singular ones too. UserError if they do not fit together, or one is no covariance.
+    mean: [d]; cov: [d,d], which may be singular. The distance is at least 0.
+    Raise UserError if the shapes do not fit together, or if one matrix is not a covariance.
     """
     mean_a, mean_b = mean_a.to("cpu", torch.float64), mean_b.to("cpu", torch.float64)
     cov_a, cov_b = cov_a.to("cpu", torch.float64), cov_b.to("cpu", torch.float64)
-    if len(mean_a) != len(mean_b):
-        raise UserError(different_networks(len(mean_a), len(mean_b)))
+    check_same_network(len(mean_a), len(mean_b))
     check_gaussian(mean_a, cov_a)
     check_gaussian(mean_b, cov_b)
     means = (mean_a - mean_b).square().sum()
@@ -158,53 +129,57 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 
 
 def check_gaussian(mean: Tensor, covariance: Tensor) -> None:
-    """UserError unless these are [d] and [d,d], finite, and the second is symmetric."""
+    """Raise UserError unless these are [d] and [d,d] and finite, and the covariance is symmetric."""
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         shapes = f"{list(mean.shape)} and {list(covariance.shape)}"
-        raise UserError(f"mean and covariance have the shapes {shapes}: give [d] and [d,d].")
+        raise UserError(f"mean and covariance have the shapes {shapes}. Give [d] and [d,d].")
     if not math.isfinite(mean.sum() + covariance.sum()):
-        raise UserError("mean or covariance hold NaN or infinity: compute them again from finite features.")
+        raise UserError("mean or covariance hold NaN or infinity. Compute them again from finite features.")
     weights = torch.linspace(1, 2, len(mean), dtype=torch.float64)  # sums of rows against sums of columns: quick
     if (covariance @ weights - weights @ covariance).norm() > 1e-5 * (covariance @ weights).norm():
-        raise UserError("the covariance is not symmetric, so it is none: is it another matrix of the file?")
+        raise UserError("the matrix is not symmetric, so it is no covariance. Check which array of the file was meant.")
 
 
 def trace_of_root(a: Tensor, b: Tensor) -> Tensor:
-    """tr (A^1/2 B A^1/2)^1/2 of covariances [d,d], to a relative 1e-9: the product is never formed, nothing is complex.
+    """Return tr (A^1/2 B A^1/2)^1/2 of two covariances [d,d], to a relative 1e-9. Nothing is complex on the way.
 
     With a Cholesky factor, A = L L^T, it is the sum of the roots of the eigenvalues of L^T B L, which is symmetric.
-    An eigenvalue w comes out eps * max(w) wrong, its root eps * max(w) / (2 sqrt(w)). Where that adds up, because a
-    covariance is singular or nearly so: with A = F F^T and B = G G^T it is also the sum of the singular values of
-    F^T G, which need no root, and of which those that are 0 are left out from the start.
+    Rounding moves an eigenvalue w by eps * max(w), and so its root by eps * max(w) / (2 sqrt(w)). These errors add up
+    if a covariance is singular or nearly so. Then the second way is taken: with A = F F^T and B = G G^T, the trace is
+    also the sum of the singular values of F^T G, which need no root. Those that are 0 are left out from the start.
     """
     root, failed = torch.linalg.cholesky_ex(a)
     if not failed:
         left = dtrmm(1.0, root.numpy(), b.numpy(), trans_a=1, lower=1)  # half the work of a product of full matrices
-        squares = torch.linalg.eigvalsh(torch.from_numpy(dtrmm(1.0, root.numpy(), left, side=1, lower=1)))
+        squares: Tensor = torch.linalg.eigvalsh(torch.from_numpy(dtrmm(1.0, root.numpy(), left, side=1, lower=1)))
         roots = squares.clamp(min=0).sqrt()
         error = (torch.finfo(torch.float64).eps * squares[-1] / (2 * roots)).sum()
-        if 0 <= error <= 1e-9 * roots.sum():  # below 0 where none of b's eigenvalues is above it: no covariance
+        if 0 <= error <= 1e-9 * roots.sum():  # below 0 if b has no positive eigenvalue: no covariance
             return roots.sum()
-    return torch.linalg.svdvals(factor(a).T @ factor(b)).sum()
+    singular: Tensor = torch.linalg.svdvals(factor(a).T @ factor(b))
+    return singular.sum()
 
 
 def factor(covariance: Tensor) -> Tensor:
-    """F [d,rank] with F F^T = covariance: float64.
+    """Return F, float64 [d,rank], with F F^T = covariance.
 
-    A Cholesky factor with pivots, which ends at the rank. A covariance that was rounded (say to float32) may have
-    eigenvalues a little below zero, which no Cholesky factor has: then from the eigenvectors, without the eigenvalues
-    that are as near to zero as the most negative one. UserError if that one is too large to be a rounding error.
+    The first way is a Cholesky factor with pivots, which ends at the rank. A covariance that was rounded, say to
+    float32, can have eigenvalues a little below 0, which no Cholesky factor has. Then F is made from the eigenvectors,
+    without the eigenvalues that are as near to 0 as the most negative one.
+    Raise UserError if that one is too large to be a rounding error.
     """
     packed, pivots, rank, _ = dpstrf(covariance.numpy(), lower=0)
     root = torch.empty(len(covariance), rank, dtype=torch.float64)
     root[torch.from_numpy(pivots.astype(np.int64) - 1)] = torch.from_numpy(np.triu(packed[:rank]).T.copy())
     if (root.square().sum() - covariance.trace()).abs() <= 1e-10 * covariance.trace():
         return root
+    values: Tensor
+    vectors: Tensor
     values, vectors = torch.linalg.eigh(covariance)
     smallest, largest = values[0].item(), values[-1].item()
     if smallest < -1e-4 * largest:
         raise UserError(
-            f"the covariance has the eigenvalue {smallest:g} beside {largest:g}: none of it may be negative."
+            f"the matrix has the eigenvalue {smallest:g} beside {largest:g}. A covariance has none below 0."
         )
     kept = values > max(-smallest, len(values) * torch.finfo(torch.float64).eps * largest)
     return vectors[:, kept] * values[kept].sqrt()

@@ -1,6 +1,7 @@
-"""KID: the squared maximum mean discrepancy of features, with a cubic kernel.
+"""KID: the squared maximum mean discrepancy of features with a cubic kernel, and the error of its estimate.
 
-Binkowski et al. 2018; Gretton et al. 2012.
+Rests on pieces (features, a block of rows at a time).
+Binkowski et al. 2018 (KID); Gretton et al. 2012 (the discrepancy and its estimate).
 """
 
 import math
@@ -10,9 +11,8 @@ import torch
 from torch import Tensor
 
 from minidiff.errors import UserError
-from minidiff.metrics.estimates import Estimate, Progress, comparable
-from minidiff.metrics.frechet import Features, blocks, rows
-from minidiff.metrics.precision_recall import NORMAL_95
+from minidiff.metrics.estimates import NORMAL_95, Estimate, Progress
+from minidiff.metrics.pieces import Features, blocks, check_features, read_rows
 
 
 def kid(
@@ -23,89 +23,93 @@ def kid(
     seed: int = 2020,
     progress: Progress | None = None,
 ) -> Estimate:
-    """Kernel Inception Distance of features [N,d] and [M,d]: the unbiased MMD^2 of random subsets, averaged.
+    """Return the Kernel Inception Distance of features [N,d] and [M,d]: the mean of MMD^2 over random subsets.
 
-    Binkowski et al. 2018, section 3; with the defaults, the very subsets of torch-fidelity. Unbiased, so it may fall
-    below 0. `std` is its spread over subsets (with subset_size), `se` that of the value over fresh images and fresh
-    subsets. UserError if a side has fewer rows than a subset.
+    Binkowski et al. 2018, section 3. The defaults take the very subsets that torch-fidelity takes. The estimate is
+    unbiased, so it can fall below 0. `std` is the spread over the subsets; `se` is the spread of the value over fresh
+    images and fresh subsets.
+    Raise UserError if a side has fewer rows than a subset.
     """
-    n, m = comparable(a, b)
+    n, m = check_features(a, b)
     if not 2 <= subset_size <= min(n, m):
         raise UserError(
-            f"KID with subsets of {subset_size}: there are {n} and {m} images. Take subsets of 2 to {min(n, m)}."
+            f"KID with subsets of {subset_size} needs as many images, and there are {n} and {m}. "
+            f"Take subsets of 2 to {min(n, m)}."
         )
     if subset_size == n == m:
-        subsets = 1  # all of them are the whole set
+        subsets = 1  # every subset is the whole set
     random = np.random.RandomState(seed)
     values, squares = [], torch.zeros(3, dtype=torch.float64)
     for done in range(subsets):
-        x = rows(a, random.choice(n, subset_size, replace=False))
-        y = rows(b, random.choice(m, subset_size, replace=False))
+        x = read_rows(a, random.choice(n, subset_size, replace=False))
+        y = read_rows(b, random.choice(m, subset_size, replace=False))
         k_xx, k_yy, k_xy = kernel(x, x).fill_diagonal_(0), kernel(y, y).fill_diagonal_(0), kernel(x, y)
         pairs = subset_size * (subset_size - 1)
-        values.append((k_xx.sum() / pairs + k_yy.sum() / pairs - 2 * k_xy.mean()).item())  # Gretton et al. 2012, eq. 3
+        mmd = k_xx.sum() / pairs + k_yy.sum() / pairs - 2 * k_xy.mean()  # Gretton et al. 2012, eq. 3
+        values.append(mmd.item())
         squares += torch.stack([degenerate(k_xx), degenerate(k_yy), mean_square(double_centred(k_xy))]) / subsets
         if progress:
             progress(done + 1, subsets)
     value, std = float(np.mean(values)), float(np.std(values))
     variance = mmd_variance(a, b, squares.tolist(), random)
     if subsets > 1:
-        variance += std**2 / (subsets - 1)  # of the mean of the subsets about the MMD of all images
+        variance += std**2 / (subsets - 1)  # the mean over the subsets, about the MMD of all images
     se = math.sqrt(variance)
     return Estimate(value, se, value - NORMAL_95 * se, value + NORMAL_95 * se, std)
 
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:
-    """(x.y / d + 1)^3 of all pairs, [n,m]. Binkowski et al. 2018, eq. 4."""
+    """Return (x.y / d + 1)^3 for all pairs, [n,m]. Binkowski et al. 2018, eq. 4."""
     return (x @ y.T).div_(x.shape[1]).add_(1).pow_(3)  # in place: these are the largest arrays here
 
 
 def double_centred(k: Tensor) -> Tensor:
-    """What is left of a kernel [n,m] without the mean of its row and column."""
+    """Subtract from each entry of a kernel [n,m] the means of its row and of its column."""
     return k - k.mean(dim=1, keepdim=True) - k.mean(dim=0, keepdim=True) + k.mean()
 
 
 def mean_square(k: Tensor) -> Tensor:
+    """Return the mean of the squares of all entries."""
     return k.square().mean()
 
 
 def degenerate(k: Tensor) -> Tensor:
-    """Mean square of a kernel among one set, [n,n] with zeros on the diagonal, about the means of row and column."""
+    """Return the mean square of a kernel within one set, [n,n] with a diagonal of 0, about its row and column means."""
     n = len(k)
     means = k.sum(dim=1) / (n - 1)
     return (k - means[:, None] - means[None] + means.mean()).fill_diagonal_(0).square().sum() / (n * (n - 1))
 
 
-WITNESSES = 1000  # images whose variance is taken in `mmd_variance`: known to 5 or 10% from so many
+WITNESSES = 1000  # images that `witness_variance` looks at: they give the variance to 5 or 10%
 
 
 def mmd_variance(a: Features, b: Features, squares: list[float], random: np.random.RandomState) -> float:
-    """The variance, over fresh images, of the unbiased MMD^2 between all n images of a and all m of b.
+    """Return the variance, over fresh images, of the unbiased MMD^2 between all n images of a and all m of b.
 
-    Hoeffding's decomposition: MMD^2 is a sum over single images (of the witness function, which is how much nearer an
-    image lies to its own set than to the other) and a sum over pairs, uncorrelated. The first decides between
-    different sets; between sets of one distribution it vanishes, and the pairs are all there is.
-    squares: the mean squares of the pairs' part within a, within b and across.
+    Hoeffding's decomposition writes MMD^2 as two uncorrelated sums. The first goes over single images: it sums the
+    witness function, which is how much nearer an image lies to its own set than to the other one. The second goes over
+    pairs. Between different sets the first sum decides; between sets of one distribution it vanishes.
+    squares: the mean squares of the pairs' part within a, within b, and across.
     """
     n, m = len(a), len(b)
     aa, bb, ab = squares
-    single_a = max(0.0, witness_variance(a, b, random) - aa / (n - 1) - ab / m)  # less the noise of the means in it
+    single_a = max(0.0, witness_variance(a, b, random) - aa / (n - 1) - ab / m)  # without the noise of its means
     single_b = max(0.0, witness_variance(b, a, random) - bb / (m - 1) - ab / n)
     pairs = 2 * aa / (n * (n - 1)) + 2 * bb / (m * (m - 1)) + 4 * ab / (n * m)
     return 4 * single_a / n + 4 * single_b / m + pairs
 
 
 def witness_variance(a: Features, b: Features, random: np.random.RandomState) -> float:
-    """Variance over images of a of: mean kernel with the others of a, less mean kernel with all of b."""
-    x = rows(a, random.permutation(len(a))[:WITNESSES])
+    """Return how much, over the images of a, the mean kernel with the rest of a less the mean kernel with b varies."""
+    x = read_rows(a, random.permutation(len(a))[:WITNESSES])
     own, others = -kernel_diagonal(x), torch.zeros(len(x), dtype=torch.float64)
     for block in blocks(len(a)):
-        own += kernel(x, rows(a, block)).sum(dim=1)
+        own += kernel(x, read_rows(a, block)).sum(dim=1)
     for block in blocks(len(b)):
-        others += kernel(x, rows(b, block)).sum(dim=1)
+        others += kernel(x, read_rows(b, block)).sum(dim=1)
     return (own / (len(a) - 1) - others / len(b)).var().item()
 
 
 def kernel_diagonal(x: Tensor) -> Tensor:
-    """The kernel of every row with itself, [n]."""
+    """Return the kernel of every row with itself, [n]."""
     return (x.square().sum(dim=1) / x.shape[1] + 1) ** 3

@@ -1,4 +1,7 @@
-"""Opening anything that a distance can be measured to: images, arrays, statistics, data sets, trained models."""
+"""Opening any place that can be measured: images, arrays, statistics, data sets, and models that draw.
+
+Rests on metrics (sources, array_files) and on the systems that draw (ddpm, gan).
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,45 +10,52 @@ from typing import Any
 import torch
 
 from minidiff.ddpm.samples import of_run
+from minidiff.diffusion.chain import Step
 from minidiff.errors import UserError
 from minidiff.gan.run import GanRun
 from minidiff.gan.samples import of_gan
 from minidiff.interop.checkpoints import is_foreign
-from minidiff.metrics.sources import Source, Stored, open_dataset, open_file, open_folder
+from minidiff.metrics.array_files import open_file
+from minidiff.metrics.sources import ImageSource, open_dataset, open_folder
+from minidiff.metrics.statistics import StoredStatistics
 from minidiff.pretrained.load import load
-from minidiff.runs import folder as checkpoint
+from minidiff.runs import folder as run_folder
 
 
-def open_source(
+def open_place(
     place: str,
     *,
-    num: int = 10_000,
+    num: int | None = None,
+    sampler: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
     data_dir: str | Path | None = None,
     image_size: int | None = None,
     device: torch.device | str = "cpu",
-    on_step: Callable[[Any], None] | None = None,
-    **sampling: Any,
-) -> Source | Stored:
-    """What `place` names: a folder of images, a .npy or .npz file, a run, diffusers' too, or
-    `dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]`.
+    on_step: Callable[[Step], None] | None = None,
+) -> ImageSource | StoredStatistics:
+    """Open a folder of images, a .npy or .npz file, a run folder, or `dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]`.
 
-    data_dir, image_size: of a data set, see `load_data`. num, device, sampling (sampler, steps, seed, ...): of a run,
-    which is sampled as its images are asked for; of a GAN there is the seed alone to say. on_step is called after every
-    call of a DDPM's network.
-    Raises UserError.
+    A run can be ours or a folder of diffusers. It draws `num` images (10,000) on `device`, when they are asked for:
+    a DDPM with `sampler`, `steps` and `seed`, a GAN with `seed` alone. data_dir, image_size: of a data set, see
+    `load_data`. on_step: called after every call of a DDPM's network. Raise UserError.
     """
     if place.startswith("dataset:"):
         return open_dataset(place, data_dir, image_size)
     path = Path(place).expanduser()
     if path.is_dir():
-        if (path / checkpoint.CONFIG).is_file() or is_foreign(path):
-            run = load(path, device=device)
-            if isinstance(run, GanRun):
-                return of_gan(place, run, num, **sampling)
-            return of_run(place, run, num, on_step, **sampling)
-        return open_folder(place)
+        if not (path / run_folder.CONFIG).is_file() and not is_foreign(path):
+            return open_folder(place)
+        asked: dict[str, Any] = {"sampler": sampler, "steps": steps, "seed": seed}
+        given = {name: value for name, value in asked.items() if value is not None}
+        run = load(path, device=device)
+        if isinstance(run, GanRun):
+            return of_gan(place, run, num or 10_000, **given)
+        return of_run(place, run, num or 10_000, on_step, **given)
     if not path.exists():
         raise UserError(f"{place}: no such file or folder. Give images, an array, statistics, a run, or dataset:NAME.")
     if path.suffix.lower() in (".npy", ".npz"):
         return open_file(place)
-    raise UserError(f"{place} is no folder, .npy or .npz. A single image has no distribution; give a folder of them.")
+    raise UserError(
+        f"{place} is not a folder, a .npy or a .npz. A single image has no distribution: give a folder of images."
+    )

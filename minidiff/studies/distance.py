@@ -20,7 +20,7 @@ from minidiff.metrics.features import FeatureNetwork
 from minidiff.metrics.fid_infinity import fid_infinity
 from minidiff.metrics.frechet import frechet_distance
 from minidiff.metrics.kid import kid as mean_kid
-from minidiff.metrics.sources import Source
+from minidiff.metrics.sources import ImageSource
 
 
 def spread(count: int, wanted: int) -> NDArray[np.int64]:
@@ -28,18 +28,21 @@ def spread(count: int, wanted: int) -> NDArray[np.int64]:
     return np.linspace(0, count - 1, min(count, wanted)).astype(np.int64)
 
 
-def of_rows(name: str, data: ImageData, rows: NDArray[np.int64]) -> Source:
+def of_rows(name: str, data: ImageData, rows: NDArray[np.int64]) -> ImageSource:
     """Some of the images of a data set, to be measured."""
     height, width = data.images.shape[1:3]
 
     def batches(batch_size: int) -> Iterator[Pixels]:
         return (data.rgb(rows[first : first + batch_size]) for first in range(0, len(rows), batch_size))
 
-    return Source(name, len(rows), f"{height}x{width}", batches)
+    return ImageSource(name, len(rows), f"{height}x{width}", batches)
 
 
 def distances(
-    side: extraction.Side, real: extraction.Side, real_features: NDArray[np.float32], network: FeatureNetwork
+    side: extraction.MeasuredSet,
+    real: extraction.MeasuredSet,
+    real_features: NDArray[np.float32],
+    network: FeatureNetwork,
 ) -> dict[str, Any]:
     """FID and KID of images whose features are at hand, for result.json: title, value, 95% interval.
 
@@ -57,7 +60,7 @@ def distances(
     }
 
 
-def extracted(what: str, source: Source, network: FeatureNetwork, device: torch.device) -> extraction.Side:
+def extracted(what: str, source: ImageSource, network: FeatureNetwork, device: torch.device) -> extraction.MeasuredSet:
     """A source through the network, under a bar, with the features of every image."""
     with images_bar(what, source.count) as bar:
         return extraction.extract(

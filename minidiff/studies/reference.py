@@ -17,8 +17,9 @@ from minidiff.images.files import write_image
 from minidiff.images.grid import grid
 from minidiff.metrics import extraction, features
 from minidiff.metrics.features import FeatureNetwork
-from minidiff.metrics.sources import Source, Stored, save_statistics
-from minidiff.pretrained.sources import open_source
+from minidiff.metrics.sources import ImageSource
+from minidiff.metrics.statistics import StoredStatistics, save_statistics
+from minidiff.pretrained.sources import open_place
 from minidiff.runs import folder as checkpoint
 from minidiff.studies import study as studies
 from minidiff.studies.distance import at_once, distances, extracted, images_bar, of_rows, spread
@@ -63,7 +64,7 @@ def prepare(study: dict[str, Any], folder: Path, name: str, device: torch.device
     everything = of_rows(name, data, np.arange(len(data)))
     everything.fingerprint = digest
     with images_bar("training images", len(data)) as bar:
-        whole = extraction.measured(everything, network, batch_size=at_once(network, device), on_images=bar.update)
+        whole = extraction.measure_set(everything, network, batch_size=at_once(network, device), on_images=bar.update)
     kept = extracted("features to keep", of_rows(name, data, spread(len(data), KID_ROWS)), network, device).features[:]
     write_atomically(place / FEATURES, lambda file: np.save(file, kept))
     dataset = name.split(".")[0]
@@ -89,8 +90,8 @@ def check_data(name: str, digest: str | None, config: dict[str, Any]) -> None:
 
 def digest_of(folder: Path, name: str) -> str | None:
     """The fingerprint of the images that the reference of this name is of."""
-    reference = open_source(str(folder / DATA / name / STATISTICS))
-    assert isinstance(reference, Stored)
+    reference = open_place(str(folder / DATA / name / STATISTICS))
+    assert isinstance(reference, StoredStatistics)
     found: str | None = reference.about.get("fingerprint")
     return found
 
@@ -98,8 +99,8 @@ def digest_of(folder: Path, name: str) -> str | None:
 def measure_samples(study: dict[str, Any], folder: Path, cell: str, device: torch.device) -> dict[str, Any]:
     """The distances of a cell's samples to the training images."""
     shared, network = folder / DATA / studies.data_of(cell), network_of(study, device)
-    samples = open_source(str(folder / CELLS / cell / studies.SAMPLES))
-    reference = open_source(str(shared / STATISTICS))
-    assert isinstance(samples, Source) and isinstance(reference, Stored)
+    samples = open_place(str(folder / CELLS / cell / studies.SAMPLES))
+    reference = open_place(str(shared / STATISTICS))
+    assert isinstance(samples, ImageSource) and isinstance(reference, StoredStatistics)
     real = extraction.from_stored(reference, network)
     return distances(extracted("samples measured", samples, network, device), real, np.load(shared / FEATURES), network)

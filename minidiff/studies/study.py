@@ -22,7 +22,7 @@ from minidiff.data.datasets import DATASETS
 from minidiff.errors import UserError
 from minidiff.files import read_json, write_json
 from minidiff.gan.losses import GANS
-from minidiff.metrics import features
+from minidiff.metrics import features, inception_weights
 from minidiff.networks.gan import levels
 from minidiff.runs import folder as checkpoint
 from minidiff.studies.models import MODELS, folder_of
@@ -205,11 +205,7 @@ def foresee(settings: Mapping[str, Any]) -> list[str]:
     if any(model in GANS for model in settings["models"]):
         levels(settings["image_size"])
     if settings["features"] == "inception":
-        try:
-            features.find_weights()
-        except UserError as error:  # `minidiff fid` has an option that is not here
-            mend = "or give a classifier: --features RUN"
-            raise UserError(str(error).replace("or pass --weights PATH", mend)) from None
+        inception_weights.find_weights(instead="give a classifier: --features RUN")
     else:
         features.choose(settings["features"])
     return found

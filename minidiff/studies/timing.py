@@ -5,6 +5,7 @@ Rests on models. Done once, before there is a study: `--minutes` becomes steps b
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from minidiff.metrics import extraction, features
+from minidiff.metrics import features
 from minidiff.pretrained.load import load
 from minidiff.runs import folder as checkpoint
 from minidiff.studies import study as studies
@@ -50,7 +51,7 @@ def take_times(settings: Mapping[str, Any], device: torch.device) -> dict[str, A
     shape = (AT_ONCE, settings["image_size"], settings["image_size"], 3)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     found["seconds_per_image"] = typical(network.compute(images) for _ in range(MOST)) / AT_ONCE
-    return found | {"network": extraction.identity(network)}
+    return found | {"network": asdict(network.identity)}
 
 
 def typical(work: Iterable[Any]) -> float:

@@ -158,7 +158,7 @@ def test_no_weights_and_no_net_is_one_line(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     with mock.patch("urllib.request.urlopen", side_effect=OSError("no route to host")):
         text = error(capsys, *folders)
-    assert "pt_inception-2015-12-05-6726825d.pth" in text and "--weights PATH" in text
+    assert "pt_inception-2015-12-05-6726825d.pth" in text and "name the file with --weights" in text
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_bad_feature_networks(
     clf: Path, folders: tuple[Path, Path], trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "is a ddpm run" in error(capsys, *folders, "--features", trained)
-    assert "--mode is Inception's" in error(capsys, *folders, "--features", clf, "--mode", "clean")
+    assert "--mode is for Inception" in error(capsys, *folders, "--features", clf, "--mode", "clean")
 
 
 MEMORY = """
@@ -417,7 +417,7 @@ def test_what_is_missing_is_said_before_the_training(
     monkeypatch.setenv("TORCH_HOME", str(here / "torch"))
     with mock.patch("urllib.request.urlopen", side_effect=OSError("no route to host")):
         assert cli.run(ddpm("--out", "a", "--fid-every", 3)) == 1
-    assert "no FID weights" in capsys.readouterr().err
+    assert "FID weights are not on this machine" in capsys.readouterr().err
     assert cli.run(ddpm("--out", "a", "--fid-samples", 3)) == 1
     assert "--fid-samples needs --fid-every" in capsys.readouterr().err
     assert cli.run(ddpm("--out", "a", "--fid-every", 3, "--fid-features", "nowhere")) == 1

@@ -24,7 +24,7 @@ from minidiff.files import write_json
 from minidiff.images.convert import Pixels
 from minidiff.images.files import read_image, write_image
 from minidiff.metrics import sources
-from minidiff.pretrained.sources import open_source
+from minidiff.pretrained.sources import open_place
 from minidiff.runs import folder as checkpoint
 from minidiff.training import job
 
@@ -151,13 +151,13 @@ def test_what_a_mirror_would_give_away_is_not_mirrored(photos: Path):
 
 
 def test_a_source_to_measure(mnist: Path):
-    source = open_source("dataset:mnist:test:stripe-3", data_dir=mnist)
-    assert isinstance(source, sources.Source)
+    source = open_place("dataset:mnist:test:stripe-3", data_dir=mnist)
+    assert isinstance(source, sources.ImageSource)
     (batch,) = source.batches(100)
     plain = load_data("mnist", data_dir=mnist, split="test").images
     np.testing.assert_array_equal(batch, corrupt(plain, "stripe", 3, range(12)).repeat(3, axis=3))
-    other = open_source("dataset:mnist:test", data_dir=mnist)
-    assert isinstance(other, sources.Source) and other.fingerprint != source.fingerprint
+    other = open_place("dataset:mnist:test", data_dir=mnist)
+    assert isinstance(other, sources.ImageSource) and other.fingerprint != source.fingerprint
     for place, message in (
         ("dataset:mnist:test:stripe", "Write it as in motion_blur-3"),
         ("dataset:mnist:test:stripe-0", "severity 0"),

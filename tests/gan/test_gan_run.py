@@ -16,10 +16,10 @@ from minidiff.files import write_json
 from minidiff.gan.losses import GANS
 from minidiff.gan.run import GanRun
 from minidiff.images.convert import to_uint8
-from minidiff.metrics.sources import Source
+from minidiff.metrics.sources import ImageSource
 from minidiff.networks.gan import Generator
 from minidiff.pretrained.load import KINDS
-from minidiff.pretrained.sources import open_source
+from minidiff.pretrained.sources import open_place
 from minidiff.reports import describe as report
 from minidiff.rng import sample_generators
 from minidiff.runs import folder as checkpoint
@@ -259,13 +259,13 @@ def test_fid_draws_from_it(gan: Path, clf: Path, photos: Path, tmp_path: Path, m
 
 def test_the_samples_to_measure_are_those_of_the_command(tmp_path: Path) -> None:
     run = opened(write_run(tmp_path / "run", "wgan", 28, 1))
-    source = open_source(str(tmp_path / "run"), num=5, seed=2)
-    assert isinstance(source, Source) and source.sampled and (source.count, source.size) == (5, "28x28")
+    source = open_place(str(tmp_path / "run"), num=5, seed=2)
+    assert isinstance(source, ImageSource) and source.sampled and (source.count, source.size) == (5, "28x28")
     assert source.changes == ["sampled from the wgan generator, seed 2", "grey repeated to RGB"]
     images = np.concatenate([np.asarray(batch) for batch in source.batches(2)])
     assert np.abs(images.astype(int) - to_uint8(run.draw(range(5), seed=2))).max() <= 1
-    again, other = (open_source(str(tmp_path / "run"), num=5, seed=seed) for seed in (2, 3))
-    assert isinstance(again, Source) and isinstance(other, Source) and again.same == source.same != other.same
+    again, other = (open_place(str(tmp_path / "run"), num=5, seed=seed) for seed in (2, 3))
+    assert isinstance(again, ImageSource) and isinstance(other, ImageSource) and again.same == source.same != other.same
 
 
 def test_info_tells_what_it_is(gan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -30,7 +30,7 @@ from minidiff.interop import layers as interop
 from minidiff.interop import scheduler as scheduler_config
 from minidiff.metrics import sources
 from minidiff.networks.unet import UNet
-from minidiff.pretrained.sources import open_source
+from minidiff.pretrained.sources import open_place
 from minidiff.restoration import restore
 from minidiff.runs import folder as checkpoint
 
@@ -659,8 +659,8 @@ def test_import_writes_a_run_that_every_command_takes(folder, capsys, monkeypatc
     assert plan.config["model"] == os.path.abspath("runs/theirs")
     save(peer(SMALL), Path("nested"))
     for place in ("runs/theirs", "nested", str(folder)):  # as `minidiff fid` takes them
-        drawn = open_source(place, num=3, steps=2)
-        assert isinstance(drawn, sources.Source) and sum(len(batch) for batch in drawn.batches(2)) == 3
+        drawn = open_place(place, num=3, steps=2)
+        assert isinstance(drawn, sources.ImageSource) and sum(len(batch) for batch in drawn.batches(2)) == 3
     capsys.readouterr()
     assert cli.run(["train", "ddpm", "--resume", "runs/theirs"]) == 1
     said = capsys.readouterr().err

@@ -15,8 +15,10 @@ from PIL import Image
 
 from minidiff.errors import UserError
 from minidiff.images.convert import Pixels
-from minidiff.metrics import features
-from minidiff.metrics.features import MODES, PUBLISHED_SHA256, WEIGHTS, inception_features, network_input
+from minidiff.metrics import inception_weights
+from minidiff.metrics.features import inception_features
+from minidiff.metrics.inception_weights import FIDELITY_FILE, PUBLISHED_FILE, PUBLISHED_SHA256, find_weights
+from minidiff.metrics.resizing import MODES, network_input
 from minidiff.runtime.precision import full_precision
 
 SIZES = [(299, 299), (32, 32), (64, 48), (500, 333), (301, 90), (2, 3)]
@@ -127,9 +129,9 @@ def test_what_is_said_of_it(weights: Path, monkeypatch: pytest.MonkeyPatch) -> N
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert (network.name, network.mode, network.dims, network.source) == ("inception", "clean", 192, str(weights))
     assert network.sha256 == sha256 and not network.published
-    monkeypatch.setattr(features, "PUBLISHED_SHA256", sha256)
+    monkeypatch.setattr(inception_weights, "PUBLISHED_SHA256", sha256)
     assert inception_features(weights=weights).published
-    with pytest.raises(UserError, match="--dims 100 is not a place .* Known: 64, 192, 768, 2048."):
+    with pytest.raises(UserError, match="`dims` is 100.* Known: 64, 192, 768, 2048."):
         inception_features(100, weights=weights)
 
 
@@ -180,7 +182,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, what: bytes | Exception) -> None:
     """Let the server answer so."""
 
     def urlopen(url: str, timeout: float) -> io.BytesIO:
-        assert url.endswith(WEIGHTS) and timeout <= 60
+        assert url.endswith(PUBLISHED_FILE) and timeout <= 60
         if isinstance(what, Exception):
             raise what
         return io.BytesIO(what)
@@ -199,8 +201,8 @@ def test_no_weights_and_no_network(places: tuple[Path, Path]) -> None:
     with pytest.raises(UserError) as error:
         inception_features()
     message = one_line(error)
-    assert "Name or service not known" in message and "96 MB" in message and "--weights PATH" in message
-    assert WEIGHTS in message and f"{places[0]}," in message and "https://github.com/mseitzer" in message
+    assert "Name or service not known" in message and "96 MB" in message and "name the file with `weights`" in message
+    assert PUBLISHED_FILE in message and f"{places[0]}," in message and "https://github.com/mseitzer" in message
     assert list(places[0].rglob("*")) == []
 
 
@@ -210,30 +212,30 @@ def test_downloaded_whole_or_not_at_all(places: tuple[Path, Path], monkeypatch: 
     for wrong in (content[:-1], b"<html>", IncompleteRead(b""), TimeoutError("timed out"), OSError(28, "No space")):
         answer(monkeypatch, wrong)
         with pytest.raises(UserError) as error:
-            features.find_weights()
+            find_weights()
         assert "no download" in one_line(error)
         assert list(places[0].rglob("*")) == []
-    monkeypatch.setattr(features, "PUBLISHED_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(inception_weights, "PUBLISHED_SHA256", hashlib.sha256(content).hexdigest())
     answer(monkeypatch, content)
-    assert features.find_weights() == places[0] / WEIGHTS
-    assert (places[0] / WEIGHTS).read_bytes() == content
+    assert find_weights() == places[0] / PUBLISHED_FILE
+    assert (places[0] / PUBLISHED_FILE).read_bytes() == content
     answer(monkeypatch, AssertionError("asked twice"))
-    assert features.find_weights() == places[0] / WEIGHTS
+    assert find_weights() == places[0] / PUBLISHED_FILE
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, features.SAME_BYTES])
+@pytest.mark.parametrize("name", [PUBLISHED_FILE, FIDELITY_FILE])
 def test_the_peers_weights_are_found(places: tuple[Path, Path], name: str) -> None:
     """What pytorch-fid or torch-fidelity fetched lies in torch hub's folder; our own cache comes first."""
     for folder in reversed(places):
         folder.mkdir(parents=True)
         (folder / name).write_bytes(b"")
-        assert features.find_weights() == folder / name
+        assert find_weights() == folder / name
 
 
 def test_found_weights_must_be_the_published(places: tuple[Path, Path], weights: Path) -> None:
     """A download of another program's, cut short, is not taken for the network of FID; named by the user it is used."""
     places[0].mkdir()
-    os.link(weights, places[0] / WEIGHTS)
+    os.link(weights, places[0] / PUBLISHED_FILE)
     with pytest.raises(UserError, match="is not the published file: .* Remove it") as error:
         inception_features()
     one_line(error)
@@ -254,8 +256,9 @@ def test_weights_that_do_not_fit(tmp_path: Path, weights: Path) -> None:
     }
     said = {
         "cut.pth": "cannot be read as weights", "text.pth": "cannot be read as weights",
-        "empty.pth": "cannot be read as weights", "list.pth": "no table of tensors",
-        "numbers.pth": "no table of tensors", "few.pth": "is missing; .* and 427 more. Nothing was loaded; --weights",
+        "empty.pth": "cannot be read as weights", "list.pth": "not a table of tensors",
+        "numbers.pth": "not a table of tensors",
+        "few.pth": "is missing; .* and 427 more. Nothing was loaded; `weights`",
         "more.pth": "AuxLogits.fc.weight is not of this network",
         "classes.pth": r"fc.weight is \[1000, 2048\], not \[1008, 2048\]",
         "absent.pth": "No such file", "": "Is a directory",
@@ -282,4 +285,4 @@ def test_counters_may_be_left_out(tmp_path: Path, weights: Path, pictures: dict[
 
 def test_the_published_hash_is_the_files() -> None:
     """The file's name ends with how its hash begins."""
-    assert len(PUBLISHED_SHA256) == 64 and Path(WEIGHTS).stem.endswith(PUBLISHED_SHA256[:8])
+    assert len(PUBLISHED_SHA256) == 64 and Path(PUBLISHED_FILE).stem.endswith(PUBLISHED_SHA256[:8])

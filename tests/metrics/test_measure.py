@@ -13,9 +13,11 @@ from torch import Tensor
 from minidiff.errors import UserError
 from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction
+from minidiff.metrics.doubts import doubts as list_doubts
 from minidiff.metrics.features import FeatureNetwork
-from minidiff.metrics.sources import Source, Stored
-from minidiff.pretrained.sources import open_source
+from minidiff.metrics.sources import ImageSource
+from minidiff.metrics.statistics import StoredStatistics, save_statistics
+from minidiff.pretrained.sources import open_place
 
 
 def corners(images: object) -> tuple[Tensor, Tensor]:
@@ -43,15 +45,15 @@ def saved(folder: Path, count: int, seed: int = 0, low: int = 0, high: int = 256
     return path
 
 
-def sides(a: Path | str, b: Path | str, wanted: tuple[str, ...] = ("fid",)) -> list[extraction.Side]:
-    return [extraction.measured(open_source(str(place)), NETWORK, wanted=wanted) for place in (a, b)]
+def sides(a: Path | str, b: Path | str, wanted: tuple[str, ...] = ("fid",)) -> list[extraction.MeasuredSet]:
+    return [extraction.measure_set(open_place(str(place)), NETWORK, wanted=wanted) for place in (a, b)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_the_statistics_are_those_of_all_images(tmp_path: Path, batch_size: int) -> None:
     path = saved(tmp_path, 50)
-    source = open_source(str(path))
-    assert isinstance(source, Source)
+    source = open_place(str(path))
+    assert isinstance(source, ImageSource)
     done: list[int] = []
     side = extraction.extract(source, NETWORK, batch_size=batch_size, wanted=measure.METRICS, on_images=done.append)
     features, logits = corners(np.load(path))
@@ -68,39 +70,37 @@ def test_precision_is_of_a_and_recall_of_b(tmp_path: Path) -> None:
     reference = saved(tmp_path, 300)
     np.save(tmp_path / "few.npy", np.load(reference)[:5].repeat(8, axis=0))
     a, b = sides(tmp_path / "few.npy", reference, ("prec-recall",))
-    found = measure.compare(a, b, NETWORK, ("prec-recall",))
+    found = measure.compute_metrics(a, b, NETWORK, ("prec-recall",))
     assert found["precision"] == 1 and found["recall"] < 0.1
 
 
 def test_every_metric_comes_out(tmp_path: Path) -> None:
     a, b = sides(saved(tmp_path, 300), saved(tmp_path, 300, seed=1), measure.METRICS)
-    found = measure.compare(a, b, replace(NETWORK, dims=2048), measure.METRICS)
+    found = measure.compute_metrics(a, b, replace(NETWORK, dims=2048), measure.METRICS)
     assert list(found) == ["fid", "fid-inf", "kid", "is", "precision", "recall"]
-    assert all(isinstance(measure.worded(value), str) for value in found.values())
+    assert all(isinstance(measure.describe_value(value), str) for value in found.values())
 
 
 def test_a_set_against_itself_and_against_a_darker_one(tmp_path: Path) -> None:
     same, other = saved(tmp_path, 300), saved(tmp_path, 300, seed=1, high=128)
-    assert abs(measure.compare(*sides(same, same), NETWORK)["fid"]) < 1e-9
-    assert measure.compare(*sides(same, other), NETWORK)["fid"] > 0.5
+    assert abs(measure.compute_metrics(*sides(same, same), NETWORK)["fid"]) < 1e-9
+    assert measure.compute_metrics(*sides(same, other), NETWORK)["fid"] > 0.5
 
 
 def test_statistics_stand_for_their_images(tmp_path: Path) -> None:
     """Saved and read again, to the last digit; statistics of another network, mode or weights are refused."""
-    from minidiff.metrics.sources import save_statistics
-
     a, b = sides(saved(tmp_path, 60), saved(tmp_path, 60, seed=1))
     save_statistics(tmp_path / "b.npz", extraction.statistics_of(b, NETWORK))
-    stored = open_source(str(tmp_path / "b.npz"))
-    assert isinstance(stored, Stored)
-    again = extraction.measured(stored, NETWORK)
-    assert measure.compare(a, again, NETWORK) == measure.compare(a, b, NETWORK)
+    stored = open_place(str(tmp_path / "b.npz"))
+    assert isinstance(stored, StoredStatistics)
+    again = extraction.measure_set(stored, NETWORK)
+    assert measure.compute_metrics(a, again, NETWORK) == measure.compute_metrics(a, b, NETWORK)
     assert again.count == 60
     for change in ({"mode": "clean"}, {"sha256": "1" * 64}, {"name": "classifier"}):
         with pytest.raises(UserError, match="another feature network"):
-            extraction.measured(stored, replace(NETWORK, **change))  # type: ignore[arg-type]
+            extraction.measure_set(stored, replace(NETWORK, **change))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="statistics of 12 features, this network has 13"):
-        extraction.measured(stored, replace(NETWORK, dims=13))
+        extraction.measure_set(stored, replace(NETWORK, dims=13))
 
 
 def test_a_data_set_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,58 +112,56 @@ def test_a_data_set_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return corners(images)
 
     network = replace(NETWORK, compute=counting, sha256="2" * 64)
-    source = open_source("dataset:shapes:test", image_size=16)
-    first = extraction.measured(source, network)
+    source = open_place("dataset:shapes:test", image_size=16)
+    first = extraction.measure_set(source, network)
     assert calls and not any("cache" in change for change in first.changes)
     calls.clear()
-    second = extraction.measured(source, network)
+    second = extraction.measure_set(source, network)
     assert not calls and "statistics from the cache" in second.changes
     assert (first.mean == second.mean).all() and (first.covariance == second.covariance).all()
     assert second.count == first.count and second.size == first.size
-    place = extraction.cached_at(source, network)  # type: ignore[arg-type]
+    place = extraction.cache_place(source, network)  # type: ignore[arg-type]
     assert place is not None
     place.write_bytes(b"damaged")
-    extraction.measured(source, network)
+    extraction.measure_set(source, network)
     assert calls
     calls.clear()
-    extraction.measured(source, network, wanted=("fid", "is"))
+    extraction.measure_set(source, network, wanted=("fid", "is"))
     assert calls
     calls.clear()
-    extraction.measured(source, replace(network, mode="clean"))
+    extraction.measure_set(source, replace(network, mode="clean"))
     assert calls
     calls.clear()
-    extraction.measured(replace(source, fingerprint="of other images"), network)  # type: ignore[type-var]
+    extraction.measure_set(replace(source, fingerprint="of other images"), network)  # type: ignore[type-var]
     assert calls
 
 
 def test_what_was_seen_is_remembered_with_the_statistics(tmp_path: Path) -> None:
     """Noise in the cache, or in a statistics file, is warned of as noise among images is."""
-    from minidiff.metrics.sources import save_statistics
-
     images = np.random.default_rng(0).integers(0, 256, (200, 16, 16, 3), np.uint8)
     np.save(tmp_path / "noise.npy", images)
-    source = replace(open_source(str(tmp_path / "noise.npy")), fingerprint="noise")  # type: ignore[type-var]
+    source = replace(open_place(str(tmp_path / "noise.npy")), fingerprint="noise")  # type: ignore[type-var]
     network = replace(NETWORK, sha256="3" * 64)
-    first, second = extraction.measured(source, network), extraction.measured(source, network)
+    first, second = extraction.measure_set(source, network), extraction.measure_set(source, network)
     assert "statistics from the cache" in second.changes
     save_statistics(tmp_path / "noise.npz", extraction.statistics_of(first, network))
-    third = extraction.measured(open_source(str(tmp_path / "noise.npz")), network)
+    third = extraction.measure_set(open_place(str(tmp_path / "noise.npz")), network)
     for side in (first, second, third):
-        assert "looked at in A are noise" in "\n".join(measure.doubts(side, first, network))
+        assert "looked at in A are noise" in "\n".join(list_doubts(side, first, network))
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("MINIDIFF_CACHE", str(tmp_path / "file" / "cache"))
-    source = replace(open_source(str(saved(tmp_path, 40))), fingerprint="some")  # type: ignore[type-var]
-    assert extraction.measured(source, NETWORK).count == 40
+    source = replace(open_place(str(saved(tmp_path, 40))), fingerprint="some")  # type: ignore[type-var]
+    assert extraction.measure_set(source, NETWORK).count == 40
 
 
 # --- what could mislead -------------------------------------------------------------------------------------------
 
 
 def doubts(a: Path | str, b: Path | str, network: FeatureNetwork = NETWORK) -> str:
-    return "\n".join(measure.doubts(*sides(a, b), network))
+    return "\n".join(list_doubts(*sides(a, b), network))
 
 
 def test_nothing_is_said_against_a_good_comparison(tmp_path: Path) -> None:
@@ -175,9 +173,9 @@ def test_too_few_images(tmp_path: Path) -> None:
     few, some = saved(tmp_path, 12), saved(tmp_path, 40)
     text = doubts(few, some)
     assert "A has 12 images for 12 features: the covariance is singular" in text
-    assert "B has 40 images: below 10,000 or so FID (12 features) is biased upwards" in text
-    assert "A has 12 images and B 40." in text
-    assert "A has 40 images and B has 13 images: below" in doubts(some, saved(tmp_path, 13))
+    assert "B has 40: below about 10,000 images FID (12 features) is biased upwards" in text
+    assert "A has 12 images and B has 40." in text
+    assert "A has 40 and B has 13: below" in doubts(some, saved(tmp_path, 13))
 
 
 def test_ranges_that_look_wrong(tmp_path: Path) -> None:
@@ -228,8 +226,8 @@ def test_what_a_number_may_be_called() -> None:
 
 @pytest.mark.parametrize(("metric", "statistics"), [("kid", "b"), ("prec-recall", "b"), ("is", "a"), ("fid-inf", "a")])
 def test_metrics_that_statistics_cannot_give(metric: str, statistics: str) -> None:
-    stored = Stored("s.npz", np.zeros(12), np.eye(12))
-    images = Source("images", 90, "8x8", lambda batch_size: iter(()))
+    stored = StoredStatistics("s.npz", np.zeros(12), np.eye(12))
+    images = ImageSource("images", 90, "8x8", lambda batch_size: iter(()))
     pair = (stored, images) if statistics == "a" else (images, stored)
     with pytest.raises(UserError, match=f"{metric} needs the images of {statistics.upper()}"):
         measure.check_wanted([metric], pair, NETWORK)
@@ -238,8 +236,8 @@ def test_metrics_that_statistics_cannot_give(metric: str, statistics: str) -> No
 def test_what_cannot_come_out_is_refused_before_the_work() -> None:
     """Too few images, statistics of another width: by what is known before a batch is read."""
 
-    def of(count: int) -> Source:
-        return Source(f"{count} images", count, "8x8", lambda batch_size: iter(()))
+    def of(count: int) -> ImageSource:
+        return ImageSource(f"{count} images", count, "8x8", lambda batch_size: iter(()))
 
     deep = replace(NETWORK, dims=2048)
     for metric, count in (("fid", 1), ("kid", 1), ("is", 9), ("prec-recall", 3), ("fid-inf", 19)):
@@ -250,21 +248,21 @@ def test_what_cannot_come_out_is_refused_before_the_work() -> None:
                 measure.check_wanted([metric], (of(500), of(count)), deep)
         measure.check_wanted([metric], (of(measure.NEEDED[metric]), of(500)), deep)
     with pytest.raises(UserError, match="statistics of 10 features, this network has 12"):
-        measure.check_wanted(["fid"], (of(500), Stored("s.npz", np.zeros(10), np.eye(10))), NETWORK)
+        measure.check_wanted(["fid"], (of(500), StoredStatistics("s.npz", np.zeros(10), np.eye(10))), NETWORK)
     measure.check_wanted(["fid"], (of(500),), NETWORK)  # one side, for --save-stats
 
 
 def test_only_what_was_asked_for_is_doubted(tmp_path: Path) -> None:
     """FID of few images is biased; KID of the same is not. FID-infinity has a bound of its own."""
     a, b = sides(saved(tmp_path, 40), saved(tmp_path, 60, seed=1), ("fid-inf",))
-    said = {metric: "\n".join(measure.doubts(a, b, NETWORK, (metric,))) for metric in measure.METRICS}
-    assert "is biased upwards" in said["fid"] and "`--metrics kid`" in said["fid"]
+    said = {metric: "\n".join(list_doubts(a, b, NETWORK, (metric,))) for metric in measure.METRICS}
+    assert "is biased upwards" in said["fid"] and "KID (12 features) is not" in said["fid"]
     assert said["kid"] == said["is"] == said["prec-recall"] == ""
-    assert "begins at some 48 images of 12 features, and A has 40: it comes out too low" in said["fid-inf"]
-    equal = measure.doubts(a, sides(saved(tmp_path, 40, seed=2), saved(tmp_path, 40), ("fid-inf",))[0], NETWORK)
-    assert any("`--metrics kid,fid-inf` are not" in doubt for doubt in equal)
+    assert "begins at about 48 images of 12 features, and A has 40: it comes out too low" in said["fid-inf"]
+    equal = list_doubts(a, sides(saved(tmp_path, 40, seed=2), saved(tmp_path, 40), ("fid-inf",))[0], NETWORK)
+    assert any("KID (12 features) and FID∞ (12 features) are not" in doubt for doubt in equal)
     of_statistics = replace(b, features=extraction.RowFile())
-    assert "takes them for the truth" in "\n".join(measure.doubts(a, of_statistics, NETWORK, ("fid-inf",)))
+    assert "takes them for the truth" in "\n".join(list_doubts(a, of_statistics, NETWORK, ("fid-inf",)))
 
 
 MEMORY = """
@@ -276,15 +274,15 @@ from dataclasses import replace
 from test_measure import NETWORK
 from minidiff.metrics import extraction
 from minidiff.metrics import compare as measure
-from minidiff.pretrained.sources import open_source
+from minidiff.pretrained.sources import open_place
 
 def wide(images):
     return torch.from_numpy(images.reshape(-1, 3072)[:, ::6] / 255).float(), None
 
 network = replace(NETWORK, dims=512, compute=wide)
 wanted = ("fid", "kid")
-a, b = (extraction.measured(open_source(sys.argv[1]), network, wanted=wanted, batch_size=500) for _ in range(2))
-measure.compare(a, b, network, wanted)
+a, b = (extraction.measure_set(open_place(sys.argv[1]), network, wanted=wanted, batch_size=500) for _ in range(2))
+measure.compute_metrics(a, b, network, wanted)
 print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
 """
 

@@ -9,8 +9,9 @@ from PIL import Image
 
 from minidiff.errors import UserError
 from minidiff.images.files import write_image
-from minidiff.metrics.sources import Source, Stored, save_statistics
-from minidiff.pretrained.sources import open_source
+from minidiff.metrics.sources import ImageSource
+from minidiff.metrics.statistics import StoredStatistics, save_statistics
+from minidiff.pretrained.sources import open_place
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +20,13 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (10, 12, 20, 3), np.uint8)
 
 
-def opened(place: Path | str, **options: object) -> Source:
-    source = open_source(str(place), **options)  # type: ignore[arg-type]
-    assert isinstance(source, Source)
+def opened(place: Path | str, **options: object) -> ImageSource:
+    source = open_place(str(place), **options)  # type: ignore[arg-type]
+    assert isinstance(source, ImageSource)
     return source
 
 
-def all_of(source: Source, batch_size: int = 4) -> np.ndarray:
+def all_of(source: ImageSource, batch_size: int = 4) -> np.ndarray:
     images = [np.asarray(image) for batch in source.batches(batch_size) for image in batch]
     assert len(images) == source.count
     return np.stack(images)
@@ -125,18 +126,18 @@ def test_images_before_statistics_in_one_file(tmp_path: Path, pixels: np.ndarray
 
 
 def test_statistics_come_back_as_they_were(tmp_path: Path) -> None:
-    stored = Stored("x", np.arange(3.0), np.diag([1.0, 2.0, 3.0]), 17, {"network": "inception", "dims": 3})
+    stored = StoredStatistics("x", np.arange(3.0), np.diag([1.0, 2.0, 3.0]), 17, {"network": "inception", "dims": 3})
     save_statistics(tmp_path / "s.npz", stored)
-    again = open_source(str(tmp_path / "s.npz"))
-    assert isinstance(again, Stored)
+    again = open_place(str(tmp_path / "s.npz"))
+    assert isinstance(again, StoredStatistics)
     assert (again.mean == stored.mean).all() and (again.covariance == stored.covariance).all()
     assert again.count == 17 and again.about["network"] == "inception"
 
 
 def test_statistics_of_others_say_nothing_of_themselves(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", mu=np.zeros(3, np.float32), sigma=np.eye(3, dtype=np.float32))
-    again = open_source(str(tmp_path / "s.npz"))
-    assert isinstance(again, Stored) and again.count is None and again.about == {}
+    again = open_place(str(tmp_path / "s.npz"))
+    assert isinstance(again, StoredStatistics) and again.count is None and again.about == {}
     assert again.mean.dtype == np.float64
 
 
@@ -164,7 +165,7 @@ def test_places_that_are_not_there(tmp_path: Path) -> None:
     assert "split" in message("dataset:shapes:tset")
     assert "too many colons" in message("dataset:shapes:test:fog-3:1")
     (tmp_path / "a.txt").write_text("a")
-    assert "no folder, .npy or .npz" in message(tmp_path / "a.txt")
+    assert "not a folder, a .npy or a .npz" in message(tmp_path / "a.txt")
 
 
 @pytest.mark.parametrize("kind", ["cut", "text"])

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,9 +24,9 @@ from minidiff.ddpm import job as ddpm_job
 from minidiff.errors import UserError
 from minidiff.files import locked, write_json
 from minidiff.images.convert import to_uint8
-from minidiff.metrics import extraction, features, frechet
+from minidiff.metrics import extraction, frechet, inception_weights
 from minidiff.metrics.estimates import Estimate
-from minidiff.metrics.extraction import Side
+from minidiff.metrics.extraction import MeasuredSet
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.log import read_metrics, write_metrics
 from minidiff.studies import cell as cells
@@ -205,7 +205,7 @@ def test_what_cannot_go_well_is_said_before_anything_is_timed(clf: Path, photos:
         foresee(datasets=both, data_dir={"folder": "gone"})
     with pytest.raises(UserError, match="--image-size 30"):
         foresee(image_size=30)
-    with pytest.raises(UserError, match="no FID weights here.* or give a classifier: --features RUN"):
+    with pytest.raises(UserError, match="FID weights are not on this machine.* or give a classifier: --features RUN"):
         study.foresee(study.settings_of(tmp_path / "s", asked(), "cpu"))
     with pytest.raises(UserError, match="gone are neither inception nor a run"):
         study.foresee(study.settings_of(tmp_path / "s", asked(features="gone"), "cpu"))
@@ -329,7 +329,7 @@ def test_the_interval_of_fid_holds_what_fresh_samples_would_give(monkeypatch: py
     not in one about the unbiased value, which is lower by some four standard errors."""
     random, dims, count = np.random.default_rng(0), 24, 200
     scale = np.linspace(1, 0.1, dims)
-    truth = Side("real", None, torch.zeros(dims).double(), torch.diag(torch.from_numpy(scale**2)))
+    truth = MeasuredSet("real", None, torch.zeros(dims).double(), torch.diag(torch.from_numpy(scale**2)))
     network = Network()
     monkeypatch.setattr(distance, "mean_kid", lambda *_, **__: Estimate(2.0, 0.5, 1.0, 3.0))  # it takes its time
     values, intervals = [], []
@@ -337,7 +337,7 @@ def test_the_interval_of_fid_holds_what_fresh_samples_would_give(monkeypatch: py
         features = extraction.RowFile()
         features.append(torch.from_numpy((random.standard_normal((count, dims)) + 0.2) * scale))
         gathered = frechet.FeatureStatistics.of(features)
-        side = Side("made", count, gathered.mean, gathered.covariance, features)
+        side = MeasuredSet("made", count, gathered.mean, gathered.covariance, features)
         found = distance.distances(side, truth, np.zeros((1, dims), np.float32), network)  # type: ignore[arg-type]
         values.append(found["fid"]["value"])
         intervals.append((found["fid"]["low"], found["fid"]["high"]))
@@ -452,7 +452,7 @@ def test_a_table_is_of_one_data_set_and_one_network(
     with pytest.raises(UserError, match=f"the images of {cell} are not those"):  # the cell is older than the change
         references.prepare(plan, folder, "folder.identity", torch.device("cpu"))
     network = references.network_of(plan, torch.device("cpu"))
-    same = plan | {"network": extraction.identity(network)}
+    same = plan | {"network": asdict(network.identity)}
     assert references.network_of(same, torch.device("cpu")).sha256 == network.sha256
     with pytest.raises(UserError, match="is another network than this study began with"):
         references.network_of(plan | {"network": {"weights": "0" * 64}}, torch.device("cpu"))
@@ -756,7 +756,7 @@ NEW = ("--datasets", "shapes", "--models", "wgan,ddpm", "--num", "20", "--image-
 @pytest.fixture()
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "timed", lambda settings, device, share: TIMES)
-    monkeypatch.setattr(features, "find_weights", lambda: None)
+    monkeypatch.setattr(inception_weights, "find_weights", lambda **_: None)
     monkeypatch.setattr(processes, "start", Inside)
 
 
