@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from minidiff.pretrained.distance import Distance as Distance
     from minidiff.pretrained.distance import distance as distance
     from minidiff.pretrained.load import load as load
+    from minidiff.pretrained.sampling import sample as sample
     from minidiff.training.config import TrainConfig as TrainConfig
     from minidiff.training.loop import Trainer as Trainer
 
@@ -104,6 +105,7 @@ PUBLIC = {
     "q_posterior": "diffusion.process",
     "q_sample": "diffusion.process",
     "ssim": "images.quality",
+    "sample": "pretrained.sampling",
     "start_from": "diffusion.noise_level",
     "timestep_for": "diffusion.noise_level",
 }

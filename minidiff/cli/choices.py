@@ -8,6 +8,7 @@ itself, so an entry that a user registers can be typed, too.
 from importlib import import_module
 
 from minidiff.cli.types import Name
+from minidiff.diffusion.levels import PLANS
 
 TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "sampler": ("diffusion.samplers:SAMPLERS", ("ddpm", "ddim", "dpm++", "dpm++sde", "heun", "unipc")),
@@ -59,3 +60,11 @@ def table(kind: str) -> list[str]:
     """The names of a table as they are now. Imports the module that holds it."""
     module, name = TABLES[kind][0].split(":")
     return list(getattr(import_module(f"minidiff.{module}"), name))
+
+
+GUIDANCE_SCALE = 2.0  # what help says of guidance.GUIDANCE_SCALE; the same test holds it to the truth
+
+
+def own_steps() -> str:
+    """Say how many calls each sampler makes when it is not told."""
+    return ", ".join(f"{name} {plan.steps or 'every timestep'}" for name, plan in PLANS.items())

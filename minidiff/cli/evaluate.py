@@ -6,9 +6,10 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
-from minidiff.cli.sample import FROM_NOISE, own_steps
+from minidiff.cli.choices import own_steps
 from minidiff.cli.types import Device, Name, Number, Place, say, typed, warn
 from minidiff.ddpm import run as pipeline
+from minidiff.ddpm.request import FROM_NOISE
 from minidiff.diffusion.guidance import GUIDANCE_SCALE
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.evaluation import evaluate

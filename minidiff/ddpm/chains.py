@@ -12,16 +12,13 @@ from torch import Tensor
 
 from minidiff.ddpm.inits import AUTO_MODE, measured_starts
 from minidiff.ddpm.labels import LabelSet
-from minidiff.ddpm.request import Sampling
+from minidiff.ddpm.request import LABELS_SPACING, Sampling
+from minidiff.diffusion.noise_level import Start
 from minidiff.diffusion.samplers import SAMPLERS, calls
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 
 Request = TypeVar("Request", bound=Sampling)
-
-# The spacing of dpm++sde with labels. `karras` makes half of its calls where x is next to all noise, this spacing one
-# in ten. The others come where it is settled what is drawn, so more of it is right. docs/results.md: measured.
-LABELS_SPACING = "trailing"
 
 
 class Trained(Protocol):
@@ -54,8 +51,8 @@ class Chain:
 def resolve(run: Trained, request: Request) -> Request:
     """Decide what the request leaves open, as it suits this run. A request that is resolved stays as it is.
 
-    Labels become multi-hot rows. `start_t` auto becomes the timestep of the noise in each init, which is then only
-    scaled, unless another init mode is given. Raises UserError where the request does not fit the run.
+    Labels become multi-hot rows; `start_t` auto becomes numbers, see `enter`. Raises UserError where the request does
+    not fit the run.
     """
     if request.init is not None and tuple(request.init.shape[1:]) != run.shape:
         size = list(request.init.shape[1:])
@@ -69,12 +66,20 @@ def resolve(run: Trained, request: Request) -> Request:
             decided["spacing"] = LABELS_SPACING
     if request.sampler == "ddpm" and request.variance is None:
         decided["variance"] = run.variance
-    if request.start_t == "auto" and request.init is not None:
-        decided["start_t"] = tuple(start.t for start in measured_starts(run.schedule, request.init))
-        decided["init_mode"] = request.init_mode or AUTO_MODE
-    elif request.init_mode is None:
-        decided["init_mode"] = "noise"
-    return replace(request, **decided)
+    request, _ = enter(run, request)
+    return replace(request, init_mode=request.init_mode or "noise", **decided)
+
+
+def enter(run: Trained, request: Request) -> tuple[Request, list[Start]]:
+    """Turn `start_t` auto into the timestep of the noise in each init, which is then only scaled, unless it is told.
+
+    Returns what was measured, too; nothing where `start_t` is not auto.
+    """
+    if request.start_t != "auto" or request.init is None:
+        return request, []
+    starts = measured_starts(run.schedule, request.init)
+    mode = request.init_mode or AUTO_MODE
+    return replace(request, start_t=tuple(start.t for start in starts), init_mode=mode), starts
 
 
 def chains_of(run: Trained, indices: Sequence[int], request: Sampling) -> Iterator[Chain]:

@@ -14,7 +14,6 @@ from minidiff.ddpm.inits import INIT_MODES
 from minidiff.ddpm.request import SampleRequest, Sampling
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.guidance import guided
-from minidiff.diffusion.levels import OWNERS
 from minidiff.diffusion.predictions import Model
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.networks.unet import UNet
@@ -74,12 +73,12 @@ def walk(run: Drawing, chain: Chain) -> Iterator[Step]:
     Sample k of a seed has its own random numbers: the same in any batch, process and device, up to rounding.
     """
     request = chain.request
-    own = {name: getattr(request, name) for name in OWNERS if getattr(request, name) is not None}
     network = denoiser(run, chain.labels, request.guidance_scale)
     x, generators = begin(run, chain)
     yield from SAMPLERS[request.sampler](
         network, run.schedule, x, steps=chain.steps, start_t=chain.start_t, spacing=request.spacing,
-        clip=request.clip, generator=generators, **own,
+        clip=request.clip, keep_eps=bool(request.keep_eps), eta=request.eta, variance=request.variance,
+        generator=generators,
     )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ class LabelSet:
 
     def takes_none(self) -> str:
         """Say that the run was trained without labels."""
-        return f"{self.run} was trained without labels. Leave them out, or train a `conditional` run."
+        return f"{self.run} was trained without labels. Leave them out, or train a conditional run."
 
     def multi_hot(self, labels: "Labels") -> Tensor:
         """Write labels as rows of zeros and ones: float32 [M,L]. Raises UserError for a number of no label."""

@@ -23,38 +23,33 @@ StartT: TypeAlias = int | Sequence[int] | Literal["auto"] | None
 Labels: TypeAlias = "Tensor | Sequence[Sequence[int]]"
 
 
+FROM_NOISE, FROM_INIT = "dpm++sde", "ddim"  # the samplers of `minidiff sample`; docs/results.md: why
+
+# The spacing of dpm++sde with labels. `karras` makes half of its calls where x is next to all noise, this spacing one
+# in ten. The others come where it is settled what is drawn, so more of it is right. docs/results.md: measured.
+LABELS_SPACING = "trailing"
+
+
 @record
-class Sampling:
-    """How samples are drawn. None stands for what suits the sampler and the run: chains.py puts it in."""
+class ChainOptions:
+    """How a reverse chain goes. None stands for what suits the sampler and the run: chains.py puts it in."""
 
     _: KW_ONLY
-    sampler: str = "ddim"  # one of SAMPLERS
     steps: int | None = None  # calls of the network; None: the sampler's own number
     spacing: str | None = None  # how skipped timesteps are spread: one of SPACINGS; None: the sampler's own
     # The timestep of the first call; None is T-1. One for all, or one for each init, or "auto": the timestep that has
     # the noise which is measured in each init. Where each init has its own, `steps` is cut to what lies below it.
     start_t: StartT = None
-    init: "Tensor | None" = field(default=None, compare=False)  # [M,C,H,W] in [-1,1]; sample k starts from init k mod M
     init_mode: str | None = None  # one of INIT_MODES; None: noise, and with start_t "auto" scale
-    labels: "Labels | None" = field(default=None, compare=False)  # of M conditions; sample k is drawn for the k mod M
     guidance_scale: float | None = None  # see `guidance.guided`; None: GUIDANCE_SCALE, where the run was trained for it
     clip: bool | float = True  # hold the predicted x0 in [-1,1]; a number is a quantile, see `clipped`
     eta: float | None = None  # of ddim: 0 adds no noise, 1 the noise of ddpm
     keep_eps: bool | None = None  # of ddim, see there
     variance: str | None = None  # of ddpm, one of VARIANCES; None: the one the run was trained for
     seed: int = 0  # sample k of a seed is always the same, up to rounding
-    batch_size: int = 64  # samples at a time
-    on_step: "Callable[[Step], None] | None" = field(default=None, compare=False)  # called after each network call
+    batch_size: int = 64  # samples at a time, in each process
 
     def __post_init__(self) -> None:
-        from minidiff.diffusion.samplers import SAMPLERS
-
-        self.check_names()
-        for option, owner in OWNERS.items():
-            if getattr(self, option) is not None and option not in SAMPLERS[self.sampler].plan.options:
-                raise UserError(
-                    f"`{option}` belongs to the sampler {owner}, not {self.sampler}. Leave it out, or take {owner}."
-                )
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise UserError(f"`eta` {self.eta} is outside [0, 1]. Take 0 for no noise, 1 for the noise of ddpm.")
         if self.guidance_scale is not None and not 0 <= self.guidance_scale < math.inf:
@@ -63,6 +58,26 @@ class Sampling:
             raise UserError(f"`seed` {self.seed} must be 0 or more, and `batch_size` {self.batch_size} 1 or more.")
         if isinstance(self.start_t, str) and self.start_t != "auto":
             raise UserError(f"unknown `start_t` '{self.start_t}'. Take a timestep, or auto.")
+
+
+@record
+class Sampling(ChainOptions):
+    """How a run draws samples: by which chain, of what, and from where."""
+
+    _: KW_ONLY
+    sampler: str = "ddim"  # one of SAMPLERS
+    init: "Tensor | None" = field(default=None, compare=False)  # [M,C,H,W] in [-1,1]; sample k starts from init k mod M
+    labels: "Labels | None" = field(default=None, compare=False)  # of M conditions; sample k is drawn for the k mod M
+    on_step: "Callable[[Step], object] | None" = field(default=None, compare=False)  # called after each network call
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        own = self.check_names()
+        for option, owner in OWNERS.items():
+            if getattr(self, option) is not None and option not in own:
+                raise UserError(
+                    f"`{option}` belongs to the sampler {owner}, not {self.sampler}. Leave it out, or take {owner}."
+                )
         if self.start_t == "auto" and self.init is None:
             raise UserError("`start_t` auto needs `init`, an image to measure. Give one, or a number instead of auto.")
         if self.init is not None and self.start_t is None:
@@ -72,13 +87,13 @@ class Sampling:
         if several is not None and len(several) != inits:
             raise UserError(f"{len(several)} timesteps for {inits} inits: give one for each.")
 
-    def check_names(self) -> None:
-        """Raise UserError for a name that stands in no table."""
+    def check_names(self) -> tuple[str, ...]:
+        """Raise UserError for a name that stands in no table; returns the options that this sampler has of its own."""
         from minidiff.ddpm.inits import INIT_MODES
         from minidiff.diffusion.samplers import SAMPLERS, VARIANCES
         from minidiff.diffusion.spacings import SPACINGS
 
-        lookup("sampler", self.sampler, SAMPLERS)
+        sampler = lookup("sampler", self.sampler, SAMPLERS)
         for kind, name, table in (
             ("spacing", self.spacing, SPACINGS),
             ("variance", self.variance, VARIANCES),
@@ -86,6 +101,7 @@ class Sampling:
         ):
             if name is not None:
                 lookup(kind, name, table)
+        return sampler.plan.options
 
 
 @record

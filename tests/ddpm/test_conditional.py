@@ -302,7 +302,7 @@ def test_samplers_are_compared_with_the_words_below(
 def test_rows_from_an_init_are_named(told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The grid of --init-steps: a row for each, and beside it what it was drawn for."""
     files = [told.parent / "data" / name / f"{number:02d}.png" for number, name in enumerate(NAMES)]
-    monkeypatch.setattr("minidiff.cli.inits.init_files", lambda init, steps: files)
+    monkeypatch.setattr("minidiff.pretrained.inits.init_files", lambda init, steps: files)
     words = ["--init", "dip", "--init-steps", "3,5", "--start-t", "20", "--steps", "2", "--progressive", "2"]
     words = ["sample", str(told), *words, "--labels", "light", "--labels", "dark"]
     assert cli.run([*words, "--out", str(tmp_path / "a.png")]) == 0

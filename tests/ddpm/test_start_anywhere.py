@@ -304,7 +304,7 @@ def test_the_answer_of_a_fit_and_those_of_a_folder(
 
 def test_only_the_inits_that_are_used_are_read(trained: Path, photos: Path, tmp_path: Path) -> None:
     """--num 3 of 24 measures three."""
-    from minidiff.cli import inits
+    from minidiff.pretrained import inits
 
     counted: list[int] = []
 

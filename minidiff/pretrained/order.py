@@ -1,0 +1,83 @@
+"""What every kind of drawing has in common: what will be drawn, in words, and what was drawn.
+
+Rests on ddpm.chains and images.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from minidiff.ddpm.chains import chains_of
+from minidiff.ddpm.request import SampleRequest
+from minidiff.ddpm.run import Run
+from minidiff.images.convert import Pixels
+from minidiff.images.faults import problems
+from minidiff.images.sink import ImageSink
+
+Advance = Callable[[int], object]  # called with how much was done
+Say = Callable[[str], object]  # called with a line for the user
+
+
+class Drawn(NamedTuple):
+    """What was drawn. Under torchrun only the main process writes, so it alone has something here."""
+
+    written: list[str]  # each file, in words
+    shown: Pixels  # the first images, at most 256: uint8 [n,H,W,3]
+    problems: list[str]  # what looks wrong with them, in words
+
+
+NOTHING = Drawn([], np.empty((0, 0, 0, 3), np.uint8), [])
+
+
+@dataclass
+class Order(ABC):
+    """Images that are about to be drawn: everything is open and checked."""
+
+    target: Path
+    force: bool  # replace what is at the target
+    lines: list[str]  # what will be drawn, in words
+    warnings: list[str]
+
+    unit = "call"  # of what `total` counts and `draw` reports
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """How much there is to do."""
+
+    @abstractmethod
+    def draw(self, advance: Advance, say: Say) -> Drawn:
+        """Draw the images, and write them. Raises UserError."""
+
+    def open_sink(self) -> ImageSink:
+        """Open the target, before the long work. Raises UserError where it cannot be written."""
+        return ImageSink(self.target, overwrite=self.force)
+
+
+def finished(sink: ImageSink, *written: str) -> Drawn:
+    """Sum up what went through a sink, and into which files."""
+    return Drawn(list(written), sink.shown, list(problems(sink.shown)))
+
+
+def take_turns(captions: Sequence[str], count: int) -> list[str]:
+    """List the captions of images 0 .. count-1, for which the conditions take turns."""
+    return [captions[k % len(captions)] for k in range(count)]
+
+
+def journey(run: Run, request: SampleRequest) -> str:
+    """Tell where the chains of a request go: "4 calls, t = 995, 968, 523, 0"."""
+    timesteps = {chain.start_t: chain.timesteps for chain in chains_of(run, range(request.num), request)}
+    if len(timesteps) > 1:
+        return f"from {len(timesteps)} different t, one chain after another"
+    (only,) = timesteps.values()
+    return f"{len(only)} call{'s' * (len(only) != 1)}, t = {shortened(only)}"
+
+
+def shortened(timesteps: Sequence[int]) -> str:
+    """999, 979, 959, ..., 19: enough of the list to see the start, the stride and the end."""
+    words = [str(t) for t in timesteps]
+    return ", ".join(words if len(words) <= 5 else [*words[:3], "...", words[-1]])

@@ -1,0 +1,63 @@
+"""What `minidiff sample` can be asked for, as a record: a trained model, how it draws, and where the images go.
+
+Rests on ddpm.request. Nothing here needs torch.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minidiff.ddpm.request import ChainOptions
+from minidiff.errors import UserError
+from minidiff.records import record
+
+if TYPE_CHECKING:
+    import torch
+
+OF_ANY = {"run", "num", "out", "force", "seed", "weights", "batch_size", "precision", "device", "on_progress"}
+
+
+@record
+class DrawRequest(ChainOptions):
+    """Images from a trained model into a file. What belongs to reverse chains is for a DDPM alone."""
+
+    run: str | Path | None = None  # a DDPM or a GAN, ours or of diffusers; None: the newest under runs/
+    _: KW_ONLY
+    num: int | None = None  # how many images; None: 16, or one for each init or condition, or 8 for a comparison
+    out: str | Path | None = None  # a grid (.png), an array (.npz) or a folder; None: sample.png, or the next free name
+    force: bool = False  # replace what is at `out`
+    sampler: str | None = None  # None: FROM_NOISE, or FROM_INIT with an init
+    init: str | Path | None = None  # an image, a folder of them, or a DIP run, to start from
+    init_steps: Sequence[int] | None = None  # start from these saved steps of the DIP run
+    labels: Sequence[str] = ()  # what to draw, such as "blue cube, yellow cylinder"; several take turns
+    labels_file: str | Path | None = None  # the same as a file: see `read_conditions`
+    progressive: int | None = None  # also draw x_t and the predicted x0 at this many moments
+    compare: Sequence[tuple[str, int | None]] | None = None  # samplers, each with its calls: a row for each
+    weights: str = "ema"  # the averaged ones, or raw
+    precision: str | None = None  # fp32, bf16 or auto; None: as the run was trained
+    device: "str | torch.device" = "cpu"
+    on_progress: Callable[[int, int], object] | None = field(default=None, compare=False)  # called with (done, total)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init is not None and self.start_t is None:
+            raise UserError("`init` needs `start_t`, the timestep to start from. Try `start_t` 100, or auto.")
+        alone = ["`init_steps`"] * bool(self.init_steps) + ["`init_mode`"] * bool(self.init_mode)
+        alone += ["`start_t` auto"] * (self.start_t == "auto")
+        if self.init is None and alone:
+            raise UserError(f"{alone[0]} needs `init`, what to start from. Try `init` dip.png.")
+        if self.init_steps and self.num not in (None, len(self.init_steps)):
+            raise UserError(f"`init_steps` draws {len(self.init_steps)}, an image for each. Leave out `num`.")
+        said = [name for name in ("sampler", "steps", "progressive", "init_steps") if getattr(self, name) is not None]
+        if self.compare and said:
+            raise UserError(f"`compare` says which samplers and how many calls. Leave out `{said[0]}`.")
+        if self.labels and self.labels_file is not None:
+            raise UserError("`labels` and `labels_file` both say what to draw. Leave one of them out.")
+
+    def of_chains(self) -> list[str]:
+        """Name the options that were given and that only a reverse chain has."""
+        return [
+            each.name for each in fields(self)
+            if each.name not in OF_ANY and getattr(self, each.name) != each.default
+        ]  # fmt: skip

@@ -1,0 +1,157 @@
+"""What `minidiff sample` does, from a script: images from any trained model into a grid, an array or a folder.
+
+Rests on load and on the kinds of drawing. `plan` opens everything, and its Order says what will be drawn and draws it;
+`sample` does both.
+
+drawn = minidiff.sample("runs/ddpm-shapes-1", num=64, out="grid.png")
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from minidiff.data.conditions import in_words
+from minidiff.ddpm.chains import enter, resolve
+from minidiff.ddpm.request import FROM_INIT, FROM_NOISE, ChainOptions, SampleRequest
+from minidiff.ddpm.run import Run
+from minidiff.diffusion.levels import OWNERS
+from minidiff.diffusion.noise_level import Start
+from minidiff.diffusion.samplers import SAMPLERS
+from minidiff.errors import lookup
+from minidiff.gan.run import GanRun
+from minidiff.images.files import IMAGE_SUFFIXES, free_name
+from minidiff.pretrained.inits import read_inits
+from minidiff.pretrained.load import KINDS, load
+from minidiff.pretrained.order import Drawn, Order, journey
+from minidiff.pretrained.pictures import ChainPictures, GanPictures, InitRows
+from minidiff.pretrained.request import DrawRequest
+from minidiff.pretrained.side_by_side import SideBySide, check_owners
+from minidiff.records import takes
+from minidiff.runs import folder as checkpoint
+
+# The noise, of 255, that clean photographs seem to have: up to 2.8 at 32x32.
+HARDLY_ANY = 3 / 127.5
+
+
+@takes(DrawRequest)
+def sample(request: DrawRequest) -> Drawn:
+    """Draw images from a trained model into a file: all that `minidiff sample` does, see `DrawRequest`.
+
+    Returns what was written and the first images. Raises UserError.
+    """
+    order = plan(request)
+    total, done = order.total, 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if request.on_progress is not None:
+            request.on_progress(done, total)
+
+    return order.draw(advance, lambda line: None)
+
+
+def plan(request: DrawRequest) -> Order:
+    """Open the model and all that it starts from, and decide what is drawn. Raises UserError."""
+    lines: list[str] = []
+    target = Path(request.out or free_name(Path("compare.png" if request.compare else "sample.png")))
+    folder = request.run
+    if folder is None:
+        folder = checkpoint.newest_run("ddpm" if request.of_chains() else KINDS)
+        lines.append(f"run       {folder} (the newest)")
+    run = load(folder, request.weights, request.device, request.precision)
+    if isinstance(run, GanRun):
+        for option in request.of_chains():
+            run.refuse(f"`{option}`")
+        num = request.num or 16
+        how = f"each in one call of the {run.config['kind']} generator, seed {request.seed}"
+        lines.append(f"sampling  {counted(num)}, {how}")
+        return GanPictures(target, request.force, lines, [], run, num, request.seed, request.batch_size)
+    return plan_chains(request, run, target, lines)
+
+
+def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) -> Order:
+    """Decide what is drawn by reverse chains. lines: those that are already said. Raises UserError."""
+    notes = run.config.get("source", {}).get("notes", [])
+    warnings = [f"{note}." for note in notes]  # of a checkpoint from elsewhere
+    conditions = run.conditions(request.labels, request.labels_file)
+    run.labels.check(conditions or None, request.guidance_scale)
+    lines += say_labels(run, conditions, request.guidance_scale)
+    captions = [in_words(one, run.label_names, "\n") for one in conditions]
+    if request.compare:
+        check_owners(request, [name for name, _ in request.compare])
+    init, names = None, list[str]()
+    if request.init is not None:
+        init, names = read_inits(run, request.init, request.init_steps, request.num)
+        size = f"{run.shape[2]}x{run.shape[1]}"
+        lines.append(f"init      {request.init}: {len(init)} at {size}, cut to the centre where not square")
+    elif request.start_t is not None:
+        warnings.append("`start_t` without `init` starts from pure noise, which is what x looks like at T-1 only.")
+    wanted = len(conditions) if request.labels_file is not None else 8 if request.compare else 16
+    num = request.num or (wanted if init is None else len(init))
+    samplers = request.compare or [(sampler_of(request), request.steps)]
+    asked = [
+        SampleRequest(
+            num, sampler=name, steps=steps, init=init, labels=conditions or None, **options_for(request, name)
+        )
+        for name, steps in samplers
+    ]
+    first, starts = enter(run, asked[0])
+    if starts:
+        lines += say_starts(names, starts)
+        if max(start.sigma for start in starts) < HARDLY_ANY:
+            warnings.append(
+                "hardly any noise was found, so the chain changes little. To repaint a smooth image, try `start_t` 100."
+            )
+    decided = [resolve(run, replace(each, start_t=first.start_t, init_mode=first.init_mode)) for each in asked]
+    if request.compare:
+        return SideBySide(target, request.force, lines, warnings, run, decided, captions)
+    (only,) = decided
+    lines.append(f"sampling  {counted(num)}, {only.sampler}, {journey(run, only)}")
+    if request.init_steps and target.suffix.lower() in IMAGE_SUFFIXES:
+        columns = request.progressive or 8
+        return InitRows(target, request.force, lines, warnings, run, only, captions, request.init_steps, columns)
+    return ChainPictures(target, request.force, lines, warnings, run, only, captions, request.progressive)
+
+
+def sampler_of(request: DrawRequest) -> str:
+    """Choose the sampler where none is named: the one that an option belongs to, or what suits the start."""
+    owner = next((owner for option, owner in OWNERS.items() if getattr(request, option) is not None), None)
+    return request.sampler or owner or (FROM_NOISE if request.init is None else FROM_INIT)
+
+
+def options_for(request: DrawRequest, sampler: str) -> dict[str, Any]:
+    """Take out what says how a chain goes, except for its steps; in a comparison only what this sampler can have."""
+    named = [each.name for each in fields(ChainOptions) if each.name != "steps"]
+    if request.compare:
+        options = lookup("sampler", sampler, SAMPLERS).plan.options
+        named = [name for name in named if name not in OWNERS or name in options]
+    return {name: getattr(request, name) for name in named}
+
+
+def counted(num: int) -> str:
+    return f"{num} image{'s' * (num != 1)}"
+
+
+def say_labels(run: Run, conditions: Sequence[Sequence[int]], guidance_scale: float | None) -> list[str]:
+    """Tell what is asked for; nothing for a run without labels."""
+    if conditions:
+        first = "; ".join(in_words(one, run.label_names) for one in conditions[:3])
+        more = f" and {len(conditions) - 3} more" * (len(conditions) > 3)
+        return [f"labels    {first}{more}; guidance {run.labels.guidance(guidance_scale):g}"]
+    if run.label_names:
+        return [f"labels    none, so anything; `labels` asks for something, such as '{run.label_names[0]}'"]
+    return []
+
+
+def say_starts(names: Sequence[str], starts: Sequence[Start]) -> list[str]:
+    """Tell which noise was found in each init, and the timestep it leads to; of more than eight the range."""
+    told = [
+        f"{name}: noise {sigma:.3f} ({127.5 * sigma:.1f} of 255), so t = {t}"
+        for name, (t, sigma, _) in zip(names[:8], starts, strict=False)
+    ]
+    if len(starts) > 8:
+        t, sigma = [start.t for start in starts[7:]], [start.sigma for start in starts[7:]]
+        told[7:] = [f"and {len(t)} more: noise {min(sigma):.3f} to {max(sigma):.3f}, so t = {min(t)} to {max(t)}"]
+    return [f"start     {line}" for line in told]
