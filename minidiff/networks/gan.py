@@ -30,7 +30,7 @@ def levels(image_size: int) -> int:
     known = sorted(start << k for start in STARTS for k in range(1, 7) if start << k <= LARGEST)
     nearest = min(known, key=lambda size: abs(size - image_size))
     raise UserError(
-        f"`image_size` {image_size} is not 4 or 7 doubled a few times, which a GAN's networks need. Try {nearest}."
+        f"--image-size {image_size} is not 4 or 7 doubled a few times, which a GAN's networks need. Try {nearest}."
     )
 
 
@@ -67,8 +67,7 @@ class Generator(nn.Module):
         self.apply(initialise)
 
     def forward(self, z: Tensor) -> Tensor:
-        images: Tensor = self.layers(z[:, :, None, None])
-        return images
+        return self.layers(z[:, :, None, None])
 
 
 def normed(channels: int) -> list[nn.Module]:
@@ -99,8 +98,7 @@ class Critic(nn.Module):
         self.apply(initialise)
 
     def forward(self, images: Tensor) -> Tensor:
-        scores: Tensor = self.layers(images)
-        return scores.flatten()
+        return self.layers(images).flatten()
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
