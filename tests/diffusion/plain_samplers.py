@@ -67,7 +67,7 @@ def plain(
             if clip is True:
                 x0 = x0.clamp(-1, 1)
             else:
-                s = [max(image.abs().double().quantile(clip).item(), 1.0) for image in x0]
+                s = [image.abs().double().quantile(clip).clamp(min=1).to(x0) for image in x0]
                 x0 = torch.stack([image.clamp(-limit, limit) / limit for image, limit in zip(x0, s, strict=True)])
             return x0, own_eps() if keep_eps else (x - signal * x0) / noise
 

@@ -98,6 +98,8 @@ def test_solvers_are_those_of_diffusers(name, kind, betas):
     for (steps, start_t, spacing), clip, exact in cases:
         if (steps != 20 or spacing not in ("logsnr", "trailing")) and (clip == 0.9 or not exact):
             continue  # to save time
+        if kind != "eps" and ((steps, start_t, spacing) != (20, None, "logsnr") or not exact):
+            continue  # the rules do not know the kind
         if name == "heun" and (clip == 0.9 or refused(schedule, steps, start_t, spacing)):
             continue  # diffusers has no thresholding here, and we refuse such a sigma
         timesteps = calls(name, schedule, steps, start_t, spacing)
@@ -109,7 +111,7 @@ def test_solvers_are_those_of_diffusers(name, kind, betas):
         difference = largest_difference(ours, peer_chain(name, scheduler, model, x))
         worst[exact] = max(worst[exact], difference)
     print(f"{name} {kind} {betas}: {worst[True]:.1e}, with its own table {worst[False]:.1e}")
-    assert worst[True] < 1e-4
+    assert 0 < worst[True] < 1e-4
     assert worst[False] < {"linear": 1e-4, "cosine": 1e-3}[betas]
 
 
@@ -162,7 +164,7 @@ def test_the_order_shows_what_is_broken(mutant):
 def test_the_sde_keeps_the_marginals_of_a_mixture():
     """x_s / sqrt(alpha_bar) has the mixture's mean and variance, widened by sigma_s, at every level within 4.5 sigma.
 
-    Measured: 3.0. Without the straight line (first order) 16, with 2h for h in the drift 210, with half the noise 65.
+    Measured: 3.0. Without the straight line (first order) 16, with half the noise 65.
     """
     schedule, draws = even_schedule(641), 2**15
     generator = torch.Generator().manual_seed(3)
@@ -184,7 +186,7 @@ def test_the_sde_keeps_the_marginals_of_a_mixture():
         return found
 
     right = worst(SAMPLERS["dpm++sde"])
-    mistakes = ({"straight": no_line}, {"drift": lambda h: math.exp(-2 * h)}, {"added": lambda var: 0.5 * var})
+    mistakes = ({"straight": no_line}, {"added": lambda var: 0.5 * var})
     wrong = [worst(plain("dpm++sde", **mistake)) for mistake in mistakes]
     print(right, wrong)
     assert right < SIGMAS and min(wrong) > 2 * SIGMAS
@@ -295,7 +297,7 @@ def test_pure_noise_does_not_cost_the_order(schedule):
 
 def test_every_sampler_has_a_plan_and_keeps_it():
     """`calls` says what the sampler does, for every sampler, schedule, number of steps, start and spacing."""
-    assert list(PLANS) == list(SAMPLERS)
+    assert {name: sampler.plan for name, sampler in SAMPLERS.items()} == PLANS
     x = torch.zeros(1, 1, 1, 1)
     schedules = (LINEAR, Schedule.cosine(100), Schedule.from_betas([0.3] * 7), ZERO_SNR)
     for name, schedule in itertools.product(SAMPLERS, schedules):
