@@ -22,9 +22,7 @@ from common import CLOCKS, Racer, Times, gib, machine, ratio, resident, rounds_o
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from minidiff.dip.config import FitConfig
-from minidiff.dip.early_stop import EARLY_STOPS
-from minidiff.dip.fit import Fitter
+from minidiff.dip.fit import EARLY_STOPS, FitConfig, Fitter
 from minidiff.networks.dip import DIP_NETS, DipNet
 from minidiff.runtime import cpu
 

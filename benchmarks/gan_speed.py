@@ -19,6 +19,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from minidiff.data.datasets import ImageData
+from minidiff.gan.config import GAMES
 from minidiff.gan.losses import GANS, gradient_penalty
 from minidiff.gan.trainer import GanTrainer
 from minidiff.networks.gan import Critic, Generator
@@ -28,31 +29,31 @@ from minidiff.training.config import TrainConfig
 
 def networks(kind: str, width: int, size: int, channels: int) -> tuple[Generator, Critic]:
     torch.manual_seed(0)
-    return Generator(100, width, size, channels), Critic(width, size, channels, GANS[kind].norm)
+    return Generator(100, width, size, channels), Critic(width, size, channels, GANS[kind].game.norm)
 
 
 def plain(kind: str, width: int, batches: Tensor, device: torch.device) -> Iterator[None]:
     """The loop one writes first: tensors as they come, no average, no autocast. batches: [M,N,C,H,W] in [-1,1]."""
-    method, count = GANS[kind], batches.shape[1]
+    method, game, count = GANS[kind], GANS[kind].game, batches.shape[1]
     generator, critic = (n.to(device) for n in networks(kind, width, batches.shape[3], batches.shape[2]))
-    if method.betas is None:
+    if game.betas is None:
         g, c = (torch.optim.RMSprop(n.parameters(), lr=5e-5) for n in (generator, critic))
     else:
-        g, c = (torch.optim.Adam(n.parameters(), lr=1e-4, betas=tuple(method.betas)) for n in (generator, critic))
+        g, c = (torch.optim.Adam(n.parameters(), lr=1e-4, betas=tuple(game.betas)) for n in (generator, critic))
     while True:
-        for turn in range(method.critic_steps):
+        for turn in range(game.critic_steps):
             real = batches[turn % len(batches)]
             fake = generator(torch.randn(count, 100, device=device)).detach()
             loss = method.critic_loss(critic(real), critic(fake))
-            if method.penalty:
+            if game.penalty:
                 mix = torch.rand(count, 1, 1, 1, device=device)
-                loss = loss + method.penalty * gradient_penalty(critic, real, fake, mix)
+                loss = loss + game.penalty * gradient_penalty(critic, real, fake, mix)
             c.zero_grad()
             loss.backward()
             c.step()
-            if method.clip:
+            if game.clip:
                 for parameter in critic.parameters():
-                    parameter.data.clamp_(-method.clip, method.clip)
+                    parameter.data.clamp_(-game.clip, game.clip)
         g.zero_grad()
         method.generator_loss(critic(generator(torch.randn(count, 100, device=device)))).backward()
         g.step()
@@ -95,7 +96,8 @@ def main(device: str, width: int, size: int, channels: int, batch_size: int, rou
         turns = {name: lambda step=step: seconds(lambda: next(step), repeats, place) for name, step in steps.items()}
         times = rounds_of(turns, rounds)  # type: ignore[arg-type]
         middle = [f"{1e3 * statistics.median(times[name]):.0f}" for name in ("plain", "ours")]
-        print(f"| {kind} | {method.critic_steps} | {' | '.join(middle)} | {ratio(times['plain'], times['ours'])} |",
+        print(f"| {kind} | {GAMES[kind].critic_steps} | {' | '.join(middle)} | "
+              f"{ratio(times['plain'], times['ours'])} |",
               flush=True)  # fmt: skip
 
 

@@ -29,9 +29,7 @@ from minidiff.data.datasets import DATASETS, load_data
 from minidiff.ddpm.inits import INIT_MODES
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
-from minidiff.dip.config import FitConfig
-from minidiff.dip.early_stop import WindowVariance
-from minidiff.dip.fit import fit
+from minidiff.dip.fit import FitConfig, WindowVariance, fit
 from minidiff.errors import UserError
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.quality import psnr, ssim
@@ -357,7 +355,7 @@ def main(
     except UserError as failure:
         raise click.ClickException(str(failure)) from None
     levels = {t: round(study.noise_level(t), 4) for t in study.start_t}
-    about = {"data": trained.config["data"]["name"], "trained_steps": trained.config["training"]["steps"]}
+    about = {"data": trained.config.data.name, "trained_steps": trained.config.training.steps}
     record = about | {"settings": settings, "modes": study.modes, "sigma_t": levels, "noise": results}
     (out / "results.json").write_text(json.dumps(record, indent=1))
     draw_plot(study, results, out / "start-timestep.png")
@@ -382,9 +380,9 @@ def plan(
 
 def unseen(run: Run, count: int) -> Pixels:
     """The first images of the test split, which the run has not seen; of data without one, of the training split."""
-    data = run.config["data"]
-    split = "test" if "test" in DATASETS[data["name"]].splits else "train"
-    loaded = load_data(data["name"], data_dir=data["data_dir"], image_size=data["image_size"], split=split)
+    spec = run.config.data.spec
+    split = "test" if "test" in DATASETS[spec.name].splits else "train"
+    loaded = load_data(spec.name, data_dir=spec.data_dir, image_size=spec.image_size, split=split)
     return np.array(loaded.images[:count])
 
 

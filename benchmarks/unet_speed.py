@@ -30,8 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from diffusers_weights import pair, randomise  # noqa: E402
 
+from minidiff.ddpm.presets import DDPM_PRESETS  # noqa: E402
 from minidiff.networks.unet import UNet  # noqa: E402
-from minidiff.training.presets import PRESETS  # noqa: E402
+from minidiff.records import to_json  # noqa: E402
 
 SIX_LEVELS: dict[str, Any] = {"channels": (128, 128, 256, 256, 512, 512), "attention": (False,) * 4 + (True, False)}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -39,7 +40,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "celebahq": SIX_LEVELS | {"image_size": 256},
     "lab": SIX_LEVELS | {"image_size": 64, "head_dim": 8, "norm_eps": 1e-5, "downsample_padding": 1,
                          "flip_sin_to_cos": True, "freq_shift": 0},
-    "cpu": {"image_size": PRESETS["cpu"].image_size} | PRESETS["cpu"].network,
+    "cpu": to_json(DDPM_PRESETS["cpu"].network),
 }  # fmt: skip
 DECAY = 0.9999
 HAVE_DIFFUSERS = find_spec("diffusers") is not None

@@ -28,17 +28,13 @@ if TYPE_CHECKING:
     from minidiff.diffusion.samplers import Step as Step
     from minidiff.diffusion.schedules import SCHEDULES as SCHEDULES
     from minidiff.diffusion.schedules import Schedule as Schedule
-    from minidiff.dip.config import FitConfig as FitConfig
-    from minidiff.dip.config import FitRequest as FitRequest
-    from minidiff.dip.early_stop import EARLY_STOPS as EARLY_STOPS
-    from minidiff.dip.early_stop import MovingVariance as MovingVariance
-    from minidiff.dip.early_stop import WindowVariance as WindowVariance
+    from minidiff.dip.fit import EARLY_STOPS as EARLY_STOPS
+    from minidiff.dip.fit import FitConfig as FitConfig
     from minidiff.dip.fit import FitStep as FitStep
     from minidiff.dip.fit import Fitter as Fitter
+    from minidiff.dip.fit import MovingVariance as MovingVariance
+    from minidiff.dip.fit import WindowVariance as WindowVariance
     from minidiff.dip.fit import fit as fit
-    from minidiff.dip.fit_picture import fit_folder as fit_folder
-    from minidiff.dip.fit_picture import fit_picture as fit_picture
-    from minidiff.dip.fit_picture import resume_fit as resume_fit
     from minidiff.errors import UserError as UserError
     from minidiff.evaluation.evaluator import open_evaluator as open_evaluator
     from minidiff.gan.run import GanRun as GanRun
@@ -60,9 +56,6 @@ if TYPE_CHECKING:
     from minidiff.pretrained.distance import distance as distance
     from minidiff.pretrained.load import load as load
     from minidiff.pretrained.sampling import sample as sample
-    from minidiff.restoration.config import RestoreRequest as RestoreRequest
-    from minidiff.restoration.restore import restore as restore
-    from minidiff.restoration.restore import resume_restore as resume_restore
     from minidiff.training.config import TrainConfig as TrainConfig
     from minidiff.training.loop import Trainer as Trainer
 
@@ -71,20 +64,18 @@ PUBLIC = {
     "DATASETS": "data.datasets",
     "DIP_NETS": "networks.dip",
     "Distance": "pretrained.distance",
-    "EARLY_STOPS": "dip.early_stop",
+    "EARLY_STOPS": "dip.fit",
     "FeatureNetwork": "metrics.features",
     "FeatureStatistics": "metrics.frechet",
-    "FitConfig": "dip.config",
-    "FitRequest": "dip.config",
+    "FitConfig": "dip.fit",
     "FitStep": "dip.fit",
     "Fitter": "dip.fit",
     "GanRun": "gan.run",
     "ImageData": "data.datasets",
     "Inception": "networks.inception",
     "MeasureRequest": "metrics.config",
-    "MovingVariance": "dip.early_stop",
+    "MovingVariance": "dip.fit",
     "ResNet18": "networks.resnet",
-    "RestoreRequest": "restoration.config",
     "Run": "ddpm.run",
     "SAMPLERS": "diffusion.samplers",
     "SCHEDULES": "diffusion.schedules",
@@ -94,14 +85,12 @@ PUBLIC = {
     "Trainer": "training.loop",
     "UNet": "networks.unet",
     "UserError": "errors",
-    "WindowVariance": "dip.early_stop",
+    "WindowVariance": "dip.fit",
     "corrupt": "data.corruptions",
     "diffusion_loss": "diffusion.process",
     "distance": "pretrained.distance",
     "fid_infinity": "metrics.fid_infinity",
     "fit": "dip.fit",
-    "fit_folder": "dip.fit_picture",
-    "fit_picture": "dip.fit_picture",
     "frechet_distance": "metrics.frechet",
     "guided": "diffusion.guidance",
     "inception_score": "metrics.inception_score",
@@ -115,9 +104,6 @@ PUBLIC = {
     "psnr": "images.quality",
     "q_posterior": "diffusion.process",
     "q_sample": "diffusion.process",
-    "restore": "restoration.restore",
-    "resume_fit": "dip.fit_picture",
-    "resume_restore": "restoration.restore",
     "ssim": "images.quality",
     "sample": "pretrained.sampling",
     "start_from": "diffusion.noise_level",

@@ -32,6 +32,12 @@ def record(cls: type[Record]) -> type[Record]:
     return dataclass(frozen=True)(cls)
 
 
+def demand(holds: bool, name: str, value: object, expected: str) -> None:
+    """Raise UserError unless the check of a field holds. expected: what to use instead, for the message."""
+    if not holds:
+        raise UserError(f"`{name}` is {shown(value)}. Use {expected}.")
+
+
 def to_json(value: object) -> dict[str, Any]:
     """The record as JSON's types: dicts with every field by its name, and lists for tuples."""
     stored: dict[str, Any] = json.loads(json.dumps(asdict(value), allow_nan=False))  # type: ignore[call-overload]
@@ -58,8 +64,8 @@ def from_json(cls: type[Record], stored: Mapping[str, Any], where: object) -> Re
 def in_one_line(wrong: Mapping[str, Any]) -> str:
     """One of pydantic's errors as a sentence: "training.lr" is 'fast', and should be a valid number."""
     key = '"' + ".".join(map(str, wrong["loc"])) + '"'
-    if wrong["type"] == "value_error":  # a record's own check, which says it all
-        return str(wrong["ctx"]["error"])
+    if wrong["type"] == "value_error":  # a record's own check, which does not know where the record lies
+        return f"in {key}, {wrong['ctx']['error']}" if wrong["loc"] else str(wrong["ctx"]["error"])
     if wrong["type"] == "missing":
         return f"{key} is missing."
     if wrong["type"] == "unexpected_keyword_argument":

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from minidiff.training.presets import PRESETS, Preset
+from minidiff.ddpm.config import DiffusionConfig
+from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
+from minidiff.networks.configs import UNetConfig
+from minidiff.training.config import TrainConfig
 
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -71,17 +74,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tiny() -> Preset:
+def tiny() -> DdpmPreset:
     """A network of 8 channels and six steps of training."""
-    network = {"channels": (8, 16), "layers_per_block": 1, "attention": (False, True), "norm_groups": 4, "dropout": 0.1}
-    training = {"steps": 6, "batch_size": 4, "lr": 1e-3, "warmup": 2}
-    return Preset("tests", 16, network, training, {"timesteps": 50})
+    network = UNetConfig(
+        channels=(8, 16), layers_per_block=1, attention=(False, True), norm_groups=4, dropout=0.1, image_size=16
+    )
+    training = TrainConfig(steps=6, batch_size=4, lr=1e-3, warmup=2)
+    return DdpmPreset("tests", 16, network, training, DiffusionConfig(timesteps=50))
 
 
 @pytest.fixture()
 def tiny_preset(monkeypatch: pytest.MonkeyPatch) -> str:
     """That preset, by name, for this process and this test."""
-    monkeypatch.setitem(PRESETS, "tiny", tiny())
+    monkeypatch.setitem(DDPM_PRESETS, "tiny", tiny())
     return "tiny"
 
 
@@ -98,7 +103,7 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("trained"))
-        patch.setitem(PRESETS, "tiny", tiny())
+        patch.setitem(DDPM_PRESETS, "tiny", tiny())
         assert cli.run(tiny_training(photos, "--out", "run")) == 0
         return Path("run").resolve()
 

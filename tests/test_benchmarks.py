@@ -103,7 +103,7 @@ def test_guidance_ways(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
 
     run = minidiff.load(trained)
     torch.manual_seed(0)
-    run.model = minidiff.UNet(**run.config["network"] | {"label_dim": 24}).eval()
+    run.model = minidiff.UNet(**run.model.config | {"label_dim": 24}).eval()
     for parameter in run.model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     run.model.prediction = "eps"  # type: ignore[assignment]

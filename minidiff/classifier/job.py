@@ -2,7 +2,7 @@
 
 Rests on job and classifier. What the EMA weights are worth on the test split is measured as it goes.
 
-job = plan(torch.device("cpu"), {"dataset": "fashion-mnist", "steps": 500})
+job = plan(ClassifierRequest(dataset="fashion-mnist", steps=500))
 job.start(); job.run(); print(job.conclusion())
 """
 
@@ -17,73 +17,70 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from minidiff._version import __version__
+from minidiff.classifier.config import ClassifierConfig, ClassifierRequest, read_classifier
 from minidiff.classifier.loss import accuracy, classifier_loss, exact
+from minidiff.classifier.presets import CLASSIFIER_PRESETS
 from minidiff.data.datasets import ImageData, splits_of
 from minidiff.errors import UserError, lookup
 from minidiff.files import write_atomically, write_json
 from minidiff.images.convert import to_float
+from minidiff.networks.configs import ResNetConfig
 from minidiff.networks.resnet import ResNet18
 from minidiff.runs.log import read_metrics
 from minidiff.runtime import distributed
 from minidiff.training.config import TrainConfig
-from minidiff.training.job import (
-    Job,
-    asked_for,
-    check_labels,
-    check_out,
-    describe_labels,
-    load_together,
-    open_data,
-    reading,
-    training_config,
-)
+from minidiff.training.data import check_labels, labels_of, load_together, open_data
+from minidiff.training.job import Job, check_out
 from minidiff.training.loop import Trainer
-from minidiff.training.presets import CLASSIFIER_PRESETS, default_preset
+from minidiff.training.presets import default_preset, training_config
 
 RESULT = "result.json"
 AT_ONCE = 500  # images to a batch, where nothing is learnt
 
 
-class ClassifierJob(Job):
+class ClassifierJob(Job[ClassifierConfig]):
     """The training of a ResNet-18 to tell the labels of an image."""
 
     kind = "classifier"
+    may_change = ("measure_every",)
 
     def __init__(
         self,
-        config: dict[str, Any],
+        config: ClassifierConfig,
         data: ImageData,
         device: torch.device,
         out: str | Path | None = None,
         folder: Path | None = None,
     ) -> None:
-        with reading(folder, self.kind):
-            asked = asked_for(config["data"])
         super().__init__(config, data, device, out, folder)
         if self.trainer.slice_size < 2:  # batch normalisation compares the images of a slice
-            raise UserError("one image at a time is too little for batch normalisation. Raise --batch-size.")
-        if "test" in splits_of(data.name, asked["data_dir"]):
-            self.split, self.asked = "test", load_together(data.name, split="test", **asked)
+            raise UserError("one image at a time is too little for batch normalisation. Raise `batch_size`.")
+        spec = config.data.spec
+        if "test" in splits_of(data.name, spec.data_dir):
+            self.split, self.asked = "test", load_together(**vars(replace(spec, split="test")))
         else:
             self.split, self.asked = "train", some(data, 10_000)
-        self.measure_every = config.get("measure_every") or max(200, self.trainer.config.steps // 10)
+        self.measure_every = config.measure_every or max(200, self.training.steps // 10)
         self.sample_every = self.measure_every
         self.answers: tuple[int, Tensor] | None = None  # a step, and the logits of all that is asked at it
 
+    @staticmethod
+    def read(stored: dict[str, Any], where: object) -> ClassifierConfig:
+        return read_classifier(stored, where)
+
     def build(self, training: TrainConfig, device: torch.device) -> Trainer:
-        loss = classifier_loss(self.one_hot, self.config["shift"])
-        return Trainer(ResNet18(**self.config["network"]), loss, self.data, training, device)
+        loss = classifier_loss(self.one_hot, self.config.shift)
+        return Trainer(ResNet18(**vars(self.config.network)), loss, self.data, training, device)
 
     @property
     def one_hot(self) -> bool:
-        return self.config["labels"]["one_hot"]
+        return self.config.labels.one_hot
 
     def describe_network(self) -> str:
-        network, names = self.config["network"], self.config["labels"]["names"]
+        width, names, shift = self.config.network.width, self.config.labels.names, self.config.shift
         learns = f"one of {len(names)} classes" if self.one_hot else f"{len(names)} labels, each by itself"
-        moved = f"moved by up to {self.config['shift']} pixels" + (", mirrored" if self.data.flip else "")
-        return f"ResNet-18 {self.parameters}, width {network['width']}; learns {learns}; images {moved}"
+        moved = f"moved by up to {shift} pixels" + (", mirrored" if self.data.flip else "")
+        return f"ResNet-18 {self.parameters}, width {width}; learns {learns}; images {moved}"
 
     def measure(self, step: int) -> dict[str, float]:
         """The accuracy on the test split, the processes sharing its images; for several labels an image, also how many
@@ -130,7 +127,7 @@ class ClassifierJob(Job):
         return self.picture(step).with_stem(f"{step:07d}-confusion")
 
     def conclusion(self) -> str:
-        value, last = self.result()[f"{self.split}_accuracy"], self.trainer.config.steps
+        value, last = self.result()[f"{self.split}_accuracy"], self.training.steps
         kind, run = "test" if self.split == "test" else "training", shlex.quote(str(self.folder))
         return (
             f"done      {100 * value:.2f}% accuracy on {len(self.asked):,} {kind} images; "
@@ -139,36 +136,34 @@ class ClassifierJob(Job):
         )
 
 
-def plan(device: torch.device, options: dict[str, Any]) -> ClassifierJob:
-    """A new training out of a preset and the options that override it.
+def plan(request: ClassifierRequest) -> ClassifierJob:
+    """Plan a new training: a preset, with what the request says put over it.
 
-    options: any of dataset, data_dir, image_size, on_bad, corruption, severity, preset, width, shift (the largest, in
-    pixels), save_every, measure_every, out; the fields of TrainConfig. Raises UserError, also for data without labels.
+    Raises UserError, also for data without labels.
     """
-    name = options.get("preset") or default_preset(device.type)
+    # All that can be wrong with the request is found before the data are read, or downloaded.
+    device = distributed.local_device(request.device)
+    name = request.preset or default_preset(device.type)
     preset = lookup("preset", name, CLASSIFIER_PRESETS)
-    size = options.get("image_size", preset.image_size)
-    shift = options.get("shift", size // 16)
+    size = request.image_size or preset.image_size
+    shift = size // 16 if request.shift is None else request.shift
     if 2 * shift > size:
-        raise UserError(f"--shift {shift} would move most of a {size}x{size} image out of sight. Try {size // 16}.")
-    training = training_config(preset, options)
-    check_out(options)
-    data, description = open_data(options, size)
+        raise UserError(f"`shift` {shift} would move most of a {size}x{size} image out of sight. Try {size // 16}.")
+    training = training_config(preset.training, request)
+    check_out(request.out)
+    data, described = open_data(request, size)
     check_labels(data, "a classifier")
-    network = {"classes": len(data.label_names), "channels": description["channels"]}
-    config = {
-        "minidiff": __version__,
-        "kind": ClassifierJob.kind,
-        "preset": name,
-        "data": description,
-        "labels": describe_labels(data),
-        "network": network | preset.network | {k: options[k] for k in ("width",) if k in options},
-        "shift": shift,
-        "training": training,
-        "save_every": options.get("save_every"),
-        "measure_every": options.get("measure_every"),
-    }
-    return ClassifierJob(config, data, device, options.get("out"))
+    config = ClassifierConfig(
+        preset=name,
+        data=described,
+        labels=labels_of(data),
+        network=ResNetConfig(len(data.label_names), described.channels, request.width or preset.width),
+        shift=shift,
+        training=training,
+        save_every=request.save_every,
+        measure_every=request.measure_every,
+    )
+    return ClassifierJob(config, data, device, request.out)
 
 
 def some(data: ImageData, most: int) -> ImageData:

@@ -1,29 +1,45 @@
-"""A trained classifier, opened from its run folder."""
+"""A trained classifier, opened from its run folder.
+
+Rests on networks.resnet and runs. `minidiff.open_evaluator` asks it about images; `minidiff fid --features` measures in
+its last layer.
+"""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from minidiff.errors import UserError
+from minidiff.classifier.config import ClassifierConfig, read_classifier
 from minidiff.networks.resnet import ResNet18
 from minidiff.networks.weights import load_exactly
-from minidiff.runs import folder as checkpoint
+from minidiff.runs.folder import CONFIG, MODEL, read_config, read_tensors
 
 
-def load_classifier(folder: str | Path, device: str | torch.device = "cpu") -> tuple[dict[str, Any], ResNet18, str]:
-    """A classifier's run folder: its config, its network (EMA weights, eval mode), the SHA-256 of its weights' file.
+@dataclass
+class ClassifierRun:
+    """A trained classifier: its folder, its config and its network, in eval mode with the EMA weights."""
+
+    folder: Path
+    config: ClassifierConfig
+    model: ResNet18
+    sha256: str  # of the file of its weights
+
+    @property
+    def label_names(self) -> list[str]:
+        """What its outputs mean."""
+        return list(self.config.labels.names)
+
+
+def load_classifier(folder: str | Path, device: str | torch.device = "cpu") -> ClassifierRun:
+    """Open the run folder of a classifier.
 
     Raises UserError when the folder is no classifier run, has no weights yet, or has some that do not fit exactly.
     """
     folder = Path(folder).expanduser()
-    config = checkpoint.read_config(folder, kind="classifier")
-    try:
-        model = ResNet18(**config["network"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / checkpoint.CONFIG} lacks what a classifier run has ({error}).") from None
-    path = folder / checkpoint.MODEL
-    load_exactly(model, checkpoint.read_tensors(path), path)
+    config = read_classifier(read_config(folder, kind="classifier"), folder / CONFIG)
+    model = ResNet18(**vars(config.network))
+    path = folder / MODEL
+    load_exactly(model, read_tensors(path), path)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    return config, model, hashlib.sha256(path.read_bytes()).hexdigest()
+    return ClassifierRun(folder, config, model, hashlib.sha256(path.read_bytes()).hexdigest())

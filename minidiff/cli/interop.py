@@ -1,6 +1,7 @@
 """`minidiff import` and `minidiff export`: runs out of checkpoints of diffusers, and runs as such."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -64,11 +65,12 @@ def export(run: str, folder: Path, kind: str, weights: str) -> None:
     from minidiff.ddpm import run as pipeline
     from minidiff.ddpm.recipe import build_schedule
     from minidiff.interop import checkpoints as foreign
+    from minidiff.records import to_json
 
     foreign.check_new(folder)
     model = pipeline.load_ddpm(run, weights)
-    plain = build_schedule(model.config["diffusion"] | {"zero_terminal_snr": False})
-    notes = foreign.FORMATS[kind](folder, model.config, model.model.state_dict(), plain)
+    plain = build_schedule(replace(model.config.diffusion, zero_terminal_snr=False))
+    notes = foreign.FORMATS[kind](folder, to_json(model.config), model.model.state_dict(), plain)
     for note in notes:
         say(f"note      {note}")
     say(f"written   {folder}: diffusers.DDPMPipeline.from_pretrained({str(folder)!r})")

@@ -1,47 +1,53 @@
-"""`minidiff train ...`: one command for each kind of model, all on the loop of `train` and `journal`."""
+"""`minidiff train ...`: one command for each kind of model. Each builds a request, and the package does the rest."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import click
 
-from minidiff.cli.types import Device, Name, Number, Place, refuse_lone_severity, refuse_options, say, warn
-from minidiff.data.corruptions import CORRUPTIONS
-from minidiff.data.datasets import DATASETS
-from minidiff.diffusion.guidance import DROPOUT
-from minidiff.diffusion.predictions import PREDICTIONS
-from minidiff.diffusion.samplers import SAMPLERS
-from minidiff.diffusion.schedules import SCHEDULES
-from minidiff.gan.losses import GANS
-from minidiff.training.job import INTERVALS, TRAINING_MAY_CHANGE
-from minidiff.training.presets import CLASSIFIER_PRESETS, DIFFUSION, FID, GAN_PRESETS, PRESETS, Preset
+from minidiff.classifier.config import ClassifierRequest
+from minidiff.classifier.presets import CLASSIFIER_PRESETS
+from minidiff.cli.choices import choice
+from minidiff.cli.types import Command, Device, Name, Number, Place, refuse_lone_severity, refuse_options, say, warn
+from minidiff.ddpm.config import LABEL_DROPOUT, DdpmRequest, FidConfig
+from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
+from minidiff.gan.config import CRITIC_NAMES, GAMES, GanRequest
+from minidiff.gan.presets import GAN_PRESETS
+from minidiff.training.config import ResumeRequest, TrainRequest
+from minidiff.training.presets import Preset
 
-# What a resumed run may change: where and how it is trained on. The others are the run itself.
-MAY_CHANGE = {"data_dir", "device", "resume", "dry_run", *INTERVALS, *TRAINING_MAY_CHANGE}
-MAY_CHANGE |= {"fid_every", "fid_features", "fid_weights"}
+# What a resumed run may change: where and how it is trained. The other options are the run itself.
+CHANGES = {field.name for field in fields(ResumeRequest)}
 
-Command = Callable[..., Any]
+Function = Callable[..., Any]
+Presets = Mapping[str, Preset]
 
 
-def default(help: str, name: str, presets: dict[str, Preset] = PRESETS) -> str:
-    """The help of an option that a preset answers, with what the default presets answer."""
-    values = [(DIFFUSION | p.diffusion | p.network | p.training)[name] for p in (presets["cpu"], presets["gpu"])]
+def default(help: str, name: str, presets: Presets = DDPM_PRESETS) -> str:
+    """Return the help of an option that a preset answers, with the answers of the default presets."""
+    values = [answer(presets[preset], name) for preset in ("cpu", "gpu")]
     said = f"{values[0]}" if values[0] == values[1] else f"cpu: {values[0]}, gpu: {values[1]}"
     return f"{help} Default: the preset's ({said})."
 
 
-def what_to_train_on(presets: dict[str, Preset]) -> Callable[[Command], Command]:
+def answer(preset: Preset, name: str) -> Any:
+    """Return what a preset says of an option: itself, or in its training or its diffusion."""
+    parts = (preset, preset.training, getattr(preset, "diffusion", None))
+    return next(getattr(part, name) for part in parts if hasattr(part, name))
+
+
+def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
     """The options of every training that come first: data, preset, steps, rate."""
     return together(
         click.option(
-            "--dataset", type=Name("data set", DATASETS), default="shapes", show_default=True, help="What to train on."
+            "--dataset", type=choice("data set"), default="shapes", show_default=True, help="What to train on."
         ),
         click.option("--data-dir", type=Place(), help="Where the data set lies, or goes when it is downloaded."),
         click.option("--image-size", type=click.IntRange(8, 1024), help="Pixels a side. Default: the preset's."),
         click.option(
             "--corruption",
-            type=Name("corruption", CORRUPTIONS),
+            type=choice("corruption"),
             default="identity",
             show_default=True,
             metavar="NAME",
@@ -82,7 +88,7 @@ def what_to_train_on(presets: dict[str, Preset]) -> Callable[[Command], Command]
     )
 
 
-def how_to_run(kind: str, presets: dict[str, Preset]) -> Callable[[Command], Command]:
+def how_to_run(kind: str, presets: Presets) -> Callable[[Function], Function]:
     """The options of every training that come last: the loop, the machine, the run folder."""
     return together(
         click.option(
@@ -113,7 +119,7 @@ def how_to_run(kind: str, presets: dict[str, Preset]) -> Callable[[Command], Com
     )
 
 
-def large_networks() -> Callable[[Command], Command]:
+def large_networks() -> Callable[[Function], Function]:
     """The options of the networks that may need more memory, or more speed, than there is."""
     return together(
         click.option(
@@ -125,24 +131,24 @@ def large_networks() -> Callable[[Command], Command]:
     )
 
 
-def a_gan(kind: str) -> Callable[[Command], Command]:
+def a_gan(kind: str) -> Callable[[Function], Function]:
     """The options that all GANs share, and those of a kind."""
-    method, presets = GANS[kind], GAN_PRESETS[kind]
+    game, presets = GAMES[kind], GAN_PRESETS[kind]
     own = []
-    if method.clip is not None:
+    if game.clip is not None:
         own += [
             click.option(
                 "--clip",
                 type=Number(0, min_open=True),
-                help=f"The critic's weights stay within +- this. Default: {method.clip:g}.",
+                help=f"The critic's weights stay within +- this. Default: {game.clip:g}.",
             )
         ]
-    if method.penalty is not None:
+    if game.penalty is not None:
         own += [
             click.option(
                 "--penalty",
                 type=Number(0, min_open=True),
-                help=f"Weight of the gradient penalty, lambda. Default: {method.penalty:g}.",
+                help=f"Weight of the gradient penalty, lambda. Default: {game.penalty:g}.",
             )
         ]
     return together(
@@ -162,7 +168,7 @@ def a_gan(kind: str) -> Callable[[Command], Command]:
         click.option(
             "--critic-steps",
             type=click.IntRange(min=1),
-            help=f"Steps of the {method.critic_name} to each of the generator. Default: {method.critic_steps}.",
+            help=f"Steps of the {CRITIC_NAMES[kind]} to each of the generator. Default: {game.critic_steps}.",
         ),
         *own,
         sample_every(),
@@ -170,7 +176,7 @@ def a_gan(kind: str) -> Callable[[Command], Command]:
     )
 
 
-def sample_every() -> Callable[[Command], Command]:
+def sample_every() -> Callable[[Function], Function]:
     return click.option(
         "--sample-every",
         type=click.IntRange(min=1),
@@ -178,10 +184,10 @@ def sample_every() -> Callable[[Command], Command]:
     )
 
 
-def together(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def together(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
     """Several decorators as one, to be read from the top."""
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: Function) -> Function:
         for decorator in reversed(decorators):
             command = decorator(command)
         return command
@@ -202,17 +208,15 @@ def train() -> None:
     """
 
 
-@train.command()
-@what_to_train_on(PRESETS)
-@click.option(
-    "--conditional", is_flag=True, default=None, help="Tell the network the labels, to draw for them: sample --labels."
-)
+@train.command(cls=Command)
+@what_to_train_on(DDPM_PRESETS)
+@click.option("--conditional", is_flag=True, help="Tell the network the labels, to draw for them: sample --labels.")
 @click.option(
     "--label-dropout",
     type=Number(0, 1, max_open=True),
-    help=f"Share of images whose labels are not told, for guidance. Default: {DROPOUT}.",
+    help=f"Share of images whose labels are not told, for guidance. Default: {LABEL_DROPOUT}.",
 )
-@click.option("--schedule", type=Name("schedule", SCHEDULES), help=default("The noise schedule.", "schedule"))
+@click.option("--schedule", type=choice("schedule"), help=default("The noise schedule.", "schedule"))
 @click.option(
     "--timesteps", type=click.IntRange(2, 100_000), help=default("T, the length of the diffusion.", "timesteps")
 )
@@ -228,7 +232,7 @@ def train() -> None:
 )
 @click.option(
     "--prediction",
-    type=Name("prediction", PREDICTIONS),
+    type=choice("prediction"),
     help=default("What the network learns to predict.", "prediction"),
 )
 @click.option(
@@ -245,8 +249,8 @@ def train() -> None:
     type=click.IntRange(min=0),
     help="Steps between measurements of FID to the training images. Default: 0, it is not measured.",
 )
-@click.option("--fid-samples", type=click.IntRange(min=2), help=f"Samples for it. Default: {FID['samples']}.")
-@click.option("--fid-sampler", type=Name("sampler", SAMPLERS), help=f"Default: {FID['sampler']}.")
+@click.option("--fid-samples", type=click.IntRange(min=2), help=f"Samples for it. Default: {FidConfig.samples}.")
+@click.option("--fid-sampler", type=choice("sampler"), help=f"Default: {FidConfig.sampler}.")
 @click.option(
     "--fid-steps", type=click.IntRange(min=1), help="Calls of the network for a sample. Default: the sampler's own."
 )
@@ -257,7 +261,7 @@ def train() -> None:
 )
 @click.option("--fid-weights", type=Place(), help="Inception's weights. Default: from the cache, or downloaded.")
 @large_networks()
-@how_to_run("ddpm", PRESETS)
+@how_to_run("ddpm", DDPM_PRESETS)
 def ddpm(ctx: click.Context, **options: Any) -> None:
     """Train a DDPM, and draw pictures from it as it learns.
 
@@ -268,12 +272,10 @@ def ddpm(ctx: click.Context, **options: Any) -> None:
     minidiff train ddpm --dataset cifar10 --fid-every 3000
     minidiff train ddpm --resume runs/ddpm-shapes-1
     """
-    from minidiff.ddpm import job as ddpm_job
-
-    carry_out(ctx, ddpm_job.DdpmJob, ddpm_job.plan, **options)
+    carry_out(ctx, "ddpm", DdpmRequest, **options)
 
 
-@train.command()
+@train.command(cls=Command)
 @a_gan("dcgan")
 def dcgan(ctx: click.Context, **options: Any) -> None:
     """Train a DCGAN: a generator against a discriminator (Radford et al. 2016).
@@ -283,10 +285,10 @@ def dcgan(ctx: click.Context, **options: Any) -> None:
     minidiff train dcgan --dataset folder --data-dir photos --image-size 64
     minidiff train dcgan --resume runs/dcgan-fashion-mnist-1
     """
-    train_gan(ctx, "dcgan", **options)
+    carry_out(ctx, "dcgan", GanRequest, **options)
 
 
-@train.command()
+@train.command(cls=Command)
 @a_gan("wgan")
 def wgan(ctx: click.Context, **options: Any) -> None:
     """Train a Wasserstein GAN: its critic's weights are clipped (Arjovsky et al. 2017).
@@ -295,10 +297,10 @@ def wgan(ctx: click.Context, **options: Any) -> None:
     minidiff train wgan --dataset fashion-mnist
     minidiff train wgan --resume runs/wgan-fashion-mnist-1
     """
-    train_gan(ctx, "wgan", **options)
+    carry_out(ctx, "wgan", GanRequest, **options)
 
 
-@train.command()
+@train.command(cls=Command)
 @a_gan("wgan-gp")
 def wgan_gp(ctx: click.Context, **options: Any) -> None:
     """Train a Wasserstein GAN with gradient penalty in place of clipping (Gulrajani et al. 2017).
@@ -307,16 +309,10 @@ def wgan_gp(ctx: click.Context, **options: Any) -> None:
     minidiff train wgan-gp --dataset fashion-mnist
     minidiff train wgan-gp --resume runs/wgan-gp-fashion-mnist-1
     """
-    train_gan(ctx, "wgan-gp", **options)
+    carry_out(ctx, "wgan-gp", GanRequest, **options)
 
 
-def train_gan(ctx: click.Context, kind: str, **options: Any) -> None:
-    from minidiff.gan import job as gan_job
-
-    carry_out(ctx, gan_job.JOBS[kind], partial(gan_job.plan, kind), **options)
-
-
-@train.command()
+@train.command(cls=Command)
 @what_to_train_on(CLASSIFIER_PRESETS)
 @click.option(
     "--width",
@@ -343,34 +339,24 @@ def classifier(ctx: click.Context, **options: Any) -> None:
     minidiff train classifier --dataset folder --data-dir photos       its sub-folders are the classes
     minidiff train classifier --resume runs/classifier-fashion-mnist-1
     """
-    from minidiff.classifier import job as classifier_job
-
-    carry_out(ctx, classifier_job.ClassifierJob, classifier_job.plan, **options)
+    carry_out(ctx, "classifier", ClassifierRequest, **options)
 
 
 def carry_out(
-    ctx: click.Context,
-    kind: Any,
-    plan: Callable[..., Any],
-    *,
-    resume: str | None,
-    dry_run: bool,
-    device: str,
-    **options: Any,
+    ctx: click.Context, kind: str, request: type[TrainRequest], *, resume: str | None, dry_run: bool, **options: Any
 ) -> None:
     """Plan a training or take it up again, say what it is, run it."""
-    from minidiff.runtime import distributed
-    from minidiff.training import job
+    from minidiff.pretrained.train import plan, take_up
+    from minidiff.runtime.distributed import local_device, process_group
 
-    chosen = {name: value for name, value in options.items() if value is not None}
-    place = distributed.local_device(device)
-    with distributed.process_group(place):
+    with process_group(local_device(options["device"])):
         if resume is not None:
-            refuse_options(ctx, MAY_CHANGE)
-            training = job.resume(kind, resume, place, chosen)
+            refuse_options(ctx, CHANGES | {"resume", "dry_run"})
+            changes = {name: value for name, value in options.items() if name in CHANGES}
+            training = take_up(resume, ResumeRequest(**changes), kind)
         else:
             refuse_lone_severity(ctx)
-            training = plan(place, chosen)
+            training = plan(kind, request(**options))
         for note in training.data.notes:
             warn(note + ".")
         say(training.describe())
@@ -384,17 +370,20 @@ def carry_out(
 @train.command()
 def presets() -> None:
     """List the presets of every kind of training."""
-    for kind, table in {"ddpm": PRESETS, **GAN_PRESETS, "classifier": CLASSIFIER_PRESETS}.items():
+    tables: dict[str, Presets] = {"ddpm": DDPM_PRESETS, **GAN_PRESETS, "classifier": CLASSIFIER_PRESETS}
+    for kind, table in tables.items():
         click.echo(f"minidiff train {kind}")
         for name, preset in table.items():
-            network, training = preset.network, preset.training
+            training = preset.training
             click.echo(f"  {name:14} {preset.help}")
-            size = (
-                f"channels {', '.join(map(str, network['channels']))}"
-                if kind == "ddpm"
-                else f"width {network['width']}"
-            )
             click.echo(
-                f"  {'':14} {preset.image_size}x{preset.image_size}, {size}; "
-                f"{training['steps']:,} steps of {training['batch_size']}, lr {training['lr']:g}"
+                f"  {'':14} {preset.image_size}x{preset.image_size}, {size_of(preset)}; "
+                f"{training.steps:,} steps of {training.batch_size}, lr {training.lr:g}"
             )
+
+
+def size_of(preset: Preset) -> str:
+    """Return how large a preset's network is, in words."""
+    if isinstance(preset, DdpmPreset):
+        return f"channels {', '.join(map(str, preset.network.channels))}"
+    return f"width {answer(preset, 'width')}"

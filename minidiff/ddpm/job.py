@@ -1,23 +1,35 @@
-"""The training of a DDPM, planned and run in its folder: what `minidiff train ddpm` does. Rests on job and pipeline.
+"""The training of a DDPM, planned and run in its folder: what `minidiff train ddpm` does.
 
-job = plan(torch.device("cpu"), {"dataset": "shapes", "steps": 500})
+Rests on training.job and ddpm.run. Ho et al. 2020 (DDPM); Heusel et al. 2017 (FID).
+
+job = plan(DdpmRequest(dataset="shapes", steps=500))
 job.start(); job.run(); print(job.conclusion())
 """
 
 import os
 import shlex
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from minidiff._version import __version__
 from minidiff.data.conditions import examples, in_words, multi_hot
+from minidiff.ddpm.config import (
+    LABEL_DROPOUT,
+    DdpmConfig,
+    DdpmRequest,
+    DiffusionConfig,
+    FidConfig,
+    ToldLabels,
+    read_ddpm,
+)
+from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.ddpm.recipe import build, build_schedule, ddpm_loss
 from minidiff.ddpm.run import Run
 from minidiff.ddpm.samples import of_run
-from minidiff.diffusion.guidance import DROPOUT
 from minidiff.diffusion.predictions import check_prediction
 from minidiff.errors import UserError, lookup
 from minidiff.images.convert import to_uint8
@@ -28,85 +40,103 @@ from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction, features
 from minidiff.metrics.doubts import doubts
 from minidiff.metrics.sources import dataset_source
-from minidiff.networks.unet import check_size
+from minidiff.networks.configs import check_size
 from minidiff.records import to_json
 from minidiff.runtime import distributed
-from minidiff.training.config import TrainConfig
-from minidiff.training.job import Job, check_labels, check_out, describe_labels, open_data, training_config
+from minidiff.training.config import ResumeRequest, TrainConfig, given
+from minidiff.training.data import check_labels, labels_of, open_data
+from minidiff.training.job import Job, check_out
 from minidiff.training.loop import Trainer
-from minidiff.training.presets import DIFFUSION, FID, PRESETS, default_preset
+from minidiff.training.presets import default_preset, training_config
 
 PREVIEW_IMAGES = 36
 PREVIEW_ROWS, PREVIEW_COLUMNS = 6, 6  # of a conditional run: conditions, and images of each
-PLACES = ("features", "weights")  # of the `fid` in a config: paths, which may change when something is moved
 
 
-class DdpmJob(Job):
+class DdpmJob(Job[DdpmConfig]):
     """The training of a U-Net to predict the noise of a schedule."""
 
     kind = "ddpm"
+    may_change = ("sample_every", "fid_every", "fid_features", "fid_weights")
     doubted = False  # whether what could mislead about FID has been said
+
+    @staticmethod
+    def read(stored: dict[str, Any], where: object) -> DdpmConfig:
+        return read_ddpm(stored, where)
 
     def build(self, training: TrainConfig, device: torch.device) -> Trainer:
         model, self.schedule = build(self.config)
-        diffusion, self.fid, self.labels = self.config["diffusion"], self.config.get("fid"), self.config.get("labels")
-        self.reference: extraction.MeasuredSet | None = None  # what samples are held against, see `run`
+        diffusion, self.labels = self.config.diffusion, self.config.labels
+        self.reference: extraction.MeasuredSet | None = None  # the training images, to compare samples with: see `run`
         if self.fid:  # now, so that weights that are not there are missed before the training
-            self.measure_every = self.fid["every"]
-            self.feature_network = self.choose_features(device)
-        dropout = self.labels["dropout"] if self.labels else None
-        loss = ddpm_loss(self.schedule, diffusion["prediction"], diffusion["min_snr_gamma"], device, dropout)
+            self.measure_every = self.fid.every
+            self.feature_network = self.choose_features(self.fid, device)
+        dropout = self.labels.dropout if self.labels else None
+        loss = ddpm_loss(self.schedule, diffusion.prediction, diffusion.min_snr_gamma, device, dropout)
         return Trainer(model, loss, self.data, training, device)
 
-    def choose_features(self, device: torch.device) -> features.FeatureNetwork:
-        """The network to measure in: for a run that is resumed the same as before, wherever it now lies."""
-        assert self.fid is not None
-        mend = "Where it lies now goes to --fid-features or --fid-weights; --fid-every 0 measures no more."
+    @property
+    def fid(self) -> FidConfig | None:
+        """How FID is measured; None where it is not."""
+        return self.config.fid
+
+    def choose_features(self, fid: FidConfig, device: torch.device) -> features.FeatureNetwork:
+        """Open the network to measure in. A run that is resumed needs the same as before, wherever it now lies."""
+        mend = "Where it lies now goes to `fid_features` or `fid_weights`; a `fid_every` of 0 measures no more."
         try:
-            network = features.choose(self.fid["features"], weights=self.fid["weights"], device=device)
+            network = features.choose(fid.features, weights=fid.weights, device=device)
         except UserError as error:
-            raise UserError(f"{error} {mend}" if "network" in self.fid else str(error)) from None
+            raise UserError(f"{error} {mend}" if fid.network else str(error)) from None
         known = to_json(network.identity)
-        if self.fid.setdefault("network", known) != known:
+        if fid.network not in (None, known):
             raise UserError(
                 f"{network.source} is another feature network than this run was measured in (its weights have the "
-                f"SHA-256 {known['weights'][:8]}..., not {self.fid['network']['weights'][:8]}...). {mend}"
+                f"SHA-256 {known['weights'][:8]}..., not {fid.network['weights'][:8]}...). {mend}"
             )
+        self.config = replace(self.config, fid=replace(fid, network=known))
         return network
 
-    @staticmethod
-    def changed(config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        fid = config.get("fid")
-        if fid is None and options.get("fid_every"):
-            raise UserError("this run's first steps were not measured. Measure it from outside: `minidiff fid`.")
-        if fid is None or options.get("fid_every") == 0:
-            return config | {"fid": None}
-        places = {name: absolute(options[f"fid_{name}"]) for name in PLACES if f"fid_{name}" in options}
-        return config | {"fid": fid | {"every": options.get("fid_every", fid["every"])} | places}
+    @classmethod
+    def changed(cls, config: DdpmConfig, request: ResumeRequest) -> DdpmConfig:
+        if config.fid is None:
+            if request.fid_every:
+                raise UserError("this run's first steps were not measured. Measure it from outside: `minidiff fid`.")
+            return config
+        if request.fid_every == 0:
+            return replace(config, fid=None)
+        fid = config.fid
+        return replace(
+            config,
+            fid=replace(
+                fid,
+                every=request.fid_every or fid.every,
+                features=absolute(request.fid_features) or fid.features,
+                weights=absolute(request.fid_weights) or fid.weights,
+            ),
+        )
 
     def describe_network(self) -> str:
-        diffusion, channels = self.config["diffusion"], self.config["network"]["channels"]
+        diffusion, channels = self.config.diffusion, list(self.config.network.channels)
         network = (
             f"UNet {self.parameters}, channels {channels}; "
-            f"{diffusion['schedule']} schedule, T = {diffusion['timesteps']}, predicts {diffusion['prediction']}"
+            f"{diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}"
         )
         if self.labels:
-            names, share = self.labels["names"], 100 * self.labels["dropout"]
+            names, share = self.labels.names, 100 * self.labels.dropout
             network += f"\nlabels    {len(names)}: {', '.join(names[:6])}{', ...' * (len(names) > 6)}"
             network += f"; not told of {share:g}% of the images"
-        return f"{network}\nmeasured  {self.describe_fid()}" if self.fid else network
+        return f"{network}\nmeasured  {self.describe_fid(self.fid)}" if self.fid else network
 
-    def describe_fid(self) -> str:
-        """What is measured during the training, in a line."""
-        assert self.fid is not None
+    def describe_fid(self, fid: FidConfig) -> str:
+        """Describe what is measured during the training, in a line."""
         name, network = measure.title("fid", self.feature_network), self.feature_network.source
-        samples = f"{self.fid['samples']:,} samples ({self.fid['sampler']}, {self.fid['steps'] or 'all'} steps)"
-        return f"{name} every {self.fid['every']:,} steps: {samples} and all training images, in {network}"
+        samples = f"{fid.samples:,} samples ({fid.sampler}, {fid.steps or 'all'} steps)"
+        return f"{name} every {fid.every:,} steps: {samples} and all training images, in {network}"
 
     def averaged(self) -> Run:
-        """The EMA weights of this moment, to sample from."""
+        """Return the EMA weights of this moment, to sample from."""
         assert self.folder is not None
-        precision = self.trainer.config.precision
+        precision = self.training.precision
         return Run(self.folder, self.config, self.trainer.ema, self.schedule, precision)  # type: ignore[arg-type]
 
     def run(self) -> None:
@@ -118,10 +148,10 @@ class DdpmJob(Job):
         super().run()
 
     def measure(self, step: int) -> dict[str, float]:
-        """FID, or FD(classifier), of samples of the EMA weights, always from the same noise, to the training images."""
+        """Measure FID, or FD(classifier), of samples of the EMA weights, drawn from the same noise every time."""
         assert self.fid is not None and self.reference is not None
-        source = of_run(f"step {step}", self.averaged(), self.fid["samples"], seed=self.config["training"]["seed"],
-                        sampler=self.fid["sampler"], steps=self.fid["steps"], data=self.data)  # fmt: skip
+        source = of_run(f"step {step}", self.averaged(), self.fid.samples, seed=self.training.seed,
+                        sampler=self.fid.sampler, steps=self.fid.steps, data=self.data)  # fmt: skip
         at_once = max(1, self.trainer.slice_size)
         with self.progress("samples", source.count) as bar:
             side = extraction.extract(source, self.feature_network, batch_size=at_once, on_images=bar.update)
@@ -134,15 +164,15 @@ class DdpmJob(Job):
         return {measure.title("fid", self.feature_network): value}
 
     def progress(self, what: str, count: int) -> tqdm:
-        """A bar for the images that go through the feature network."""
+        """Show a bar for the images that go through the feature network."""
         what = f"{measure.title('fid', self.feature_network)}: {what}"
         return tqdm(total=count, desc=what, unit="image", leave=False, disable=not distributed.is_main())
 
     def preview(self, step: int) -> list[str]:
-        """A grid, always from the same noise; of a conditional run a row for each of a few conditions, named."""
+        """Draw a grid, always from the same noise. A conditional run has a named row for each of a few conditions."""
         assert self.folder is not None
         run, rows = self.averaged(), self.conditions()
-        options: dict[str, Any] = {"seed": self.config["training"]["seed"]}
+        options: dict[str, Any] = {"seed": self.training.seed}
         count = len(rows) * PREVIEW_COLUMNS or PREVIEW_IMAGES
         if rows:
             options["labels"] = multi_hot(rows, len(run.label_names)).repeat_interleave(PREVIEW_COLUMNS, dim=0)
@@ -155,76 +185,83 @@ class DdpmJob(Job):
         return [f"samples at step {step}: {problem}" for problem in problems(images)]
 
     def conditions(self) -> list[list[int]]:
-        """What the rows of the preview show."""
+        """Return what the rows of the preview show; nothing for a run without labels."""
         return examples(self.data.labels, PREVIEW_ROWS) if self.labels else []
 
     def conclusion(self) -> str:
         order = "--num 64"
         if self.labels:
-            order = f"--labels {shlex.quote(in_words(self.conditions()[-1], self.labels['names']))}"
+            order = f"--labels {shlex.quote(in_words(self.conditions()[-1], self.labels.names))}"
         return (
-            f"done      look at {self.picture(self.trainer.config.steps)} and {self.folder}/curves.png\n"
+            f"done      look at {self.picture(self.training.steps)} and {self.folder}/curves.png\n"
             f"next      minidiff sample {shlex.quote(str(self.folder))} {order} --progressive 10 --out grid.png"
         )
 
 
-def plan(device: torch.device, options: dict[str, Any]) -> DdpmJob:
-    """A new training out of a preset and the options that override it.
-
-    options: any of dataset, data_dir, image_size, on_bad, corruption, severity, preset, conditional, label_dropout,
-    save_every, sample_every, out; the fields of TrainConfig; the keys of presets.DIFFUSION, with `timesteps` and so on;
-    fid_every, and with it fid_samples and the other keys of FID. Raises UserError.
-    """
-    if "label_dropout" in options and not options.get("conditional"):
-        raise UserError("--label-dropout needs --conditional, a network that is told the labels. Add it.")
-    name = options.get("preset") or default_preset(device.type)
-    preset = lookup("preset", name, PRESETS)
-    size = options.get("image_size", preset.image_size)
-    diffusion = DIFFUSION | preset.diffusion
-    if options.get("schedule", diffusion["schedule"]) != diffusion["schedule"]:
-        diffusion |= {"beta_start": None, "beta_end": None}  # the preset's range was that of its own schedule
-    diffusion |= {k: v for k, v in options.items() if k in DIFFUSION}
-    # All that can be wrong with the options is found before the data are read, or downloaded.
-    check_prediction(build_schedule(diffusion), diffusion["prediction"])
-    check_size(size, 2 ** (len(preset.network["channels"]) - 1), "--image-size")
-    check_out(options)
-    data, description = open_data(options, size)
-    network = preset.network | {"image_size": size, "in_channels": description["channels"]}
+def plan(request: DdpmRequest) -> DdpmJob:
+    """Plan a new training: a preset, with what the request says put over it. Raises UserError."""
+    # All that can be wrong with the request is found before the data are read, or downloaded.
+    if request.label_dropout is not None and not request.conditional:
+        raise UserError("`label_dropout` needs `conditional`, a network that is told the labels. Add it.")
+    device = distributed.local_device(request.device)
+    name = request.preset or default_preset(device.type)
+    preset = lookup("preset", name, DDPM_PRESETS)
+    size = request.image_size or preset.image_size
+    diffusion = diffusion_config(preset.diffusion, request)
+    check_prediction(build_schedule(diffusion), diffusion.prediction)
+    check_size(size, preset.network.stride, "`image_size`")
+    fid, training = fid_config(request), training_config(preset.training, request)
+    check_out(request.out)
+    data, described = open_data(request, size)
     labels = None
-    if options.get("conditional"):
-        check_labels(data, "--conditional")
-        labels = describe_labels(data) | {"dropout": options.get("label_dropout", DROPOUT)}
-        network |= {"label_dim": len(data.label_names)}
-    config = {
-        "minidiff": __version__,
-        "kind": DdpmJob.kind,
-        "preset": name,
-        "data": description,
-        "labels": labels,
-        "network": network,
-        "diffusion": diffusion,
-        "training": training_config(preset, options),
-        "save_every": options.get("save_every"),
-        "sample_every": options.get("sample_every"),
-        "fid": plan_fid(options),
-    }
-    return DdpmJob(config, data, device, options.get("out"))
+    if request.conditional:
+        check_labels(data, "`conditional`")
+        dropout = LABEL_DROPOUT if request.label_dropout is None else request.label_dropout
+        labels = ToldLabels(**vars(labels_of(data)), dropout=dropout)
+    channels = described.channels
+    config = DdpmConfig(
+        preset=name,
+        data=described,
+        labels=labels,
+        network=replace(
+            preset.network,
+            image_size=size,
+            in_channels=channels,
+            out_channels=channels,
+            label_dim=len(labels.names) if labels else 0,
+        ),
+        diffusion=diffusion,
+        training=training,
+        save_every=request.save_every,
+        sample_every=request.sample_every,
+        fid=fid,
+    )
+    return DdpmJob(config, data, device, request.out)
 
 
-def plan_fid(options: dict[str, Any]) -> dict[str, Any] | None:
-    """What config.json says of FID during the training; None when it is not measured."""
-    given = {name: options[f"fid_{name}"] for name in FID if options.get(f"fid_{name}") is not None}
-    if not options.get("fid_every"):
-        if given:
-            raise UserError(f"--fid-{next(iter(given))} needs --fid-every, how often to measure. Try --fid-every 3000.")
+def diffusion_config(preset: DiffusionConfig, request: DdpmRequest) -> DiffusionConfig:
+    """Put what a request says over a preset's diffusion."""
+    if request.schedule not in (None, preset.schedule):
+        preset = replace(preset, beta_start=None, beta_end=None)  # that range was made for another schedule
+    return replace(preset, **given(request, vars(preset)))
+
+
+def fid_config(request: DdpmRequest) -> FidConfig | None:
+    """Return how FID is measured during the training; None when it is not."""
+    asked = given(request, ("fid_samples", "fid_sampler", "fid_steps", "fid_features", "fid_weights"))
+    if not request.fid_every:
+        if asked:
+            raise UserError(f"`{next(iter(asked))}` needs `fid_every`, how often to measure. Try 3000.")
         return None
-    fid = {"every": options["fid_every"], **FID}
-    if given.get("sampler", "ddim") != "ddim":
-        fid["steps"] = None  # a chain's own default: with ddpm every timestep
-    fid |= given
-    return fid | {name: absolute(fid[name]) for name in PLACES}
+    fid = FidConfig(request.fid_every)
+    if request.fid_sampler not in (None, fid.sampler):
+        fid = replace(fid, steps=None)  # that sampler's own default: with ddpm every timestep
+    fid = replace(fid, **{name.removeprefix("fid_"): value for name, value in asked.items()})
+    return replace(fid, features=absolute(fid.features) or fid.features, weights=absolute(fid.weights))
 
 
-def absolute(place: str | None) -> str | None:
-    """A path that holds wherever a run is resumed from."""
-    return place if place in (None, "inception") else os.path.abspath(os.path.expanduser(place))
+def absolute(place: str | Path | None) -> str | None:
+    """Return a path that holds wherever a run is resumed from. "inception" is a name, and stays."""
+    if place is None or place == "inception":
+        return place
+    return os.path.abspath(os.path.expanduser(place))

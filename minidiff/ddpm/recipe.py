@@ -4,11 +4,11 @@ Rests on unet, schedules, diffusion and train. Ho et al. 2020 (DDPM); Ho & Salim
 """
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from minidiff.ddpm.config import DdpmConfig, DiffusionConfig
 from minidiff.diffusion.predictions import Model, check_prediction
 from minidiff.diffusion.process import diffusion_loss
 from minidiff.diffusion.schedules import SCHEDULES, Schedule
@@ -18,28 +18,22 @@ from minidiff.rng import Draws
 from minidiff.training.loop import Loss
 
 
-def build(config: dict[str, Any]) -> tuple[UNet, Schedule]:
-    """The network, with its first weights, and the schedule that a ddpm run's config.json describes."""
-    try:
-        model = UNet(**config["network"])
-        schedule = build_schedule(config["diffusion"])
-        model.prediction = config["diffusion"]["prediction"]  # type: ignore[assignment]
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"the config.json of this run does not describe a network this version can build ({error})."
-        ) from None
+def build(config: DdpmConfig) -> tuple[UNet, Schedule]:
+    """Build the network, with its first weights, and the schedule that a ddpm run's config.json describes."""
+    schedule = build_schedule(config.diffusion)
+    model = UNet(**vars(config.network))
+    model.prediction = config.diffusion.prediction  # type: ignore[assignment]
     return model, schedule
 
 
-def build_schedule(diffusion: dict[str, Any]) -> Schedule:
-    """The schedule named in a run's config, with its zero-terminal-SNR rescaling."""
-    name, T = diffusion["schedule"], diffusion["timesteps"]
-    given = {end: diffusion[end] for end in ("beta_start", "beta_end") if diffusion.get(end) is not None}
+def build_schedule(diffusion: DiffusionConfig) -> Schedule:
+    """Build the noise schedule. Raises UserError for an unknown name, and for betas that it does not take."""
+    name, ends = diffusion.schedule, {"beta_start": diffusion.beta_start, "beta_end": diffusion.beta_end}
+    given = {end: beta for end, beta in ends.items() if beta is not None}
     if given and name not in ("linear", "scaled_linear"):
-        option = next(iter(given)).replace("_", "-")
-        raise UserError(f"--{option} belongs to the linear schedule, not {name}. Leave it out.")
-    schedule = lookup("schedule", name, SCHEDULES)(T, **given)
-    return schedule.zero_terminal_snr() if diffusion["zero_terminal_snr"] else schedule
+        raise UserError(f"`{next(iter(given))}` belongs to the linear schedule, not {name}. Leave it out.")
+    schedule = lookup("schedule", name, SCHEDULES)(diffusion.timesteps, **given)
+    return schedule.zero_terminal_snr() if diffusion.zero_terminal_snr else schedule
 
 
 def ddpm_loss(

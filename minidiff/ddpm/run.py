@@ -17,6 +17,7 @@ from torch import Tensor
 
 from minidiff.ddpm import drawing
 from minidiff.ddpm.chains import resolve, single
+from minidiff.ddpm.config import DdpmConfig, read_ddpm
 from minidiff.ddpm.labels import LabelSet
 from minidiff.ddpm.moments import Moments, record_moments
 from minidiff.ddpm.recipe import build
@@ -38,7 +39,7 @@ class Run:
     """A trained DDPM: its folder, config, network (eval mode; `model.prediction` says what it predicts), schedule."""
 
     folder: Path
-    config: dict[str, Any]
+    config: DdpmConfig
     model: UNet
     schedule: Schedule
     precision: str = "auto"  # to sample in: fp32, bf16, auto
@@ -46,20 +47,21 @@ class Run:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width of one image."""
-        size = self.config["data"]["image_size"]
-        return self.config["data"]["channels"], size, size
+        data = self.config.data
+        return data.channels, data.image_size, data.image_size
 
     @property
     def variance(self) -> str:
         """The noise of the sampler ddpm that suits this run: one of VARIANCES."""
-        return str(self.config["diffusion"]["variance"])
+        return self.config.diffusion.variance
 
     @property
     def labels(self) -> LabelSet:
         """What the run can be asked to draw. An imported run does not know the names: numbers stand for them."""
-        known, network = self.config.get("labels") or {}, self.config.get("network") or {}
-        names = known.get("names", [str(number) for number in range(network.get("label_dim", 0))])
-        return LabelSet(self.folder, names, known.get("one_hot", False), known.get("dropout", 0.0))
+        known = self.config.labels
+        if known is None:
+            return LabelSet(self.folder, [str(number) for number in range(self.config.network.label_dim)], False, 0.0)
+        return LabelSet(self.folder, list(known.names), known.one_hot, known.dropout)
 
     @property
     def label_names(self) -> list[str]:
@@ -142,15 +144,16 @@ def load_ddpm(
     if foreign.is_foreign(folder):
         if weights != "ema":
             raise UserError(f"{folder} was not trained by minidiff and has one set of weights. Take `weights` ema.")
-        source, config, tensors = foreign.open_source(folder)
+        source, stored, tensors = foreign.open_source(folder)
         folder = source
+        config = read_ddpm(stored, source)
         model, schedule = build(config)
     else:
         folder = Path(folder).expanduser()
-        config = checkpoint.read_config(folder, kind="ddpm")
+        config = read_ddpm(checkpoint.read_config(folder, kind="ddpm"), folder / checkpoint.CONFIG)
         model, schedule = build(config)
         tensors, source = checkpoint.read_weights(folder, weights)
-    precision = precision or config.get("training", {}).get("precision", "auto")
+    precision = precision or (config.training.precision if config.training else "auto")
     load_exactly(model, tensors, source)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Run(folder, config, model, schedule, precision)

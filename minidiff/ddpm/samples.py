@@ -10,7 +10,7 @@ from minidiff.errors import UserError
 from minidiff.images.convert import to_uint8
 from minidiff.metrics.sources import Batch, ImageSource
 from minidiff.runtime import distributed
-from minidiff.training.job import asked_for, load_together
+from minidiff.training.data import load_together
 
 
 def of_run(
@@ -48,7 +48,7 @@ def of_run(
 
 def training_data(run: pipeline.Run) -> ImageData:
     """The data set a run was trained on. Raises UserError where it is not there, or the run does not say."""
-    known = run.config["data"]
-    if known["name"] not in DATASETS:
+    known = run.config.data
+    if known.name not in DATASETS:
         raise UserError(f"{run.folder} takes labels, and its training images are not known. Sample it to a file first.")
-    return load_together(known["name"], **asked_for(known))
+    return load_together(**vars(known.spec))

@@ -11,9 +11,6 @@ from torch import Tensor
 
 from minidiff.diffusion.predictions import Model
 
-DROPOUT = 0.1  # the share of training images whose labels are not told: Ho & Salimans, section 4.1
-
-
 GUIDANCE_SCALE = 2.0  # when nothing else is asked for; docs/results.md
 
 

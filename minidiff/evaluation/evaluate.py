@@ -40,7 +40,7 @@ from minidiff.images.convert import Pixels, to_uint8
 from minidiff.runs import folder as checkpoint
 from minidiff.runtime import distributed
 from minidiff.runtime.precision import mixed_precision
-from minidiff.training.job import load_together
+from minidiff.training.data import load_together
 
 KIND, RESULT, SAMPLES, PICTURES, FAILURES = "evaluate", "result.json", "samples", "pictures", "failures"
 PER_CLASS = 10  # images of each class, where a run is asked for one class at a time
@@ -67,7 +67,7 @@ def names_of(run: Run, evaluator: Evaluator) -> list[str]:
     names, has the classifier's in its order. Raises UserError."""
     if not run.label_names:
         raise UserError(f"{run.folder} was trained without labels, so nothing can be asked of it. Train --conditional.")
-    if not run.config.get("labels") and len(run.label_names) == len(evaluator.names):
+    if run.config.labels is None and len(run.label_names) == len(evaluator.names):
         return evaluator.names
     evaluator.columns(run.label_names)
     return run.label_names
@@ -80,10 +80,10 @@ def open_lists(run: Run, names: Sequence[str], places: Sequence[str], per_class:
     that draws one class at a time, every class `per_class` times; of one that draws the embedded set, its two lists.
     Raises UserError.
     """
-    if not places and (run.config.get("labels") or {}).get("one_hot"):
+    if not places and run.config.labels and run.config.labels.one_hot:
         classes = [[number] for number in range(len(names)) for _ in range(per_class)]
         return {"classes": multi_hot(classes, len(names))}
-    if not places and run.config["data"].get("name") != "shapes":
+    if not places and run.config.data.name != "shapes":
         raise UserError(f"what should {run.folder} draw? Name a labels file: --labels-file test.json.")
     lists: dict[str, Tensor] = {}
     for place in places or ("test", "new_test"):

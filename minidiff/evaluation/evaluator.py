@@ -59,13 +59,10 @@ def open_evaluator(place: str | Path, device: torch.device | str = "cpu") -> Eva
     """The run folder of a classifier, or a checkpoint file of the lab's own evaluator. Raises UserError."""
     path = Path(place).expanduser()
     if path.is_dir():
-        config, network, sha256 = load_classifier(path, device)
-        try:
-            names, one_hot = config["labels"]["names"], config["labels"]["one_hot"]
-            channels, size = config["data"]["channels"], config["data"]["image_size"]
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path / 'config.json'} lacks what a classifier run has ({error}).") from None
-        return Evaluator(names, one_hot, size, channels, str(place), sha256, asking(network, channels, size, device))
+        run = load_classifier(path, device)
+        channels, size, one_hot = run.config.data.channels, run.config.data.image_size, run.config.labels.one_hot
+        logits = asking(run.model, channels, size, device)
+        return Evaluator(run.label_names, one_hot, size, channels, str(place), run.sha256, logits)
     if not path.exists():
         raise UserError(f"{place}: no such classifier. Give a run folder, or a file of the lab's evaluator.")
     lab = load_lab(path).to(device)

@@ -3,32 +3,36 @@
 Rests on job and gan_train. A GAN has no loss that falls as its pictures get better, so what goes wrong is looked for:
 samples that grow alike, a discriminator that nothing deceives.
 
-job = plan("dcgan", torch.device("cpu"), {"dataset": "fashion-mnist", "steps": 500})
+job = plan("dcgan", GanRequest(dataset="fashion-mnist", steps=500))
 job.start(); job.run(); print(job.conclusion())
 """
 
 import shlex
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from minidiff._version import __version__
 from minidiff.errors import UserError, lookup
+from minidiff.gan.config import GAMES, GameConfig, GanConfig, GanKind, GanRequest, read_gan
 from minidiff.gan.diversity import TOO_ALIKE, diversity
 from minidiff.gan.losses import GANS
+from minidiff.gan.presets import GAN_PRESETS
 from minidiff.gan.run import GanRun
 from minidiff.gan.trainer import GanTrainer
-from minidiff.images.convert import to_uint8
+from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.faults import problems
 from minidiff.images.files import write_image
 from minidiff.images.grid import grid
-from minidiff.networks.gan import Critic, generator_of, levels
+from minidiff.networks.configs import GeneratorConfig
+from minidiff.networks.gan import Critic, Generator, levels
 from minidiff.runs.log import read_metrics
 from minidiff.runtime import distributed
-from minidiff.training.config import TrainConfig
-from minidiff.training.job import Job, check_out, open_data, training_config
-from minidiff.training.presets import GAN_PRESETS, default_preset
+from minidiff.training.config import TrainConfig, given
+from minidiff.training.data import open_data
+from minidiff.training.job import Job, check_out
+from minidiff.training.presets import default_preset, training_config
 
 PREVIEW_IMAGES = 64
 COMPARED = 256  # samples, and as many real images, for their diversity
@@ -38,35 +42,41 @@ COMPARED = 256  # samples, and as many real images, for their diversity
 TELLS_ALL = 0.995
 
 
-class GanJob(Job):
+class GanJob(Job[GanConfig]):
     """The training of a generator against a critic. Each kind of GAN is one of JOBS."""
 
+    may_change = ("sample_every",)
+
+    @staticmethod
+    def read(stored: dict[str, Any], where: object) -> GanConfig:
+        return read_gan(stored, where)
+
     def build(self, training: TrainConfig, device: torch.device) -> GanTrainer:
-        network, settings = self.config["network"], self.config["gan"]
-        self.method = GANS[self.kind].changed(settings)
+        network = self.config.network
+        self.method = replace(GANS[self.kind], game=self.config.gan)
         self.measure_every = self.sample_every
-        generator = generator_of(self.config)
-        critic = Critic(network["width"], network["image_size"], network["channels"], self.method.norm)
+        generator = Generator(**vars(network))
+        critic = Critic(network.width, network.image_size, network.channels, self.config.gan.norm)
         return GanTrainer(generator, critic, self.method, self.data, training, device)
 
     def describe_network(self) -> str:
-        method, network = self.method, self.config["network"]
-        what = f"{method.title}: generator {self.parameters}, width {network['width']}"
-        turns = f"{method.critic_steps} {method.critic_name} step{'s' * (method.critic_steps > 1)} to each of its own"
-        limits = f", weights clipped to {method.clip:g}" if method.clip else ""
-        limits += f", gradient penalty {method.penalty:g}" if method.penalty else ""
+        method, game = self.method, self.config.gan
+        what = f"{method.title}: generator {self.parameters}, width {self.config.network.width}"
+        turns = f"{game.critic_steps} {method.critic_name} step{'s' * (game.critic_steps > 1)} to each of its own"
+        limits = f", weights clipped to {game.clip:g}" if game.clip else ""
+        limits += f", gradient penalty {game.penalty:g}" if game.penalty else ""
         return f"{what}; {turns}{limits}"
 
     def averaged(self) -> GanRun:
         """The EMA weights of this moment, to sample from."""
         assert self.folder is not None
-        precision = self.trainer.config.precision
+        precision = self.training.precision
         return GanRun(self.folder, self.config, self.trainer.ema, precision)  # type: ignore[arg-type]
 
-    def draw(self, count: int) -> np.ndarray:
+    def draw(self, count: int) -> Pixels:
         """Samples, always from the same noise, uint8 [count,H,W,3]."""
         at_once = self.trainer.slice_size
-        return to_uint8(self.averaged().draw(range(count), seed=self.config["training"]["seed"], batch_size=at_once))
+        return to_uint8(self.averaged().draw(range(count), seed=self.training.seed, batch_size=at_once))
 
     def measure(self, step: int) -> dict[str, float]:
         """How varied the samples are, beside real images: see `diversity`."""
@@ -85,7 +95,7 @@ class GanJob(Job):
 
     def conclusion(self) -> str:
         return (
-            f"done      look at {self.picture(self.trainer.config.steps)} and {self.folder}/curves.png\n"
+            f"done      look at {self.picture(self.training.steps)} and {self.folder}/curves.png\n"
             f"next      minidiff sample {shlex.quote(str(self.folder))} --num 64 --out grid.png"
         )
 
@@ -105,57 +115,62 @@ class WganGp(GanJob):
 JOBS: dict[str, type[GanJob]] = {job.kind: job for job in (Dcgan, Wgan, WganGp)}
 
 
-def plan(kind: str, device: torch.device, options: dict[str, Any]) -> GanJob:
-    """A new training out of a preset and the options that override it. kind: one of GANS.
-
-    options: any of dataset, data_dir, image_size, corruption, severity, on_bad, preset, latent_dim, width,
-    critic_steps, clip (of wgan), penalty (of wgan-gp), save_every, sample_every, out; the fields of TrainConfig.
-    Raises UserError.
-    """
-    job, method = lookup("GAN", kind, JOBS), GANS[kind]
-    name = options.get("preset") or default_preset(device.type)
+def plan(kind: str, request: GanRequest) -> GanJob:
+    """Plan a new training: a preset, with what the request says put over it. kind: one of GANS. Raises UserError."""
+    # All that can be wrong with the request is found before the data are read, or downloaded.
+    job = lookup("GAN", kind, JOBS)
+    device = distributed.local_device(request.device)
+    name = request.preset or default_preset(device.type)
     preset = lookup("preset", name, GAN_PRESETS[kind])
-    size = options.get("image_size", preset.image_size)
-    levels(size)  # all that can be wrong with the options is found before the data are read, or downloaded
-    settings = method.settings() | {k: options[k] for k in method.settings() if k in options}
-    training = training_config(preset, options)
-    check_out(options)
-    data, description = open_data(options, size)
+    size = request.image_size or preset.image_size
+    levels(size)
+    game, training = game_config(kind, request), training_config(preset.training, request)
+    check_out(request.out)
+    data, described = open_data(request, size)
     if len(data) < 2:
         raise UserError(f"{data.name} has one image, and a GAN needs many. Give more, or fit it: `minidiff dip`.")
-    network = preset.network | {k: options[k] for k in ("latent_dim", "width") if k in options}
-    config = {
-        "minidiff": __version__,
-        "kind": kind,
-        "preset": name,
-        "data": description,
-        "network": network | {"image_size": size, "channels": description["channels"]},
-        "gan": settings,
-        "training": training,
-        "save_every": options.get("save_every"),
-        "sample_every": options.get("sample_every"),
-    }
-    return job(config, data, device, options.get("out"))
+    config = GanConfig(
+        kind=cast(GanKind, kind),
+        preset=name,
+        data=described,
+        network=GeneratorConfig(
+            request.latent_dim or preset.latent_dim, request.width or preset.width, size, described.channels
+        ),
+        gan=game,
+        training=training,
+        save_every=request.save_every,
+        sample_every=request.sample_every,
+    )
+    return job(config, data, device, request.out)
+
+
+def game_config(kind: str, request: GanRequest) -> GameConfig:
+    """Put what a request says over the game of a kind of GAN. Raises UserError for what this kind does not have."""
+    game = GAMES[kind]
+    for name in ("clip", "penalty"):
+        if getattr(request, name) is not None and getattr(game, name) is None:
+            owner = next(other for other, its in GAMES.items() if getattr(its, name) is not None)
+            raise UserError(f"`{name}` belongs to {owner}, not {kind}. Leave it out.")
+    return replace(game, **given(request, vars(game)))
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------
 
 
-def suspicions(config: dict[str, Any], records: list[dict[str, Any]], step: int, images: np.ndarray) -> list[str]:
+def suspicions(config: GanConfig, records: list[dict[str, Any]], step: int, images: Pixels) -> list[str]:
     """What looks wrong after a step: with samples of it, uint8 [n,H,W,3], or with the game, by the metrics up to it.
     Nothing is said of a training that is only young."""
     if is_young(config, step):
         return []
     looked = [f"samples at step {step}: {problem}" for problem in problems(images)]
-    kind = config["kind"]
-    return looked + collapse(records, kind) + unequal(records, kind)
+    return looked + collapse(records, config.kind) + unequal(records, config.kind)
 
 
-def is_young(config: dict[str, Any], step: int) -> bool:
+def is_young(config: GanConfig, step: int) -> bool:
     """Whether a run goes on after this step, and has not come to a tenth of its preset's: grey noise, all alike, and a
     discriminator that tells it from images are how every GAN begins."""
-    preset = GAN_PRESETS[config["kind"]].get(config["preset"])
-    return step < config["training"]["steps"] and preset is not None and step < preset.training["steps"] / 10
+    preset = GAN_PRESETS[config.kind].get(config.preset or "")
+    return step < config.training.steps and preset is not None and step < preset.training.steps / 10
 
 
 def collapse(records: list[dict[str, Any]], kind: str) -> list[str]:

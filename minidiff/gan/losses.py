@@ -4,13 +4,14 @@ Rests on nothing but torch.
 Goodfellow et al. 2014 (GAN); Radford et al. 2016 (DCGAN); Arjovsky et al. 2017 (WGAN); Gulrajani et al. 2017 (WGAN-GP).
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
+
+from minidiff.gan.config import CRITIC_NAMES, GAMES, GameConfig
 
 
 def entropy_critic(real: Tensor, fake: Tensor) -> Tensor:
@@ -56,45 +57,23 @@ def clip_weights(critic: nn.Module, clip: float) -> None:
 
 @dataclass(frozen=True)
 class Method:
-    """How a kind of GAN is trained. Its learning rate and batch size stand with its presets, in presets.GAN_PRESETS."""
+    """A kind of GAN: what both networks play for, and how. Its rate and batch are with its presets, GAN_PRESETS."""
 
     title: str
     paper: str
+    critic_name: str
     critic_loss: Callable[[Tensor, Tensor], Tensor]  # of the scores of real and of made images
     generator_loss: Callable[[Tensor], Tensor]  # of the scores of made images
-    norm: str  # of the critic
-    critic_steps: int  # to one of the generator
-    optimizer: str  # "adam" or "rmsprop"
-    betas: list[float] | None = None  # of adam
-    clip: float | None = None  # the critic's weights are kept within it
-    penalty: float | None = None  # the weight of the gradient penalty
+    game: GameConfig
 
-    @property
-    def critic_name(self) -> str:
-        """DCGAN's tells real from made, and is called a discriminator; WGAN's scores, and is called a critic."""
-        return "discriminator" if self.critic_loss is entropy_critic else "critic"
 
-    def settings(self) -> dict[str, Any]:
-        """What a config.json says of it: all that are numbers and words, without what this kind has not."""
-        names = ("norm", "critic_steps", "optimizer", "betas", "clip", "penalty")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-    def changed(self, settings: Mapping[str, Any]) -> "Method":
-        """This kind of GAN with the settings of a config.json."""
-        return replace(self, **settings)
+def method(kind: str, title: str, paper: str, critic: Callable[[Tensor, Tensor], Tensor],
+           generator: Callable[[Tensor], Tensor]) -> Method:  # fmt: skip
+    return Method(title, paper, CRITIC_NAMES[kind], critic, generator, GAMES[kind])
 
 
 GANS: dict[str, Method] = {
-    "dcgan": Method(
-        "DCGAN", "Radford et al. 2016", entropy_critic, entropy_generator,
-        norm="batch", critic_steps=1, optimizer="adam", betas=[0.5, 0.999],
-    ),  # section 4
-    "wgan": Method(
-        "WGAN", "Arjovsky et al. 2017", wasserstein_critic, wasserstein_generator,
-        norm="batch", critic_steps=5, optimizer="rmsprop", clip=0.01,
-    ),  # algorithm 1
-    "wgan-gp": Method(
-        "WGAN-GP", "Gulrajani et al. 2017", wasserstein_critic, wasserstein_generator,
-        norm="layer", critic_steps=5, optimizer="adam", betas=[0.0, 0.9], penalty=10.0,
-    ),  # algorithm 1
-}  # fmt: skip
+    "dcgan": method("dcgan", "DCGAN", "Radford et al. 2016", entropy_critic, entropy_generator),
+    "wgan": method("wgan", "WGAN", "Arjovsky et al. 2017", wasserstein_critic, wasserstein_generator),
+    "wgan-gp": method("wgan-gp", "WGAN-GP", "Gulrajani et al. 2017", wasserstein_critic, wasserstein_generator),
+}

@@ -10,17 +10,16 @@ for images in run.sample(64): ...   # float [n,C,H,W] in [-1,1]
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from minidiff.errors import UserError
-from minidiff.gan.losses import GANS
-from minidiff.networks.gan import Generator, generator_of
+from minidiff.gan.config import GAMES, GanConfig, read_gan
+from minidiff.networks.gan import Generator
 from minidiff.networks.weights import load_exactly
 from minidiff.rng import randn, sample_generators
-from minidiff.runs import folder as checkpoint
+from minidiff.runs.folder import CONFIG, read_config, read_weights
 from minidiff.runtime import distributed
 from minidiff.runtime.precision import mixed_precision
 
@@ -30,15 +29,15 @@ class GanRun:
     """A trained GAN: its folder, config, generator (in eval mode, so that an image does not depend on its batch)."""
 
     folder: Path
-    config: dict[str, Any]
+    config: GanConfig
     model: Generator
     precision: str = "auto"  # to sample in: fp32, bf16, auto
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width of one image."""
-        size = self.model.config["image_size"]
-        return self.model.config["channels"], size, size
+        network = self.config.network
+        return network.channels, network.image_size, network.image_size
 
     @property
     def label_names(self) -> list[str]:
@@ -51,7 +50,7 @@ class GanRun:
         Sample k of a seed has its own: the same in any batch, process and device.
         """
         device = next(self.model.parameters()).device
-        size = (len(indices), self.model.config["latent_dim"])
+        size = (len(indices), self.config.network.latent_dim)
         return randn(size, sample_generators(seed, indices), like=torch.empty(0, device=device))
 
     def sample(
@@ -95,7 +94,7 @@ class GanRun:
     def refuse(self, option: str) -> None:
         """A UserError: an option, such as `--steps`, is of a reverse chain, and this run has none."""
         raise UserError(
-            f"{self.folder} is a {self.config['kind']} run, which draws an image in one call of its network: "
+            f"{self.folder} is a {self.config.kind} run, which draws an image in one call of its network: "
             f"{option} is for ddpm runs. Leave it out."
         )
 
@@ -109,14 +108,10 @@ def load_gan(
     has weights that do not fit exactly.
     """
     folder = Path(folder).expanduser()
-    config = checkpoint.read_config(folder, kind=tuple(GANS))
-    try:
-        model = generator_of(config)
-        run = GanRun(folder, config, model, precision or config["training"]["precision"])
-    except (KeyError, TypeError, AttributeError) as error:
-        place = folder / checkpoint.CONFIG
-        raise UserError(f"{place} does not describe a generator this version can build ({error}).") from None
-    tensors, source = checkpoint.read_weights(folder, weights)
+    config = read_gan(read_config(folder, kind=tuple(GAMES)), folder / CONFIG)
+    model = Generator(**vars(config.network))
+    run = GanRun(folder, config, model, precision or config.training.precision)
+    tensors, source = read_weights(folder, weights)
     load_exactly(model, tensors, source)
     model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return run

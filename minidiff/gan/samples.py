@@ -20,7 +20,7 @@ def of_gan(name: str, run: GanRun, num: int, *, seed: int = 0, **sampling: Any) 
             yield to_uint8(run.draw(mine, seed=seed, batch_size=batch_size))
 
     channels, height, width = run.shape
-    changes = [f"sampled from the {run.config['kind']} generator, seed {seed}"]
+    changes = [f"sampled from the {run.config.kind} generator, seed {seed}"]
     changes += ["grey repeated to RGB"] * (channels == 1)
     return ImageSource(name, num, f"{height}x{width}", batches, changes, sampled=True,
                   same=repr([str(run.folder.resolve()), num, seed]))  # fmt: skip

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError
+from minidiff.gan.config import GameConfig
 from minidiff.gan.losses import Method, clip_weights, entropy_critic, gradient_penalty, wasserstein
 from minidiff.networks.gan import Critic, Generator
 from minidiff.networks.weights import load_exactly
@@ -53,8 +54,8 @@ class GanTrainer:
         self.model = generator.to(self.device).to(**layout).train()  # the one that is sampled from, in the end
         self.critic = critic.to(self.device).to(**layout).train()
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = optimizer_of(method, self.model.parameters(), config.lr)
-        self.critic_optimizer = optimizer_of(method, self.critic.parameters(), config.lr)
+        self.optimizer = optimizer_of(method.game, self.model.parameters(), config.lr)
+        self.critic_optimizer = optimizer_of(method.game, self.critic.parameters(), config.lr)
         self.autocast = mixed_precision(config.precision, self.device)
         torch.backends.cudnn.benchmark = True  # every batch has the same shape: try the algorithms once
 
@@ -81,7 +82,7 @@ class GanTrainer:
 
     def steps(self) -> Iterator[TrainStep]:
         """Train from the present step to `config.steps`, one record after each step of the generator."""
-        config, turns = self.config, self.method.critic_steps
+        config, turns = self.config, self.method.game.critic_steps
         read = replace(config, steps=turns * config.steps)  # one batch for each step of the critic
         batches = load_batches(self.data, read, self.slice_size, turns * self.step, self.device)
         rows = slice(distributed.rank() * self.slice_size, (distributed.rank() + 1) * self.slice_size)
@@ -116,15 +117,15 @@ class GanTrainer:
             # Real and made images go through apart: with batch normalisation each is normalised among its like.
             real_scores, fake_scores = self.critic(real).float(), self.critic(fake).float()
         loss = method.critic_loss(real_scores, fake_scores)
-        if method.penalty:
+        if method.game.penalty:
             mix = draws.rand(1, 1, 1)
-            loss = loss + method.penalty * gradient_penalty(self.critic, real, fake.float(), mix)
+            loss = loss + method.game.penalty * gradient_penalty(self.critic, real, fake.float(), mix)
         self.critic_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(self.critic)
         self.critic_optimizer.step()
-        if method.clip:
-            clip_weights(self.critic, method.clip)
+        if method.game.clip:
+            clip_weights(self.critic, method.game.clip)
         return {f"{method.critic_name}_loss": loss.detach(), **told_apart(method, real_scores, fake_scores)}
 
     def generator_step(self, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -149,11 +150,10 @@ class GanTrainer:
 # --- the parts of a step ------------------------------------------------------------------------------------------
 
 
-def optimizer_of(method: Method, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    if method.betas is None:
+def optimizer_of(game: GameConfig, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    if game.betas is None:
         return torch.optim.RMSprop(parameters, lr=lr)
-    first, second = method.betas
-    return torch.optim.Adam(parameters, lr=lr, betas=(first, second))
+    return torch.optim.Adam(parameters, lr=lr, betas=game.betas)
 
 
 @torch.no_grad()

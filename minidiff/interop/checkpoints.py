@@ -314,7 +314,7 @@ def write_diffusers(
         write_atomically(place / "unet" / WEIGHTS[0], lambda file: file.write(content))
 
     write_folder(folder, write)
-    told = config.get("source", {}).get("notes", [])
+    told = (config.get("source") or {}).get("notes", [])
     notes = [f"{note}; this one clips to ±1" for note in told if note.startswith("its scheduler")]
     if embedding:
         notes.append("a DDPMPipeline gives no class_labels, which this network wants: call its unet yourself")

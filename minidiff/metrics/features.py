@@ -87,8 +87,8 @@ def classifier_features(folder: str | Path, device: torch.device | str = "cpu") 
 
     It is for images that are unlike ImageNet's photographs, such as digits.
     """
-    config, network, sha256 = load_classifier(folder, device)
-    channels, size = config["data"]["channels"], config["data"]["image_size"]
+    run = load_classifier(folder, device)
+    network, sha256, channels, size = run.model, run.sha256, run.config.data.channels, run.config.data.image_size
 
     @torch.no_grad()
     def compute(images: Pixels | Sequence[Pixels]) -> tuple[Tensor, Tensor | None]:

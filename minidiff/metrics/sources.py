@@ -21,7 +21,7 @@ from minidiff.files import printable
 from minidiff.images.convert import Pixels
 from minidiff.images.files import image_shape, read_image
 from minidiff.runtime import distributed
-from minidiff.training.job import load_together
+from minidiff.training.data import load_together
 
 Batch = Pixels | list[Pixels]  # uint8 [n,H,W,3], or a list of uint8 [H,W,3] where the sizes differ
 Value = TypeVar("Value")

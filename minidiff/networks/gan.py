@@ -13,6 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from minidiff.errors import UserError, lookup
+from minidiff.networks.configs import GeneratorConfig
+from minidiff.records import takes, to_json
 
 # --- the networks -------------------------------------------------------------------------------------------------
 
@@ -30,7 +32,7 @@ def levels(image_size: int) -> int:
     known = sorted(start << k for start in STARTS for k in range(1, 7) if start << k <= LARGEST)
     nearest = min(known, key=lambda size: abs(size - image_size))
     raise UserError(
-        f"--image-size {image_size} is not 4 or 7 doubled a few times, which a GAN's networks need. Try {nearest}."
+        f"`image_size` {image_size} is not 4 or 7 doubled a few times, which a GAN's networks need. Try {nearest}."
     )
 
 
@@ -51,13 +53,13 @@ class Generator(nn.Module):
     DCGAN drew it uniformly. Raises UserError for a size that does not double.
     """
 
-    def __init__(self, latent_dim: int = 100, width: int = 128, image_size: int = 64, channels: int = 3) -> None:
+    @takes(GeneratorConfig)
+    def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "latent_dim": latent_dim, "width": width, "image_size": image_size, "channels": channels,
-        }  # fmt: skip
-        inner = widths(width, image_size)
-        start = image_size >> len(inner)
+        self.config: dict[str, Any] = to_json(config)  # `Generator(**config)` builds the same network
+        latent_dim, channels = config.latent_dim, config.channels
+        inner = widths(config.width, config.image_size)
+        start = config.image_size >> len(inner)
         # Of an image of 1x1 pixels, the transposed convolution is the linear projection and the reshaping in one.
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim, inner[-1], start, bias=False), *normed(inner[-1])]
         for wide, narrow in pairwise(reversed(inner)):
@@ -116,14 +118,3 @@ def initialise(module: nn.Module) -> None:
     elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
-
-
-def generator_of(config: dict[str, Any]) -> Generator:
-    """The generator that a run's config.json describes, with new weights."""
-    return Generator(**config["network"])
-
-
-# --- the losses ---------------------------------------------------------------------------------------------------
-
-
-# --- the three games ----------------------------------------------------------------------------------------------

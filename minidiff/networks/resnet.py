@@ -9,6 +9,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minidiff.networks.configs import ResNetConfig
+from minidiff.records import takes, to_json
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions around which the input is carried past and added: [n,in,H,W] -> [n,out,H/stride,W/stride].
@@ -40,9 +43,11 @@ class ResNet18(nn.Module):
     classes: outputs, of any meaning. channels: 1 or 3, of the images. width: of the first stage; 64 in the paper.
     """
 
-    def __init__(self, classes: int, channels: int, width: int = 64) -> None:
+    @takes(ResNetConfig)
+    def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {"classes": classes, "channels": channels, "width": width}
+        self.config: dict[str, Any] = to_json(config)  # `ResNet18(**config)` builds the same network
+        classes, channels, width = config.classes, config.channels, config.width
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.layer1 = nn.Sequential(Block(width, width, 1), Block(width, width, 1))
@@ -56,17 +61,10 @@ class ResNet18(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What the last layer sees of x [n,channels,H,W]: the last stage, averaged over the picture, [n,8*width]."""
-        h: Tensor = F.relu(self.bn1(self.conv1(x)))
+        h = F.relu(self.bn1(self.conv1(x)))
         h = self.layer4(self.layer3(self.layer2(self.layer1(h))))
         return h.mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n,channels,H,W] in [-1,1] -> logits [n,classes]."""
-        logits: Tensor = self.fc(self.features(x))
-        return logits
-
-
-# --- what it learns -------------------------------------------------------------------------------------------------
-
-
-# --- a trained one --------------------------------------------------------------------------------------------------
+        return self.fc(self.features(x))

@@ -5,7 +5,6 @@ Layer for layer it computes what the `google/ddpm-*` networks do, so their weigh
 """
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minidiff.errors import UserError
+from minidiff.networks.configs import UNetConfig, check_size
+from minidiff.records import takes, to_json
 
 
 def timestep_embedding(t: Tensor, dim: int, flip_sin_to_cos: bool = False, freq_shift: float = 1) -> Tensor:
@@ -142,85 +143,57 @@ class Upsample(nn.Module):
 class UNet(nn.Module):
     """The network of DDPM: (x_t, t) -> a prediction with the shape of an image. The defaults are its CIFAR-10 network.
 
-    image_size: the size it is meant for, checked here; `forward` takes any height and width the levels divide.
-    channels: of each level, finest first; every level halves the image. attention: at which levels.
-    head_dim: channels of one attention head; None: ONE head over all channels (not the same as leaving a key out of a
-        diffusers config, which means 8).
-    downsample_padding: 0 pads right and bottom by one (DDPM), 1 all round.
-    scale_shift: how timestep and labels enter the residual blocks, see `ResidualBlock`; False is DDPM's way.
-    label_dim: L > 0 takes multi-hot labels [N,L], added to the timestep embedding through a linear layer.
-    config: the arguments, as JSON would give them back; `UNet(**config)` builds the same network.
+    config: its arguments as JSON, see `UNetConfig`; `UNet(**config)` builds the same network.
     """
 
-    def __init__(
-        self,
-        image_size: int = 32,
-        in_channels: int = 3,
-        out_channels: int | None = None,
-        channels: Sequence[int] = (128, 256, 256, 256),
-        layers_per_block: int = 2,
-        attention: Sequence[bool] = (False, True, False, False),
-        mid_attention: bool = True,
-        head_dim: int | None = None,
-        dropout: float = 0.0,
-        norm_groups: int = 32,
-        norm_eps: float = 1e-6,
-        downsample_padding: int = 0,
-        flip_sin_to_cos: bool = False,
-        freq_shift: float = 1,
-        label_dim: int = 0,
-        scale_shift: bool = False,
-    ) -> None:
+    @takes(UNetConfig)
+    def __init__(self, config: UNetConfig) -> None:
         super().__init__()
-        out_channels = in_channels if out_channels is None else out_channels
-        self.config: dict[str, Any] = {
-            "image_size": image_size, "in_channels": in_channels, "out_channels": out_channels,
-            "channels": list(channels), "layers_per_block": layers_per_block,
-            "attention": [bool(attends) for attends in attention], "mid_attention": mid_attention, "head_dim": head_dim,
-            "dropout": dropout, "norm_groups": norm_groups, "norm_eps": norm_eps,
-            "downsample_padding": downsample_padding, "flip_sin_to_cos": flip_sin_to_cos, "freq_shift": freq_shift,
-            "label_dim": label_dim, "scale_shift": bool(scale_shift),
-        }  # fmt: skip
-        check_config(**self.config)
-        self.in_channels, self.label_dim = in_channels, label_dim
-        self.stride = 2 ** (len(channels) - 1)  # how many pixels of the image one pixel of the coarsest level covers
+        self.config: dict[str, Any] = to_json(config)
+        channels, dropout, head_dim, norm_groups = config.channels, config.dropout, config.head_dim, config.norm_groups
+        self.in_channels, self.label_dim, self.stride = config.in_channels, config.label_dim, config.stride
         self.embed = partial(
-            timestep_embedding, dim=channels[0], flip_sin_to_cos=flip_sin_to_cos, freq_shift=freq_shift
+            timestep_embedding,
+            dim=channels[0],
+            flip_sin_to_cos=config.flip_sin_to_cos,
+            freq_shift=config.freq_shift,
         )
         time_dim = 4 * channels[0]
 
         def stage(before: int, after: int, attends: bool) -> Stage:
-            block = ResidualBlock(before, after, time_dim, dropout, norm_groups, norm_eps, scale_shift)
+            block = ResidualBlock(before, after, time_dim, dropout, norm_groups, config.norm_eps, config.scale_shift)
             heads = 1 if head_dim is None else after // head_dim
-            return Stage(block, Attention(after, heads, norm_groups, norm_eps) if attends else None)
+            return Stage(block, Attention(after, heads, norm_groups, config.norm_eps) if attends else None)
 
         self.time = nn.Sequential(nn.Linear(channels[0], time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
-        self.label = nn.Linear(label_dim, time_dim) if label_dim else None
+        self.label = nn.Linear(config.label_dim, time_dim) if config.label_dim else None
 
-        self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
         width, skips = channels[0], [channels[0]]  # channels of h, and of everything the way up will be handed
         self.down = nn.ModuleList()
-        for level, (after, attends) in enumerate(zip(channels, attention, strict=True)):
-            for _ in range(layers_per_block):
+        for level, (after, attends) in enumerate(zip(channels, config.attention, strict=True)):
+            for _ in range(config.layers_per_block):
                 self.down.append(stage(width, after, attends))
                 width = after
                 skips.append(width)
             if level < len(channels) - 1:
-                self.down.append(Downsample(width, downsample_padding))
+                self.down.append(Downsample(width, config.downsample_padding))
                 skips.append(width)
 
-        self.mid = nn.ModuleList([stage(width, width, mid_attention), stage(width, width, False)])
+        self.mid = nn.ModuleList([stage(width, width, config.mid_attention), stage(width, width, False)])
 
         self.up = nn.ModuleList()
         for level in reversed(range(len(channels))):
-            for _ in range(layers_per_block + 1):  # one more than on the way down: it takes what `Downsample` left
-                self.up.append(stage(width + skips.pop(), channels[level], attention[level]))
+            for _ in range(
+                config.layers_per_block + 1
+            ):  # one more than on the way down: it takes what `Downsample` left
+                self.up.append(stage(width + skips.pop(), channels[level], config.attention[level]))
                 width = channels[level]
             if level > 0:
                 self.up.append(Upsample(width))
 
-        self.norm_out = nn.GroupNorm(norm_groups, width, eps=norm_eps)
-        self.conv_out = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.norm_out = nn.GroupNorm(norm_groups, width, eps=config.norm_eps)
+        self.conv_out = nn.Conv2d(width, config.out_channels or config.in_channels, 3, padding=1)
         initialise(self)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
@@ -279,47 +252,3 @@ def initialise(network: UNet) -> None:
         elif isinstance(module, Attention):
             nn.init.zeros_(module.out.weight)
     nn.init.zeros_(network.conv_out.weight)
-
-
-def check_size(size: int, stride: int, name: str = "image size") -> None:
-    """A UserError unless `size` divides by `stride`, with the nearest two sizes that do."""
-    if size < 1 or size % stride:
-        smaller = max(size // stride, 1) * stride
-        raise UserError(
-            f"{name} {size} does not divide by {stride}, which this network's {stride.bit_length()} levels need. "
-            f"Try {smaller} or {smaller + stride}."
-        )
-
-
-def check_config(
-    image_size: int, in_channels: int, out_channels: int, channels: list[int], layers_per_block: int,
-    attention: list[bool], mid_attention: bool, head_dim: int | None, dropout: float, norm_groups: int,
-    downsample_padding: int, label_dim: int, **rest: object,
-) -> None:  # fmt: skip
-    """A UserError for arguments that no network can be built from. Arguments: see `UNet`."""
-    if not channels or min(in_channels, out_channels, layers_per_block, norm_groups, *channels) < 1 or label_dim < 0:
-        raise UserError("a network needs at least one level, and one or more channels, layers and groups. See `UNet`.")
-    if len(attention) != len(channels):
-        raise UserError(
-            f"attention has {len(attention)} entries for {len(channels)} levels of channels {channels}. "
-            "Give True or False for each."
-        )
-    check_size(image_size, 2 ** (len(channels) - 1))
-    for level, width in enumerate(channels):
-        if width % norm_groups:
-            raise UserError(
-                f"{width} channels do not divide into {norm_groups} norm groups. "
-                f"Try {max(width // norm_groups, 1) * norm_groups} channels, or norm_groups={math.gcd(*channels)}."
-            )
-        attends = attention[level] or (mid_attention and level == len(channels) - 1)
-        if attends and head_dim is not None and (head_dim < 1 or width % head_dim):
-            raise UserError(
-                f"head_dim {head_dim} does not divide the {width} channels of level {level}, which has attention. "
-                f"Try {math.gcd(width, max(head_dim, 1))}, or None for one head."
-            )
-    if channels[0] % 2 or channels[0] < 4:
-        raise UserError(f"the first level has {channels[0]} channels. The timestep embedding needs an even 4 or more.")
-    if downsample_padding not in (0, 1):
-        raise UserError(f"downsample_padding is {downsample_padding}. Use 0 (right and bottom, DDPM) or 1 (all round).")
-    if not 0 <= dropout < 1:
-        raise UserError(f"dropout is {dropout}. Use a probability from 0 up to, not including, 1.")

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from minidiff.ddpm.run import Run, load_ddpm
-from minidiff.gan.losses import GANS
+from minidiff.gan.config import GAMES
 from minidiff.gan.run import GanRun, load_gan
 from minidiff.interop import checkpoints as foreign
 from minidiff.runs import folder as checkpoint
 
-KINDS = ("ddpm", *GANS)  # of runs that draw
+KINDS = ("ddpm", *GAMES)  # of runs that draw
 
 
 def load(

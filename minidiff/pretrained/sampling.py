@@ -65,7 +65,7 @@ def plan(request: DrawRequest) -> Order:
         for option in request.of_chains():
             run.refuse(f"`{option}`")
         num = request.num or 16
-        how = f"each in one call of the {run.config['kind']} generator, seed {request.seed}"
+        how = f"each in one call of the {run.config.kind} generator, seed {request.seed}"
         lines.append(f"sampling  {counted(num)}, {how}")
         return GanPictures(target, request.force, lines, [], run, num, request.seed, request.batch_size)
     return plan_chains(request, run, target, lines)
@@ -73,7 +73,7 @@ def plan(request: DrawRequest) -> Order:
 
 def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) -> Order:
     """Decide what is drawn by reverse chains. lines: those that are already said. Raises UserError."""
-    notes = run.config.get("source", {}).get("notes", [])
+    notes = run.config.source.notes if run.config.source else ()
     warnings = [f"{note}." for note in notes]  # of a checkpoint from elsewhere
     conditions = run.conditions(request.labels, request.labels_file)
     run.labels.check(conditions or None, request.guidance_scale)

@@ -7,12 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from minidiff.dip.config import ANSWERS, RESULT, DipConfig, DipFolderConfig, FitResult
 from minidiff.errors import UserError
-from minidiff.files import read_json
-from minidiff.records import from_json
-from minidiff.restoration.config import ANSWER as RESTORED
-from minidiff.restoration.config import RestoreConfig
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.log import read_metrics
 
@@ -49,7 +44,7 @@ def summarise_run(folder: Path) -> str:
 
 def describe_ddpm(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     data, network, diffusion, training = (config[key] for key in ("data", "network", "diffusion", "training"))
-    if "source" in config:
+    if config.get("source"):
         made = {"source": f"{config['source']['place']}, of {config['source']['format']}"}
         seen = f"{data['image_size']}x{data['image_size']}"
     else:
@@ -79,7 +74,9 @@ def seen_of(data: dict[str, Any]) -> str:
 
 def damage(data: dict[str, Any], before: str) -> str:
     """The corruption of the data, after these words; nothing where there is none."""
-    return f"{before}{data['corruption']}-{data['severity']}" if "corruption" in data else ""
+    return (
+        f"{before}{data['corruption']}-{data['severity']}" if data.get("corruption", "identity") != "identity" else ""
+    )
 
 
 def trained(folder: Path, training: dict[str, Any]) -> dict[str, str]:
@@ -93,7 +90,7 @@ def trained(folder: Path, training: dict[str, Any]) -> dict[str, str]:
 
 def summarise_ddpm(folder: Path, config: dict[str, Any]) -> str:
     data = config["data"]
-    if "source" in config:
+    if config.get("source"):
         return f"{data['image_size']}x{data['image_size']}, from {config['source']['place']}"
     return (
         f"on {data['name']} {data['image_size']}x{data['image_size']}{damage(data, ' under ')}, "
@@ -145,26 +142,19 @@ def listed(labels: dict[str, Any]) -> str:
 
 
 def describe_dip(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """A fit of one picture, or of all pictures of a folder."""
-    read = read_dip(folder, config)
-    if isinstance(read, DipFolderConfig):
-        return {"images": read.images, "progress": summarise_dip(folder, config)}
-    fit, stop = read.fit, read.early_stop
-    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in read.net.settings().items())
-    ending = f"{stop.name}, patience {stop.patience:,}" if stop else "off"
+    if "images" in config:
+        return {"images": config["images"], "progress": summarise_dip(folder, config)}
+    fit, net = config["fit"], config["net"]
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in net.items() if name != "name")
+    stop = config["early_stop"]
+    ending = f"{stop['name']}, patience {stop['patience']:,}" if stop else "off"
     return {
-        "image": read.image + (f", noise {read.noise_sigma:g}/255" if read.noise_sigma else ""),
-        "network": f"{read.net.name}: {settings}; its input {fit.input_kind}",
-        "fit": f"{fit.task}, lr {fit.lr:g}, jitter {fit.jitter:.3g}, average {fit.average:g}, "
-        f"seed {fit.seed}; early stop {ending}",
-        "progress": fit_progress(folder, fit.steps),
+        "image": config["image"] + (f", noise {config['noise_sigma']:g}/255" if config["noise_sigma"] else ""),
+        "network": f"{net['name']}: {settings}; its input {fit['input_kind']}",
+        "fit": f"{fit['task']}, lr {fit['lr']:g}, jitter {fit['jitter']:.3g}, average {fit['average']:g}, "
+        f"seed {fit['seed']}; early stop {ending}",
+        "progress": fit_progress(folder, fit["steps"]),
     }
-
-
-def read_dip(folder: Path, config: dict[str, Any]) -> DipConfig | DipFolderConfig:
-    """The config of a dip run as a record. Raises UserError."""
-    where = folder / checkpoint.CONFIG
-    return from_json(DipFolderConfig, config, where) if "images" in config else from_json(DipConfig, config, where)
 
 
 def summarise_classifier(folder: Path, config: dict[str, Any]) -> str:
@@ -181,33 +171,31 @@ def measured(folder: Path) -> str:
 
 
 def summarise_dip(folder: Path, config: dict[str, Any]) -> str:
-    read = read_dip(folder, config)
-    if isinstance(read, DipFolderConfig):
-        return f"of the pictures in {read.images}, {len(list((folder / ANSWERS).glob('*.png')))} fitted"
-    return f"of {read.image}, {fit_progress(folder, read.fit.steps)}"
+    if "images" in config:
+        return f"of the pictures in {config['images']}, {len(list((folder / 'dip').glob('*.png')))} fitted"
+    return f"of {config['image']}, {fit_progress(folder, config['fit']['steps'])}"
 
 
 def fit_progress(folder: Path, steps: int) -> str:
-    """How a fit ended, or how far it is. Raises UserError for a damaged result."""
-    if not (folder / RESULT).exists():
+    """How a fit ended, or how far it is."""
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
         return progress(folder, steps)
-    result = from_json(FitResult, read_json(folder / RESULT), folder / RESULT)
-    found = "" if result.psnr is None else f", PSNR {result.psnr:.2f} dB"
-    return f"done at step {result.steps:,}, its answer is from step {result.best_step:,}{found}"
+    measured = f", PSNR {result['psnr']:.2f} dB" if "psnr" in result else ""
+    return f"done at step {result['steps']:,}, its answer that of step {result['best_step']:,}{measured}"
 
 
 def describe_restore(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """A restoration: its picture, its model, and whether it is done."""
-    read = from_json(RestoreConfig, config, folder / checkpoint.CONFIG)
-    return {"image": read.image, "model": read.model, "progress": restore_progress(folder)}
+    return {"image": config["image"], "model": config["model"], "progress": restore_progress(folder)}
 
 
 def summarise_restore(folder: Path, config: dict[str, Any]) -> str:
-    return f"of {from_json(RestoreConfig, config, folder / checkpoint.CONFIG).image}, {restore_progress(folder)}"
+    return f"of {config['image']}, {restore_progress(folder)}"
 
 
 def restore_progress(folder: Path) -> str:
-    return "done" if (folder / RESTORED).exists() else "not finished"
+    return "done" if (folder / "restored.png").exists() else "not finished"
 
 
 def describe_evaluation(folder: Path, config: dict[str, Any]) -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from minidiff.errors import UserError
 from minidiff.files import read_json
+from minidiff.gan.config import GAMES, read_gan
 from minidiff.gan.job import suspicions
-from minidiff.gan.losses import GANS
 from minidiff.images.faults import problems
 from minidiff.images.files import read_image
 from minidiff.images.grid import cut
@@ -105,7 +105,7 @@ def training(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Sect
     charts = panels(records)
     curves = element("div", *charts, class_="charts two") if charts else Html("")
     sections = [("Pictures", body), ("Learning curves", curves)]
-    if config["kind"] in {*GANS, "ddpm"} and records and last and not config.get("labels"):  # a grid without names
+    if config["kind"] in {*GAMES, "ddpm"} and records and last and not config.get("labels"):  # a grid without names
         sections.insert(0, ("Warnings", warnings(config, records, last[0])))
     return progress(folder, config, records), sections
 
@@ -117,8 +117,8 @@ def warnings(config: dict[str, Any], records: list[dict[str, Any]], picture: Pat
         images = cut(read_image(picture), config["network"]["image_size"])
     except UserError:
         return Html("")
-    if config["kind"] in GANS:
-        said = suspicions(config, records, int(picture.stem), images)
+    if config["kind"] in GAMES:
+        said = suspicions(read_gan(config, picture.parent.parent / "config.json"), records, int(picture.stem), images)
     else:
         said = [f"samples at step {int(picture.stem)}: {problem}" for problem in problems(images)]
     return element("ul", *(element("li", line) for line in said)) if said else Html("")

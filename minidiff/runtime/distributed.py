@@ -50,11 +50,16 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def local_device(name: str) -> torch.device:
-    """The device of this process: its own GPU under torchrun. UserError when there are not enough of them."""
+    """Return the device of this process: under torchrun its own GPU. `auto` is a GPU if there is one, else the CPU.
+
+    Raises UserError when there are not enough GPUs.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device, local = torch.device(name), int(os.environ.get("LOCAL_RANK", "0"))
     if device.type == "cuda":
         if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError(f"--device {name} would put every process on one GPU. Under torchrun use --device cuda.")
+            raise UserError(f"`device` {name} would put every process on one GPU. Under torchrun use cuda.")
         if local >= torch.cuda.device_count():
             count = torch.cuda.device_count()
             raise UserError(f"process {local} has no GPU of its own: there are {count}. Lower --nproc_per_node.")

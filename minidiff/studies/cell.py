@@ -49,6 +49,7 @@ from minidiff.studies.models import MODELS, training
 from minidiff.studies.reference import SHOWN, check_data, digest_of, measure_samples, prepare
 from minidiff.studies.study import GRID, RESULT, RUN, SAMPLES
 from minidiff.studies.timing import take_times
+from minidiff.training.config import ResumeRequest
 from minidiff.training.job import Job, resume
 from minidiff.training.journal import Diverged, Interrupted
 
@@ -68,7 +69,7 @@ def run_cell(study: dict[str, Any], folder: Path, cell: str, device: torch.devic
         job = train(study, cell, place / RUN, device, digest)
         said = draw(study, place, job.data, device)
     run = load(place / RUN)
-    check_data(cell, digest, run.config)
+    check_data(cell, digest, run.config.data.fingerprint)
     began = time.perf_counter()
     found = measure_samples(study, folder, cell, device)
     of_each = {
@@ -82,7 +83,7 @@ def run_cell(study: dict[str, Any], folder: Path, cell: str, device: torch.devic
         | {
             "metrics": found,
             "num": study["num"],
-            "steps": run.config["training"]["steps"],
+            "steps": run.config.training.steps if run.config.training else None,
             "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
             "seconds": {what: round(value, 3) for what, value in of_each.items()},
             "warnings": said["warnings"],
@@ -90,7 +91,7 @@ def run_cell(study: dict[str, Any], folder: Path, cell: str, device: torch.devic
     )
 
 
-def train(study: dict[str, Any], cell: str, run: Path, device: torch.device, digest: str | None = None) -> Job:
+def train(study: dict[str, Any], cell: str, run: Path, device: torch.device, digest: str | None = None) -> Job[Any]:
     """The training of a cell, begun or taken up again, to its end. digest: the fingerprint its images must have.
 
     Raises Interrupted when it is stopped, and saved; UserError.
@@ -99,11 +100,11 @@ def train(study: dict[str, Any], cell: str, run: Path, device: torch.device, dig
         shutil.rmtree(run)  # the process was killed while it made the folder
     model = cell.split(".")[2]
     if run.exists():
-        job = resume(MODELS[model].job, run, device, {})
+        job = resume(MODELS[model].job, run, ResumeRequest(device=str(device)))
     else:
         job = training(study, cell, run, device)
         print(job.describe())
-    check_data(cell, digest, job.config)
+    check_data(cell, digest, job.config.data.fingerprint)
     print(job.start(), flush=True)
     try:
         job.run()
@@ -155,7 +156,7 @@ def draw(study: dict[str, Any], place: Path, data: ImageData, device: torch.devi
     seconds = (time.perf_counter() - began) * num / max(1, num - there)  # also of those that were there
     drawn = np.memmap(raw, np.uint8, "r").reshape(-1, height, width, 3)
     warnings = suspicions(drawn, data.rgb(spread(len(data), COMPARED)))
-    warnings += unequal(read_metrics(place / RUN), run.config["kind"])
+    warnings += unequal(read_metrics(place / RUN), run.config.kind)
     said = {"seconds": seconds, "warnings": warnings}
     write_json(place / SAID, said)
     write_image(place / GRID, grid(drawn[:SHOWN]))

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 
 from minidiff.ddpm import job as ddpm_job
+from minidiff.ddpm.config import DdpmRequest
 from minidiff.gan import job as gan_job
+from minidiff.gan.config import GanRequest
+from minidiff.training.config import TrainRequest
 from minidiff.training.job import Job
 
 
@@ -17,14 +20,15 @@ from minidiff.training.job import Job
 class Model:
     """An entry of MODELS. sampling: options of `Run.draw` beside the seed; as `minidiff sample` has them."""
 
-    job: type[Job]
-    plan: Callable[[torch.device, dict[str, Any]], Job]
+    job: type[Job[Any]]
+    request: type[TrainRequest]
+    plan: Callable[[Any], Job[Any]]  # of a request of that type
     sampling: dict[str, Any] = field(default_factory=dict)
 
 
 MODELS: dict[str, Model] = {
-    **{kind: Model(job, partial(gan_job.plan, kind)) for kind, job in gan_job.JOBS.items()},
-    "ddpm": Model(ddpm_job.DdpmJob, ddpm_job.plan, {"sampler": "dpm++sde"}),
+    **{kind: Model(job, GanRequest, partial(gan_job.plan, kind)) for kind, job in gan_job.JOBS.items()},
+    "ddpm": Model(ddpm_job.DdpmJob, DdpmRequest, ddpm_job.plan, {"sampler": "dpm++sde"}),
 }
 
 
@@ -46,10 +50,10 @@ def data_options(study: Mapping[str, Any], name: str) -> dict[str, Any]:
     return asked
 
 
-def training(study: Mapping[str, Any], cell: str, out: Path, device: torch.device) -> Job:
+def training(study: Mapping[str, Any], cell: str, out: Path, device: torch.device) -> Job[Any]:
     """The training of a cell, planned: the preset for this device, with the study's data, steps and seed."""
     name = cell.split(".")[2]
-    options = data_options(study, cell) | {"seed": study["seed"], "out": out}
+    options = data_options(study, cell) | {"seed": study["seed"], "out": out, "device": str(device)}
     if name in (study["steps"] or {}):
         options["steps"] = study["steps"][name]
-    return MODELS[name].plan(device, options)
+    return MODELS[name].plan(MODELS[name].request(**options))

@@ -25,7 +25,7 @@ from minidiff.studies import study as studies
 from minidiff.studies.distance import at_once, distances, extracted, images_bar, of_rows, spread
 from minidiff.studies.models import data_options, folder_of
 from minidiff.studies.study import CELLS, DATA, FEATURES, REAL, RESULT, RUN, STATISTICS
-from minidiff.training.job import load_together
+from minidiff.training.data import load_together
 
 SHOWN = 64  # images of a grid
 KID_ROWS = 10_000  # real images whose features are kept
@@ -59,7 +59,7 @@ def prepare(study: dict[str, Any], folder: Path, name: str, device: torch.device
     digest = data.fingerprint()
     for cell in studies.cells_of(study, name):
         if (run := folder / CELLS / cell / RUN).exists():
-            check_data(cell, digest, checkpoint.read_config(run))
+            check_data(cell, digest, checkpoint.read_config(run)["data"].get("fingerprint"))
     write_image(place / REAL, grid(data.rgb(spread(len(data), SHOWN))))
     everything = of_rows(name, data, np.arange(len(data)))
     everything.fingerprint = digest
@@ -79,9 +79,9 @@ def prepare(study: dict[str, Any], folder: Path, name: str, device: torch.device
     save_statistics(place / STATISTICS, stored)
 
 
-def check_data(name: str, digest: str | None, config: dict[str, Any]) -> None:
-    """Raises UserError where the training of this config is of other images than those of this fingerprint."""
-    if digest not in (None, config["data"].get("fingerprint")):
+def check_data(name: str, digest: str | None, trained_on: str | None) -> None:
+    """Raise UserError unless a training is of the images with this fingerprint."""
+    if digest not in (None, trained_on):
         raise UserError(
             f"the images of {name} are not those that its study began with. Bring them back, or begin another --out: "
             "trainings on two data sets make no table."

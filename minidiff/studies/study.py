@@ -21,7 +21,7 @@ from minidiff.data.corruptions import CORRUPTIONS
 from minidiff.data.datasets import DATASETS
 from minidiff.errors import UserError
 from minidiff.files import read_json, write_json
-from minidiff.gan.losses import GANS
+from minidiff.gan.config import GAMES
 from minidiff.metrics import features, inception_weights
 from minidiff.networks.gan import levels
 from minidiff.runs import folder as checkpoint
@@ -202,7 +202,7 @@ def foresee(settings: Mapping[str, Any]) -> list[str]:
                 else f"the data set '{dataset}' needs --data-dir {dataset}=PATH, the folder where it lies."
             )
         found.append(f"{dataset} is not on this machine: {source.origin}.")
-    if any(model in GANS for model in settings["models"]):
+    if any(model in GAMES for model in settings["models"]):
         levels(settings["image_size"])
     if settings["features"] == "inception":
         inception_weights.find_weights(instead="give a classifier: --features RUN")

@@ -1,10 +1,24 @@
-"""How a network is trained: the numbers, and the learning rate and EMA decay they give at each step."""
+"""What a training is asked for, and what its run folder says of it: the settings that all kinds share.
+
+Rests on records and data.config, so that help and `minidiff info` need no torch. The rest is each kind's own config.py.
+"""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import KW_ONLY
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from minidiff._version import __version__
+from minidiff.data.config import DataConfig
+from minidiff.errors import UserError
+from minidiff.records import demand, from_json, record, to_json
+
+Decay = Literal["constant", "cosine"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
-@dataclass(frozen=True)
+@record
 class TrainConfig:
     """How a network is trained. Sizes and counts are global: the same whatever the number of processes."""
 
@@ -12,17 +26,29 @@ class TrainConfig:
     batch_size: int = 128  # images for each optimizer step, over all processes and accumulation slices
     lr: float = 2e-4  # the peak rate
     warmup: int = 200  # steps of linear rise to it
-    decay: str = "constant"  # or "cosine": down to 0 at the last step
+    decay: Decay = "constant"  # or "cosine": down to 0 at the last step
     weight_decay: float = 0.0
     grad_clip: float | None = 1.0  # largest norm of the gradient; None: any
     ema_decay: float = 0.9999
     accumulate: int = 1  # slices a batch is cut into, to fit the memory
-    precision: str = "auto"  # fp32, bf16, or auto: bf16 on a GPU that has it
+    precision: Precision = "auto"  # fp32, bf16, or auto: bf16 on a GPU that has it
     compile: bool | None = None  # None: on a GPU, when the run is long enough to repay it
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Raise UserError for settings that no training can have."""
+        for name in ("steps", "batch_size", "accumulate"):
+            demand(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("warmup", "weight_decay", "seed"):
+            demand(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        demand(0 < self.lr < math.inf, "lr", self.lr, "a rate above 0")
+        demand(self.decay in ("constant", "cosine"), "decay", self.decay, "constant or cosine")
+        demand(self.grad_clip is None or self.grad_clip > 0, "grad_clip", self.grad_clip, "a norm above 0, or None")
+        demand(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "a number from 0 up to, but not including, 1")
+        demand(self.precision in ("auto", "fp32", "bf16"), "precision", self.precision, "auto, fp32 or bf16")
+
     def learning_rate(self, step: int) -> float:
-        """The rate of step 1, 2, ...: linear warm-up, then constant or half a cosine down to 0."""
+        """Return the rate of step 1, 2, ...: a linear warm-up, then constant or half a cosine down to 0."""
         if step <= self.warmup:
             return self.lr * step / max(1, self.warmup)
         if self.decay == "constant":
@@ -31,8 +57,109 @@ class TrainConfig:
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
     def ema_decay_at(self, step: int) -> float:
-        """The EMA's decay with warm-up: a short memory at first, or the initial weights would linger for long."""
+        """Return the decay of the EMA at a step. It rises, or the initial weights would linger in the average."""
         return min(self.ema_decay, (1 + step) / (10 + step))
 
 
-ORDER, NOISE, DROPOUT = range(3)  # what a seed is for; keeps the streams apart
+ORDER, NOISE, DROPOUT, INITIAL_WEIGHTS = range(4)  # what a seed is for; keeps the streams of random numbers apart
+
+
+# --- what a user asks for -------------------------------------------------------------------------------------------
+
+
+@record
+class TrainRequest:
+    """What every kind of training can be asked for. None: the preset decides."""
+
+    dataset: str = "shapes"  # one of DATASETS
+    data_dir: str | Path | None = None  # where its files are or will be put; None: the cache folder
+    image_size: int | None = None  # pixels a side
+    corruption: str = "identity"  # the damage done to every image: one of CORRUPTIONS
+    severity: int = 3  # how much of it, 1 to 5
+    on_bad: Literal["skip", "stop"] = "skip"  # what to do about image files that cannot be read
+    preset: str | None = None  # network and settings for a purpose; None: gpu where there is one, else cpu
+    steps: int | None = None  # optimizer steps
+    batch_size: int | None = None  # images a step, over all processes
+    lr: float | None = None  # the peak learning rate, after the warm-up
+    warmup: int | None = None  # steps in which the rate rises to it; None: at most a sixth of the steps
+    ema_decay: float | None = None  # how slowly the averaged weights move
+    precision: Precision | None = None  # fp32, bf16, or auto: bf16 on a GPU that has it
+    seed: int = 0  # the one seed of the run
+    save_every: int | None = None  # steps between checkpoints; None: a tenth of the steps, at most 1000
+    out: str | Path | None = None  # the run folder; None: the next free runs/KIND-DATASET-N
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+
+
+@record
+class ResumeRequest:
+    """What a training that is taken up again may change: where and how it runs. Everything else is the run itself.
+
+    None: as it was. Without a change it goes on to the bit. Some are of one kind of run alone, and refused by others.
+    """
+
+    data_dir: str | Path | None = None
+    steps: int | None = None
+    lr: float | None = None
+    warmup: int | None = None
+    precision: Precision | None = None
+    compile: bool | None = None
+    save_every: int | None = None
+    sample_every: int | None = None  # of a ddpm and of a GAN
+    measure_every: int | None = None  # of a classifier
+    fid_every: int | None = None  # of a ddpm, as the next two; 0 measures no more
+    fid_features: str | None = None
+    fid_weights: str | Path | None = None
+    device: str = "auto"
+
+
+def given(request: object, names: Iterable[str]) -> dict[str, Any]:
+    """Return those of the named fields of a request that are not None: what `replace` puts over a preset's."""
+    values = {name: getattr(request, name, None) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+# --- what a run folder says -------------------------------------------------------------------------------------------
+
+
+@record
+class RunConfig:
+    """What the config.json of every training holds; each kind has a record with more."""
+
+    _: KW_ONLY
+    minidiff: str = __version__  # the version that made the run
+    kind: str
+    preset: str | None = None
+    data: DataConfig
+    training: TrainConfig | None  # None: this run was imported, weights alone
+    save_every: int | None = None  # steps between checkpoints; None: the default
+
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
+
+# Keys that earlier versions did not write yet. Any other that is missing is a mistake: its default may be another value
+# than the one that the run was made with.
+ADDED = {"preset", "labels", "fid", "source", "save_every", "sample_every", "measure_every"}
+ADDED |= {"data.data_dir", "data.on_bad", "data.corruption", "data.severity", "data.images", "data.fingerprint"}
+ADDED |= {"network.scale_shift", "network.label_dim", "labels.dropout", "fid.network"}
+ADDED |= {f"gan.{name}" for name in ("betas", "clip", "penalty")}  # each is of one kind of GAN
+
+
+def read_as(cls: type[AnyConfig], stored: dict[str, Any], where: object) -> AnyConfig:
+    """Read a run's config.json as the record of its kind.
+
+    Raises UserError for a wrong type, an unknown key and a missing one, in a line that names the key, its value and
+    what was expected.
+    """
+    if "source" in stored and stored.get("training") == {}:  # how earlier versions said that a run was imported
+        stored = stored | {"training": None}
+    config = from_json(cls, stored, where)
+    for key in keys_of(to_json(config)):
+        if key not in ADDED and key not in keys_of(stored):
+            raise UserError(f'{where}: "{key}" is missing. Bring back the file as it was written.')
+    return config
+
+
+def keys_of(stored: dict[str, Any], before: str = "") -> set[str]:
+    """Return the keys of a JSON object and of the objects in it, such as "training.lr"."""
+    found = {before + key for key in stored}
+    return found.union(*(keys_of(value, f"{before}{key}.") for key, value in stored.items() if isinstance(value, dict)))

@@ -179,7 +179,7 @@ def test_images_are_shifted_each_by_its_own() -> None:
 
 
 def logits_of(run: Path, data: ImageData) -> Tensor:
-    _, model, _ = load_classifier(run)
+    model = load_classifier(run).model
     with torch.no_grad():
         return model(to_float(torch.from_numpy(np.array(data.images))))
 
@@ -314,11 +314,12 @@ def test_killed_and_resumed_it_is_the_run_that_was_left_alone(clothes: Path) -> 
 MEASURE = """
 import sys, torch
 from minidiff.classifier import job as classifier_job
+from minidiff.classifier.config import ClassifierRequest
 from minidiff.runtime import distributed
-cpu = torch.device("cpu")
-options = {"dataset": "fashion-mnist", "width": 4, "batch_size": 20, "steps": 8, "measure_every": 4, "out": "run"}
-with distributed.process_group(cpu):
-    training = classifier_job.plan(cpu, options | {"data_dir": sys.argv[1]})
+request = ClassifierRequest(dataset="fashion-mnist", data_dir=sys.argv[1], width=4, batch_size=20, steps=8,
+                            measure_every=4, out="run", device="cpu")
+with distributed.process_group(torch.device("cpu")):
+    training = classifier_job.plan(request)
     training.start()
     training.run()
     torch.save(training.answers, f"told{distributed.rank()}.pt")
@@ -354,7 +355,7 @@ BAD = {
     "train classifier --resume {trained}": "is a ddpm run; this command needs a classifier run",
     "train ddpm --resume {learnt}": "is a classifier run; this command needs a ddpm run",
     "sample {learnt}": "is a classifier run; this command needs a ddpm, dcgan, wgan or wgan-gp run",
-    "train classifier --resume hollow": "config.json lacks what a classifier run has",
+    "train classifier --resume hollow": 'hollow/config.json: "data" is missing',
     "train classifier --resume other": "has other labels now than other began with",
     "train classifier --resume wide": "does not fit this network: ",
     "train classifier --dataset folder --data-dir two --batch-size 1": "one image at a time is too little",
@@ -388,15 +389,16 @@ def test_bad_input_is_one_line(
 
 def test_loading_is_exact(learnt: Path, trained: Path) -> None:
     """The config, the network in eval mode, the digest of its file; what does not fit is named."""
-    config, model, digest = load_classifier(learnt)
-    assert config["kind"] == "classifier" and not model.training
+    run = load_classifier(learnt)
+    assert run.config.kind == "classifier" and not run.model.training
+    config = json.loads((learnt / "config.json").read_text())
     content = (learnt / "model.safetensors").read_bytes()
-    assert digest == hashlib.sha256(content).hexdigest()
+    assert run.sha256 == hashlib.sha256(content).hexdigest()
     Path("run").mkdir()
     Path("run/model.safetensors").write_bytes(content)
     for change, words in (
         ({"width": 8}, "does not fit this network: "),
-        ({"depth": 3}, "lacks what a classifier run has"),
+        ({"depth": 3}, '"network.depth" is not a key of this version'),
     ):
         Path("run/config.json").write_text(json.dumps(config | {"network": config["network"] | change}))
         with pytest.raises(UserError, match=words):

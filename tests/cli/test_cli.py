@@ -153,8 +153,8 @@ def test_nan_stops_the_run_with_the_last_checkpoint_kept(
 PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
-from conftest import PRESETS, tiny
-PRESETS["tiny"] = tiny()
+from conftest import DDPM_PRESETS, tiny
+DDPM_PRESETS["tiny"] = tiny()
 from minidiff.cli import main
 main(sys.argv[1:])
 """
@@ -359,7 +359,7 @@ BAD = {
     "train ddpm --resume {run} --seed 1": (2, "--seed is part of the run"),
     "train ddpm --resume stateless": (1, "stateless has weights but no state.pt"),
     "train ddpm --resume gan": (1, "gan is a gan run"),
-    "train ddpm --resume hollow": (1, "config.json lacks what a ddpm run has"),
+    "train ddpm --resume hollow": (1, 'hollow/config.json: "[a-z]+" is missing'),
     "train ddpm --lr nan": (2, "nan is not a finite number"),
     "train ddpm --out taken": (1, "taken is not empty"),
     "train dppm": (2, "dppm"),

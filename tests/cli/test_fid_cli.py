@@ -254,7 +254,7 @@ def test_the_features_are_those_the_classifier_has_of_its_data(clf: Path) -> Non
     network = choose(str(clf))
     data = minidiff.load_data("folder", data_dir=clf.parent / "data", image_size=16)
     features, logits = network.compute(data.rgb(slice(None)))
-    _, model, sha256 = load_classifier(clf)
+    model, sha256 = load_classifier(clf).model, load_classifier(clf).sha256
     torch.testing.assert_close(features, model.features(to_float(data.images)))
     torch.testing.assert_close(logits, model(to_float(data.images)))
     assert (network.dims, network.sha256, network.published) == (32, sha256, False)

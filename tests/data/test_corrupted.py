@@ -13,11 +13,13 @@ from conftest import tiny_training
 
 from minidiff import cli, load, load_data
 from minidiff.classifier import job as classifier_job
+from minidiff.classifier.config import ClassifierRequest
 from minidiff.data import corrupted
 from minidiff.data import datasets as data
 from minidiff.data.corrupted import Corrupted
 from minidiff.data.corruptions import corrupt
 from minidiff.ddpm import job as ddpm_job
+from minidiff.ddpm.config import DdpmRequest
 from minidiff.ddpm.samples import training_data
 from minidiff.errors import UserError
 from minidiff.files import write_json
@@ -188,9 +190,8 @@ def test_a_training_on_corrupted_images(photos: Path, tiny_preset: str, capsys: 
     again = training_data(load("half"))
     assert again.corruption == "motion_blur-2" and again.fingerprint() == described["fingerprint"]
 
-    clean = {"dataset": "folder", "data_dir": str(photos), "preset": tiny_preset}
-    planned = ddpm_job.plan(torch.device("cpu"), clean | {"corruption": "identity", "severity": 3})
-    assert not {"corruption", "severity"} & planned.config["data"].keys()
+    planned = ddpm_job.plan(DdpmRequest(dataset="folder", data_dir=photos, preset=tiny_preset))
+    assert planned.config.data.corruption == "identity" and not planned.data.corruption
     capsys.readouterr()
     assert cli.run(["train", "ddpm", "--resume", "half", "--corruption", "fog"]) == 2
     assert "--corruption is part of the run" in capsys.readouterr().err
@@ -204,12 +205,13 @@ def test_resuming_under_another_corruption_is_refused(photos: Path, tiny_preset:
     config["data"]["severity"] = 5
     Path("run/config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="that are not the same"):
-        job.resume(ddpm_job.DdpmJob, "run", torch.device("cpu"), {})
+        job.resume(ddpm_job.DdpmJob, "run")
 
 
 def test_a_classifier_is_asked_about_images_as_corrupted_as_it_learns(mnist: Path):
-    asked = {"dataset": "mnist", "data_dir": str(mnist), "corruption": "stripe", "severity": 1, "width": 4, "steps": 2}
-    planned = classifier_job.plan(torch.device("cpu"), asked | {"batch_size": 10, "image_size": 28})
+    request = ClassifierRequest(dataset="mnist", data_dir=mnist, image_size=28, corruption="stripe", severity=1,
+                                width=4, steps=2, batch_size=10, device="cpu")  # fmt: skip
+    planned = classifier_job.plan(request)
     assert planned.asked.corruption == planned.data.corruption == "stripe-1"
     plain = load_data("mnist", data_dir=mnist, split="test", image_size=28)
     np.testing.assert_array_equal(planned.asked.images[:], corrupt(plain.images, "stripe", 1, range(12)))

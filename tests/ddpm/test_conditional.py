@@ -14,6 +14,7 @@ from minidiff.data import conditions as conditional
 from minidiff.data import shapes
 from minidiff.data.conditions import in_words, multi_hot, parse_condition, read_conditions
 from minidiff.ddpm import job as ddpm_job
+from minidiff.ddpm.config import DdpmRequest
 from minidiff.ddpm.recipe import ddpm_loss
 from minidiff.diffusion.guidance import guided
 from minidiff.diffusion.samplers import SAMPLERS
@@ -127,8 +128,9 @@ def test_an_unconditional_training_draws_the_numbers_it_always_drew() -> None:
 
 def test_one_image_in_ten_is_not_told_of(told: Path, tiny_preset: str) -> None:
     """The default of Ho & Salimans, and of the docs."""
-    given = {"dataset": "folder", "data_dir": str(told.parent / "data"), "preset": tiny_preset, "conditional": True}
-    assert ddpm_job.plan(torch.device("cpu"), given).config["labels"]["dropout"] == 0.1
+    request = DdpmRequest(dataset="folder", data_dir=told.parent / "data", preset=tiny_preset, conditional=True)
+    labels = ddpm_job.plan(request).config.labels
+    assert labels is not None and labels.dropout == 0.1
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +143,10 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_image(home / "data" / NAMES[light] / f"{number:02d}.png", np.full((16, 16, 3), level, np.uint8))
     from conftest import tiny
 
-    from minidiff.training.presets import PRESETS
+    from minidiff.ddpm.presets import DDPM_PRESETS
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", tiny())
+        patch.setitem(DDPM_PRESETS, "tiny", tiny())
         more = ["--conditional", "--label-dropout", "0.2", "--steps", "150", "--batch-size", "16", "--lr", "3e-3"]
         more += ["--ema-decay", "0.9", "--prediction", "v", "--sample-every", "75", "--out", str(home / "run")]
         assert cli.run(tiny_training(home / "data", *more)) == 0

@@ -5,7 +5,9 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from minidiff.classifier.run import load_classifier
 from minidiff.data import shapes
 from minidiff.data.conditions import multi_hot
 from minidiff.ddpm import job as ddpm_job
+from minidiff.ddpm.config import DdpmRequest
+from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.ddpm.run import Run
 from minidiff.errors import UserError
 from minidiff.evaluation import evaluate
@@ -44,7 +48,6 @@ from minidiff.images.convert import to_uint8
 from minidiff.images.files import write_image
 from minidiff.reports import describe as report
 from minidiff.runs import folder as checkpoint
-from minidiff.training.presets import PRESETS
 
 
 @pytest.fixture(autouse=True)
@@ -56,9 +59,9 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def untrained(out: Path, **options: object) -> None:
     """A conditional model with its first weights: it draws nothing in particular, but not the same for all labels."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", tiny())
-        asked = {"preset": "tiny", "image_size": 16, "conditional": True, "out": out, **options}
-        job = ddpm_job.plan(torch.device("cpu"), asked)
+        patch.setitem(DDPM_PRESETS, "tiny", tiny())
+        small: dict[str, Any] = {"preset": "tiny", "image_size": 16, "conditional": True, "device": "cpu", **options}
+        job = ddpm_job.plan(DdpmRequest(out=out, **small))
     job.start()
     random = torch.Generator().manual_seed(0)
     for name, parameter in job.model.named_parameters():
@@ -309,7 +312,7 @@ def test_a_run_is_scored(scenes: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert about["sampling"] == {
         "sampler": "dpm++sde", "steps": 2, "spacing": "trailing", "guidance_scale": 2.0, "calls": 2, "precision": "fp32"
     }  # fmt: skip
-    assert about["classifier"]["sha256"] == load_classifier(scenes / "seen")[2]
+    assert about["classifier"]["sha256"] == load_classifier(scenes / "seen").sha256
     assert about["run"] == str((scenes / "model").resolve())
     assert cli.run(["info", "out"]) == 0
     told = capsys.readouterr().out
@@ -389,7 +392,7 @@ def test_an_evaluation_is_of_one_model_one_classifier_and_one_list(
     os.mkdir("other")
     for name in ("config.json", "model.safetensors"):
         Path("other", name).write_bytes((scenes / "seen" / name).read_bytes())
-    weights = load_classifier("other")[1].state_dict()
+    weights = load_classifier("other").model.state_dict()
     checkpoint.save_model(Path("other"), {name: 2 * tensor for name, tensor in weights.items()})
     refuses([*line[:3], "other", *line[4:]], "by another classifier than other")
     os.mkdir("model")
@@ -466,7 +469,7 @@ def test_a_damaged_result_is_written_anew(damaged: str) -> None:
 def test_a_tenth_of_the_images_comes_without_labels(scenes: Path) -> None:
     """Unless --label-dropout says otherwise, as in Ho & Salimans 2022: guidance leads away from what they teach."""
     run = load(scenes / "model")
-    assert run.config["labels"]["dropout"] == run.label_dropout == 0.1
+    assert run.config.labels.dropout == run.label_dropout == 0.1
 
 
 def test_classes_without_a_labels_file(shades: Path, clf: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -484,7 +487,7 @@ def test_classes_without_a_labels_file(shades: Path, clf: Path, capsys: pytest.C
     run = load(shades)
     assert open_lists(run, run.label_names, [])["classes"].shape == (20, 2)
     with pytest.raises(UserError, match="labels-file"):
-        run.config["labels"]["one_hot"] = False
+        run.config = replace(run.config, labels=replace(run.config.labels, one_hot=False))
         open_lists(run, run.label_names, [])
 
 
@@ -551,7 +554,8 @@ def test_labels_are_matched_by_name_not_by_place(scenes: Path) -> None:
     evaluate.draw_samples(run, Path("samples/test-0.npz"), labels, 0, steps=2)
     both = [evaluate.look(each, Path(), "test", labels, 16, run.label_names) for each in (seen, other)]
     assert torch.equal(both[0].logits, both[1].logits) and evaluate.names_of(run, other) == shapes.NAMES
-    run.config["labels"] = None  # as of an imported network, which knows how many labels there are and no names
+    # As of an imported network, which knows how many labels there are and no names.
+    run.config = replace(run.config, labels=None)
     assert evaluate.names_of(run, other) == other.names != shapes.NAMES
 
 

@@ -191,7 +191,7 @@ def test_runs_that_are_no_classifiers(trained: Path, clf: Path, tmp_path: Path) 
     del config["labels"]
     (tmp_path / "model.safetensors").write_bytes((clf / "model.safetensors").read_bytes())
     write_json(tmp_path / "config.json", config)
-    with pytest.raises(UserError, match="lacks what a classifier run has"):
+    with pytest.raises(UserError, match='"labels" is missing'):
         open_evaluator(tmp_path)
 
 
@@ -208,7 +208,7 @@ def test_labels_are_matched_by_name(lab: tuple[nn.Module, Path]) -> None:
 
 def test_a_run_is_asked_as_it_was_trained(clf: Path) -> None:
     """In eval mode and with images in [-1,1], whatever the batch: against the network called by hand."""
-    _, network, _ = load_classifier(clf)
+    network = load_classifier(clf).model
     images = pictures(3, 16, 16)
     by_hand: Tensor = network(to_float(images))
     torch.testing.assert_close(open_evaluator(clf).logits(images), by_hand, atol=1e-5, rtol=1e-5)

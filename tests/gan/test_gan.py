@@ -16,10 +16,11 @@ from torch.nn.functional import binary_cross_entropy
 
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError
+from minidiff.gan.config import GAMES
 from minidiff.gan.losses import GANS, clip_weights, entropy_critic, entropy_generator, gradient_penalty, wasserstein
 from minidiff.gan.trainer import GanTrainer, update_ema
 from minidiff.images.convert import to_float
-from minidiff.networks.gan import Critic, Generator, generator_of, initialise
+from minidiff.networks.gan import Critic, Generator, initialise
 from minidiff.rng import Draws
 from minidiff.training.batches import global_batch
 from minidiff.training.config import TrainConfig
@@ -68,7 +69,7 @@ def test_every_size(size: int, channels: int) -> None:
 
 @pytest.mark.parametrize("size, nearest", [(30, 28), (48, 56), (4, 8), (7, 8), (512, 256), (100, 112)])
 def test_a_size_that_does_not_double_is_named(size: int, nearest: int) -> None:
-    with pytest.raises(UserError, match=rf"--image-size {size} is not 4 or 7 doubled.*Try {nearest}\."):
+    with pytest.raises(UserError, match=rf".image_size. {size} is not 4 or 7 doubled.*Try {nearest}\."):
         Generator(image_size=size)
 
 
@@ -98,7 +99,7 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
 
 def test_a_generator_is_rebuilt_from_a_config() -> None:
     generator = Generator(6, 4, 28, 1)
-    again = generator_of({"kind": "wgan", "network": generator.config})
+    again = Generator(**generator.config)
     again.load_state_dict(generator.state_dict())
     z = torch.randn(2, 6)
     assert torch.equal(generator.eval()(z), again.eval()(z))
@@ -274,7 +275,7 @@ def test_each_step_of_the_critic_reads_a_batch_of_its_own(monkeypatch: pytest.Mo
         return {}
 
     monkeypatch.setattr(GanTrainer, "critic_step", look)
-    method = replace(GANS["dcgan"], critic_steps=3)
+    method = replace(GANS["dcgan"], game=replace(GAMES["dcgan"], critic_steps=3))
     expected = [global_batch(3, 10, 4, batch).tolist() for batch in range(1, 7)]
     first = GanTrainer(Generator(2, 2, 8, 1), Critic(2, 8, 1), method, data, config)
     next(first.steps())
@@ -307,8 +308,8 @@ def test_optimizers_rates_and_records_are_those_of_the_papers() -> None:
             assert group["lr"] == 3e-4 and group.get("betas") == betas and not group["weight_decay"]
         names = {"dcgan": {"discriminator_loss", "accuracy_real", "accuracy_fake"}}
         assert record.also.keys() == names.get(kind, {"critic_loss", "wasserstein"}) and record.lr == 3e-4
-    assert [GANS[kind].critic_steps for kind in GANS] == [1, 5, 5]
-    assert GANS["wgan"].clip == 0.01 and GANS["wgan-gp"].penalty == 10
+    assert [game.critic_steps for game in GAMES.values()] == [1, 5, 5]
+    assert GAMES["wgan"].clip == 0.01 and GAMES["wgan-gp"].penalty == 10
 
 
 @pytest.mark.parametrize("kind", GANS)
@@ -347,7 +348,7 @@ def small(kind: str, **config: Any) -> GanTrainer:
     torch.manual_seed(0)
     method, generator = GANS[kind], Generator(4, 4, 8)
     training = TrainConfig(**{"steps": 6, "batch_size": 4, "lr": 1e-3, "warmup": 0, **config})
-    return GanTrainer(generator, Critic(4, 8, norm=method.norm), method, some_images(), training)
+    return GanTrainer(generator, Critic(4, 8, norm=method.game.norm), method, some_images(), training)
 
 
 def weights(module: nn.Module) -> Tensor:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,21 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from minidiff import cli
+from minidiff.data.config import DataConfig
 from minidiff.errors import UserError
 from minidiff.gan import job as gan_job
+from minidiff.gan.config import GAMES, GanConfig, GanKind, GanRequest
 from minidiff.gan.losses import GANS
+from minidiff.gan.presets import GAN_PRESETS
 from minidiff.gan.trainer import GanTrainer
 from minidiff.images.files import image_shape, write_image
+from minidiff.networks.configs import GeneratorConfig
+from minidiff.records import to_json
 from minidiff.rng import Draws
 from minidiff.runs import curves
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.log import read_metrics, write_metrics
-from minidiff.training.presets import GAN_PRESETS
+from minidiff.training.config import TrainConfig
 
 CPU = torch.device("cpu")
 
@@ -41,9 +47,16 @@ def train(kind: str, photos: Path, *more: str) -> list[str]:
     return ["train", kind, "--dataset", "folder", "--data-dir", str(photos), *small.split(), *more]
 
 
-def options(photos: Path, **more: Any) -> dict[str, Any]:
-    small = {"image_size": 16, "width": 4, "latent_dim": 8, "steps": 6, "batch_size": 4}
-    return {"dataset": "folder", "data_dir": photos, **small, **more}
+def config_of(kind: GanKind, steps: int) -> GanConfig:
+    """The config of a run of the preset `cpu`."""
+    data = DataConfig(name="shapes", image_size=16, channels=3)
+    training = TrainConfig(steps=steps)
+    return GanConfig(kind=kind, preset="cpu", data=data, network=GeneratorConfig(), gan=GAMES[kind], training=training)
+
+
+def request(photos: Path, **more: Any) -> GanRequest:
+    small: dict[str, Any] = {"image_size": 16, "width": 4, "latent_dim": 8, "steps": 6, "batch_size": 4}
+    return GanRequest(dataset="folder", data_dir=photos, device="cpu", **small, **more)
 
 
 # --- a run --------------------------------------------------------------------------------------------------------
@@ -55,14 +68,14 @@ def test_a_run_explains_itself(kind: str, photos: Path, capsys: pytest.CaptureFi
     assert cli.run(train(kind, photos)) == 0
     run, said = Path(f"runs/{kind}-folder-1"), capsys.readouterr()
     assert f"next      minidiff sample {run}" in said.out
-    assert f"lr {GAN_PRESETS[kind]['cpu'].training['lr']:g}," in said.out
+    assert f"lr {GAN_PRESETS[kind]['cpu'].training.lr:g}," in said.out
     for text in {"dcgan": ["1 discriminator step to"], "wgan": ["5 critic steps", "clipped to 0.01"],
                  "wgan-gp": ["5 critic steps", "gradient penalty 10"]}[kind]:  # fmt: skip
         assert text in said.out
     config = json.loads((run / "config.json").read_text())
     assert config["kind"] == kind
     assert config["network"] == {"latent_dim": 8, "width": 4, "image_size": 16, "channels": 3}
-    assert config["gan"] == json.loads(json.dumps(GANS[kind].settings()))
+    assert config["gan"] == to_json(GANS[kind].game)
     assert config["training"]["grad_clip"] is None and config["training"]["warmup"] == 0
 
     records = read_metrics(run)
@@ -88,10 +101,11 @@ def test_options_override_the_preset(photos: Path, capsys: pytest.CaptureFixture
     assert not Path("runs").exists()
     for part in ("6 steps of 4 images", "lr 0.01", "2 critic steps", "clipped to 0.5", "seed 4"):
         assert part in said
-    job = gan_job.plan("wgan-gp", CPU, options(photos, penalty=3.0, critic_steps=2))
+    job = gan_job.plan("wgan-gp", request(photos, penalty=3.0, critic_steps=2))
     trainer = job.trainer
     assert isinstance(trainer, GanTrainer)
-    assert trainer.method.penalty == 3 and trainer.method.critic_steps == 2 and trainer.method.clip is None
+    game = trainer.method.game
+    assert game.penalty == 3 and game.critic_steps == 2 and game.clip is None
 
 
 @pytest.mark.parametrize(
@@ -119,15 +133,15 @@ def test_what_cannot_be_is_one_line(
 def test_one_image_is_no_data_set() -> None:
     write_image("one/a.png", np.zeros((16, 16, 3), np.uint8))
     with pytest.raises(UserError, match="folder has one image, and a GAN needs many"):
-        gan_job.plan("dcgan", CPU, options(Path("one")))
+        gan_job.plan("dcgan", request(Path("one")))
 
 
 def test_the_presets_are_the_papers() -> None:
     assert GAN_PRESETS.keys() == GANS.keys() == gan_job.JOBS.keys()
     gpu = {kind: presets["gpu"] for kind, presets in GAN_PRESETS.items()}
     papers = {"dcgan": (128, 2e-4), "wgan": (64, 5e-5), "wgan-gp": (64, 1e-4)}
-    assert {kind: (p.training["batch_size"], p.training["lr"]) for kind, p in gpu.items()} == papers
-    assert all(p.network == {"latent_dim": 100, "width": 128} and p.image_size == 64 for p in gpu.values())
+    assert {kind: (p.training.batch_size, p.training.lr) for kind, p in gpu.items()} == papers
+    assert all((p.latent_dim, p.width) == (100, 128) and p.image_size == 64 for p in gpu.values())
 
 
 def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,7 +245,7 @@ def test_samples_that_are_alike_are_warned_of_at_every_preview(
         assert f"the samples at step {step} are too alike: their diversity is 0.00" in error
     assert [r["diversity"] for r in read_metrics(Path("run")) if "diversity" in r] == pytest.approx([0, 0])
     monkeypatch.undo()
-    job = gan_job.plan("dcgan", CPU, options(photos))
+    job = gan_job.plan("dcgan", request(photos))
     job.folder = Path("nowhere")
     assert job.measure(0)["diversity"] > 0
 
@@ -249,12 +263,12 @@ def test_collapse_is_of_the_latest_measurement() -> None:
 def test_nothing_is_said_of_a_gan_that_is_only_young() -> None:
     """Before a tenth of its preset's 2,000 steps, the last step of a shorter run aside."""
     noise = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
-    config: dict[str, Any] = {"kind": "dcgan", "preset": "cpu", "training": {"steps": 300}}
+    config = config_of("dcgan", steps=300)
     alike = [{"step": 1, "diversity": 0.1}]
     for step, count in ((1, 0), (199, 0), (200, 2), (300, 2)):
         assert len(gan_job.suspicions(config, alike, step, noise)) == count, step
-    assert len(gan_job.suspicions(config | {"training": {"steps": 20}}, alike, 20, noise)) == 2
-    assert len(gan_job.suspicions(config | {"preset": "of an older version"}, alike, 1, noise)) == 2
+    assert len(gan_job.suspicions(replace(config, training=TrainConfig(steps=20)), alike, 20, noise)) == 2
+    assert len(gan_job.suspicions(replace(config, preset="of an older version"), alike, 1, noise)) == 2
     assert "(of a diffusion model) a wrong start timestep" in gan_job.suspicions(config, [], 300, noise)[0]
 
 
@@ -288,7 +302,7 @@ def test_a_critic_that_has_gone_flat_is_warned_of() -> None:
     assert gan_job.stalled(records(*[0.02, -0.02] * 25), "wgan") == []  # noise, and yet not small
     assert gan_job.stalled(records(0.02, 0.0, 0.0, 0.0), "wgan") == []  # too few to tell
     assert "to 0.0% of" in gan_job.stalled(records(*[0.02] * 40, *[0.0] * 10), "wgan")[0]
-    config: dict[str, Any] = {"kind": "wgan", "preset": "cpu", "training": {"steps": 50}}
+    config = config_of("wgan", steps=50)
     smooth = np.broadcast_to(np.linspace(60, 200, 16, dtype=np.uint8)[:, None], (8, 3, 16, 16)).transpose(0, 2, 3, 1)
     assert gan_job.suspicions(config, died, 50, smooth) == [warning]
 

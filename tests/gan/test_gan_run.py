@@ -13,6 +13,7 @@ from minidiff import cli, load
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.errors import UserError
 from minidiff.files import write_json
+from minidiff.gan.config import GAMES
 from minidiff.gan.losses import GANS
 from minidiff.gan.run import GanRun
 from minidiff.images.convert import to_uint8
@@ -20,10 +21,12 @@ from minidiff.metrics.sources import ImageSource
 from minidiff.networks.gan import Generator
 from minidiff.pretrained.load import KINDS
 from minidiff.pretrained.sources import open_place
+from minidiff.records import to_json
 from minidiff.reports import describe as report
 from minidiff.rng import sample_generators
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.log import append_metrics
+from minidiff.training.config import TrainConfig
 
 
 def write_run(folder: Path, kind: str = "dcgan", image_size: int = 16, channels: int = 3) -> Path:
@@ -35,13 +38,13 @@ def write_run(folder: Path, kind: str = "dcgan", image_size: int = 16, channels:
     with torch.no_grad():
         for _ in range(20):
             model(torch.randn(32, 8))
-    gan = {"dcgan": {}, "wgan": {"clip": 0.01}, "wgan-gp": {"penalty": 10.0}}[kind]
+    gan = {name: value for name, value in to_json(GAMES[kind]).items() if value is not None}
     data = {"name": "folder", "data_dir": None, "image_size": image_size, "channels": channels, "images": 24}
-    training = {"steps": 20, "batch_size": 8, "lr": 2e-4, "decay": "constant", "ema_decay": 0.99, "seed": 0}
     config = {
         "minidiff": "0.1.0", "kind": kind, "preset": "cpu", "data": data | {"on_bad": "skip"},
-        "network": model.config, "gan": {"critic_steps": 5, "optimizer": "adam"} | gan,
-        "training": training | {"precision": "auto"}, "save_every": None, "sample_every": None,
+        "network": model.config, "gan": gan | {"critic_steps": 5},
+        "training": to_json(TrainConfig(steps=20, batch_size=8, ema_decay=0.99)),
+        "save_every": None, "sample_every": None,
     }  # fmt: skip
     checkpoint.create_run(folder, "", config)
     checkpoint.save_model(folder, model.state_dict())
@@ -97,7 +100,7 @@ def test_the_images_are_those_of_the_saved_generator(gan: Path) -> None:
         ("raw", (checkpoint.read_state(gan) or {})["model"]),
     ):
         run = opened(gan, weights=weights)
-        model = Generator(**run.config["network"])
+        model = Generator(**run.model.config)
         model.load_state_dict(tensors)
         with torch.no_grad():
             want = model.eval()(run.latents(range(3)))
@@ -148,10 +151,13 @@ def test_what_is_missing_or_does_not_fit_is_said(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     config = json.loads((folder / "config.json").read_text())
     for damage, expected in (
-        ({"network": {"size": 3}}, "does not describe a generator this version can build"),
-        ({"network": None}, "does not describe a generator this version can build"),
-        ({"training": {}}, "does not describe a generator this version can build"),
-        ({"network": config["network"] | {"image_size": 30}}, "--image-size 30"),
+        ({"network": config["network"] | {"size": 3}}, 'config.json: "network.size" is not a key'),
+        ({"network": {"width": 4}}, '"network.[a-z_]*" is missing'),
+        ({"network": None}, '"network" is None, and should be an object'),
+        ({"network": config["network"] | {"image_size": 0}}, 'config.json: in "network", `image_size` is 0'),
+        ({"gan": config["gan"] | {"optimizer": "sgd"}}, '"gan.optimizer" is .sgd., and should be .adam. or .rmsprop.'),
+        ({"training": {}}, '"training.[a-z_]*" is missing'),
+        ({"network": config["network"] | {"image_size": 30}}, "`image_size` 30"),
         ({"network": config["network"] | {"width": 8}}, "does not fit this network.*Nothing was loaded"),
     ):
         write_json(folder / "config.json", config | damage)

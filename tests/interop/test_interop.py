@@ -31,8 +31,8 @@ from minidiff.interop import scheduler as scheduler_config
 from minidiff.metrics import sources
 from minidiff.networks.unet import UNet
 from minidiff.pretrained.sources import open_place
+from minidiff.records import to_json
 from minidiff.restoration import restore
-from minidiff.restoration.config import RestoreRequest
 from minidiff.runs import folder as checkpoint
 
 diffusers = pytest.importorskip("diffusers", reason="the peer is missing: pip install -e '.[test]'")
@@ -182,7 +182,7 @@ def test_cifar10_in_full(tmp_path):
     theirs = peer(CIFAR10)
     run = load(save(theirs, tmp_path, flat=True, variance_type="fixed_large"))
     assert sum(parameter.numel() for parameter in run.model.parameters()) == 35_746_307
-    assert len(run.model.state_dict()) == 328 and run.config["diffusion"]["variance"] == "fixed_large"
+    assert len(run.model.state_dict()) == 328 and run.config.diffusion.variance == "fixed_large"
     assert distance(theirs, run.model) < 1e-4
 
 
@@ -220,7 +220,7 @@ def test_a_linear_label_layer_is_found_in_the_weights(tmp_path, capsys):
     theirs.class_embedding = nn.Linear(6, 64)
     randomise(theirs)
     run = load(save(theirs, tmp_path / "theirs"))
-    assert run.config["network"]["label_dim"] == 6 and "knows 6 labels" in run.config["source"]["notes"][0]
+    assert run.config.network.label_dim == 6 and "knows 6 labels" in run.config.source.notes[0]
     assert distance_with_labels(theirs, run.model) < 1e-4
     assert cli.run(["export", str(tmp_path / "theirs"), "back"]) == 0
     assert "set unet.class_embedding = torch.nn.Linear(6, 64)" in capsys.readouterr().out
@@ -374,7 +374,7 @@ def test_schedules_there_and_back(name, tmp_path):
     save(peer(SMALL), tmp_path / "theirs", **theirs)
     run = load(tmp_path / "theirs")
     expected = pipeline_default() | ours
-    given = {key: run.config["diffusion"][key] for key in expected}
+    given = {key: getattr(run.config.diffusion, key) for key in expected}
     assert given == pytest.approx(expected) and run.model.prediction == expected["prediction"]
     kind = getattr(diffusers, theirs.get("_class_name", "DDPMScheduler"))
     alphas = kind.from_pretrained(tmp_path / "theirs" / "scheduler").alphas_cumprod
@@ -382,7 +382,7 @@ def test_schedules_there_and_back(name, tmp_path):
     assert cli.run(["export", str(tmp_path / "theirs"), "back"]) == 0
     back = diffusers.DDPMPipeline.from_pretrained("back").scheduler
     torch.testing.assert_close(back.alphas_cumprod, alphas, rtol=0, atol=1e-6)
-    assert load("back").config["diffusion"] == pytest.approx(run.config["diffusion"])
+    assert to_json(load("back").config.diffusion) == pytest.approx(to_json(run.config.diffusion))
     for key in ("prediction_type", "rescale_betas_zero_snr"):
         assert back.config[key] == theirs.get(key, back.config[key])
 
@@ -577,7 +577,7 @@ def test_a_name_on_the_hub_is_a_run(hub, capsys):
     assert not Path("runs").exists() and Path("b.png").exists()
     assert {name for name, _ in hub.asked} == {"google/ddpm-small"}
     assert not any(pattern.endswith(".bin") for _, patterns in hub.asked for pattern in patterns)
-    assert load("google/ddpm-small").config["data"]["name"] == "google/ddpm-small"
+    assert load("google/ddpm-small").config.data.name == "google/ddpm-small"
     with pytest.raises(UserError, match="one set of weights"):
         load("google/ddpm-small", weights="raw")
 
@@ -656,8 +656,8 @@ def test_import_writes_a_run_that_every_command_takes(folder, capsys, monkeypatc
     said = capsys.readouterr().out
     assert "of diffusers" in said and "253,123 in 208 tensors" in said and "16x16, from " in said
     assert cli.run(["sample", "--steps", "2", "-n", "2", "--out", "out.npz"]) == 0
-    job = restore.begin(image(), "runs/theirs", RestoreRequest(start_t=5))
-    assert job.config.model == os.path.abspath("runs/theirs")
+    plan = restore.plan(image(), "runs/theirs", torch.device("cpu"), {}, {"start_t": 5})
+    assert plan.config["model"] == os.path.abspath("runs/theirs")
     save(peer(SMALL), Path("nested"))
     for place in ("runs/theirs", "nested", str(folder)):  # as `minidiff fid` takes them
         drawn = open_place(place, num=3, steps=2)
@@ -675,8 +675,8 @@ def image() -> str:
 
 def test_a_picture_can_be_restored_by_a_name_on_the_hub(hub, folder):
     """The run remembers where the files are, not the name: it must be found again from another folder."""
-    job = restore.begin(image(), "google/ddpm-small", RestoreRequest(start_t=5))
-    assert job.config.model == str(folder)
+    plan = restore.plan(image(), "google/ddpm-small", torch.device("cpu"), {}, {"start_t": 5})
+    assert plan.config["model"] == str(folder)
 
 
 def test_nothing_is_written_over(folder, capsys, monkeypatch):
@@ -719,7 +719,7 @@ def chains_agree(run: pipeline.Run, place: str) -> None:
     theirs.scheduler.set_timesteps(run.schedule.T)
     x = y = torch.randn(2, *run.shape, generator=torch.Generator().manual_seed(0))
     one, other = (torch.Generator().manual_seed(1) for _ in range(2))
-    variance = run.config["diffusion"]["variance"]
+    variance = run.config.diffusion.variance
     chain = SAMPLERS["ddpm"](run.denoiser(), run.schedule, x, generator=one, variance=variance)
     worst = 0.0
     with torch.no_grad():
@@ -740,7 +740,16 @@ def test_other_diffusions_are_the_same_pipeline_too(diffusion, tmp_path):
     network = UNet(image_size=16, channels=(16, 32), attention=(False, True), norm_groups=8)
     randomise(network)
     ours = pipeline_default() | {"timesteps": 60, "beta_start": None, "beta_end": None} | diffusion
-    config = {"kind": "ddpm", "data": {"image_size": 16, "channels": 3}, "network": network.config, "diffusion": ours}
+    data = {"name": "test", "image_size": 16, "channels": 3}
+    config = {
+        "minidiff": "0.1.0",
+        "kind": "ddpm",
+        "data": data,
+        "network": network.config,
+        "diffusion": ours,
+        "training": {},
+        "source": {"format": "diffusers", "place": "test", "notes": []},
+    }
     foreign.write_run(tmp_path / "run", config, network.state_dict())
     assert cli.run(["export", str(tmp_path / "run"), "out"]) == 0
     chains_agree(load(tmp_path / "run"), "out")

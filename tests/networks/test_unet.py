@@ -343,8 +343,8 @@ def test_config_rebuilds_the_network(name):
         ({"channels": (), "attention": ()}, r"at least one level"),
         ({"layers_per_block": 0}, r"one or more"),
         ({"in_channels": 0}, r"one or more"),
-        ({"downsample_padding": 2}, r"downsample_padding is 2"),
-        ({"dropout": 1.0}, r"dropout is 1\.0"),
+        ({"downsample_padding": 2}, r"downsample_padding. is 2"),
+        ({"dropout": 1.0}, r"dropout. is 1\.0"),
     ],
     ids=str,
 )

@@ -21,8 +21,10 @@ from peers import pictures
 from minidiff import cli, load
 from minidiff.data import shapes
 from minidiff.ddpm import job as ddpm_job
+from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.errors import UserError
 from minidiff.files import locked, write_json
+from minidiff.gan.presets import GAN_PRESETS, GanPreset
 from minidiff.images.convert import to_uint8
 from minidiff.metrics import extraction, frechet, inception_weights
 from minidiff.metrics.estimates import Estimate
@@ -32,8 +34,8 @@ from minidiff.runs.log import read_metrics, write_metrics
 from minidiff.studies import cell as cells
 from minidiff.studies import distance, models, processes, progress, study, timing
 from minidiff.studies import reference as references
+from minidiff.training.config import TrainConfig
 from minidiff.training.journal import Interrupted
-from minidiff.training.presets import GAN_PRESETS, PRESETS, Preset
 
 TIMES = {"steps": {"ddpm": 9, "wgan": 8}, "seconds_per_step": {"ddpm": 0.5, "wgan": 0.25},
          "seconds_per_sample": {"ddpm": 0.1, "wgan": 0.01}, "seconds_per_image": 0.01, "images": 48,
@@ -49,9 +51,9 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture()
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models that train in a moment, on a few scenes."""
-    monkeypatch.setitem(PRESETS, "cpu", tiny())
-    gan = {"steps": 2, "batch_size": 4, "lr": 1e-4, "warmup": 0, "grad_clip": None}
-    monkeypatch.setitem(GAN_PRESETS["wgan"], "cpu", Preset("tests", 16, {"latent_dim": 8, "width": 4}, gan))
+    monkeypatch.setitem(DDPM_PRESETS, "cpu", tiny())
+    gan = TrainConfig(steps=2, batch_size=4, lr=1e-4, warmup=0, grad_clip=None)
+    monkeypatch.setitem(GAN_PRESETS["wgan"], "cpu", GanPreset("tests", 16, latent_dim=8, width=4, training=gan))
     monkeypatch.setattr(shapes, "COUNTS", {"train": 48, "test": 30})
     monkeypatch.setattr(ddpm_job, "PREVIEW_IMAGES", 1)
     monkeypatch.setattr(cells, "COMPARED", 16)
@@ -462,7 +464,7 @@ def test_a_training_that_diverges_says_how_to_go_on(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """compare has no --lr: the run is trained by hand, as any run, and compare goes on with it."""
-    monkeypatch.setitem(PRESETS, "cpu", replace(tiny(), training=tiny().training | {"lr": 3e38, "warmup": 0}))
+    monkeypatch.setitem(DDPM_PRESETS, "cpu", replace(tiny(), training=replace(tiny().training, lr=3e38, warmup=0)))
     plan = planned(tmp_path / "s", steps=3)
     run = tmp_path / "s" / "my cells" / "run"
     with pytest.raises(UserError, match=r"In a study: `minidiff train ddpm --resume '.*cells/run' --lr 1e\+38`, then"):

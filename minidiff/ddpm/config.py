@@ -1,0 +1,120 @@
+"""What a DDPM is asked for, and what its run folder says of it.
+
+Rests on records alone, so that help and `minidiff info` need no torch. Ho et al. 2020 (DDPM); the other papers are
+beside the functions that the names choose.
+"""
+
+from dataclasses import KW_ONLY
+from pathlib import Path
+from typing import Any, Literal
+
+from minidiff.data.config import Labels
+from minidiff.networks.configs import UNetConfig
+from minidiff.records import demand, record
+from minidiff.training.config import RunConfig, TrainRequest, read_as
+
+LABEL_DROPOUT = 0.1  # Ho & Salimans 2022, section 4.1
+
+
+@record
+class DiffusionConfig:
+    """The noise that images drown in, and what the network learns of it. The defaults are the DDPM paper's."""
+
+    schedule: str = "linear"  # one of SCHEDULES
+    timesteps: int = 1000  # T
+    beta_start: float | None = None  # of linear and scaled_linear; None for both: 1e-4 and 0.02, times 1000 / T
+    beta_end: float | None = None
+    prediction: str = "eps"  # what the network predicts: one of PREDICTIONS
+    min_snr_gamma: float | None = None  # weighs the loss (Hang et al. 2023); None: all timesteps alike
+    zero_terminal_snr: bool = False  # the schedule ends in pure noise (Lin et al. 2024)
+    variance: str = "fixed_small"  # of the reverse steps of the sampler ddpm: one of VARIANCES
+
+    def __post_init__(self) -> None:
+        """Raise UserError for numbers out of range; the names are looked up where the schedule is built."""
+        demand(self.timesteps >= 2, "timesteps", self.timesteps, "2 or more")
+        for name in ("beta_start", "beta_end"):
+            value = getattr(self, name)
+            demand(value is None or 0 < value <= 1, name, value, "a number above 0 and up to 1, or None")
+        gamma = self.min_snr_gamma
+        demand(gamma is None or gamma > 0, "min_snr_gamma", gamma, "a number above 0 (5 is usual), or None")
+
+
+@record
+class ToldLabels(Labels):
+    """The labels that a conditional network is told in training, and how often it is not."""
+
+    dropout: float = LABEL_DROPOUT  # the share of images whose labels are not told, for guidance
+
+
+@record
+class FidConfig:
+    """How FID to the training images is measured during a training."""
+
+    every: int  # steps
+    samples: int = 10_000
+    sampler: str = "ddim"  # one of SAMPLERS
+    steps: int | None = 50  # of the sampler; None: its own default
+    features: str = "inception"  # the network to measure in: Inception, or the run folder of a classifier
+    weights: str | None = None  # Inception's weights; None: from the cache, or downloaded
+    network: dict[str, Any] | None = None  # tells it from any other, see `extraction.identity`
+
+    def __post_init__(self) -> None:
+        demand(self.every >= 1, "fid_every", self.every, "1 or more")
+        demand(self.samples >= 2, "fid_samples", self.samples, "2 or more")
+        demand(self.steps is None or self.steps >= 1, "fid_steps", self.steps, "1 or more")
+
+
+@record
+class Origin:
+    """Where an imported run comes from."""
+
+    format: str  # such as diffusers
+    place: str
+    notes: tuple[str, ...] = ()  # what is different from how its own library samples it
+
+
+@record
+class DdpmConfig(RunConfig):
+    """The config.json of a ddpm run."""
+
+    _: KW_ONLY
+    kind: Literal["ddpm"] = "ddpm"
+    labels: ToldLabels | None = None  # None: it was trained without
+    network: UNetConfig
+    diffusion: DiffusionConfig
+    sample_every: int | None = None  # steps between grids of samples; None: the default
+    fid: FidConfig | None = None  # None: it is not measured
+    source: Origin | None = None  # None: it was trained here
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a run that was neither trained here nor imported."""
+        demand(self.training is not None or self.source is not None, "training", None, "an object, as it was written")
+
+
+def read_ddpm(stored: dict[str, Any], where: object) -> DdpmConfig:
+    """Read the config.json of a ddpm run. Raises UserError, see `read_as`."""
+    return read_as(DdpmConfig, stored, where)
+
+
+@record
+class DdpmRequest(TrainRequest):
+    """What `minidiff train ddpm` can be asked for. None: the preset decides."""
+
+    conditional: bool = False  # tell the network the labels, to draw for them later
+    label_dropout: float | None = None  # the share of images whose labels are not told; None: LABEL_DROPOUT
+    schedule: str | None = None  # this and the next six: see `DiffusionConfig`
+    timesteps: int | None = None
+    beta_start: float | None = None
+    beta_end: float | None = None
+    prediction: str | None = None
+    min_snr_gamma: float | None = None
+    zero_terminal_snr: bool | None = None
+    sample_every: int | None = None  # steps between grids of samples; None: a quarter of the steps, at most 5000
+    fid_every: int | None = None  # steps between measurements of FID to the training images; None: not measured
+    fid_samples: int | None = None  # this and the next four: see `FidConfig`
+    fid_sampler: str | None = None
+    fid_steps: int | None = None
+    fid_features: str | None = None
+    fid_weights: str | Path | None = None
+    accumulate: int | None = None  # slices that a batch is cut into, to fit the memory
+    compile: bool | None = None  # torch.compile; None: on a GPU, in long runs

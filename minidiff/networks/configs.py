@@ -1,0 +1,116 @@
+"""The arguments of the networks that draw, named once: to build them, and to store them in a run's config.json.
+
+Rests on records alone, so that presets, help and `minidiff info` need no torch. See `unet.py` and `gan.py`.
+"""
+
+import math
+
+from minidiff.errors import UserError
+from minidiff.records import demand, record
+
+
+@record
+class UNetConfig:
+    """The arguments of `UNet`. The defaults are DDPM's network for CIFAR-10 (Ho et al. 2020, appendix B)."""
+
+    image_size: int = 32  # the size it is meant for; `forward` takes any height and width that the levels divide
+    in_channels: int = 3
+    out_channels: int | None = None  # None: as many as in_channels
+    channels: tuple[int, ...] = (128, 256, 256, 256)  # of each level, finest first; every level halves the image
+    layers_per_block: int = 2
+    attention: tuple[bool, ...] = (False, True, False, False)  # at which levels
+    mid_attention: bool = True
+    head_dim: int | None = None  # channels of one attention head; None: ONE head over all (diffusers' absent key is 8)
+    dropout: float = 0.0
+    norm_groups: int = 32
+    norm_eps: float = 1e-6
+    downsample_padding: int = 0  # 0 pads right and bottom by one (DDPM), 1 all round
+    flip_sin_to_cos: bool = False  # the order in the timestep embedding, see `timestep_embedding`
+    freq_shift: float = 1
+    label_dim: int = 0  # L > 0 takes multi-hot labels [N,L], added to the timestep embedding by a linear layer
+    scale_shift: bool = False  # how the timestep enters a residual block, see `ResidualBlock`; False is DDPM's way
+
+    def __post_init__(self) -> None:
+        """Fill in out_channels, and raise UserError for arguments that no network can be built from."""
+        fill = object.__setattr__  # the record is frozen, but not yet finished
+        fill(self, "out_channels", self.in_channels if self.out_channels is None else self.out_channels)
+        fill(self, "channels", tuple(self.channels))
+        fill(self, "attention", tuple(bool(attends) for attends in self.attention))
+        fill(self, "scale_shift", bool(self.scale_shift))
+        check_unet(self)
+
+    @property
+    def stride(self) -> int:
+        """How many pixels of the image one pixel of the coarsest level covers, each way."""
+        return 2 ** (len(self.channels) - 1)
+
+
+@record
+class GeneratorConfig:
+    """The arguments of `Generator`. The defaults are figure 1 of DCGAN."""
+
+    latent_dim: int = 100  # numbers of noise that an image is made of
+    width: int = 128  # channels next to the image; inside up to 8 times as many. The critic has the same
+    image_size: int = 64
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("latent_dim", "width", "image_size", "channels"):
+            value = getattr(self, name)
+            demand(value >= 1, name, value, "1 or more")
+
+
+@record
+class ResNetConfig:
+    """The arguments of `ResNet18`."""
+
+    classes: int  # outputs, whatever they mean
+    channels: int  # of the images: 1 or 3
+    width: int = 64  # channels of the first stage; the last has 8 times as many
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "channels", "width"):
+            value = getattr(self, name)
+            demand(value >= 1, name, value, "1 or more")
+
+
+def check_size(size: int, stride: int, name: str = "image size") -> None:
+    """Raise UserError unless `size` divides by `stride`. The message offers the nearest two sizes that do."""
+    if size < 1 or size % stride:
+        smaller = max(size // stride, 1) * stride
+        raise UserError(
+            f"{name} {size} does not divide by {stride}, which this network's {stride.bit_length()} levels need. "
+            f"Try {smaller} or {smaller + stride}."
+        )
+
+
+def check_unet(config: UNetConfig) -> None:
+    """Raise UserError for arguments that no U-Net can be built from."""
+    channels, attention, groups, head_dim = config.channels, config.attention, config.norm_groups, config.head_dim
+    assert config.out_channels is not None
+    counts = (config.in_channels, config.out_channels, config.layers_per_block, groups, *channels)
+    if not channels or min(counts) < 1 or config.label_dim < 0:
+        raise UserError("a network needs at least one level, and one or more channels, layers and groups. See `UNet`.")
+    if len(attention) != len(channels):
+        raise UserError(
+            f"attention has {len(attention)} entries for {len(channels)} levels of channels {list(channels)}. "
+            "Give True or False for each."
+        )
+    check_size(config.image_size, config.stride)
+    for level, width in enumerate(channels):
+        if width % groups:
+            raise UserError(
+                f"{width} channels do not divide into {groups} norm groups. "
+                f"Try {max(width // groups, 1) * groups} channels, or norm_groups={math.gcd(*channels)}."
+            )
+        attends = attention[level] or (config.mid_attention and level == len(channels) - 1)
+        if attends and head_dim is not None and (head_dim < 1 or width % head_dim):
+            raise UserError(
+                f"head_dim {head_dim} does not divide the {width} channels of level {level}, which has attention. "
+                f"Try {math.gcd(width, max(head_dim, 1))}, or None for one head."
+            )
+    if channels[0] % 2 or channels[0] < 4:
+        raise UserError(f"the first level has {channels[0]} channels. The timestep embedding needs an even 4 or more.")
+    demand(config.downsample_padding in (0, 1), "downsample_padding", config.downsample_padding,
+           "0 (right and bottom, DDPM) or 1 (all round)")  # fmt: skip
+    demand(0 <= config.dropout < 1, "dropout", config.dropout, "a probability from 0 up to, but not including, 1")

@@ -1,0 +1,99 @@
+"""Training a model of any kind by one call: what `minidiff train` does, from a script.
+
+Rests on the jobs of every kind. `plan` and `take_up` prepare a training; `train` and `resume` run it as well, and open
+what it has learnt.
+
+run = minidiff.train("ddpm", dataset="fashion-mnist", steps=500)
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from minidiff.classifier import job as classifier
+from minidiff.classifier.config import ClassifierRequest
+from minidiff.classifier.run import ClassifierRun, load_classifier
+from minidiff.ddpm import job as ddpm
+from minidiff.ddpm.config import DdpmRequest
+from minidiff.ddpm.run import Run
+from minidiff.errors import lookup
+from minidiff.gan import job as gan
+from minidiff.gan.config import GanKind, GanRequest
+from minidiff.gan.run import GanRun
+from minidiff.pretrained.load import load
+from minidiff.records import takes
+from minidiff.runs.folder import read_config
+from minidiff.runtime.distributed import local_device, process_group
+from minidiff.training.config import ResumeRequest
+from minidiff.training.job import Job
+from minidiff.training.job import resume as resume_job
+
+Trained = Run | GanRun | ClassifierRun
+
+JOBS: dict[str, type[Job[Any]]] = {"ddpm": ddpm.DdpmJob, **gan.JOBS, "classifier": classifier.ClassifierJob}
+REQUESTS: dict[str, Callable[..., Any]] = {
+    "ddpm": DdpmRequest,
+    **dict.fromkeys(gan.JOBS, GanRequest),
+    "classifier": ClassifierRequest,
+}
+PLANS: dict[str, Callable[[Any], Job[Any]]] = {
+    "ddpm": ddpm.plan,
+    **{kind: partial(gan.plan, kind) for kind in gan.JOBS},
+    "classifier": classifier.plan,
+}
+
+
+def plan(kind: str, request: Any) -> Job[Any]:
+    """Plan a training of this kind, from its kind's request. Raises UserError."""
+    return lookup("kind of training", kind, PLANS)(request)
+
+
+def take_up(folder: str | Path, request: ResumeRequest, kind: str | None = None) -> Job[Any]:
+    """Take up the training of a run folder, which must be of this kind if one is named. Raises UserError."""
+    if kind is None:
+        kind = str(read_config(folder, kind=tuple(JOBS))["kind"])
+    return resume_job(JOBS[kind], folder, request)
+
+
+def run(job: Job[Any]) -> Trained:
+    """Run a training to its end, and open what it has learnt, on the device it was trained on."""
+    job.run()
+    assert job.folder is not None
+    if job.kind == "classifier":
+        return load_classifier(job.folder, job.trainer.device)
+    return load(job.folder, device=job.trainer.device)
+
+
+@overload
+@takes(DdpmRequest)
+def train(kind: Literal["ddpm"], request: DdpmRequest) -> Run: ...
+@overload
+@takes(GanRequest)
+def train(kind: GanKind, request: GanRequest) -> GanRun: ...
+@overload
+@takes(ClassifierRequest)
+def train(kind: Literal["classifier"], request: ClassifierRequest) -> ClassifierRun: ...
+def train(kind: str, *given: Any, **fields: Any) -> Trained:
+    """Train a model, and open it.
+
+    kind: ddpm, dcgan, wgan, wgan-gp or classifier. The other arguments are the fields of `DdpmRequest`, `GanRequest` or
+    `ClassifierRequest`: what to train on, how long, and so on. A progress bar is shown; the run folder fills as with
+    `minidiff train`. Raises UserError, and Interrupted after Ctrl-C, when the run is saved.
+
+    run = minidiff.train("ddpm", dataset="fashion-mnist", steps=500)
+    for images in run.sample(64): ...
+    """
+    request = lookup("kind of training", kind, REQUESTS)(*given, **fields)
+    with process_group(local_device(request.device)):
+        return run(plan(kind, request))
+
+
+@takes(ResumeRequest)
+def resume(folder: str | Path, request: ResumeRequest) -> Trained:
+    """Take up the training of a run folder, to its end, and open it. Nothing but the request's fields may change.
+
+    run = minidiff.resume("runs/ddpm-fashion-mnist-1", steps=1000)
+    """
+    with process_group(local_device(request.device)):
+        return run(take_up(folder, request))
