@@ -56,6 +56,10 @@ if TYPE_CHECKING:
     from minidiff.pretrained.distance import distance as distance
     from minidiff.pretrained.load import load as load
     from minidiff.pretrained.sampling import sample as sample
+    from minidiff.reports.report import report as report
+    from minidiff.restoration.config import RestoreRequest as RestoreRequest
+    from minidiff.restoration.restore import restore as restore
+    from minidiff.restoration.restore import resume_restore as resume_restore
     from minidiff.training.config import TrainConfig as TrainConfig
     from minidiff.training.loop import Trainer as Trainer
 
@@ -104,6 +108,10 @@ PUBLIC = {
     "psnr": "images.quality",
     "q_posterior": "diffusion.process",
     "q_sample": "diffusion.process",
+    "restore": "restoration.restore",
+    "resume_fit": "dip.fit_picture",
+    "resume_restore": "restoration.restore",
+    "report": "reports.report",
     "ssim": "images.quality",
     "sample": "pretrained.sampling",
     "start_from": "diffusion.noise_level",

@@ -1,131 +1,202 @@
-"""A page of HTML out of small pieces, all in one file: pictures, charts and colours are within it, and no script.
+"""A page of HTML, all in one file: pictures, charts and style are within it, and there is no script.
 
-What is `Html` is markup; any other text is escaped where it enters a piece, so a label or a path with `<` in it is
-shown as it is and does nothing. Rests on style (how it looks), images and checkpoint.
+A page is made of blocks: small records, each drawn by the macro of its name in templates/blocks.html. Jinja escapes all
+text, so a label or a path with `<` in it is shown as it is and does nothing. Rests on images and files.
 """
 
 import base64
-import html
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from minidiff._version import __version__
 from minidiff.errors import UserError
-from minidiff.files import write_atomically
+from minidiff.files import write_atomically, write_errors
 from minidiff.images.convert import Pixels
 from minidiff.images.files import as_webp, read_image
-from minidiff.reports.style import STYLE
 
 PICTURES = 8_000_000  # bytes that all pictures of a page may have together
 PICTURE = 250_000  # and one of them; what has more is compressed, and made smaller where that is not enough
-FINE = 160  # pixels: a picture below this is enlarged by its pixels, not smoothed
+FINE = 160  # a picture of fewer pixels in width and height is enlarged by its pixels, not smoothed
 MANY = 50  # entries of a list that are written out
-VOID = {"img", "meta", "br"}  # elements without an end
+SHADES = 7  # of a heat map, see style.css
 
 
-class Html(str):
-    """Text that is markup already. What is added to it is escaped unless it is, too."""
-
-    def __add__(self, other: str) -> "Html":
-        return Html(str.__add__(self, escaped(other)))
+# --- blocks -------------------------------------------------------------------------------------------------------
 
 
-def escaped(child: str | None) -> Html:
-    """Any text as markup that shows it; Html as it is; None as nothing."""
-    return child if isinstance(child, Html) else Html(html.escape(child or "", quote=True))
+class Text(NamedTuple):
+    """A paragraph. look: a class of style.css (lead, soft, bad). tag: h3 for a heading, pre for lines to be typed."""
+
+    text: str
+    look: str = ""
+    tag: str = "p"
 
 
-def joined(children: Iterable[str | None]) -> Html:
-    return Html("".join(map(escaped, children)))
+class Items(NamedTuple):
+    """A list; each line has a name, which is bold and may be empty, and what is said of it."""
+
+    lines: Sequence[tuple[str, str]]
 
 
-def element(tag: str, /, *children: str | None, **attributes: str | None) -> Html:
-    """`<tag attribute="...">children</tag>`, all text escaped. class_ is class; an attribute of None is left out."""
-    given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(value, quote=True)}"'
-        for key, value in attributes.items()
-        if value is not None
-    )
-    return Html(f"<{tag}{given}>" + ("" if tag in VOID else f"{joined(children)}</{tag}>"))
+class Facts(NamedTuple):
+    """Names and what they are, in two columns; what is empty is left out. tiles: a few figures to be seen first."""
+
+    pairs: Mapping[str, str]
+    title: str = ""
+    tiles: bool = False
+
+
+class Bar(NamedTuple):
+    """A value as a dot and its interval as a bar, on a line of length 100."""
+
+    dot: float
+    reach: tuple[float, float] | None = None
+
+
+class Cell(NamedTuple):
+    """A cell of a table. small: text after it; chips: words in a frame, with their looks; across: columns it takes."""
+
+    text: str = ""
+    look: str = ""
+    bold: bool = False
+    small: str = ""
+    chips: Sequence[tuple[str, str]] = ()
+    bar: Bar | None = None
+    across: int = 1
+
+
+class Row(NamedTuple):
+    """A row of a table; its first cell names it."""
+
+    cells: Sequence[Cell]
+    look: str = ""
+
+
+class Table(NamedTuple):
+    """A table, which scrolls by itself where the screen is narrow. align: l or r for each column."""
+
+    head: Sequence[str]
+    rows: Sequence[Row]
+    align: str
+    caption: str = ""
+    look: str = ""  # heat: a heat map
+
+
+class Picture(NamedTuple):
+    """A picture with words below it, or in its place the reason why there is none."""
+
+    caption: str
+    uri: str = ""
+    width: int = 0
+    height: int = 0
+    why: str = ""
+    bad: bool = False
+
+
+class Album(NamedTuple):
+    """Pictures side by side, as many as there is room for. look: small, large, one below the other, or named."""
+
+    pictures: Sequence[Picture]
+    look: str = ""
+
+
+class Line(NamedTuple):
+    """A curve, and its name."""
+
+    name: str
+    points: Sequence[tuple[float, float]]  # step and value, both finite
+
+
+class Chart(NamedTuple):
+    """A drawing with its title, its lines for the legend, and notes about its axis."""
+
+    title: str
+    lines: Sequence[Line]
+    notes: Sequence[str]
+    svg: Markup
+
+
+class Charts(NamedTuple):
+    """Charts side by side, in groups; a group of the name "" has no heading."""
+
+    groups: Mapping[str, Sequence[Chart]]
+    wide: bool = False
+
+
+Block = Text | Items | Facts | Table | Album | Charts
+Blocks = Sequence[Block]
 
 
 # --- the page -----------------------------------------------------------------------------------------------------
 
 
-def page(title: str, kind: str, head: Html, sections: Sequence[tuple[str, Html]], written: str) -> Html:
-    """The whole page. kind: a line below the title; head: what comes before the sections, each a title and its body,
-    of which an empty one is left out; written: of when it is, for the last line."""
-    sections = [(name, body) for name, body in sections if body]
-    ids = {name: name.lower().replace(" ", "-") for name, _ in sections}
-    nav = element("nav", *(element("a", name, href=f"#{ids[name]}") for name, _ in sections), aria_label="Contents")
-    body = (
-        element("header", element("h1", title), element("div", kind, class_="kind"), head, nav),
-        element("main", *(element("section", element("h2", name), body, id=ids[name]) for name, body in sections)),
-        element("footer", f"Written by minidiff {__version__}. {written}"),
-    )
-    meta = (
-        element("meta", charset="utf-8")
-        + element("meta", name="viewport", content="width=device-width, initial-scale=1")
-        + element("title", f"{title}: minidiff")
-        + Html(f"<style>{STYLE}</style>")
-    )
-    return Html(f'<!doctype html>\n<html lang="en">\n<head>{meta}</head>\n<body>{joined(body)}</body>\n</html>\n')
+@dataclass
+class Page:
+    """A page: its head, and its sections by name. A section without blocks is left out."""
+
+    title: str
+    kind: str  # a line below the title
+    head: Blocks = ()
+    sections: Mapping[str, Blocks] = field(default_factory=dict)
+    written: str = ""  # from when it is, for the last line
+
+    def html(self) -> str:
+        """Return the whole page."""
+        found = {name: blocks for name, blocks in self.sections.items() if blocks}
+        shown = vars(self) | {"sections": found, "version": __version__}
+        return environment().get_template("page.html").render(shown) + "\n"
+
+    def write(self, path: Path) -> Path:
+        """Write the page, whole or not at all. Raises UserError."""
+        with write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: file.write(self.html().encode()))
+        return path
 
 
-def write_page(path: Path, text: Html) -> Path:
-    """A page to a file, whole or not at all. Raises UserError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: file.write(text.encode()))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}. Give another --out.") from None
-    return path
+@lru_cache
+def environment() -> jinja2.Environment:
+    """The templates of this folder. Everything is escaped; a name that is missing is an error."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"number": number, "macro": lambda block: type(block).__name__.lower()}
+    made.globals |= {"shades": SHADES, "fine": FINE}
+    return made
+
+
+def simple_table(head: Sequence[str], lines: Sequence[Sequence[str]], align: str, caption: str = "") -> list[Table]:
+    """Return a table of plain text, or nothing where it has no lines."""
+    rows = [Row([Cell(text) for text in line]) for line in lines]
+    return [Table(head, rows, align, caption)] if rows else []
+
+
+def bar(value: float, low: float | None, high: float | None, span: tuple[float, float]) -> Bar:
+    """Place a value and its interval, if there is one, on a line from the lower to the upper end of `span`."""
+
+    def at(x: float) -> float:
+        return 100 * min(1.0, max(0.0, (x - span[0]) / ((span[1] - span[0]) or 1)))
+
+    return Bar(at(value), None if low is None or high is None else (at(low), at(high)))
 
 
 # --- words and numbers --------------------------------------------------------------------------------------------
 
 
-def facts(pairs: dict[str, str]) -> Html:
-    """Names and what they are, in two columns; on a phone below one another."""
-    return element("dl", *(element("dt", k) + element("dd", v) for k, v in pairs.items() if v), class_="facts")
-
-
-def tiles(pairs: dict[str, str]) -> Html:
-    """A few figures to be seen first: what they are -> how much."""
-    return element("div", *(element("div", element("b", v), element("span", k)) for k, v in pairs.items()),
-                   class_="tiles")  # fmt: skip
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str] | Html], align: str, caption: str | None = None) -> Html:
-    """A table that scrolls within itself where the screen is narrow.
-
-    rows: the cells of each, the first of which names it; or a whole row as markup, see `row`. align: a letter for each
-    column, l or r (numbers).
-    """
-    made = [line if isinstance(line, Html) else row(line, align) for line in rows]
-    titles = [element("th", name, scope="col", class_=CLASS[a]) for name, a in zip(head, align, strict=True)]
-    above = element("caption", caption) if caption else ""
-    return element(
-        "div", element("table", above, element("thead", element("tr", *titles)), element("tbody", *made)), class_="wide"
-    )
-
-
-CLASS = {"l": None, "r": "n", "-": "line"}  # of the letters of `align`
-
-
-def row(cells: Sequence[str], align: str, class_: str | None = None) -> Html:
-    first, *rest = cells
-    body = [element("td", cell, class_=CLASS[a]) for cell, a in zip(rest, align[1:], strict=True)]
-    return element("tr", element("th", first, scope="row", class_=CLASS[align[0]]), *body, class_=class_)
-
-
 def duration(seconds: float) -> str:
-    """A time in words, two units at most: 8 s, 3 min 20 s, 1 h 05 min."""
+    """Write a time in two units at most: 8 s, 3 min 20 s, 1 h 05 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s" if seconds >= 1 else f"{seconds:.1f} s"
@@ -135,7 +206,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float, decimals: int | None = None) -> str:
-    """A number to read: with `decimals`, or four digits that say something."""
+    """Write a number to be read: with `decimals`, or with four significant digits."""
     if not math.isfinite(value):
         return str(value)
     if decimals is not None:
@@ -147,15 +218,15 @@ def number(value: float, decimals: int | None = None) -> str:
     return text.replace("-", "−")  # noqa: RUF001
 
 
-def worded(value: Any) -> str:
-    """A setting in words."""
+def in_words(value: object) -> str:
+    """Write a setting in words."""
     if value is None or value == {}:
         return ""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {worded(each)}" for name, each in value.items())
+        return ", ".join(f"{name} {in_words(each)}" for name, each in value.items())
     if isinstance(value, list | tuple):
         more = f" and {len(value) - MANY} more" * (len(value) > MANY)
-        return ", ".join(map(worded, value[:MANY])) + more
+        return ", ".join(map(in_words, value[:MANY])) + more
     if isinstance(value, bool):
         return "yes" if value else "no"
     return number(value) if isinstance(value, int | float) else str(value)
@@ -165,17 +236,20 @@ def worded(value: Any) -> str:
 
 
 def room_for(count: int) -> int:
-    """How many bytes each of so many pictures may have."""
+    """Return how many bytes each of `count` pictures may have."""
     return min(PICTURE, PICTURES // max(1, count))
 
 
-def data_uri(path: Path, room: int) -> tuple[str, int, int]:
-    """An image file as a URI that holds it, in about `room` bytes; its width and height as it is shown.
+def picture(path: Path, caption: str, room: int) -> Picture:
+    """Put an image file into about `room` bytes; where it cannot be read, the reason takes its place.
 
-    A file that is small enough goes in as it is, to the bit. Any other is compressed as WebP, and halved until it fits.
-    Raises UserError when it is no image.
+    A .png that is small enough goes in as it is, to the bit. Any other file is compressed as WebP, and halved until it
+    fits.
     """
-    pixels = read_image(path)
+    try:
+        pixels = read_image(path)
+    except UserError as error:
+        return Picture(caption, why=str(error), bad=True)
     held, content = "png", path.read_bytes()
     if path.suffix.lower() != ".png" or len(content) > room:
         held, content = "webp", as_webp(pixels, 90)
@@ -184,38 +258,12 @@ def data_uri(path: Path, room: int) -> tuple[str, int, int]:
         while len(content) > room and min(pixels.shape[:2]) > 64:
             pixels = halved(pixels)
             content = as_webp(pixels, 75)
-    return f"data:image/{held};base64,{base64.b64encode(content).decode()}", pixels.shape[1], pixels.shape[0]
+    uri = f"data:image/{held};base64,{base64.b64encode(content).decode()}"
+    return Picture(caption, uri, pixels.shape[1], pixels.shape[0])
 
 
 def halved(pixels: Pixels) -> Pixels:
-    """uint8 [H,W,3] at half its size, [H//2,W//2,3]: the mean of every four pixels."""
+    """Shrink uint8 [H,W,3] to [H//2,W//2,3]: each pixel is the mean of four."""
     height, width = (side // 2 for side in pixels.shape[:2])
     blocks = pixels[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3)
     return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
-
-
-def figure(path: Path, caption: str, room: int) -> Html:
-    """A picture with words below it; in its place the reason, where it cannot be read."""
-    try:
-        uri, width, height = data_uri(path, room)
-    except UserError as error:
-        return absent(str(error), caption, bad=True)
-    fine = "fine" if max(width, height) < FINE else None
-    shown = element("img", src=uri, width=str(width), height=str(height), alt=plain(caption), class_=fine)
-    return element("figure", shown, element("figcaption", caption))
-
-
-def absent(why: str, caption: str, bad: bool = False) -> Html:
-    """What stands where a picture would be."""
-    return element("figure", element("div", why, class_="absent bad" if bad else "absent"),
-                   element("figcaption", caption))  # fmt: skip
-
-
-def plain(caption: str) -> str:
-    """A caption without its markup."""
-    return html.unescape(re.sub("<[^>]*>", "", caption)) if isinstance(caption, Html) else caption
-
-
-def album(pictures: Sequence[Html], size: str = "") -> Html:
-    """Pictures side by side, as many as there is room for. size: "", small or large."""
-    return element("div", *pictures, class_=f"album {size}".strip()) if pictures else Html("")

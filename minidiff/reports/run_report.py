@@ -1,11 +1,11 @@
-"""The page of a single run, of whatever kind: how far it is, what came of it, its pictures, curves and settings.
+"""The page of one run of any kind: how far it is, what came of it, its pictures, curves and settings.
 
-Rests on report (what a run folder says of itself), page and charts. Nothing is computed anew, so it takes a second, and
-a run that is still being trained can be looked at.
+Rests on describe (what a run folder says about itself), page and charts. It computes nothing anew, so it takes a second
+or two, and a run that is still in training can be looked at.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +16,31 @@ from minidiff.gan.job import suspicions
 from minidiff.images.faults import problems
 from minidiff.images.files import read_image
 from minidiff.images.grid import cut
-from minidiff.reports import describe as report
-from minidiff.reports.charts import interval, panels
-from minidiff.reports.page import (
-    Html,
-    album,
-    duration,
-    element,
-    facts,
-    figure,
-    joined,
-    number,
-    page,
-    room_for,
-    table,
-    tiles,
-    worded,
-    write_page,
-)
-from minidiff.runs import folder as checkpoint
+from minidiff.reports import describe, page
+from minidiff.reports.charts import panels
+from minidiff.runs.folder import read_config
 from minidiff.runs.log import read_metrics, seconds_of_steps
 
 REPORT, RESULT = "report.html", "result.json"
 EARLIER = 6  # pictures of earlier steps that are shown
 MANY = 48  # pictures of a folder that are shown
 ROWS = 12  # of the most frequent confusions
+MEANING = {"diversity": "diversity; 1: as varied as the data"}  # of a figure whose name does not say it
 
-Sections = list[tuple[str, Html]]
+Config = Mapping[str, Any]  # config.json
+Sections = dict[str, page.Blocks]
 
 
 def write(folder: str | Path, out: str | Path | None = None) -> Path:
-    """The page of a run as it stands, RUN/report.html unless `out` names another place. Raises UserError."""
+    """Write the page of a run as it stands: RUN/report.html, unless `out` names another place. Raises UserError."""
     folder = Path(folder)
-    return write_page(Path(out) if out else folder / REPORT, run_page(folder))
+    return run_page(folder).write(Path(out) if out else folder / REPORT)
 
 
-def run_page(folder: Path) -> Html:
-    """The page of a run folder. Raises UserError where it is none."""
-    config = checkpoint.read_config(folder)
-    about = report.about(folder, config)
+def run_page(folder: Path) -> page.Page:
+    """Make the page of a run folder. Raises UserError where it is none."""
+    config = read_config(folder)
+    about = describe.about(folder, config)
     try:
         figures, sections = KINDS.get(config["kind"], training)(folder, config)
     except UserError:
@@ -62,41 +48,36 @@ def run_page(folder: Path) -> Html:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder} lacks what a {config['kind']} run has ({error}).") from None
     lead = next((about[name] for name in ("data", "image", "images", "shown") if name in about), "")
-    head = (element("p", lead, class_="lead") if lead else Html("")) + tiles(figures)
-    sections = [*sections, ("About", facts(about)), ("Settings", settings(config))]
-    newest = max(
-        path.stat().st_mtime
-        for path in folder.iterdir()
-        if path.is_file() and path.name[0] != "." and path.name != REPORT
-    )
-    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(newest))
-    return page(folder.resolve().name, f"{config['kind']} run", head, sections, f"The run last wrote {when}.")
+    tiles = page.Facts(figures, tiles=True)
+    head: page.Blocks = [page.Text(lead, "lead"), tiles] if lead else [tiles]
+    parts = [page.Facts(pairs, title) for title, pairs in settings(config).items() if pairs]
+    sections |= {"About": [page.Facts(about)], "Settings": parts}
+    files = [path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and path.name != REPORT]
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(max(path.stat().st_mtime for path in files)))
+    return page.Page(folder.resolve().name, f"{config['kind']} run", head, sections, f"The run last wrote {when}.")
 
 
-def settings(config: dict[str, Any]) -> Html:
-    """All of config.json."""
-    single = {key: value for key, value in config.items() if not isinstance(value, dict)}
-    groups = {"run": single} | {key: value for key, value in config.items() if isinstance(value, dict)}
-    parts = [element("div", element("h3", name.replace("_", " ")), facts(spelt(group)))
-             for name, group in groups.items() if group]  # fmt: skip
-    return element("div", *parts, class_="columns")
+def settings(config: Config) -> dict[str, dict[str, str]]:
+    """Return all of config.json in words, by its parts."""
+    parts = {"run": {key: value for key, value in config.items() if not isinstance(value, dict)}}
+    parts |= {key: value for key, value in config.items() if isinstance(value, dict)}
+    return {
+        name.replace("_", " "): {key.replace("_", " "): page.in_words(value) for key, value in part.items()}
+        for name, part in parts.items()
+    }
 
 
-def spelt(values: dict[str, Any]) -> dict[str, str]:
-    """Names and values of a part of config.json, in words; what is not set is left out."""
-    return {key.replace("_", " "): worded(value) for key, value in values.items()}
+# --- a training of any kind ---------------------------------------------------------------------------------------
 
 
-# --- a training, of any kind --------------------------------------------------------------------------------------
-
-
-def training(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Sections]:
-    """A run of steps, of which there are pictures."""
-    drawn = config["kind"] != "classifier"  # what a classifier shows are its mistakes, of which the last count
+def training(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
+    """Show a run of steps: its last pictures, some earlier ones, and all curves."""
+    draws = config["kind"] != "classifier"  # a classifier shows its mistakes, and only the last count
     records = read_metrics(folder)
     pictures = sorted((folder / "samples").glob("*.png"))
     steps = sorted({path.stem[:7] for path in pictures})
     last = [path for path in pictures if path.stem.startswith(tuple(steps[-1:]))]
+<<<<<<< HEAD
     earlier = spread([path for path in pictures if path.stem in steps[:-1]], EARLIER) if drawn else []
     room = room_for(len(last) + len(earlier))
     body = album([figure(path, called(path), room) for path in reversed(last)], "large" if drawn else "one")
@@ -108,155 +89,189 @@ def training(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Sect
     if config["kind"] in {*GAMES, "ddpm"} and records and last and not config.get("labels"):  # a grid without names
         sections.insert(0, ("Warnings", warnings(config, records, last[0])))
     return progress(folder, config, records), sections
+=======
+    earlier = some([path for path in pictures if path.stem in steps[:-1]], EARLIER) if draws else []
+    room = page.room_for(len(last) + len(earlier))
+    sections: Sections = {"Warnings": []}
+    if config["kind"] in {*GANS, "ddpm"} and records and last and not config.get("labels"):  # a grid without names
+        sections["Warnings"] = warnings(config, records, last[0])
+    whole = album(last[::-1], room, "large" if draws else "one")
+    sections["Pictures"] = [*whole, *album(earlier, room, "small", "Earlier")]
+    sections["Learning curves"] = curves(records)
+    return progress(config, records), sections
+>>>>>>> 78bfcd1 (minidiff.report writes the page of a run or study from a script; templates and matplotlib draw it)
 
 
-def warnings(config: dict[str, Any], records: list[dict[str, Any]], picture: Path) -> Html:
-    """What looks wrong with the last grid of a model, and with the metrics of a GAN; nothing where the grid cannot be
-    read, which the page says in its place."""
+def warnings(config: Config, records: list[dict[str, Any]], grid: Path) -> page.Blocks:
+    """Say what looks wrong with the last grid of a model, and with the metrics of a GAN.
+
+    Of a grid that cannot be read, the page says so in its place.
+    """
     try:
-        images = cut(read_image(picture), config["network"]["image_size"])
+        images = cut(read_image(grid), config["network"]["image_size"])
     except UserError:
+<<<<<<< HEAD
         return Html("")
     if config["kind"] in GAMES:
         said = suspicions(read_gan(config, picture.parent.parent / "config.json"), records, int(picture.stem), images)
+=======
+        return []
+    step = int(grid.stem)
+    if config["kind"] in GANS:
+        said = suspicions(dict(config), records, step, images)
+>>>>>>> 78bfcd1 (minidiff.report writes the page of a run or study from a script; templates and matplotlib draw it)
     else:
-        said = [f"samples at step {int(picture.stem)}: {problem}" for problem in problems(images)]
-    return element("ul", *(element("li", line) for line in said)) if said else Html("")
+        said = [f"samples at step {step}: {problem}" for problem in problems(images)]
+    return [page.Items([("", line) for line in said])] if said else []
 
 
-def progress(folder: Path, config: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, str]:
-    """How far it is, the last loss, what was measured last, and the time that the steps took."""
+def progress(config: Config, records: list[dict[str, Any]]) -> dict[str, str]:
+    """Say how far a training is, its last loss, what was measured last, and how long its steps took."""
     found: dict[str, str] = {}
-    steps = (config.get("training") or {}).get("steps")
-    if records and steps:
-        found["steps"] = f"{number(records[-1]['step'])} of {number(steps)}"
+    about = config.get("training") or {}
+    if records and about.get("steps"):
+        found["steps"] = f"{page.number(records[-1]['step'])} of {page.number(about['steps'])}"
     losses = [record for record in records if "loss" in record]
     if losses:
-        found["last loss"] = number(losses[-1]["loss"])
+        found["last loss"] = page.number(losses[-1]["loss"])
     for record in records:
         if "loss" not in record:
-            measured = {key.replace("_", " "): number(value) for key, value in record.items() if key != "step"}
-            found |= {MEANING.get(key, key): value for key, value in measured.items()}
-    if spent := seconds_of_steps(losses, (config.get("training") or {}).get("batch_size", 0)):
-        found["spent on steps"] = duration(spent)
+            names = {key: key.replace("_", " ") for key in record if key != "step"}
+            found |= {MEANING.get(name, name): page.number(record[key]) for key, name in names.items()}
+    if spent := seconds_of_steps(losses, about.get("batch_size", 0)):
+        found["spent on steps"] = page.duration(spent)
     return found
-
-
-MEANING = {"diversity": "diversity; 1: as varied as the data"}  # of a figure that does not say it by its name
-
-
-def spread(paths: Sequence[Path], most: int) -> list[Path]:
-    """At most so many, evenly spread, the first and the last among them."""
-    if len(paths) <= most:
-        return list(paths)
-    return [paths[round(place * (len(paths) - 1) / (most - 1))] for place in range(most)]
-
-
-def called(path: Path) -> str:
-    """A picture's name in words: 0005000-confusion is step 5,000, confusion."""
-    step, _, what = path.stem.partition("-")
-    name = f"step {int(step):,}" if step.isdigit() else step.replace("_", " ")
-    return f"{name}, {what}" if what else name
 
 
 # --- a deep image prior, and a restoration ------------------------------------------------------------------------
 
 
-def fit(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Sections]:
-    """The fit of a picture, or of all in a folder."""
+def fit(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
+    """Show the fit of a picture, or all fits of a folder."""
     if "images" in config:
         answers = sorted((folder / "dip").glob("*.png"))
-        shown = spread(answers, MANY)
-        room = room_for(len(shown))
-        cut = f", {len(shown)} of them shown" if len(shown) < len(answers) else ""
-        pictures = album([figure(path, path.stem, room) for path in shown], "small")
-        return {f"pictures fitted{cut}": number(len(answers))}, [("Pictures", pictures)]
-    result, records = read_result(folder), read_metrics(folder)
+        shown = some(answers, MANY)
+        rest = f", {len(shown)} of them shown" if len(shown) < len(answers) else ""
+        pictures = [page.picture(path, path.stem, page.room_for(len(shown))) for path in shown]
+        return {f"pictures fitted{rest}": page.number(len(answers))}, {"Pictures": [page.Album(pictures, "small")]}
+    result, records = read_json(folder / RESULT, missing={}), read_metrics(folder)
     found = {"PSNR in dB": result.get("psnr"), "PSNR of the target": result.get("psnr_target"),
              "SSIM": result.get("ssim"), "chosen step": result.get("best_step")}  # fmt: skip
-    figures = {"steps": f"{number(records[-1]['step'])} of {number(config['fit']['steps'])}"} if records else {}
-    figures |= {name: number(value) for name, value in found.items() if value is not None}
-    steps = spread(sorted((folder / "steps").glob("*.png")), EARLIER)
-    whole = [folder / name for name in ("sheet.png", "dip.png") if (folder / name).exists()][:1]
-    room = room_for(len(whole) + len(steps))
-    body = album([figure(path, "target, input, last and best", room) for path in whole], "one")
-    if steps:
-        body += element("h3", "On the way") + album([figure(path, called(path), room) for path in steps], "small")
-    return figures, [("Pictures", body), ("Curves", fit_curves(records, result))]
+    done = f"{page.number(records[-1]['step'])} of {page.number(config['fit']['steps'])}" if records else ""
+    figures = {"steps": done} if done else {}
+    figures |= {name: page.number(value) for name, value in found.items() if value is not None}
+    steps, whole = some(sorted((folder / "steps").glob("*.png")), EARLIER), first_of(folder, "sheet.png", "dip.png")
+    room = page.room_for(len(whole) + len(steps))
+    sheet = [page.picture(path, "target, input, last and best", room) for path in whole]
+    both = [*[page.Album(sheet, "one")] * bool(sheet), *album(steps, room, "small", "On the way")]
+    return figures, {"Pictures": both, "Curves": curves(records, result)}
 
 
-def fit_curves(records: list[dict[str, Any]], result: dict[str, Any]) -> Html:
-    best = result.get("best_step")
-    charts = panels(records, mark=(best, f"chosen: step {best:,}") if best else None)
-    return element("div", *charts, class_="charts two") if charts else Html("")
-
-
-def restoration(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Sections]:
-    """A fit, and the end of a chain after it."""
-    result = read_result(folder)
-    done = {"restoration": report.restore_progress(folder)}
+def restoration(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
+    """Show a fit, and the end of a chain after it."""
+    result, inner = read_json(folder / RESULT, missing={}), folder / "dip"
     figures = {"timestep it starts from": result.get("start_t"), "noise, of 255": result.get("noise")}
-    quality = result.get("quality") or {}
-    lines = [[name, *(number(found[key]) if key in found else "-" for key in ("psnr", "ssim"))]
-             for name, found in quality.items()]  # fmt: skip
-    results = table(["", "PSNR in dB", "SSIM"], lines, "lrr") if lines else Html("")
-    whole = [folder / name for name in ("comparison.png", "restored.png") if (folder / name).exists()][:1]
-    pictures = album([figure(path, "the picture, the fit's answer, what the chain made of it", room_for(1))
-                      for path in whole], "one")  # fmt: skip
-    inner = folder / "dip"
-    curves = fit_curves(read_metrics(inner), read_result(inner))
-    told = {name: number(float(f"{value:.3g}")) for name, value in figures.items() if value is not None}
-    return done | told, [("Results", results), ("Pictures", pictures), ("Curves of the fit", curves)]
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """result.json; nothing where there is none yet. Raises UserError where it is damaged."""
-    return read_json(folder / RESULT) if (folder / RESULT).exists() else {}
+    told = {name: page.number(float(f"{value:.3g}")) for name, value in figures.items() if value is not None}
+    quality = [
+        [name, *(page.number(found[key]) if key in found else "-" for key in ("psnr", "ssim"))]
+        for name, found in (result.get("quality") or {}).items()
+    ]
+    caption = "the picture, the fit's answer, what the chain made of it"
+    shown = [
+        page.picture(path, caption, page.room_for(1)) for path in first_of(folder, "comparison.png", "restored.png")
+    ]
+    return {"restoration": describe.restore_progress(folder)} | told, {
+        "Results": page.simple_table(["", "PSNR in dB", "SSIM"], quality, "lrr"),
+        "Pictures": [page.Album(shown, "one")] * bool(shown),
+        "Curves of the fit": curves(read_metrics(inner), read_json(inner / RESULT, missing={})),
+    }
 
 
 # --- an evaluation ------------------------------------------------------------------------------------------------
 
 
-def evaluation(folder: Path, config: dict[str, Any]) -> tuple[dict[str, str], Sections]:
-    """What a classifier sees in pictures that were drawn to order."""
-    lists: dict[str, Any] = read_result(folder).get("lists") or {}
-    figures = {f"score, {name}": f"{found['score']['value']:.3f}" for name, found in lists.items()}
-    scores = []
-    for name, found in lists.items():
-        for what in ("score", "per_image", "exact"):
-            if (value := found.get(what)) is not None:
-                reach = f"{value['low']:.3f} to {value['high']:.3f}" if "low" in value else "-"
-                bar = interval(value["value"], value.get("low"), value.get("high"), (0, 1))
-                images = number(found["conditions"] * len(found["seeds"]))
-                scores.append([f"{name}: {what.replace('_', ' ')}", images, f"{value['value']:.3f}", reach, bar])
-    results = table(["", "images", "share", "95% interval", ""], scores, "lrrll") if scores else Html("")
+def evaluation(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
+    """Show what a classifier sees in pictures that were drawn to order."""
+    lists: dict[str, Any] = read_json(folder / RESULT, missing={}).get("lists") or {}
     paths = [*sorted((folder / "pictures").glob("*.png")), *sorted((folder / "failures").glob("*.png"))]
-    room = room_for(len(paths))
-    pictures = album([figure(path, f"{path.parent.name}: {path.stem}", room) for path in paths], "one")
-    return figures, [("Results", results), ("Pictures", pictures), ("By label", by_label(lists)),
-                     ("What is taken for what", confusions(lists))]  # fmt: skip
+    pictures = [page.picture(path, f"{path.parent.name}: {path.stem}", page.room_for(len(paths))) for path in paths]
+    scores = [
+        score(f"{name}: {what.replace('_', ' ')}", found[what], found["conditions"] * len(found["seeds"]))
+        for name, found in lists.items()
+        for what in ("score", "per_image", "exact")
+        if found.get(what) is not None
+    ]
+    seen: list[page.Block] = []
+    for name, found in lists.items():
+        pairs = [[pair["asked"], pair["seen"] or "nothing", page.number(pair["times"])] for pair in found["confusions"]]
+        seen += page.simple_table(["asked for", "seen", "times"], pairs[:ROWS], "llr", name)
+    return {f"score, {name}": f"{found['score']['value']:.3f}" for name, found in lists.items()}, {
+        "Results": [page.Table(["", "images", "share", "95% interval", ""], scores, "lrrll")] * bool(scores),
+        "Pictures": [page.Album(pictures, "one")] * bool(pictures),
+        "By label": by_label(lists),
+        "What is taken for what": seen,
+    }
 
 
-def by_label(lists: dict[str, Any]) -> Html:
-    """The score of every label, a column for each list; the lowest first."""
+def score(name: str, found: Mapping[str, Any], images: int) -> page.Row:
+    """Make a row for one score with its interval."""
+    reach = f"{found['low']:.3f} to {found['high']:.3f}" if "low" in found else "-"
+    place = page.bar(found["value"], found.get("low"), found.get("high"), (0, 1))
+    return page.Row(
+        [
+            page.Cell(name),
+            page.Cell(page.number(images)),
+            page.Cell(f"{found['value']:.3f}"),
+            page.Cell(reach),
+            page.Cell(bar=place),
+        ]
+    )
+
+
+def by_label(lists: Mapping[str, Any]) -> page.Blocks:
+    """Make a table of the score of every label, the lowest first, with a column for each list."""
     columns = {name: found["by_label"] for name, found in lists.items()}
     labels = dict.fromkeys(label for of in columns.values() for label in of)
     names = sorted(labels, key=lambda label: min(of[label]["score"] for of in columns.values() if label in of))
-    lines = [
-        [label, *(f"{of[label]['score']:.3f}" if label in of else "-" for of in columns.values())] for label in names
-    ]
-    return table(["", *columns], lines, "l" + "r" * len(columns)) if lines else Html("")
+    lines = [[label, *(f"{of[label]['score']:.3f}" if label in of else "-" for of in columns.values())]
+             for label in names]  # fmt: skip
+    return page.simple_table(["", *columns], lines, "l" + "r" * len(columns))
 
 
-def confusions(lists: dict[str, Any]) -> Html:
-    """What is asked for and what is seen instead, the most frequent first."""
-    parts = []
-    for name, found in lists.items():
-        lines = [[pair["asked"], pair["seen"] or "nothing", number(pair["times"])] for pair in found["confusions"]]
-        if lines:
-            parts.append(table(["asked for", "seen", "times"], lines[:ROWS], "llr", name))
-    return joined(parts)
+# --- what they share ----------------------------------------------------------------------------------------------
 
 
-Kind = Callable[[Path, dict[str, Any]], tuple[dict[str, str], Sections]]
+def album(paths: Sequence[Path], room: int, look: str, title: str = "") -> page.Blocks:
+    """Show pictures of steps, under a title; nothing where there are none."""
+    shown = [page.picture(path, called(path), room) for path in paths]
+    return [*[page.Text(title, tag="h3")] * bool(title), page.Album(shown, look)] if shown else []
+
+
+def curves(records: list[dict[str, Any]], result: Mapping[str, Any] | None = None) -> page.Blocks:
+    """Draw all curves of a record, and mark the step that a fit has chosen."""
+    best = (result or {}).get("best_step")
+    drawn = panels(records, mark=(best, f"chosen: step {best:,}") if best else None)
+    return [page.Charts({"": drawn}, wide=True)] if drawn else []
+
+
+def some(paths: Sequence[Path], most: int) -> list[Path]:
+    """Return at most `most` of the paths, evenly spread, the first and the last among them."""
+    if len(paths) <= most:
+        return list(paths)
+    return [paths[round(place * (len(paths) - 1) / (most - 1))] for place in range(most)]
+
+
+def first_of(folder: Path, *names: str) -> list[Path]:
+    """Return the first of these files that is there, in a list; an empty list where none is."""
+    return [folder / name for name in names if (folder / name).exists()][:1]
+
+
+def called(path: Path) -> str:
+    """Name a picture in words: 0005000-confusion is step 5,000, confusion."""
+    step, _, what = path.stem.partition("-")
+    name = f"step {int(step):,}" if step.isdigit() else step.replace("_", " ")
+    return f"{name}, {what}" if what else name
+
+
+Kind = Callable[[Path, Config], tuple[dict[str, str], Sections]]
 KINDS: dict[str, Kind] = {"dip": fit, "restore": restoration, "evaluate": evaluation}  # any other is a training
