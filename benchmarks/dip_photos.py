@@ -16,7 +16,9 @@ import skimage.data
 import torch
 from skimage.restoration import denoise_nl_means
 
-from minidiff.dip.fit import FitConfig, Fitter, MovingVariance, WindowVariance
+from minidiff.dip.config import FitConfig
+from minidiff.dip.early_stop import MovingVariance, WindowVariance
+from minidiff.dip.fit import Fitter
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.files import crop_resize, write_image
 from minidiff.images.quality import psnr

@@ -22,7 +22,9 @@ from common import CLOCKS, Racer, Times, gib, machine, ratio, resident, rounds_o
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from minidiff.dip.fit import EARLY_STOPS, FitConfig, Fitter
+from minidiff.dip.config import FitConfig
+from minidiff.dip.early_stop import EARLY_STOPS
+from minidiff.dip.fit import Fitter
 from minidiff.networks.dip import DIP_NETS, DipNet
 from minidiff.runtime import cpu
 

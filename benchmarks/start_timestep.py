@@ -29,7 +29,9 @@ from minidiff.data.datasets import DATASETS, load_data
 from minidiff.ddpm.inits import INIT_MODES
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
-from minidiff.dip.fit import FitConfig, WindowVariance, fit
+from minidiff.dip.config import FitConfig
+from minidiff.dip.early_stop import WindowVariance
+from minidiff.dip.fit import fit
 from minidiff.errors import UserError
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.quality import psnr, ssim

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
     from minidiff.diffusion.samplers import Step as Step
     from minidiff.diffusion.schedules import SCHEDULES as SCHEDULES
     from minidiff.diffusion.schedules import Schedule as Schedule
-    from minidiff.dip.fit import EARLY_STOPS as EARLY_STOPS
-    from minidiff.dip.fit import FitConfig as FitConfig
+    from minidiff.dip.config import FitConfig as FitConfig
+    from minidiff.dip.config import FitRequest as FitRequest
+    from minidiff.dip.early_stop import EARLY_STOPS as EARLY_STOPS
+    from minidiff.dip.early_stop import MovingVariance as MovingVariance
+    from minidiff.dip.early_stop import WindowVariance as WindowVariance
     from minidiff.dip.fit import FitStep as FitStep
     from minidiff.dip.fit import Fitter as Fitter
-    from minidiff.dip.fit import MovingVariance as MovingVariance
-    from minidiff.dip.fit import WindowVariance as WindowVariance
     from minidiff.dip.fit import fit as fit
+    from minidiff.dip.fit_picture import fit_folder as fit_folder
+    from minidiff.dip.fit_picture import fit_picture as fit_picture
+    from minidiff.dip.fit_picture import resume_fit as resume_fit
     from minidiff.errors import UserError as UserError
     from minidiff.evaluation.evaluator import open_evaluator as open_evaluator
     from minidiff.gan.run import GanRun as GanRun
@@ -68,18 +72,20 @@ PUBLIC = {
     "DATASETS": "data.datasets",
     "DIP_NETS": "networks.dip",
     "Distance": "pretrained.distance",
-    "EARLY_STOPS": "dip.fit",
+    "EARLY_STOPS": "dip.early_stop",
     "FeatureNetwork": "metrics.features",
     "FeatureStatistics": "metrics.frechet",
-    "FitConfig": "dip.fit",
+    "FitConfig": "dip.config",
+    "FitRequest": "dip.config",
     "FitStep": "dip.fit",
     "Fitter": "dip.fit",
     "GanRun": "gan.run",
     "ImageData": "data.datasets",
     "Inception": "networks.inception",
     "MeasureRequest": "metrics.config",
-    "MovingVariance": "dip.fit",
+    "MovingVariance": "dip.early_stop",
     "ResNet18": "networks.resnet",
+    "RestoreRequest": "restoration.config",
     "Run": "ddpm.run",
     "SAMPLERS": "diffusion.samplers",
     "SCHEDULES": "diffusion.schedules",
@@ -89,12 +95,14 @@ PUBLIC = {
     "Trainer": "training.loop",
     "UNet": "networks.unet",
     "UserError": "errors",
-    "WindowVariance": "dip.fit",
+    "WindowVariance": "dip.early_stop",
     "corrupt": "data.corruptions",
     "diffusion_loss": "diffusion.process",
     "distance": "pretrained.distance",
     "fid_infinity": "metrics.fid_infinity",
     "fit": "dip.fit",
+    "fit_folder": "dip.fit_picture",
+    "fit_picture": "dip.fit_picture",
     "frechet_distance": "metrics.frechet",
     "guided": "diffusion.guidance",
     "inception_score": "metrics.inception_score",

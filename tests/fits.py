@@ -1,4 +1,4 @@
-"""What the tests of deep image priors share: a picture, and a fit that is interrupted."""
+"""What the tests of deep image priors share: a picture, a fit that is interrupted, and fits that draw nothing."""
 
 from typing import Any
 
@@ -13,6 +13,12 @@ def smooth(height: int = 24, width: int = 20) -> Pixels:
     """A clean colour picture, uint8 [H,W,3]."""
     y, x = np.mgrid[0:height, 0:width] / 8
     return (127.5 + 100 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=2)).astype(np.uint8)
+
+
+def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out curves.png and sheet.png: matplotlib takes longer than a small fit."""
+    monkeypatch.setattr(dip_job, "draw_fit", lambda folder, records, best_step: None)
+    monkeypatch.setattr(dip_job, "draw_sheet", lambda path, panels, reference: None)
 
 
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:

@@ -45,7 +45,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "net": ("networks.dip:DIP_NETS", ("conv2", "cnn", "resnet18", "hourglass")),
     "task": ("dip.fit:TASKS", ("denoise", "inpaint", "super-resolve")),
     "input": ("dip.fit:INPUTS", ("noise", "image")),
-    "early stop": ("dip.fit:EARLY_STOPS", ("window", "moving")),
+    "early stop": ("dip.early_stop:EARLY_STOPS", ("window", "moving")),
     "metric": ("metrics.config:METRICS", ("fid", "kid", "is", "prec-recall", "fid-inf")),
     "mode": ("metrics.resizing:MODES", ("pytorch-fid", "torch-fidelity", "clean")),
 }

@@ -1,66 +1,89 @@
 """`minidiff dip ...`: fit an untrained network to one picture, and stop before it has learnt the noise."""
 
 import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from minidiff.cli.types import Device, Name, Number, Place, refuse_options, warn
-from minidiff.dip.fit import EARLY_STOPS, INPUTS, TASKS, FitConfig
+from minidiff.cli.choices import TABLES, choice, table
+from minidiff.cli.types import Command, Device, Name, Number, Place, refuse_options, warn
+from minidiff.dip.config import ANSWER, OFF, FitRequest, FitResult
 from minidiff.errors import UserError
-from minidiff.networks.dip import DIP_NETS
 
-DEFAULTS = FitConfig()
+if TYPE_CHECKING:
+    from minidiff.dip.folder import FolderJob
+    from minidiff.dip.job import DipJob, FitProgress
 
-# What a fit takes; `minidiff restore` begins with one, and takes the same.
+DEFAULTS = FitRequest()
+EARLY_STOP = Name("early stop", lambda: [*table("early stop"), OFF], (*TABLES["early stop"][1], OFF))
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+# What a fit takes; `minidiff restore` begins with a fit, and takes the same.
 FIT_OPTIONS = [
-    click.option("--net", type=Name("net", DIP_NETS), default="hourglass", show_default=True, help="The network."),
+    click.option("--net", type=choice("net"), default=DEFAULTS.net, show_default=True, help="The network to fit."),
     click.option("--layers", type=click.IntRange(min=2), help="Layers of cnn. Default: 4."),
     click.option("--channels", type=click.IntRange(min=1), help="Channels inside. Default: 128; conv2 64."),
-    click.option("--kernel-size", type=click.IntRange(min=1), help="Of cnn, odd. Default: 3."),
-    click.option("--scales", type=click.IntRange(1, 8), help="Of hourglass. Default: 5, of thumbnails fewer."),
+    click.option("--kernel-size", type=click.IntRange(min=1), help="Kernel size of cnn, odd. Default: 3."),
+    click.option("--scales", type=click.IntRange(1, 8), help="Scales of hourglass. Default: 5, fewer if small."),
     click.option("--weights", type=Name("weights", ("imagenet",)), help="Encoder of resnet18. Default: untrained."),
     click.option(
-        "--steps", type=click.IntRange(min=1), default=DEFAULTS.steps, show_default=True, help="The most to take."
+        "--steps", type=click.IntRange(min=1), default=DEFAULTS.steps, show_default=True, help="Fit at most this long."
     ),
-    click.option("--lr", type=Number(0, 1, min_open=True), default=DEFAULTS.lr, show_default=True, help="Adam's rate."),
-    click.option("--input", type=Name("input", INPUTS), help="For the network. Default: noise; conv2, cnn: image."),
+    click.option(
+        "--lr", type=Number(0, 1, min_open=True), default=DEFAULTS.lr, show_default=True, help="Adam's learning rate."
+    ),
+    click.option("--input", type=choice("input"), help="The network's input. Default: noise; conv2, cnn: image."),
     click.option(
         "--jitter", type=Number(0), default=DEFAULTS.jitter, show_default="1/30",
-        help="Noise added to the input in every step.",
+        help="Add this much new noise to the input in every step.",
     ),
     click.option(
         "--average", type=Number(0, 1, max_open=True), default=DEFAULTS.average, show_default=True,
-        help="Weight of the past in the averaged output, which is the answer; 0 for none.",
+        help="Average the outputs with this weight of the past; the average is the answer. 0: no averaging.",
     ),
     click.option(
-        "--early-stop", type=Name("early stop", (*EARLY_STOPS, "off")), default="window", show_default=True,
-        help="What watches for the noise; off: run all steps and take the last.",
+        "--early-stop", type=EARLY_STOP, default=DEFAULTS.early_stop, show_default=True,
+        help="Which statistic decides when to stop. off: run all steps and take the last output.",
     ),
     click.option(
         "--patience", type=click.IntRange(min=1),
-        help="Steps without a new minimum. Default: 1000; of small pictures 4 for each pixel of a side.",
+        help="Stop after this many steps without a new minimum. Default: 1000, fewer for small pictures.",
     ),
-    click.option("--window", type=click.IntRange(2, 10_000), help="Outputs of --early-stop window. Default: 100."),
     click.option(
-        "--save-every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between saved outputs."
+        "--window", type=click.IntRange(2, 10_000), help="How many outputs the early stop window sees. Default: 100."
     ),
-    click.option("--reference", type=Place(), metavar="IMAGE", help="The clean picture, for PSNR and SSIM."),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The one seed of the fit."),
+    click.option(
+        "--save-every", type=click.IntRange(min=1), default=DEFAULTS.save_every, show_default=True,
+        help="Save the output every so many steps.",
+    ),
+    click.option("--reference", type=Place(), metavar="IMAGE", help="The clean picture, to measure PSNR and SSIM."),
+    click.option(
+        "--seed", type=click.IntRange(min=0), default=DEFAULTS.seed, show_default=True, help="Seed of all randomness."
+    ),
     click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
-    click.option("--compile/--no-compile", default=False, help="torch.compile; takes minutes first. Default: no."),
+    click.option(
+        "--compile/--no-compile", default=DEFAULTS.compile, help="Use torch.compile; takes minutes first. Default: no."
+    ),
 ]  # fmt: skip
 
 
-def fit_options(command: Any) -> Any:
-    """The options of a fit, above a command."""
+def fit_options(command: Decorated) -> Decorated:
+    """Put the options of a fit above a command."""
     for option in reversed(FIT_OPTIONS):
         command = option(command)
     return command
 
 
-@click.group()
+class Commands(click.Group):
+    """A group whose commands translate the names of arguments in errors."""
+
+    command_class = Command
+
+
+@click.group(cls=Commands)
 def dip() -> None:
     """Deep image prior: one picture, one untrained network.
 
@@ -72,80 +95,144 @@ def dip() -> None:
 
 @dip.command()
 @click.argument("image", type=Place(), required=False)
-@click.option("--task", type=Name("task", TASKS), default="denoise", show_default=True, help="What is wrong with it.")
+@click.option("--task", type=choice("task"), default=DEFAULTS.task, show_default=True, help="What is wrong with it.")
 @click.option(
-    "--mask", type=Place(), metavar="IMAGE", help="For inpaint: white where the picture is known, black holes."
+    "--mask", type=Place(), metavar="IMAGE", help="For inpaint: white where the picture is known, black in the holes."
 )
 @click.option("--factor", type=click.IntRange(min=2), help="For super-resolve: how many times larger. Default: 4.")
 @click.option(
-    "--size", type=click.IntRange(8, 4096), help="Cut out the centre square at this size. Default: all of it."
+    "--size", type=click.IntRange(8, 4096), help="Cut out the centre square at this size. Default: the whole picture."
 )
 @click.option(
-    "--noise-sigma", type=Number(0, 255), default=0.0, help="Add noise of this deviation, of 255, to a clean picture."
+    "--noise-sigma",
+    type=Number(0, 255),
+    default=DEFAULTS.noise_sigma,
+    help="Add noise of this deviation, of 255, to a clean picture.",
 )
 @fit_options
 @click.option("--out", type=Place(), help="The run folder. Default: the next free runs/dip-IMAGE-N, and ./dip.png.")
 @click.option("--resume", type=Place(), metavar="RUN", help="Go on with this run folder, to the bit.")
 @click.option(
-    "--force", is_flag=True, help="Replace ./dip.png. Without it one that is there is kept: then dip-2.png, ..."
+    "--force", is_flag=True, help="Replace ./dip.png. Without it an existing one is kept: then dip-2.png, ..."
 )
 @click.pass_context
 def fit(
-    ctx: click.Context, image: str | None, out: str | None, resume: str | None, force: bool, device: str, **options: Any
-) -> None:
-    """Fit a network to IMAGE, or to every picture of a folder; the output before it learns the noise is the answer.
+    ctx: click.Context, /, image: str | None, out: str | None, resume: str | None, force: bool, device: str,
+    **asked: Any,
+) -> None:  # fmt: skip
+    """Fit a network to IMAGE, or to every picture of a folder.
 
-    Transparent parts are laid over white, 16 bits become 8, and a picture is turned upright as its EXIF data say.
+    The answer is the output from just before the network starts to fit the noise. Transparent parts become white,
+    16-bit pictures become 8-bit, and a picture is turned upright as its EXIF data say.
 
     \b
     minidiff dip fit photo.png
     minidiff dip fit clean.png --noise-sigma 25 --size 256
     minidiff dip fit holes.png --task inpaint --mask known.png
     """
-    import torch
+    from minidiff.dip import fit_picture, folder, recipe, run
 
-    from minidiff.dip import folder as dip_folder
-    from minidiff.dip import job as dip_job
-    from minidiff.dip import plan as dip_plan
-    from minidiff.runs import folder as checkpoint
-
-    place = torch.device(device)
-    chosen = {name: value for name, value in options.items() if value is not None}
-    if (image is None) == (resume is None):
-        raise click.UsageError("give an IMAGE to fit, or --resume RUN to go on with one.", ctx)
-    if resume is not None:
+    job: DipJob | FolderJob
+    if resume is not None and image is None:
         refuse_options(ctx, {"resume", "device", "force"})
-        config = checkpoint.read_config(resume, kind="dip")
-        if "images" in config:
-            return fit_folder(dip_folder.resume_folder(Path(resume), config, place))
-        if (Path(resume) / dip_job.RESULT).exists():
-            raise UserError(f"{resume} is finished: its answer is {Path(resume) / dip_job.ANSWER}.")
-        job = dip_plan.resume(resume, place)
-        deliver = config.get("deliver", False)
-    elif Path(str(image)).is_dir():
-        return fit_folder(dip_folder.FolderJob(Path(str(image)), chosen | {"out": out}, place))
+        job = fit_picture.open_fit(resume, device)
+    elif image is None or resume is not None:
+        raise click.UsageError("give an IMAGE to fit, or --resume RUN to go on with one.", ctx)
+    elif Path(image).is_dir():
+        job = folder.FolderJob(Path(image), FitRequest(**asked), device, out)
     else:
-        job = dip_plan.plan(str(image), place, chosen | {"out": out})
-        deliver = job.config["deliver"] = out is None
-    click.echo(job.describe())
-    click.echo(job.start())
-    result = job.run()
-    assert job.folder is not None
-    click.echo(f"done      {dip_job.conclusion(result)}")
-    answer = job.folder / dip_job.ANSWER
-    if deliver:
-        answer = dip_job.deliver(answer, Path(dip_job.ANSWER), force)
-    click.echo(f"written   {answer}; look at {job.folder / 'sheet.png'} and {job.folder / 'curves.png'}")
+        job = recipe.begin(image, FitRequest(**asked), device, out, deliver=out is None)
+    if isinstance(job, folder.FolderJob):
+        return fit_folder(job)
+
+    click.echo(f"{job.describe()}\n{begun(job)}")
+    with resumable("dip fit", job.start()), FitBar() as bar:
+        fitted = fit_picture.run_fit(job, bar.step)
+    click.echo(f"done      {conclusion(fitted.result)}")
+    answer = run.deliver(fitted.answer, Path(ANSWER), force) if job.config.deliver else fitted.answer
+    click.echo(f"written   {answer}; look at {fitted.folder / 'sheet.png'} and {fitted.folder / 'curves.png'}")
     click.echo(f"next      minidiff sample --start-t 100 --init {shlex.quote(str(answer))}")
 
 
-def fit_folder(job: Any) -> None:
-    """Fit every picture of a folder; those that could not be are named at the end."""
-    click.echo(job.start())
-    failures = job.run(click.echo)
-    for failure in failures:
+def fit_folder(job: "FolderJob") -> None:
+    """Fit every picture of a folder. The pictures that could not be fitted are named at the end."""
+    from minidiff.dip.fit_picture import run_folder_fit
+
+    verb = "resuming " if job.folder is not None else "run      "
+    click.echo(f"{verb} {job.start()}: {len(job.files())} images")
+    with resumable("dip fit", job.start()), FitBar() as bar:
+
+        def on_end(result: FitResult) -> None:
+            bar.close()
+            click.echo(f"done      {conclusion(result)}")
+
+        fitted = run_folder_fit(job, lambda one: click.echo(f"{one.describe()}\n{begun(one)}"), bar.step, on_end)
+    for failure in fitted.failures:
         warn(failure)
-    click.echo(f"written   {job.folder / 'dip'}")
-    if failures:
-        raise UserError(f"{len(failures)} of the pictures could not be fitted; see above.")
-    click.echo(f"next      minidiff sample --start-t 100 --init {shlex.quote(str(job.folder))}")
+    click.echo(f"written   {fitted.answers}")
+    if fitted.failures:
+        raise UserError(f"{len(fitted.failures)} of the pictures could not be fitted; see above.")
+    click.echo(f"next      minidiff sample --start-t 100 --init {shlex.quote(str(fitted.folder))}")
+
+
+# --- what is printed on the way -------------------------------------------------------------------------------------
+
+
+def begun(job: "DipJob") -> str:
+    """Make the run folder, and say where it is, or at which step it goes on."""
+    resuming = job.folder is not None
+    return f"resuming  {job.start()} at step {job.fitter.step:,}" if resuming else f"run       {job.start()}"
+
+
+def conclusion(result: FitResult) -> str:
+    """Say how a fit ended."""
+    how = "stopped early at" if result.stopped else "ran to"
+    line = f"{how} step {result.steps:,}, the answer is from step {result.best_step:,}"
+    if result.psnr is not None:
+        before = "" if result.psnr_target is None else f", the target had {result.psnr_target:.2f}"
+        line += f"; PSNR {result.psnr:.2f} dB{before}"
+    return line
+
+
+@contextmanager
+def resumable(command: str, folder: Path) -> Iterator[None]:
+    """Add to the message of an interruption how to go on."""
+    from minidiff.training.journal import Interrupted
+
+    try:
+        yield
+    except Interrupted as stopped:
+        again = f"minidiff {command} --resume {shlex.quote(str(folder))}"
+        raise Interrupted(f"{stopped} Resume with: {again}", stopped.exit_code) from None
+
+
+class FitBar:
+    """A progress bar on standard error, for one fit after another."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def __enter__(self) -> "FitBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def step(self, progress: "FitProgress") -> None:
+        """Move on by one step, and show the loss where it was measured."""
+        from tqdm import tqdm
+
+        if self.bar is None:
+            self.bar = tqdm(
+                total=progress.total, initial=progress.step - 1, unit="step", dynamic_ncols=True, smoothing=0.05
+            )
+        self.bar.update()
+        if progress.record is not None:
+            best = f", best so far {progress.best_step}" if progress.best_step else ""
+            self.bar.set_postfix_str(f"loss {progress.record['loss']:.5f}{best}")
+
+    def close(self) -> None:
+        """Leave the bar as it is; the next step begins another."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

@@ -1,93 +1,104 @@
-"""The fits of all pictures of a folder, one after another: what `minidiff dip fit` does with a folder.
+"""Fit all pictures of a folder, one after another.
 
-Rests on dip_plan and dip_job; each picture has the run folder it would have alone, under images/, and its answer in
+Rests on dip.recipe and dip.job. Each picture has the run folder it would have alone, under images/, and its answer in
 dip/ as well. One that cannot be fitted does not stop the others.
 """
 
 import os
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from minidiff._version import __version__
-from minidiff.dip.job import ANSWER, ANSWERS, IMAGES, RESULT, DipJob, conclusion
-from minidiff.dip.plan import plan, resume
+from minidiff.dip.config import ANSWER, ANSWERS, IMAGES, RESULT, DipFolderConfig, FitRequest, FitResult
+from minidiff.dip.job import DipJob, OnStep
+from minidiff.dip.recipe import begin, reopen
 from minidiff.errors import UserError
+from minidiff.files import read_json
 from minidiff.images.files import image_files, read_image, write_image
-from minidiff.runs import folder as checkpoint
+from minidiff.records import from_json, to_json
+from minidiff.runs import folder as run_folder
+
+OnStart = Callable[[DipJob], None]
+OnEnd = Callable[[FitResult], None]
 
 
 @dataclass
 class FolderJob:
-    """The pictures of a folder, fitted one after another, each as if it were alone."""
+    """The pictures of a folder, each to be fitted as if it were alone."""
 
     source: Path
-    options: dict[str, Any]
-    device: torch.device
-    folder: Path | None = None  # the run folder, once there is one
+    request: FitRequest
+    device: torch.device | str = "cpu"
+    out: str | Path | None = None  # where the run folder is to be; None: the next free one under runs/
+    folder: Path | None = None  # where it is, once there is one
 
-    def start(self) -> str:
-        files = image_files(self.source)
-        if self.folder is not None:
-            return f"resuming  {self.folder}: {len(files)} images"
-        for name in ("mask", "reference"):
-            if self.options.get(name):
-                raise UserError(f"--{name} belongs to one picture, {self.source} is a folder. Fit its pictures singly.")
-        self.check(files)
-        options = {name: value for name, value in self.options.items() if name != "out"}
-        config = {
-            "minidiff": __version__, "kind": "dip", "images": os.path.abspath(self.source), "options": options,
-        }  # fmt: skip
-        name = f"dip-{self.source.resolve().name}"
-        self.folder = checkpoint.create_run(self.options.get("out"), name, config, pictures=ANSWERS)
-        return f"run       {self.folder}: {len(files)} images"
+    def files(self) -> list[Path]:
+        """The pictures of the folder."""
+        return image_files(self.source)
 
-    def check(self, files: list[Path]) -> None:
-        """What is wrong with the options shows in every picture, and is raised before anything is made."""
+    def start(self) -> Path:
+        """Make the run folder, unless the fits are being resumed. Returns the folder."""
+        if self.folder is None:
+            for name, given in (("mask", self.request.mask), ("reference", self.request.reference)):
+                if given:
+                    raise UserError(
+                        f"`{name}` belongs to one picture, and {self.source} is a folder. Fit its pictures one by one."
+                    )
+            self.check()
+            config = DipFolderConfig(__version__, "dip", os.path.abspath(self.source), self.request)
+            name = f"dip-{self.source.resolve().name}"
+            self.folder = run_folder.create_run(self.out, name, to_json(config), pictures=ANSWERS)
+        return self.folder
+
+    def check(self) -> None:
+        """Raise what is wrong with the request before anything is made: it would be wrong for every picture."""
         first: UserError | None = None
-        for file in files:
+        if self.out is not None:
+            run_folder.check_free(Path(self.out))
+        for file in self.files():
             try:
-                plan(file, self.device, self.options)
+                begin(file, self.request, self.device)
                 return
             except UserError as error:
                 first = first or error
         raise first or UserError(f"{self.source} holds no pictures.")
 
-    def run(self, say: Callable[[str], None]) -> list[str]:
-        """Fit all that are not fitted yet; returns one line for each that could not be. Raises journal.Interrupted."""
-        assert self.folder is not None, "start() first"
-        failures = []
-        for file in image_files(self.source):
-            home = self.folder / IMAGES / file.name
+    def run(
+        self, on_start: OnStart | None = None, on_step: OnStep | None = None, on_end: OnEnd | None = None
+    ) -> tuple[dict[str, FitResult], list[str]]:
+        """Fit every picture that is not fitted yet. Raises Interrupted after Ctrl-C or SIGTERM, having saved.
+
+        on_start is called with the job of each picture before it starts, on_step after each of its steps, on_end with
+        its result.
+        Returns the result of each picture by its file name, and one line for each that could not be fitted.
+        """
+        home, results, failures = self.start(), {}, []
+        for file in self.files():
+            folder = home / IMAGES / file.name
             try:
-                if not (home / RESULT).exists():
-                    job = self.job(file, home)
-                    say(f"{job.describe()}\n{job.start()}")
-                    say(f"done      {conclusion(job.run())}")
-                answer = self.folder / ANSWERS / f"{file.name}.png"
+                if (folder / RESULT).exists():
+                    result = from_json(FitResult, read_json(folder / RESULT), folder / RESULT)
+                else:
+                    begun = (folder / run_folder.CONFIG).exists()
+                    job = reopen(folder, self.device) if begun else begin(file, self.request, self.device, folder)
+                    if on_start is not None:
+                        on_start(job)
+                    result = job.run(on_step)
+                    if on_end is not None:
+                        on_end(result)
+                answer = home / ANSWERS / f"{file.name}.png"
                 if not answer.exists():
-                    write_image(answer, read_image(home / ANSWER))
+                    write_image(answer, read_image(folder / ANSWER))
+                results[file.name] = result
             except UserError as error:
                 failures.append(str(error) if str(file) in str(error) else f"{file}: {error}")
-        return failures
-
-    def job(self, file: Path, home: Path) -> DipJob:
-        """The fit of one picture: new, or where it was left."""
-        if (home / checkpoint.CONFIG).exists():
-            job = resume(home, self.device)
-        else:
-            job = plan(file, self.device, self.options | {"out": home})
-        job.resume = f"minidiff dip fit --resume {shlex.quote(str(self.folder))}"
-        return job
+        return results, failures
 
 
-def resume_folder(folder: Path, config: dict[str, Any], device: torch.device) -> FolderJob:
-    """The fit of a folder of pictures, with what its run folder says."""
-    try:
-        return FolderJob(Path(config["images"]), config["options"], device, folder)
-    except KeyError as error:
-        raise UserError(f"{folder / checkpoint.CONFIG} lacks what a dip run has ({error}).") from None
+def reopen_folder(folder: Path, device: torch.device | str = "cpu") -> FolderJob:
+    """The fits of a folder of pictures, as its run folder describes them. Raises UserError."""
+    config = from_json(DipFolderConfig, run_folder.read_config(folder, kind="dip"), folder / run_folder.CONFIG)
+    return FolderJob(Path(config.images), config.options, device, folder=folder)

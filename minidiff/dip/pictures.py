@@ -1,6 +1,6 @@
-"""What a fit looks like: its curves, and a sheet of where it started, where it is, and what it chose.
+"""Draw a fit: its curves, and a sheet of where it started, where it is, and what it chose.
 
-Rests on matplotlib, which knows nothing of networks.
+Rests on matplotlib and images.quality, and knows nothing of networks.
 """
 
 from pathlib import Path
@@ -10,11 +10,21 @@ import numpy as np
 
 from minidiff.files import write_atomically
 from minidiff.images.convert import Pixels
-from minidiff.images.quality import psnr
+from minidiff.images.quality import psnr, ssim
+
+
+def nearness(pixels: Pixels, reference: Pixels) -> dict[str, float]:
+    """PSNR, unless the two are equal, and SSIM, unless a side is smaller than its window."""
+    found = {}
+    if not np.array_equal(pixels, reference):
+        found["psnr"] = psnr(pixels, reference)
+    if min(pixels.shape[:2]) >= 11:
+        found["ssim"] = ssim(pixels, reference)
+    return found
 
 
 def draw_fit(folder: Path, records: list[dict[str, Any]], best_step: int) -> None:
-    """curves.png: loss; PSNR, SSIM and stopping statistic where there are any; and the chosen step."""
+    """Write curves.png: the loss; PSNR, SSIM and the stopping statistic if there are any; and the chosen step."""
     from matplotlib.figure import Figure
 
     if not records:
@@ -44,7 +54,10 @@ def draw_fit(folder: Path, records: list[dict[str, Any]], best_step: int) -> Non
 
 
 def draw_sheet(path: Path, panels: dict[str, Pixels], reference: Pixels | None) -> None:
-    """Pictures side by side, uint8 [H,W,3] each under its title; with a reference, that first, and their PSNR to it."""
+    """Draw pictures, uint8 [H,W,3], side by side, each under its title.
+
+    reference: if there is one, it comes first, and the titles give the PSNR to it.
+    """
     from matplotlib.figure import Figure
 
     titles = list(panels)

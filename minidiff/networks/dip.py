@@ -49,7 +49,7 @@ class DipNet(nn.Module):
         if side < self.stride:
             raise UserError(
                 f"a side of {side} pixels is less than the {self.stride} this network reduces to one. "
-                f"Take at least {self.stride}x{self.stride}, fewer --scales, or the net cnn."
+                f"Take at least {self.stride}x{self.stride}, fewer `scales`, or the net cnn."
             )
         least = 2 * self.stride if self.stride > 1 else 1
         missing = max(least, -(-side // self.stride) * self.stride) - side
@@ -173,7 +173,8 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.up(self.below(self.down(x)))
-        return self.join(torch.cat([self.skip(x), h], dim=1))
+        joined: Tensor = self.join(torch.cat([self.skip(x), h], dim=1))
+        return joined
 
 
 class Hourglass(DipNet):

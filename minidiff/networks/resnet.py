@@ -61,10 +61,11 @@ class ResNet18(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What the last layer sees of x [n,channels,H,W]: the last stage, averaged over the picture, [n,8*width]."""
-        h = F.relu(self.bn1(self.conv1(x)))
+        h: Tensor = F.relu(self.bn1(self.conv1(x)))
         h = self.layer4(self.layer3(self.layer2(self.layer1(h))))
         return h.mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [n,channels,H,W] in [-1,1] -> logits [n,classes]."""
-        return self.fc(self.features(x))
+        logits: Tensor = self.fc(self.features(x))
+        return logits

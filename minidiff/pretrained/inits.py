@@ -31,10 +31,10 @@ def init_files(init: str | Path, steps: Sequence[int] | None) -> list[Path]:
     """List the files that `init` names: an image, a folder's images, or the answers or saved steps of a DIP run."""
     folder = Path(init)
     if (folder / checkpoint.CONFIG).is_file():
-        from minidiff.dip import job as dip_job
+        from minidiff.dip import run as dip_run
 
-        if dip_job.is_dip_run(folder):
-            return [dip_job.saved_step(folder, step) for step in steps] if steps else dip_job.chosen_images(folder)
+        if dip_run.is_dip_run(folder):
+            return [dip_run.saved_step(folder, step) for step in steps] if steps else dip_run.chosen_images(folder)
         kind = checkpoint.read_config(folder)["kind"]
         raise UserError(f"{init} is a {kind} run, and no image to start from. Give an image, a folder, or a dip run.")
     if steps:

@@ -7,7 +7,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from minidiff.dip.config import ANSWERS, RESULT, DipConfig, DipFolderConfig, FitResult
 from minidiff.errors import UserError
+from minidiff.files import read_json
+from minidiff.records import from_json
+from minidiff.restoration.config import ANSWER as RESTORED
+from minidiff.restoration.config import RestoreConfig
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.log import read_metrics
 
@@ -142,19 +147,26 @@ def listed(labels: dict[str, Any]) -> str:
 
 
 def describe_dip(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    if "images" in config:
-        return {"images": config["images"], "progress": summarise_dip(folder, config)}
-    fit, net = config["fit"], config["net"]
-    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in net.items() if name != "name")
-    stop = config["early_stop"]
-    ending = f"{stop['name']}, patience {stop['patience']:,}" if stop else "off"
+    """A fit of one picture, or of all pictures of a folder."""
+    read = read_dip(folder, config)
+    if isinstance(read, DipFolderConfig):
+        return {"images": read.images, "progress": summarise_dip(folder, config)}
+    fit, stop = read.fit, read.early_stop
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in read.net.settings().items())
+    ending = f"{stop.name}, patience {stop.patience:,}" if stop else "off"
     return {
-        "image": config["image"] + (f", noise {config['noise_sigma']:g}/255" if config["noise_sigma"] else ""),
-        "network": f"{net['name']}: {settings}; its input {fit['input_kind']}",
-        "fit": f"{fit['task']}, lr {fit['lr']:g}, jitter {fit['jitter']:.3g}, average {fit['average']:g}, "
-        f"seed {fit['seed']}; early stop {ending}",
-        "progress": fit_progress(folder, fit["steps"]),
+        "image": read.image + (f", noise {read.noise_sigma:g}/255" if read.noise_sigma else ""),
+        "network": f"{read.net.name}: {settings}; its input {fit.input_kind}",
+        "fit": f"{fit.task}, lr {fit.lr:g}, jitter {fit.jitter:.3g}, average {fit.average:g}, "
+        f"seed {fit.seed}; early stop {ending}",
+        "progress": fit_progress(folder, fit.steps),
     }
+
+
+def read_dip(folder: Path, config: dict[str, Any]) -> DipConfig | DipFolderConfig:
+    """The config of a dip run as a record. Raises UserError."""
+    where = folder / checkpoint.CONFIG
+    return from_json(DipFolderConfig, config, where) if "images" in config else from_json(DipConfig, config, where)
 
 
 def summarise_classifier(folder: Path, config: dict[str, Any]) -> str:
@@ -171,31 +183,33 @@ def measured(folder: Path) -> str:
 
 
 def summarise_dip(folder: Path, config: dict[str, Any]) -> str:
-    if "images" in config:
-        return f"of the pictures in {config['images']}, {len(list((folder / 'dip').glob('*.png')))} fitted"
-    return f"of {config['image']}, {fit_progress(folder, config['fit']['steps'])}"
+    read = read_dip(folder, config)
+    if isinstance(read, DipFolderConfig):
+        return f"of the pictures in {read.images}, {len(list((folder / ANSWERS).glob('*.png')))} fitted"
+    return f"of {read.image}, {fit_progress(folder, read.fit.steps)}"
 
 
 def fit_progress(folder: Path, steps: int) -> str:
-    """How a fit ended, or how far it is."""
-    try:
-        result = json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError):
+    """How a fit ended, or how far it is. Raises UserError for a damaged result."""
+    if not (folder / RESULT).exists():
         return progress(folder, steps)
-    measured = f", PSNR {result['psnr']:.2f} dB" if "psnr" in result else ""
-    return f"done at step {result['steps']:,}, its answer that of step {result['best_step']:,}{measured}"
+    result = from_json(FitResult, read_json(folder / RESULT), folder / RESULT)
+    found = "" if result.psnr is None else f", PSNR {result.psnr:.2f} dB"
+    return f"done at step {result.steps:,}, its answer is from step {result.best_step:,}{found}"
 
 
 def describe_restore(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    return {"image": config["image"], "model": config["model"], "progress": restore_progress(folder)}
+    """A restoration: its picture, its model, and whether it is done."""
+    read = from_json(RestoreConfig, config, folder / checkpoint.CONFIG)
+    return {"image": read.image, "model": read.model, "progress": restore_progress(folder)}
 
 
 def summarise_restore(folder: Path, config: dict[str, Any]) -> str:
-    return f"of {config['image']}, {restore_progress(folder)}"
+    return f"of {from_json(RestoreConfig, config, folder / checkpoint.CONFIG).image}, {restore_progress(folder)}"
 
 
 def restore_progress(folder: Path) -> str:
-    return "done" if (folder / "restored.png").exists() else "not finished"
+    return "done" if (folder / RESTORED).exists() else "not finished"
 
 
 def describe_evaluation(folder: Path, config: dict[str, Any]) -> dict[str, str]:

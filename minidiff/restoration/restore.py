@@ -1,163 +1,214 @@
-"""A noisy picture back to a clean one: fit a deep image prior, and let a DDPM end what it began.
+"""Restore a noisy picture: fit a deep image prior to it, and let the reverse chain of a DDPM finish the work.
 
-    config.json      the picture, the model, the fit's options, the chain
+Rests on the systems dip and ddpm. The fit takes the time; the chain is a few calls of the network.
+
+    config.json      the picture, the model, what was asked of the fit, the chain
     dip/             the fit, a run folder of its own
-    restored.png     the answer; comparison.png: the picture, the fit's answer and this, side by side
-    result.json      where the chain started, and PSNR and SSIM of all three where there is a reference
+    restored.png     the answer; comparison.png: the picture, the fit's answer and the restored one, side by side
+    result.json      where the chain started, and with a reference the PSNR and SSIM of all three pictures
 
-What enters the reverse chain is three quarters of the picture and one quarter of the fit's answer, at the timestep that
-has the picture's noise, scaled to be x_t; no noise is added. The fit's answer alone has lost detail for good, and the
-picture alone comes out a little worse: docs/results.md.
-What `minidiff restore` does. The fit takes the time; the chain is a few calls.
+The chain starts from three quarters of the picture plus one quarter of the fit's answer. It enters at the timestep
+whose noise equals the picture's, scaled to be x_t; no noise is added. The fit's answer alone has lost detail for good,
+and the picture alone comes out a little worse: docs/results.md.
 """
 
 import os
-import shlex
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from minidiff._version import __version__
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
-from minidiff.dip import job as dip_job
-from minidiff.dip import plan as dip_plan
-from minidiff.dip.pictures import draw_sheet
+from minidiff.dip import config as dip
+from minidiff.dip import recipe
+from minidiff.dip.config import FitResult, present
+from minidiff.dip.job import COLOURS, DipJob, OnStep
+from minidiff.dip.pictures import draw_sheet, nearness
+from minidiff.dip.recipe import Device
 from minidiff.errors import UserError
 from minidiff.files import write_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.files import read_images, write_image
-from minidiff.runs import folder as checkpoint
+from minidiff.records import from_json, to_json
+from minidiff.restoration.config import (
+    ANSWER,
+    AUTO,
+    FIT,
+    RESULT,
+    ChainConfig,
+    Quality,
+    RestoreConfig,
+    RestoreRequest,
+    RestoreResult,
+)
+from minidiff.runs import folder as run_folder
 
-ANSWER, RESULT, FIT = "restored.png", "result.json", "dip"
+
+@dataclass(frozen=True)
+class Restored:
+    """A restoration that is done."""
+
+    folder: Path  # its run folder
+    answer: Path  # the restored picture
+    result: RestoreResult
+
+
+def restore(
+    image: str | Path,
+    model: str | Path,
+    request: RestoreRequest | None = None,
+    *,
+    out: str | Path | None = None,
+    device: Device = "cpu",
+    on_step: OnStep | None = None,
+) -> Restored:
+    """Restore one noisy picture with a trained DDPM: what `minidiff restore` does.
+
+    The picture is cut to its centre square at the size of the model. request: how; None takes all defaults. out: the
+    run folder to make; None takes the next free one under runs/. on_step: is called after every step of the fit with
+    a `FitProgress`. Raises UserError if something is wrong, and Interrupted after Ctrl-C, having saved.
+    """
+    return run_restoration(begin(image, model, request or RestoreRequest(), device, out), on_step)
+
+
+def resume_restore(folder: str | Path, *, device: Device = "cpu", on_step: OnStep | None = None) -> Restored:
+    """Go on with the restoration of a run folder. Raises UserError if it is finished, or no restoration."""
+    return run_restoration(reopen(folder, device), on_step)
+
+
+# --- the parts, for a caller who prints between them ----------------------------------------------------------------
+
+
+def run_restoration(job: "RestoreJob", on_step: OnStep | None = None) -> Restored:
+    """Run a restoration to its end."""
+    folder = job.start()
+    job.run_fit(on_step)
+    return Restored(folder, folder / ANSWER, job.run_chain())
 
 
 @dataclass
 class RestoreJob:
     """One picture, a model, and a fit that is new, half done or done."""
 
-    config: dict[str, Any]
+    config: RestoreConfig
     model: Run
-    fit: dip_job.DipJob | None  # None: its answer is there already
+    fit_job: DipJob | None  # None: its answer is there already
     out: str | Path | None  # where the run folder is to be; None: the next free one under runs/
     folder: Path | None = None  # where it is, once there is one
 
     def describe(self) -> str:
-        """The fit's lines, and one about the model."""
+        """The lines about the fit, and one about the model."""
         channels, height, width = self.model.shape
-        model = f"model     {self.config['model']}: {width}x{height}, {dip_job.COLOURS[channels]}"
-        return f"{self.fit.describe()}\n{model}" if self.fit else f"image     {self.config['image']}\n{model}"
+        model = f"model     {self.config.model}: {width}x{height}, {COLOURS[channels]}"
+        return f"{self.fit_job.describe()}\n{model}" if self.fit_job else f"image     {self.config.image}\n{model}"
 
-    def start(self) -> str:
-        """Make the run folder, unless the run is being resumed; returns a line that names it."""
-        resuming = self.folder is not None
+    def start(self) -> Path:
+        """Make the run folder and the fit's, unless the restoration is being resumed. Returns the run folder."""
         if self.folder is None:
-            name = f"restore-{Path(self.config['image']).stem}"
-            self.folder = checkpoint.create_run(self.out, name, self.config, pictures=FIT)
-        if self.fit is not None:
-            self.fit.resume = f"minidiff restore --resume {shlex.quote(str(self.folder))}"
-            if self.fit.folder is None:
-                self.fit.out = self.folder / FIT
-                self.fit.start()
-        return f"{'resuming ' if resuming else 'run      '} {self.folder}"
+            name = f"restore-{Path(self.config.image).stem}"
+            self.folder = run_folder.create_run(self.out, name, to_json(self.config), pictures=FIT)
+        if self.fit_job is not None and self.fit_job.folder is None:
+            self.fit_job.out = self.folder / FIT
+            self.fit_job.start()
+        return self.folder
 
-    def run_fit(self) -> dict[str, Any] | None:
-        """The long part, unless it is done: what the fit's result.json holds. Raises journal.Interrupted."""
-        return self.fit.run() if self.fit else None
+    def run_fit(self, on_step: OnStep | None = None) -> FitResult | None:
+        """Run the fit, which is the long part; None if it is done already. Raises Interrupted."""
+        return self.fit_job.run(on_step) if self.fit_job else None
 
-    def run_chain(self) -> dict[str, Any]:
-        """From the fit's answer down to the image. Writes the pictures; returns what result.json holds."""
-        assert self.folder is not None, "start() first"
-        model, options, mix = self.model, dict(self.config["chain"]), self.config["mix"]
+    def run_chain(self) -> RestoreResult:
+        """Run the reverse chain from picture and fit down to the answer. Writes the pictures and result.json."""
+        folder, model, mix = self.start(), self.model, self.config.mix
         size = model.shape[1]
-        picture, fitted = (
-            read_images(self.folder / FIT / n, size, model.shape[0]) for n in (dip_job.TARGET, dip_job.ANSWER)
-        )
+        picture, fitted = (read_images(folder / FIT / name, size, model.shape[0]) for name in (dip.TARGET, dip.ANSWER))
         sigma = noise_sigma(to_float(picture))
-        if options["start_t"] == "auto":
-            options["start_t"] = timestep_for(model.schedule, sigma)
+        start_t = self.config.chain.start_t
+        t = timestep_for(model.schedule, sigma) if start_t == AUTO else int(start_t)
+        options = chain_options(replace(self.config.chain, start_t=t))
         init = mix * to_float(picture) + (1 - mix) * to_float(fitted)
         (images,) = model.sample(1, init=init, **options)
         shown = {"picture": in_colour(picture), "deep image prior": in_colour(fitted), "restored": to_uint8(images)[0]}
-        result: dict[str, Any] = {
-            "noise": 127.5 * sigma,  # of 255
-            "start_t": options["start_t"],
-            "timesteps": model.timesteps(**options),
-        }
-        write_image(self.folder / ANSWER, shown["restored"])
-        reference = self.reference()
+        write_image(folder / ANSWER, shown["restored"])
+        reference, quality = self.reference(), None
         if reference is not None:
-            result["quality"] = {name: dip_job.quality(pixels, reference) for name, pixels in shown.items()}
-        draw_sheet(self.folder / "comparison.png", shown, reference)
-        write_json(self.folder / RESULT, result)
+            quality = {name: Quality(**nearness(pixels, reference)) for name, pixels in shown.items()}
+        draw_sheet(folder / "comparison.png", shown, reference)
+        result = RestoreResult(127.5 * sigma, t, tuple(model.timesteps(**options)), quality)
+        stored = present(result)
+        if quality is not None:
+            stored["quality"] = {name: present(found) for name, found in quality.items()}
+        write_json(folder / RESULT, stored)
         return result
 
     def reference(self) -> Pixels | None:
-        """The clean picture as the model would see it, uint8 [H,W,3]; None without one."""
-        source = self.config["reference"] or (self.config["image"] if self.config["noise_sigma"] else None)
+        """The clean picture as the model would see it, uint8 [H,W,3]; None if there is none."""
+        source = self.config.reference or (self.config.image if self.config.noise_sigma else None)
         if source is None:
             return None
         return in_colour(read_images(source, self.model.shape[1], self.model.shape[0]))
 
 
-def in_colour(images: Pixels) -> Pixels:
-    """The one image of uint8 [1,H,W,1 or 3], as uint8 [H,W,3]."""
-    return to_uint8(to_float(images))[0]
-
-
-def plan(
-    image: str | Path, model: str | Path, device: torch.device, fit: dict[str, Any], chain: dict[str, Any],
-    mix: float = 0.75, out: str | Path | None = None,
-) -> RestoreJob:  # fmt: skip
-    """A new restoration. Raises UserError.
-
-    fit: options of `dip_plan.plan`. chain: options of `Run.sample` with start_t, a timestep or "auto", and init_mode.
-    mix: how much of the picture itself is in what the chain starts from; the rest is the fit's answer.
-    """
+def begin(
+    image: str | Path,
+    model: str | Path,
+    request: RestoreRequest,
+    device: Device = "cpu",
+    out: str | Path | None = None,
+    deliver: bool = False,
+) -> RestoreJob:
+    """A new restoration. Everything that can be wrong raises UserError here, before anything is written."""
     if Path(image).is_dir():
         raise UserError(f"{image} is a folder. Give one picture to restore.")
     if out is not None:
-        checkpoint.check_free(Path(out))
+        run_folder.check_free(Path(out))
     run = load_ddpm(model, device=device)
-    options = run.options(**chain)
-    if options["start_t"] != "auto":
+    asked = ChainConfig(request.start_t, request.init_mode, request.sampler, request.fit.seed)
+    options = run.options(**chain_options(asked))
+    if request.start_t != AUTO:
         run.timesteps(**options)  # raises if it is out of range
-    fit = fit | {"size": run.shape[1]}
-    if fit.get("reference"):
-        fit["reference"] = os.path.abspath(fit["reference"])
-    config = {
-        "minidiff": __version__,
-        "kind": "restore",
-        "image": os.path.abspath(image),
-        "model": os.path.abspath(run.folder),  # of a name on the Hub, where its files are
-        "reference": fit.get("reference"),
-        "noise_sigma": fit.get("noise_sigma", 0.0),
-        "fit": fit,
-        "mix": mix,
-        "chain": options,
-    }
-    return RestoreJob(config, run, dip_plan.plan(image, device, fit), out)
+    reference = None if request.fit.reference is None else os.path.abspath(request.fit.reference)
+    fit = replace(request.fit, size=run.shape[1], reference=reference)
+    config = RestoreConfig(
+        minidiff=__version__,
+        kind="restore",
+        image=os.path.abspath(image),
+        model=os.path.abspath(run.folder),  # for a name on the Hub: where its files are
+        reference=reference,
+        noise_sigma=fit.noise_sigma,
+        fit=fit,
+        mix=request.mix,
+        chain=ChainConfig(**options),
+        deliver=deliver,
+    )
+    return RestoreJob(config, run, recipe.begin(image, fit, device), out)
 
 
-def resume(folder: str | Path, device: torch.device) -> RestoreJob:
+def reopen(folder: str | Path, device: Device = "cpu") -> RestoreJob:
     """The restoration of a run folder, with its fit as far as it came. Raises UserError."""
     folder = Path(folder)
-    config = checkpoint.read_config(folder, kind="restore")
+    where = folder / run_folder.CONFIG
+    config = from_json(RestoreConfig, run_folder.read_config(folder, kind="restore"), where)
     if (folder / RESULT).exists() and (folder / ANSWER).exists():
         raise UserError(f"{folder} is finished: its answer is {folder / ANSWER}.")
-    try:
-        run = load_ddpm(config["model"], device=device)
-        config["mix"], config["chain"]["start_t"]  # what `run_chain` will ask for
-        fit = None
-        if not (folder / FIT / dip_job.RESULT).exists():
-            begun = (folder / FIT / checkpoint.CONFIG).exists()
-            fit = (
-                dip_plan.resume(folder / FIT, device)
-                if begun
-                else dip_plan.plan(config["image"], device, config["fit"] | {"out": folder / FIT})
-            )
-    except KeyError as error:
-        raise UserError(f"{folder / checkpoint.CONFIG} lacks what a restore run has ({error}).") from None
-    return RestoreJob(config, run, fit, folder, folder)
+    run = load_ddpm(config.model, device=device)
+    fit_job = None
+    if not (folder / FIT / dip.RESULT).exists():
+        begun = (folder / FIT / run_folder.CONFIG).exists()
+        fit_job = (
+            recipe.reopen(folder / FIT, device)
+            if begun
+            else recipe.begin(config.image, config.fit, device, folder / FIT)
+        )
+    return RestoreJob(config, run, fit_job, folder, folder)
+
+
+def chain_options(chain: ChainConfig) -> dict[str, Any]:
+    """The options of `Run.sample` that are set."""
+    return {name: value for name, value in asdict(chain).items() if value is not None}
+
+
+def in_colour(images: Pixels) -> Pixels:
+    """The one image of uint8 [1,H,W,1 or 3], as uint8 [H,W,3]."""
+    pixels: Pixels = to_uint8(to_float(images))[0]
+    return pixels

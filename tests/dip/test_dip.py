@@ -15,18 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from minidiff.dip.fit import (
-    EARLY_STOPS,
-    INPUTS,
-    TASKS,
-    EarlyStop,
-    FitConfig,
-    FitStep,
-    Fitter,
-    MovingVariance,
-    WindowVariance,
-    fit,
-)
+from minidiff.dip.config import FitConfig
+from minidiff.dip.early_stop import EARLY_STOPS, EarlyStop, MovingVariance, WindowVariance
+from minidiff.dip.fit import INPUTS, TASKS, FitStep, Fitter, fit
 from minidiff.errors import UserError
 from minidiff.networks.dip import CNN, DIP_NETS, DipNet, Hourglass, ResNet18, conv2
 
@@ -40,6 +31,12 @@ def picture(height: int = 16, width: int = 20) -> Tensor:
     """Smooth, in three channels: [1,3,H,W] in [-1,1]."""
     y, x = torch.meshgrid(torch.linspace(-3, 3, height), torch.linspace(-3, 3, width), indexing="ij")
     return torch.stack([torch.sin(x), torch.cos(y), torch.sin(x + y)])[None]
+
+
+@pytest.fixture(scope="module")
+def recorded() -> list[FitStep]:
+    """The first 260 steps of a fit to `noisy`."""
+    return list(fit(small_net(), noisy(), FitConfig(260, average=0.9)))
 
 
 def noisy(sigma: float = 0.3) -> Tensor:
@@ -201,7 +198,7 @@ def test_a_compiled_fit_is_the_same_fit(backend: str, tmp_path: Path, monkeypatc
     """Its losses are the eager ones up to rounding, and its state is that of the plain network."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # so that it compiles now
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
-    eager, compiled = (Fitter(small_net(), noisy(), replace(CONFIG, compile=c)) for c in (False, True))
+    eager, compiled = (Fitter(small_net(), noisy(), replace(CONFIG, steps=3, compile=c)) for c in (False, True))
     for one, other in zip(eager.steps(), compiled.steps(), strict=True):
         assert torch.allclose(one.loss, other.loss, rtol=1e-4)
     assert compiled.forward is not compiled.net and eager.forward is eager.net
@@ -296,10 +293,10 @@ def test_wrong_options_of_a_fit() -> None:
     assert set(TASKS) == {"denoise", "inpaint", "super-resolve"} and set(INPUTS) == {"noise", "image"}
 
 
-def test_the_prior_takes_the_picture_before_the_noise() -> None:
+def test_the_prior_takes_the_picture_before_the_noise(recorded: list[FitStep]) -> None:
     """The best average on the way is well nearer to the clean picture than the target is: 10.5 dB to 19 dB or so."""
     y = noisy()
-    errors = [(r.averaged - picture()).square().mean().item() for r in fit(small_net(), y, FitConfig(250, average=0.9))]
+    errors = [(step.averaged - picture()).square().mean().item() for step in recorded[:250]]
     assert min(errors) < 0.5 * (y - picture()).square().mean().item()
 
 
@@ -383,8 +380,8 @@ def test_ties_and_the_counter() -> None:
     assert watch(stopper, lower)[1] is None and stopper.waited == 1
 
 
-def test_a_recorded_fit_is_stopped_where_the_definition_stops_it() -> None:
-    outputs = np.stack([r.output.numpy() for r in fit(small_net(), noisy(), FitConfig(steps=260))])
+def test_a_recorded_fit_is_stopped_where_the_definition_stops_it(recorded: list[FitStep]) -> None:
+    outputs = np.stack([step.output.numpy() for step in recorded])
     statistics, best, stop = by_definition(outputs, 30, 50)
     stopper = WindowVariance(30, 50)
     ours, our_stop = watch(stopper, outputs)

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fits import interrupt_at, smooth
+from fits import draw_nothing, interrupt_at, smooth
 from PIL import Image
 
 from minidiff import cli
 from minidiff.dip import job as dip_job
-from minidiff.dip import plan as dip_plan
-from minidiff.dip.fit import TASKS, FitConfig, Fitter, WindowVariance, fit
+from minidiff.dip import memory, recipe
+from minidiff.dip import run as dip_run
+from minidiff.dip.config import FitConfig, FitRequest, NetConfig, StopConfig
+from minidiff.dip.early_stop import WindowVariance
+from minidiff.dip.fit import NET_STREAM, TASKS, Fitter, fit
 from minidiff.errors import UserError
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.files import read_image, write_image
@@ -25,13 +28,19 @@ from minidiff.rng import seed_from
 from minidiff.runs import folder as checkpoint
 
 SMALL = ["--channels", "8", "--steps", "30", "--window", "5", "--patience", "8", "--save-every", "5"]
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
     monkeypatch.chdir(tmp_path)
+    if "drawn" not in request.fixturenames:
+        draw_nothing(monkeypatch)
     return tmp_path
+
+
+@pytest.fixture()
+def drawn() -> None:
+    """For a test that looks at the pictures of a fit."""
 
 
 @pytest.fixture()
@@ -40,7 +49,7 @@ def photo(own_folder: Path) -> Path:
     return Path("photo.png")
 
 
-def dip_fit(*words: str | Path) -> int:
+def dip_fit(*words: str | int | Path) -> int:
     return cli.run(["dip", "fit", *map(str, words)])
 
 
@@ -51,13 +60,14 @@ def records(folder: str) -> list[dict[str, Any]]:
 # --- what it writes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_answer_is_the_averaged_output_at_the_minimum(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Replayed by hand: network, noise, fit and statistic from their definitions give every file, to the bit."""
     assert dip_fit(photo, "--noise-sigma", "25", *SMALL) == 0
     said = capsys.readouterr().out
     run = Path("runs/dip-photo-1")
     target = read_image(run / "target.png")
-    torch.manual_seed(seed_from(0, dip_plan.WEIGHTS))
+    torch.manual_seed(seed_from(0, NET_STREAM))
     net = DIP_NETS["hourglass"](channels=8, scales=2)  # 20 pixels leave room for two scales
     stopper, steps = WindowVariance(window=5, patience=8), []
     for step in fit(net, to_float(target[None]), FitConfig(steps=30)):
@@ -90,7 +100,7 @@ def test_the_answer_is_the_averaged_output_at_the_minimum(photo: Path, capsys: p
 
 
 def dip_read(run: Path, step: int) -> Pixels:
-    return read_image(dip_job.saved_step(run, step))
+    return read_image(dip_run.saved_step(run, step))
 
 
 def test_early_stop_off_runs_all_steps_and_takes_the_last(photo: Path) -> None:
@@ -124,7 +134,7 @@ def test_inpainting_fills_the_holes_and_leaves_the_rest(photo: Path) -> None:
     write_image("mask.png", mask)
     spoilt = smooth() * (mask > 0)
     write_image("spoilt.png", spoilt)
-    words = ["--task", "inpaint", "--mask", "mask.png", "--early-stop", "off", "--steps", "250", "--channels", "16"]
+    words = ["--task", "inpaint", "--mask", "mask.png", "--early-stop", "off", "--steps", "150", "--channels", "16"]
     assert dip_fit("spoilt.png", *words, "--reference", photo) == 0
     answer, holes = read_image("dip.png"), mask == 0
     np.testing.assert_array_equal(answer[~holes], spoilt[~holes])
@@ -143,8 +153,8 @@ def test_super_resolution_is_larger_and_measured_there(photo: Path) -> None:
 
 def test_the_early_stop_of_a_super_resolution_is_that_of_its_result(photo: Path) -> None:
     """Outputs of 480x400: 100 of them would be 230 MB, at half the size they are 58."""
-    job = dip_plan.plan(photo, CPU, {"task": "super-resolve", "factor": 20, "channels": 4})
-    assert job.config["early_stop"]["downscale"] == 2 and job.config["early_stop"]["patience"] == 1000
+    stop = recipe.begin(photo, FitRequest(task="super-resolve", factor=20, channels=4)).config.early_stop
+    assert stop is not None and (stop.downscale, stop.patience) == (2, 1000)
 
 
 @pytest.mark.parametrize("factor", [3, 7, 49])
@@ -180,13 +190,13 @@ def test_added_noise_has_its_deviation_and_is_one_for_grey() -> None:
     grey = np.full((64, 64, 3), 128, np.uint8)
     colour = grey.copy()
     colour[0, 0] = (1, 2, 3)
-    noise = dip_plan.add_noise(colour, 25, seed=0)[1:].astype(float) - 128
+    noise = recipe.add_noise(colour, 25, seed=0)[1:].astype(float) - 128
     assert abs(noise.std() - 25) < 0.5 and abs(noise.mean()) < 0.7
     assert abs(np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]) < 0.06
-    one = dip_plan.add_noise(grey, 25, seed=0)
+    one = recipe.add_noise(grey, 25, seed=0)
     assert (one == one[..., :1]).all() and one.std() > 20
-    np.testing.assert_array_equal(one, dip_plan.add_noise(grey, 25, seed=0))
-    assert (dip_plan.add_noise(grey, 25, seed=1) != one).mean() > 0.9
+    np.testing.assert_array_equal(one, recipe.add_noise(grey, 25, seed=0))
+    assert (recipe.add_noise(grey, 25, seed=1) != one).mean() > 0.9
 
 
 def test_the_seed_decides_the_weights_and_the_input(photo: Path) -> None:
@@ -208,8 +218,8 @@ def test_every_network_fits_with_the_input_it_can_learn_from(net: str, own_folde
 
 @pytest.mark.parametrize(("side", "scales"), [(8, 1), (16, 2), (32, 3), (64, 4), (127, 4), (128, 5), (1024, 5)])
 def test_the_hourglass_has_as_many_scales_as_there_is_room_for(side: int, scales: int) -> None:
-    assert dip_plan.net_settings("hourglass", {}, side) == {"scales": scales}
-    assert dip_plan.net_settings("hourglass", {"scales": 2}, side) == {"scales": 2}
+    assert recipe.net_config(FitRequest(), side, 32, 3) == NetConfig("hourglass", scales=scales)
+    assert recipe.net_config(FitRequest(scales=2), side, 32, 3).scales == 2
 
 
 @pytest.mark.parametrize(
@@ -225,10 +235,9 @@ def test_the_hourglass_has_as_many_scales_as_there_is_room_for(side: int, scales
     ],
 )
 def test_the_early_stop_suits_the_size(shape: tuple[int, int, int], patience: int, downscale: int) -> None:
-    settings = dip_plan.stop_settings("window", {}, shape)
-    assert settings == {"name": "window", "patience": patience, "window": 100, "downscale": downscale}
-    assert 4 * 100 * np.prod(shape) / downscale**2 <= dip_plan.WINDOW_BYTES
-    assert dip_plan.stop_settings("moving", {"patience": 7}, shape) == {"name": "moving", "patience": 7}
+    assert recipe.stop_config(FitRequest(), shape) == StopConfig("window", patience, 100, downscale)
+    assert 4 * 100 * np.prod(shape) / downscale**2 <= recipe.WINDOW_BYTES
+    assert recipe.stop_config(FitRequest(early_stop="moving", patience=7), shape) == StopConfig("moving", 7)
 
 
 # --- what it reads ------------------------------------------------------------------------------------------------
@@ -257,7 +266,7 @@ def forms(clean: Pixels) -> dict[str, tuple[Image.Image, dict[str, Any], Pixels]
 def test_every_kind_of_file_is_fitted_as_it_looks(form: str) -> None:
     file, options, expected = forms(smooth())[form]
     file.save("photo.png", **options)
-    job = dip_plan.plan("photo.png", CPU, {"channels": 8})
+    job = recipe.begin("photo.png", FitRequest(channels=8))
     np.testing.assert_array_equal(job.target, expected)
     assert job.fitter.known.shape[1] == (1 if form in ("grey", "16-bit") else 3)
 
@@ -324,19 +333,19 @@ def test_a_picture_too_large_for_the_memory_is_refused_with_a_size_that_fits(
     photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What autograd saves for the hourglass is counted here by hand for its finest scale, and is most of it."""
-    a_pixel = dip_plan.bytes_a_pixel(DIP_NETS["hourglass"]())
+    a_pixel = memory.bytes_a_pixel(DIP_NETS["hourglass"]())
     # At full size: two of 128 channels from the convolutions of `join`, two after batch norm, two after LeakyReLU, the
     # upsampled one, the joined 132 before and after batch norm and padding; 4 bytes each.
     assert 2 * 4 * 8 * 128 < a_pixel < 2 * 4 * 20 * 128
-    monkeypatch.setattr(dip_plan, "free_memory", lambda device: 50_000)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 50_000)
     assert dip_fit(photo) == 1
     assert "at 20x24 needs some" in capsys.readouterr().err
-    monkeypatch.setattr(dip_plan, "free_memory", lambda device: int(0.9 * a_pixel * 400 * 400))
-    large = {"task": "super-resolve", "factor": 20}  # of 400x480: a target of that memory has a side of some 16
-    with pytest.raises(UserError, match=r"at 400x480 needs some .* Try --size (1[4-9]),"):
-        dip_plan.plan(photo, CPU, large)
-    monkeypatch.setattr(dip_plan, "free_memory", lambda device: None)
-    dip_plan.plan(photo, CPU, {})
+    monkeypatch.setattr(memory, "free_memory", lambda device: int(0.9 * a_pixel * 400 * 400))
+    large = FitRequest(task="super-resolve", factor=20)  # 400x480: a target for that memory has a side of some 16
+    with pytest.raises(UserError, match=r"at 400x480 needs some .* Try `size` (1[4-9]),"):
+        recipe.begin(photo, large)
+    monkeypatch.setattr(memory, "free_memory", lambda device: None)
+    recipe.begin(photo, FitRequest())
 
 
 # --- interrupted --------------------------------------------------------------------------------------------------
@@ -350,11 +359,12 @@ class Killed(BaseException):
 def test_a_killed_fit_ends_as_one_never_interrupted(
     photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stop: str
 ) -> None:
-    """Killed at step 20, some steps after the last state, with files of lost steps lying there."""
-    words = [photo, "--channels", "8", "--steps", "30", "--save-every", "5", "--reference", photo, "--early-stop", stop]
-    words += ["--patience", "40"] if stop != "off" else []
+    """Killed at step 12, some steps after the last state, with files of lost steps lying there."""
+    words = ["--channels", "8", "--steps", "16", "--save-every", "3", "--reference", str(photo), "--early-stop", stop]
+    words = [str(photo), *words, *(["--patience", "20"] if stop != "off" else [])]
     assert dip_fit(*words, "--out", "whole") == 0
-    saves, save = [], dip_job.DipJob.save
+    saves: list[int] = []
+    save = dip_job.DipJob.save
 
     def save_once(self: Any, step: Any) -> None:
         if not saves:
@@ -367,24 +377,25 @@ def test_a_killed_fit_ends_as_one_never_interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(dip_job, "SAVE_SECONDS", 0.0)
         patch.setattr(dip_job.DipJob, "save", save_once)
-        interrupt_at(20, patch, kill)
+        interrupt_at(12, patch, kill)
         with pytest.raises(Killed):
             dip_fit(*words, "--out", "cut")
-    assert saves and saves[0] < 20 and Path("cut/steps/000015.png").exists()
+    assert saves and saves[0] < 12 and Path("cut/steps/000009.png").exists()
     assert dip_fit("--resume", "cut") == 0
     assert f"at step {saves[0]}" in capsys.readouterr().out
-    for name in ("dip.png", "metrics.jsonl", "result.json", "steps/000020.png", "steps/000030.png"):
+    for name in ("dip.png", "metrics.jsonl", "result.json", "steps/000012.png", "steps/000016.png"):
         assert Path("cut", name).read_bytes() == Path("whole", name).read_bytes(), name
     assert not list(Path("cut").glob(".*tmp*")) and not Path("cut/state.pt").exists()
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_tells_how_to_go_on(
     photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, code: int
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt_at(10, patch, lambda: os.kill(os.getpid(), number))
-        assert dip_fit(photo, "--channels", "8", "--steps", "30") == code
+        assert dip_fit(photo, "--channels", "8", "--steps", "12") == code
     said = capsys.readouterr().out
     assert f"Stopped by {signal.Signals(number).name} at step 10; saved." in said
     assert "Resume with: minidiff dip fit --resume runs/dip-photo-1" in said
@@ -400,7 +411,7 @@ def test_resume_refuses_another_picture_a_damaged_state_and_options(
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt_at(10, patch, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        dip_fit(photo, "--channels", "8", "--steps", "30")
+        dip_fit(photo, "--channels", "8", "--steps", "12")
     run, state = Path("runs/dip-photo-1"), Path("runs/dip-photo-1/state.pt").read_bytes()
     assert dip_fit("--resume", run, "--lr", "0.1") == 2
     assert "--lr is part of the run" in capsys.readouterr().err
@@ -443,10 +454,10 @@ def test_a_folder_is_fitted_one_after_another_and_goes_on_where_it_stopped(
     names = iter((1, 2, 3))
     run_one = dip_job.DipJob.run
 
-    def run(self: Any) -> Any:
+    def run(self: Any, on_step: Any = None) -> Any:
         if next(names) == 2:
             interrupt_at(5, monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        return run_one(self)
+        return run_one(self, on_step)
 
     with monkeypatch.context() as patch:
         patch.setattr(dip_job.DipJob, "run", run)
@@ -457,7 +468,7 @@ def test_a_folder_is_fitted_one_after_another_and_goes_on_where_it_stopped(
     first = (run_folder / "images/a.jpg/metrics.jsonl").stat().st_mtime_ns
     assert dip_fit("--resume", run_folder) == 0
     assert (run_folder / "images/a.jpg/metrics.jsonl").stat().st_mtime_ns == first
-    assert [path.name for path in dip_job.chosen_images(run_folder)] == ["a.jpg.png", "a.png.png", "b.png.png"]
+    assert [path.name for path in dip_run.chosen_images(run_folder)] == ["a.jpg.png", "a.png.png", "b.png.png"]
     assert dip_fit("photos/a.png", *SMALL) == 0
     assert Path("dip.png").read_bytes() == (run_folder / "dip/a.png.png").read_bytes()
     capsys.readouterr()
@@ -485,14 +496,14 @@ def test_one_bad_picture_does_not_stop_the_others(own_folder: Path, capsys: pyte
 def test_the_saved_steps_are_found_and_missing_ones_named(photo: Path, trained: Path) -> None:
     assert dip_fit(photo, "--channels", "8", "--steps", "20", "--save-every", "5", "--early-stop", "off") == 0
     run = Path("runs/dip-photo-1")
-    assert dip_job.is_dip_run(run) and not dip_job.is_dip_run(trained) and not dip_job.is_dip_run(photo)
-    assert dip_job.chosen_images(run) == [run / "dip.png"]
-    assert dip_job.saved_step(run, 15) == run / "steps/000015.png"
+    assert dip_run.is_dip_run(run) and not dip_run.is_dip_run(trained) and not dip_run.is_dip_run(photo)
+    assert dip_run.chosen_images(run) == [run / "dip.png"]
+    assert dip_run.saved_step(run, 15) == run / "steps/000015.png"
     with pytest.raises(UserError, match=r"has not saved step 12. The nearest are 10 and 15."):
-        dip_job.saved_step(run, 12)
+        dip_run.saved_step(run, 12)
     (run / "dip.png").unlink()
-    with pytest.raises(UserError, match=r"not finished. Go on with `minidiff dip fit --resume"):
-        dip_job.chosen_images(run)
+    with pytest.raises(UserError, match=r"is not finished"):
+        dip_run.chosen_images(run)
 
 
 def test_info_tells_what_a_fit_was(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:

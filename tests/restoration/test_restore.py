@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fits import interrupt_at, smooth
+from fits import draw_nothing, interrupt_at, smooth
 
 from minidiff import cli, load
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
@@ -22,6 +22,7 @@ FIT = ["--channels", "8", "--steps", "12", "--save-every", "5", "--window", "4"]
 @pytest.fixture(autouse=True)
 def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    draw_nothing(monkeypatch)  # within the fit; comparison.png is still drawn
     write_image("photo.png", smooth())
     return Path("photo.png")
 

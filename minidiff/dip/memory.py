@@ -1,0 +1,62 @@
+"""Whether a fit fits into the memory: a picture that is too large is refused before the system kills the process.
+
+Rests on networks.dip.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minidiff.errors import UserError
+from minidiff.networks.dip import DipNet
+
+
+def check_memory(net: DipNet, size: tuple[int, int], enlargement: int, device: torch.device, name: str) -> None:
+    """Raise UserError when a fit whose result has `size` (height, width) needs more memory than is free.
+
+    The message suggests a target that fits. It has at most 512 pixels a side, because larger ones take too long.
+    """
+    free, height, width = free_memory(device), *size
+    a_pixel = bytes_a_pixel(net)
+    if free is None or a_pixel * height * width < 0.9 * free:
+        return
+    fits = min(512, int(math.sqrt(0.7 * free / a_pixel)) // 32 * 32 // enlargement)
+    raise UserError(
+        f"{name} at {width}x{height} needs some {a_pixel * height * width / 1e9:.0f} GB, {free / 1e9:.0f} GB are free. "
+        f"Try `size` {max(8, fits)}, which cuts out the centre, or fewer `channels`."
+    )
+
+
+def bytes_a_pixel(net: DipNet) -> float:
+    """Measure what one step takes for every pixel: all that autograd saves at a small size, and as much again to work.
+
+    Measured from 256 to 512 pixels a side, a step takes 1.7 times what autograd saves for hourglass, 2.3 for cnn.
+    """
+    side = max(64, 2 * net.stride)
+    held: dict[int, int] = {}
+    own = {parameter.data_ptr() for parameter in net.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}  # the running means move
+    z = torch.zeros(1, net.in_channels, side, side)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = torch.func.functional_call(net, buffers, (z,))
+    del output
+    return 2 * sum(held.values()) / side**2
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be had on the device, or None if the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        text = Path("/proc/meminfo").read_text()
+        return 1024 * int(text.split("MemAvailable:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        return None

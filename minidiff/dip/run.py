@@ -1,0 +1,51 @@
+"""What a fit has left for others: its answer, and its output at the steps that were saved.
+
+Rests on dip.config and runs.folder; no network is built.
+"""
+
+from pathlib import Path
+
+from minidiff.dip.config import ANSWER, ANSWERS, IMAGES, STEPS
+from minidiff.dip.job import step_file
+from minidiff.errors import UserError
+from minidiff.images.files import free_name, read_image, write_image
+from minidiff.runs import folder as run_folder
+
+
+def is_dip_run(folder: str | Path) -> bool:
+    """Whether this is the run folder of a fit: of one picture, or of a folder of pictures."""
+    folder = Path(folder)
+    return (folder / run_folder.CONFIG).is_file() and run_folder.read_config(folder)["kind"] == "dip"
+
+
+def chosen_images(folder: str | Path) -> list[Path]:
+    """The answers of a fit: its dip.png, or the answers for all pictures of a folder. Raises UserError without any."""
+    folder = Path(folder)
+    config = run_folder.read_config(folder, kind="dip")
+    several = "images" in config
+    found = sorted((folder / ANSWERS).glob("*.png")) if several else [folder / ANSWER]
+    if not found or not found[0].exists():
+        raise UserError(f"{folder} is not finished, so it has no answer yet. Resume it with `minidiff dip fit`.")
+    return found
+
+
+def saved_step(folder: str | Path, step: int) -> Path:
+    """The file of a fit's output at a step. Raises UserError if it was not saved, and names the nearest saved steps."""
+    folder = Path(folder)
+    config = run_folder.read_config(folder, kind="dip")
+    if "images" in config:
+        raise UserError(f"{folder} holds the fits of several pictures. Name one of the runs in {folder / IMAGES}.")
+    path = step_file(folder, step)
+    if path.exists():
+        return path
+    steps = sorted(int(file.stem) for file in (folder / STEPS).glob("*.png") if file.stem.isdigit())
+    near = sorted(sorted(steps, key=lambda there: abs(there - step))[:2])
+    known = f"The nearest are {' and '.join(map(str, near))}." if near else "It has saved none yet."
+    raise UserError(f"{folder} has not saved step {step}. {known}")
+
+
+def deliver(answer: Path, target: Path, replace: bool) -> Path:
+    """Copy an answer to `target`. If that is there and `replace` is False, copy it beside it. Returns the copy."""
+    target = target if replace else free_name(target)
+    write_image(target, read_image(answer))
+    return target

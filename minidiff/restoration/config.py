@@ -1,0 +1,74 @@
+"""What can be asked of a restoration, and what it leaves in its config.json and result.json.
+
+Rests on records and dip.config, and needs no torch.
+"""
+
+from typing import Literal
+
+from minidiff.dip.config import FitRequest
+from minidiff.errors import UserError
+from minidiff.records import record
+
+ANSWER, RESULT, FIT = "restored.png", "result.json", "dip"  # files of a run folder, and the folder of the fit
+AUTO = "auto"  # for start_t: the timestep that has the picture's noise
+
+
+@record
+class ChainConfig:
+    """The reverse chain that ends a restoration."""
+
+    start_t: int | Literal["auto"] = "auto"  # the first timestep; "auto" has as much noise as the picture
+    init_mode: str = "scale"  # how the picture is brought to x_t; one of INIT_MODES
+    sampler: str = "ddim"  # one of SAMPLERS
+    seed: int = 0
+    variance: str | None = None  # of the sampler ddpm: the one that the model was trained for
+    spacing: str | None = None  # how skipped timesteps are spread; None: as the sampler usually does
+
+
+@record
+class RestoreRequest:
+    """What a user can ask of a restoration. The size of the fit is always the model's."""
+
+    mix: float = 0.75  # how much of the picture itself goes into the chain; the rest is the fit's answer
+    start_t: int | Literal["auto"] = ChainConfig.start_t
+    init_mode: str = ChainConfig.init_mode
+    sampler: str = ChainConfig.sampler
+    fit: FitRequest = FitRequest()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mix <= 1:
+            raise UserError(f"`mix` is {self.mix}. Take a share from 0 to 1.")
+
+
+@record
+class RestoreConfig:
+    """The config.json of a restoration."""
+
+    minidiff: str  # the version that began it
+    kind: Literal["restore"]
+    image: str
+    model: str  # the run folder, or checkpoint, of the DDPM
+    reference: str | None
+    noise_sigma: float
+    fit: FitRequest
+    mix: float
+    chain: ChainConfig
+    deliver: bool = False  # whether the answer also goes to the folder the command was called in
+
+
+@record
+class Quality:
+    """How near a picture is to the clean one."""
+
+    psnr: float | None = None  # in dB; None for two equal pictures
+    ssim: float | None = None  # None for pictures smaller than its window
+
+
+@record
+class RestoreResult:
+    """The result.json of a restoration."""
+
+    noise: float  # the deviation found in the picture, of 255
+    start_t: int  # where the chain began
+    timesteps: tuple[int, ...]  # the timesteps at which the network was called
+    quality: dict[str, Quality] | None = None  # of the picture, of the fit's answer, and restored; needs a reference
