@@ -35,6 +35,8 @@ from minidiff.training.job import Job, check_out
 from minidiff.training.presets import default_preset, training_config
 
 PREVIEW_IMAGES = 64
+Records = list[dict[str, Any]]  # of metrics.jsonl
+
 COMPARED = 256  # samples, and as many real images, for their diversity
 
 # Of a discriminator: where it tells so large a share of both real and made images, in the mean over the latest fifth of
@@ -91,7 +93,9 @@ class GanJob(Job[GanConfig]):
         assert self.folder is not None
         images = self.draw(PREVIEW_IMAGES)
         write_image(self.picture(step), grid(images))
-        return suspicions(self.config, read_metrics(self.folder, upto=step), step, images)
+        if is_young(self.kind, self.config.preset, self.training.steps, step):
+            return []
+        return suspicions(self.kind, read_metrics(self.folder, upto=step), step, images)
 
     def conclusion(self) -> str:
         return (
@@ -157,23 +161,26 @@ def game_config(kind: str, request: GanRequest) -> GameConfig:
 # --- what goes wrong ----------------------------------------------------------------------------------------------
 
 
-def suspicions(config: GanConfig, records: list[dict[str, Any]], step: int, images: Pixels) -> list[str]:
-    """What looks wrong after a step: with samples of it, uint8 [n,H,W,3], or with the game, by the metrics up to it.
-    Nothing is said of a training that is only young."""
-    if is_young(config, step):
-        return []
+def suspicions(kind: str, records: Records, step: int, images: Pixels) -> list[str]:
+    """Say what looks wrong after a step: with samples of it, uint8 [n,H,W,3], and with the game, by its metrics.
+
+    kind: one of GANS. records: the metrics up to this step. A young training looks wrong without being so: see
+    `is_young`.
+    """
     looked = [f"samples at step {step}: {problem}" for problem in problems(images)]
-    return looked + collapse(records, config.kind) + unequal(records, config.kind)
+    return looked + collapse(records, kind) + unequal(records, kind)
 
 
-def is_young(config: GanConfig, step: int) -> bool:
-    """Whether a run goes on after this step, and has not come to a tenth of its preset's: grey noise, all alike, and a
-    discriminator that tells it from images are how every GAN begins."""
-    preset = GAN_PRESETS[config.kind].get(config.preset or "")
-    return step < config.training.steps and preset is not None and step < preset.training.steps / 10
+def is_young(kind: str, preset: str | None, steps: int, step: int) -> bool:
+    """Return whether a run goes on after this step, and has not come to a tenth of its preset's steps.
+
+    Every GAN begins with grey noise, all alike, and with a discriminator that tells it from images.
+    """
+    known = GAN_PRESETS[kind].get(preset or "")
+    return step < steps and known is not None and step < known.training.steps / 10
 
 
-def collapse(records: list[dict[str, Any]], kind: str) -> list[str]:
+def collapse(records: Records, kind: str) -> list[str]:
     """A warning where the latest samples that were measured are too alike. kind: one of GANS."""
     latest = next((record for record in reversed(records) if "diversity" in record), None)
     if latest is None or latest["diversity"] >= TOO_ALIKE:
@@ -185,12 +192,12 @@ def collapse(records: list[dict[str, Any]], kind: str) -> list[str]:
     ]
 
 
-def unequal(records: list[dict[str, Any]], kind: str) -> list[str]:
+def unequal(records: Records, kind: str) -> list[str]:
     """What the metrics say of a game in which one side has nothing more to learn from the other. kind: of any run."""
     return one_sided(records) + stalled(records, kind)
 
 
-def one_sided(records: list[dict[str, Any]]) -> list[str]:
+def one_sided(records: Records) -> list[str]:
     """A warning where a discriminator has told nearly all images for the latest fifth of what was logged; of a dcgan,
     for a critic's scores have no accuracy."""
     told = [min(r["accuracy_real"], r["accuracy_fake"]) for r in records if "accuracy_fake" in r]
@@ -207,7 +214,7 @@ def one_sided(records: list[dict[str, Any]]) -> list[str]:
 STALLED = 0.05  # of its largest; one that had died was at 0.005, one that still learned at 0.15
 
 
-def stalled(records: list[dict[str, Any]], kind: str) -> list[str]:
+def stalled(records: Records, kind: str) -> list[str]:
     """A warning where the estimate of a wgan's critic has been next to nothing, and less than its own spread, for the
     latest fifth of what was logged: clipped weights bound the critic's slope from above alone, and it can go flat. The
     penalty of wgan-gp holds the slope up."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from minidiff.errors import UserError
 from minidiff.files import read_json
-from minidiff.gan.config import GAMES, read_gan
-from minidiff.gan.job import suspicions
+from minidiff.gan.config import GAMES
+from minidiff.gan.job import is_young, suspicions
 from minidiff.images.faults import problems
 from minidiff.images.files import read_image
 from minidiff.images.grid import cut
@@ -77,29 +77,15 @@ def training(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
     pictures = sorted((folder / "samples").glob("*.png"))
     steps = sorted({path.stem[:7] for path in pictures})
     last = [path for path in pictures if path.stem.startswith(tuple(steps[-1:]))]
-<<<<<<< HEAD
-    earlier = spread([path for path in pictures if path.stem in steps[:-1]], EARLIER) if drawn else []
-    room = room_for(len(last) + len(earlier))
-    body = album([figure(path, called(path), room) for path in reversed(last)], "large" if drawn else "one")
-    if earlier:
-        body += element("h3", "Earlier") + album([figure(path, called(path), room) for path in earlier], "small")
-    charts = panels(records)
-    curves = element("div", *charts, class_="charts two") if charts else Html("")
-    sections = [("Pictures", body), ("Learning curves", curves)]
-    if config["kind"] in {*GAMES, "ddpm"} and records and last and not config.get("labels"):  # a grid without names
-        sections.insert(0, ("Warnings", warnings(config, records, last[0])))
-    return progress(folder, config, records), sections
-=======
     earlier = some([path for path in pictures if path.stem in steps[:-1]], EARLIER) if draws else []
     room = page.room_for(len(last) + len(earlier))
     sections: Sections = {"Warnings": []}
-    if config["kind"] in {*GANS, "ddpm"} and records and last and not config.get("labels"):  # a grid without names
+    if config["kind"] in {*GAMES, "ddpm"} and records and last and not config.get("labels"):  # a grid without names
         sections["Warnings"] = warnings(config, records, last[0])
     whole = album(last[::-1], room, "large" if draws else "one")
     sections["Pictures"] = [*whole, *album(earlier, room, "small", "Earlier")]
     sections["Learning curves"] = curves(records)
     return progress(config, records), sections
->>>>>>> 78bfcd1 (minidiff.report writes the page of a run or study from a script; templates and matplotlib draw it)
 
 
 def warnings(config: Config, records: list[dict[str, Any]], grid: Path) -> page.Blocks:
@@ -110,16 +96,11 @@ def warnings(config: Config, records: list[dict[str, Any]], grid: Path) -> page.
     try:
         images = cut(read_image(grid), config["network"]["image_size"])
     except UserError:
-<<<<<<< HEAD
-        return Html("")
-    if config["kind"] in GAMES:
-        said = suspicions(read_gan(config, picture.parent.parent / "config.json"), records, int(picture.stem), images)
-=======
         return []
     step = int(grid.stem)
-    if config["kind"] in GANS:
-        said = suspicions(dict(config), records, step, images)
->>>>>>> 78bfcd1 (minidiff.report writes the page of a run or study from a script; templates and matplotlib draw it)
+    if config["kind"] in GAMES:
+        young = is_young(config["kind"], config.get("preset"), config["training"]["steps"], step)
+        said = [] if young else suspicions(config["kind"], records, step, images)
     else:
         said = [f"samples at step {step}: {problem}" for problem in problems(images)]
     return [page.Items([("", line) for line in said])] if said else []

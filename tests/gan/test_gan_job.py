@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from minidiff import cli
-from minidiff.data.config import DataConfig
 from minidiff.errors import UserError
 from minidiff.gan import job as gan_job
-from minidiff.gan.config import GAMES, GanConfig, GanKind, GanRequest
+from minidiff.gan.config import GanRequest
 from minidiff.gan.losses import GANS
 from minidiff.gan.presets import GAN_PRESETS
 from minidiff.gan.trainer import GanTrainer
 from minidiff.images.files import image_shape, write_image
-from minidiff.networks.configs import GeneratorConfig
 from minidiff.records import to_json
 from minidiff.rng import Draws
 from minidiff.runs import curves
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.log import read_metrics, write_metrics
-from minidiff.training.config import TrainConfig
 
 CPU = torch.device("cpu")
 
@@ -45,13 +41,6 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def train(kind: str, photos: Path, *more: str) -> list[str]:
     small = "--device cpu --image-size 16 --width 4 --latent-dim 8 --steps 6 --batch-size 4 --sample-every 3"
     return ["train", kind, "--dataset", "folder", "--data-dir", str(photos), *small.split(), *more]
-
-
-def config_of(kind: GanKind, steps: int) -> GanConfig:
-    """The config of a run of the preset `cpu`."""
-    data = DataConfig(name="shapes", image_size=16, channels=3)
-    training = TrainConfig(steps=steps)
-    return GanConfig(kind=kind, preset="cpu", data=data, network=GeneratorConfig(), gan=GAMES[kind], training=training)
 
 
 def request(photos: Path, **more: Any) -> GanRequest:
@@ -237,7 +226,7 @@ def test_samples_that_are_alike_are_warned_of_at_every_preview(
 ) -> None:
     """A generator whose noise is left out draws one image; the diversity it is warned with stands in the metrics. One
     of an untrained generator is not 0."""
-    monkeypatch.setattr(gan_job, "is_young", lambda config, step: False)
+    monkeypatch.setattr(gan_job, "is_young", lambda *of: False)
     monkeypatch.setattr("minidiff.gan.run.GanRun.latents", lambda self, indices, seed=0: torch.ones(len(indices), 8))
     assert cli.run(train("dcgan", photos, "--out", "run")) == 0
     error = capsys.readouterr().err
@@ -262,14 +251,12 @@ def test_collapse_is_of_the_latest_measurement() -> None:
 
 def test_nothing_is_said_of_a_gan_that_is_only_young() -> None:
     """Before a tenth of its preset's 2,000 steps, the last step of a shorter run aside."""
+    assert [gan_job.is_young("dcgan", "cpu", 300, step) for step in (1, 199, 200, 300)] == [True, True, False, False]
+    assert not gan_job.is_young("dcgan", "cpu", 20, 20)
+    assert not gan_job.is_young("dcgan", "of an older version", 300, 1)
     noise = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
-    config = config_of("dcgan", steps=300)
-    alike = [{"step": 1, "diversity": 0.1}]
-    for step, count in ((1, 0), (199, 0), (200, 2), (300, 2)):
-        assert len(gan_job.suspicions(config, alike, step, noise)) == count, step
-    assert len(gan_job.suspicions(replace(config, training=TrainConfig(steps=20)), alike, 20, noise)) == 2
-    assert len(gan_job.suspicions(replace(config, preset="of an older version"), alike, 1, noise)) == 2
-    assert "(of a diffusion model) a wrong start timestep" in gan_job.suspicions(config, [], 300, noise)[0]
+    assert len(gan_job.suspicions("dcgan", [{"step": 1, "diversity": 0.1}], 200, noise)) == 2
+    assert "(of a diffusion model) a wrong start timestep" in gan_job.suspicions("dcgan", [], 300, noise)[0]
 
 
 def test_a_discriminator_that_nothing_deceives_is_warned_of() -> None:
@@ -302,9 +289,8 @@ def test_a_critic_that_has_gone_flat_is_warned_of() -> None:
     assert gan_job.stalled(records(*[0.02, -0.02] * 25), "wgan") == []  # noise, and yet not small
     assert gan_job.stalled(records(0.02, 0.0, 0.0, 0.0), "wgan") == []  # too few to tell
     assert "to 0.0% of" in gan_job.stalled(records(*[0.02] * 40, *[0.0] * 10), "wgan")[0]
-    config = config_of("wgan", steps=50)
     smooth = np.broadcast_to(np.linspace(60, 200, 16, dtype=np.uint8)[:, None], (8, 3, 16, 16)).transpose(0, 2, 3, 1)
-    assert gan_job.suspicions(config, died, 50, smooth) == [warning]
+    assert gan_job.suspicions("wgan", died, 50, smooth) == [warning]
 
 
 # --- what is drawn of the losses ----------------------------------------------------------------------------------
