@@ -23,7 +23,8 @@ def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch, act: Any) -> None:
     """Call `act` in the middle of this step, once."""
-    record, done = DipJob_measure, []
+    record = DipJob_measure
+    done: list[int] = []
 
     def measure(self: Any, now: Any, statistic: Any) -> Any:
         if now.step == step and not done:

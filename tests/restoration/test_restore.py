@@ -4,16 +4,21 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from fits import draw_nothing, interrupt_at, smooth
 
-from minidiff import cli, load
+import minidiff
+from minidiff import FitRequest, RestoreRequest, UserError, cli
+from minidiff.ddpm.run import load_ddpm as load
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
 from minidiff.images.convert import to_float, to_uint8
 from minidiff.images.files import read_image, read_images, write_image
 from minidiff.images.quality import psnr, ssim
+from minidiff.records import from_json
+from minidiff.restoration.config import RestoreResult
 from minidiff.runs import folder as checkpoint
 
 FIT = ["--channels", "8", "--steps", "12", "--save-every", "5", "--window", "4"]
@@ -74,7 +79,7 @@ def test_a_restoration_goes_on_where_it_stopped(
     photo: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Stopped in the fit, then killed between the fit and the chain."""
-    words = [photo, "--model", trained, "--reference", photo, *FIT]
+    words: list[str | Path] = [photo, "--model", trained, "--reference", photo, *FIT]
     assert restore(*words, "--out", "whole") == 0
     with monkeypatch.context() as patch:
         interrupt_at(10, patch, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -90,6 +95,66 @@ def test_a_restoration_goes_on_where_it_stopped(
     assert restore("--resume", "runs/restore-photo-1") == 0
     assert Path("runs/restore-photo-1/restored.png").read_bytes() == Path("whole/restored.png").read_bytes()
     assert Path("runs/restore-photo-1/dip/dip.png").stat().st_mtime_ns == fitted
+
+
+def test_a_script_restores_as_the_command_does(photo: Path, trained: Path) -> None:
+    """The same files, a result that is the record in result.json, and word after every step of the fit."""
+    assert restore(photo, "--model", trained, "--noise-sigma", "40", "--mix", "0.5", "--out", "command", *FIT) == 0
+    asked = FitRequest(noise_sigma=40.0, channels=8, steps=12, save_every=5, window=4)
+    heard: list[int] = []
+    done = minidiff.restore(
+        photo, trained, RestoreRequest(mix=0.5, fit=asked), out="script", on_step=lambda now: heard.append(now.step)
+    )
+    for name in ("restored.png", "result.json", "config.json", "dip/dip.png"):
+        assert Path("script", name).read_bytes() == Path("command", name).read_bytes(), name
+    assert done.answer == Path("script/restored.png") and heard == list(range(1, 13))
+    assert from_json(RestoreResult, json.loads(Path("script/result.json").read_text()), "") == done.result
+    with pytest.raises(UserError, match="script is finished"):
+        minidiff.resume_restore("script")
+    with pytest.raises(UserError, match="`mix` is 2"):
+        RestoreRequest(mix=2)
+
+
+def test_a_run_of_an_older_version_goes_on_and_a_damaged_one_is_one_line(
+    photo: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What version 0.1.0 wrote, of a restoration that was killed before its first step."""
+    fit: dict[str, Any] = {
+        "channels": 8,
+        "steps": 12,
+        "save_every": 5,
+        "window": 4,
+        "net": "hourglass",
+        "lr": 0.01,
+        "jitter": 1 / 30,
+    }
+    fit |= {"average": 0.99, "early_stop": "window", "seed": 0, "compile": False, "noise_sigma": 40.0, "size": 16}
+    chain: dict[str, Any] = {
+        "start_t": "auto",
+        "init_mode": "scale",
+        "sampler": "ddpm",
+        "seed": 0,
+        "variance": "fixed_small",
+    }
+    old: dict[str, Any] = {
+        "minidiff": "0.1.0",
+        "kind": "restore",
+        "image": str(photo.absolute()),
+        "model": str(trained),
+    }
+    old |= {"reference": None, "noise_sigma": 40.0, "fit": fit, "mix": 0.75, "chain": chain, "deliver": False}
+    Path("old").mkdir()
+    Path("old/config.json").write_text(json.dumps(old))
+    assert restore("--resume", "old") == 0
+    assert restore(photo, "--model", trained, "--noise-sigma", "40", "--sampler", "ddpm", "--out", "new", *FIT) == 0
+    assert Path("old/restored.png").read_bytes() == Path("new/restored.png").read_bytes()
+    capsys.readouterr()
+    for wrong, said in (({"mix": "half"}, '"mix" is'), ({"chain": chain | {"start_t": "soon"}}, '"chain.start_t')):
+        Path("old/config.json").write_text(json.dumps(old | wrong))
+        for words in (["restore", "--resume", "old"], ["info", "old"]):
+            assert cli.run(words) == 1
+            heard = capsys.readouterr().err
+            assert said in heard and "old/config.json" in heard and heard.count("\n") == 1
 
 
 def test_the_model_is_the_newest_where_none_is_named(photo: Path, trained: Path) -> None:
