@@ -1,8 +1,8 @@
-"""Does the early stop find a good moment? Five photographs with noise, fitted by a deep image prior, watched all along.
+"""Does the early stop find a good moment? Fit five noisy photographs, and measure the PSNR at every step.
 
 The photographs are scikit-image's, cut to the centre and reduced to 256x256, with Gaussian noise of 25/255. Each is
-fitted until ES-WMV stops it; every step's PSNR to the clean picture is noted, which a real fit does not have. Beside it
-non-local means (scikit-image), told the true noise level. Prints a Markdown table. Killed, it goes on where it was.
+fitted until ES-WMV stops it. Every step's PSNR to the clean picture is noted; a real fit could not do this. Non-local
+means (scikit-image), given the true noise level, stands beside it. Prints a Markdown table. After a kill it goes on.
 
     python benchmarks/dip_photos.py --channels 64        # half an hour a photograph on one CPU core
 """
@@ -30,14 +30,14 @@ from minidiff.runtime import cpu
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "stereo_motorcycle")
 SIGMA, SIZE = 25, 256  # of 255; pixels
-NOISE, WEIGHTS = 2, 3  # what the seed 0 is for
+NOISE_STREAM, NET_STREAM = 2, 3  # the random streams of the seed 0
 
 
 def photo(name: str) -> tuple[Pixels, torch.Tensor]:
     """The clean picture, uint8 [256,256,3], and with noise, float [1,3,256,256] in [-1,1]."""
     picture = getattr(skimage.data, name)()
     clean = crop_resize(picture[0] if isinstance(picture, tuple) else picture, SIZE)  # a stereo pair: the left one
-    noise = Draws(seed_from(0, NOISE), 1, slice(None)).randn(3, SIZE, SIZE)
+    noise = Draws(seed_from(0, NOISE_STREAM), 1, slice(None)).randn(3, SIZE, SIZE)
     return clean, (to_float(clean[None]) + SIGMA / 127.5 * noise).clamp(-1, 1)
 
 
@@ -46,7 +46,7 @@ def watch(name: str, channels: int, steps: int, out: Path) -> list[dict[str, Any
     clean, noisy = photo(name)
     folder = out / name
     (folder / "steps").mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed_from(0, WEIGHTS))
+    torch.manual_seed(seed_from(0, NET_STREAM))
     fitter = Fitter(DIP_NETS["hourglass"](channels=channels), noisy, FitConfig(steps=steps))
     window, moving = WindowVariance(), MovingVariance()
     state = checkpoint.read_state(folder)

@@ -1,8 +1,8 @@
-"""How fast is a fit of a deep image prior? Our `Fitter` beside the loop one writes first, for each network.
+"""How fast is a fit of a deep image prior? Compare our `Fitter` with a plain PyTorch loop, for each network.
 
-The same network and the same loss. Every contender has a process of its own, since what `minidiff.cpu` tells the
-allocator holds for a whole process. They take turns in an order drawn anew each round, and the ratio is taken within a
-round. Prints a Markdown table: see README.md here.
+Both have the same network and the same loss. Every contender has its own process, because the settings of
+`minidiff.runtime.cpu` for the allocator hold for a whole process. The contenders take turns, in a new random order each
+round, and the ratio is taken within a round. Prints a Markdown table: see README.md here.
 """
 
 import datetime
@@ -30,7 +30,7 @@ from minidiff.runtime import cpu
 
 
 class Case(NamedTuple):
-    """A network, and what it is given: noise in so many channels, or the image."""
+    """A network and its input: noise with this many channels, or the image."""
 
     net: str
     in_channels: int
@@ -72,7 +72,7 @@ def picture(size: int) -> Tensor:
 
 
 def plain_fit(net: DipNet, target: Tensor, input_kind: str) -> Iterator[float]:
-    """The loop one writes first: contiguous tensors, Adam as it comes, glibc's allocator as it comes."""
+    """Fit as a first plain loop would: contiguous tensors, Adam and the allocator with their defaults."""
     z = target if input_kind == "image" else 0.1 * torch.rand(1, net.in_channels, *target.shape[-2:]).to(target)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     averaged = torch.zeros_like(target)

@@ -1,4 +1,4 @@
-"""A deep image prior from a noisy picture to a clean one, and how its early stop did: what `minidiff dip fit` does.
+"""Fit a deep image prior to a noisy picture, and see how well its early stop chose: what `minidiff dip fit` does.
 
 python examples/dip.py            # two minutes on a CPU; writes dip.png: clean, noisy, the answer, the last output
 """

@@ -1,4 +1,4 @@
-"""Where to enter the reverse chain: measure the noise left in an image, and find the timestep that has as much.
+"""Where to enter the reverse chain: measure the noise in an image, and find the timestep that has as much.
 
 Rests on schedules. Chen et al. 2015 (An Efficient Statistical Method for Image Noise Level Estimation).
 """
@@ -23,10 +23,10 @@ class Start(NamedTuple):
 
 
 def start_from(schedule: Schedule, image: Tensor) -> Start:
-    """Measure the noise in `image` [1,C,H,W], and scale it to the x_t that has this noise.
+    """Measure the noise in `image` [1,C,H,W], and scale the image to the x_t that has this noise.
 
-    A noisy image is x0 + sigma * eps, and x_t is sqrt(alpha_bar) * x0 + sqrt(1 - alpha_bar) * eps: the same, but for
-    a factor sqrt(alpha_bar), at the t where sigma = sqrt((1 - alpha_bar) / alpha_bar).
+    A noisy image is x0 + sigma * eps, and x_t is sqrt(alpha_bar) * x0 + sqrt(1 - alpha_bar) * eps. They differ only by
+    the factor sqrt(alpha_bar), at the t where sigma = sqrt((1 - alpha_bar) / alpha_bar).
     """
     sigma = noise_sigma(image)
     t = timestep_for(schedule, sigma)
@@ -34,9 +34,9 @@ def start_from(schedule: Schedule, image: Tensor) -> Start:
 
 
 def timestep_for(schedule: Schedule, sigma: float) -> int:
-    """The t whose sqrt((1 - alpha_bar) / alpha_bar) is nearest to sigma, as a ratio. 0 for sigma 0."""
+    """Find the t whose sqrt((1 - alpha_bar) / alpha_bar) is nearest to sigma, as a ratio. For sigma 0 it is 0."""
     if not 0 <= sigma < math.inf:
-        raise UserError(f"a noise level of {sigma} is no deviation. Give 0 or more, for an image in [-1, 1].")
+        raise UserError(f"a noise level of {sigma} is not a deviation. Give 0 or more, for an image in [-1, 1].")
     alpha_bar = schedule.alphas_cumprod
     levels = ((1 - alpha_bar) / alpha_bar).sqrt()
     ratio = (levels / max(sigma, 1e-12)).log().abs()
@@ -44,15 +44,15 @@ def timestep_for(schedule: Schedule, sigma: float) -> int:
 
 
 def noise_sigma(image: Tensor) -> float:
-    """The deviation of the white noise in an image [1,C,H,W], in the units of its pixels.
+    """Measure the deviation of the white noise in an image [1,C,H,W], in the units of its pixels.
 
     Chen et al. 2015: patches of a clean image fill few dimensions, white noise fills all. So the smallest eigenvalues
-    of the patches' covariance are the variance of the noise alone. Patches of 3x3 in colour, 5x5 in grey.
-    Noise that is not white, as what is left of it after a fit or a JPEG file, is underestimated.
+    of the patches' covariance are the variance of the noise alone. Patches are 3x3 in colour, 5x5 in grey.
+    Noise that is no longer white, as after a fit or in a JPEG file, is underestimated.
 
-    An image within [-1, 1] may have lost the peaks of its noise there: then only patches count whose mean stays 1.5
-    sigma away. That mends the estimate up to a sigma of about 0.3 (40 of 255). Raises UserError on fewer than 8x8
-    pixels.
+    An image within [-1, 1] may have lost the peaks of its noise at these limits. Then only patches count whose mean
+    stays 1.5 sigma away from them. This mends the estimate up to a sigma of about 0.3 (40 of 255). Raises UserError
+    for fewer than 8x8 pixels.
     """
     if image.ndim != 4 or len(image) != 1:
         raise ValueError(f"noise is measured in one image [1,C,H,W], not {list(image.shape)}")
@@ -74,10 +74,10 @@ def noise_sigma(image: Tensor) -> float:
 
 
 def smallest_deviation(patches: Tensor) -> float:
-    """sqrt of the mean of the smallest eigenvalues of the covariance of `patches` [d, number].
+    """Take the root of the mean of the smallest eigenvalues of the covariance of `patches` [d, number].
 
-    Algorithm 1: the largest is dropped until mean and median agree. Those of noise alone lie symmetric about their
-    mean; one of structure among them would draw the mean above the median.
+    Algorithm 1: drop the largest eigenvalue until mean and median agree. The eigenvalues of noise alone lie symmetric
+    about their mean. An eigenvalue of structure among them would pull the mean above the median.
     """
     eigenvalues = torch.linalg.eigvalsh(patches.cov(correction=0))  # rising
     for count in range(len(eigenvalues), 0, -1):

@@ -42,7 +42,7 @@ class FitConfig:
 
     @property
     def enlargement(self) -> int:
-        """How many times larger than the target the result is."""
+        """Say how many times larger than the target the result is."""
         return self.factor if self.task == "super-resolve" else 1
 
 
@@ -60,7 +60,7 @@ class NetConfig:
     out_channels: int = 3
 
     def settings(self) -> dict[str, Any]:
-        """The arguments to build the network with: every field that is set, but for the name."""
+        """Return the arguments to build the network with: every field that is set, except the name."""
         return {key: value for key, value in present(self).items() if key != "name"}
 
 
@@ -74,7 +74,7 @@ class StopConfig:
     downscale: int | None = None  # it watches outputs averaged over this many pixels a side
 
     def settings(self) -> dict[str, Any]:
-        """The arguments to build the early stop with: every field that is set, but for the name."""
+        """Return the arguments to build the early stop with: every field that is set, except the name."""
         return {key: value for key, value in present(self).items() if key != "name"}
 
 
@@ -124,7 +124,7 @@ class FitRequest:
         self.fit_config("noise")  # which checks the rest
 
     def fit_config(self, input_kind: str) -> FitConfig:
-        """How the network is fitted, given what its input is."""
+        """Put together how the network is fitted, once its input is known."""
         return FitConfig(
             steps=self.steps,
             lr=self.lr,
@@ -181,5 +181,5 @@ class FitResult:
 
 
 def present(value: object) -> dict[str, Any]:
-    """The record as JSON, without what is None."""
+    """Turn a record into JSON, without what is None."""
     return {key: entry for key, entry in to_json(value).items() if entry is not None}

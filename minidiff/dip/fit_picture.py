@@ -81,7 +81,7 @@ def resume_fit(folder: str | Path, *, device: Device = "cpu", on_step: OnStep | 
 
 
 def open_fit(folder: str | Path, device: Device = "cpu") -> DipJob | FolderJob:
-    """The unfinished fit of a run folder, ready to go on. Raises UserError if it is finished, or no fit."""
+    """Open the unfinished fit of a run folder. Raises UserError if it is finished, or no fit."""
     folder = Path(folder)
     if "images" in run_folder.read_config(folder, kind="dip"):
         return reopen_folder(folder, device)

@@ -36,7 +36,7 @@ class FolderJob:
     folder: Path | None = None  # where it is, once there is one
 
     def files(self) -> list[Path]:
-        """The pictures of the folder."""
+        """List the pictures of the folder."""
         return image_files(self.source)
 
     def start(self) -> Path:
@@ -99,6 +99,6 @@ class FolderJob:
 
 
 def reopen_folder(folder: Path, device: torch.device | str = "cpu") -> FolderJob:
-    """The fits of a folder of pictures, as its run folder describes them. Raises UserError."""
+    """Open the run folder of the fits of several pictures. Raises UserError."""
     config = from_json(DipFolderConfig, run_folder.read_config(folder, kind="dip"), folder / run_folder.CONFIG)
     return FolderJob(Path(config.images), config.options, device, folder=folder)

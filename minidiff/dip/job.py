@@ -42,7 +42,7 @@ COLOURS = {1: "grey", 3: "colour"}  # number of channels -> what such a picture 
 
 
 class FitProgress(NamedTuple):
-    """How far a fit is, after each of its steps."""
+    """How far a fit has come, after each of its steps."""
 
     step: int  # 1, 2, ...
     total: int  # the step at which it ends, unless it is stopped before
@@ -67,7 +67,7 @@ class DipJob:
     folder: Path | None = None  # where it is, once there is one
 
     def describe(self) -> str:
-        """Three lines: the picture, the network, the fit."""
+        """Describe the picture, the network and the fit in a line each."""
         config, fit, stop = self.config, self.fitter.config, self.config.early_stop
         height, width, _ = self.target.shape
         noise = f", with noise of {config.noise_sigma:g}/255" if config.noise_sigma else ""
@@ -137,7 +137,7 @@ class DipJob:
             return self.finish(step, stop)
 
     def measure(self, step: FitStep, statistic: float | None) -> dict[str, Any]:
-        """The record of a step. With a reference it has PSNR and SSIM of the raw output and of the averaged one."""
+        """Make the record of a step. With a reference it has PSNR and SSIM of the raw and the averaged output."""
         record: dict[str, Any] = {"step": step.step, "loss": step.loss.item(), "statistic": statistic}
         if self.reference is not None:
             for suffix, image in (("", step.output), ("_average", step.averaged)):
@@ -177,7 +177,7 @@ class DipJob:
         draw_sheet(self.folder / "sheet.png", panels, self.reference)
 
     def answer(self, step: FitStep) -> tuple[Pixels, int]:
-        """The answer so far, uint8 [H,W,3], and its step: the early stop's choice, or without one the last step.
+        """Return the answer so far, uint8 [H,W,3], and its step: the early stop's choice, or without one the last step.
 
         In an inpainting the known pixels are the target's own, unless noise was added to it.
         """
@@ -215,5 +215,5 @@ def input_picture(z: Tensor) -> Tensor:
 
 
 def step_file(folder: Path, step: int) -> Path:
-    """Where the output of a step is saved."""
+    """Name the file in which the output of a step is saved."""
     return folder / STEPS / f"{step:06d}.png"

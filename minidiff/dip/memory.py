@@ -1,4 +1,4 @@
-"""Whether a fit fits into the memory: a picture that is too large is refused before the system kills the process.
+"""Check that a fit has enough memory: refuse a picture that is too large before the system kills the process.
 
 Rests on networks.dip.
 """
@@ -52,7 +52,7 @@ def bytes_a_pixel(net: DipNet) -> float:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be had on the device, or None if the system does not say."""
+    """Ask how many bytes are free on the device; None if the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:

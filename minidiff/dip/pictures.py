@@ -14,7 +14,7 @@ from minidiff.images.quality import psnr, ssim
 
 
 def nearness(pixels: Pixels, reference: Pixels) -> dict[str, float]:
-    """PSNR, unless the two are equal, and SSIM, unless a side is smaller than its window."""
+    """Measure PSNR, unless the two are equal, and SSIM, unless a side is smaller than its window."""
     found = {}
     if not np.array_equal(pixels, reference):
         found["psnr"] = psnr(pixels, reference)

@@ -44,9 +44,10 @@ def begin(
     out: str | Path | None = None,
     deliver: bool = False,
 ) -> DipJob:
-    """A new fit of one picture. Everything that can be wrong raises UserError here, before anything is written.
+    """Prepare a new fit of one picture. Whatever can be wrong raises UserError here, before anything is written.
 
-    out: the run folder to make; None takes the next free one under runs/. deliver: is noted in the config.
+    out: the run folder to make; None takes the next free one under runs/. deliver: noted in the
+    config, for the command line.
     """
     if out is not None:
         run_folder.check_free(Path(out))
@@ -57,7 +58,7 @@ def begin(
 
 
 def reopen(folder: str | Path, device: Device = "cpu") -> DipJob:
-    """The fit of a run folder, at its last state. Raises UserError if it is damaged, or its pictures have changed."""
+    """Open the fit of a run folder at its last state. Raises UserError if it is damaged, or its pictures changed."""
     folder = Path(folder)
     config = from_json(DipConfig, run_folder.read_config(folder, kind="dip"), folder / run_folder.CONFIG)
     job = build(config, device, folder)
@@ -98,7 +99,7 @@ def settle(image: str, request: FitRequest, deliver: bool = False) -> DipConfig:
 
 
 def net_config(request: FitRequest, side: int, in_channels: int, out_channels: int) -> NetConfig:
-    """The settings of the network. An hourglass gets as many scales as `side` has room for, unless they are given."""
+    """Choose the settings of the network. An hourglass gets as many scales as `side` has room for, unless asked."""
     takes = inspect.signature(lookup("net", request.net, DIP_NETS)).parameters
     config = NetConfig(
         request.net,
@@ -121,7 +122,7 @@ def net_config(request: FitRequest, side: int, in_channels: int, out_channels: i
 
 
 def stop_config(request: FitRequest, shape: tuple[int, int, int]) -> StopConfig:
-    """The settings of the early stop, for an image of `shape` (height, width, channels).
+    """Choose the settings of the early stop, for an image of `shape` (height, width, channels).
 
     The patience is the published 1000 from 250 pixels a side, and below that 4 for each pixel. A small picture's noise
     is learnt so soon that within 1000 steps the statistic would fall again, below the minimum that counts
@@ -181,7 +182,7 @@ def read_mask(path: str, config: DipConfig, target: Pixels) -> Pixels:
 
 
 def read_reference(config: DipConfig, clean: Pixels, size: tuple[int, int]) -> Pixels | None:
-    """The clean picture, uint8 [H,W,3] of `size` (height, width), if there is one. Raises UserError for another size.
+    """Read the clean picture, uint8 [H,W,3], if there is one. Raises UserError unless it has `size` (height, width).
 
     Without a reference of its own, a picture to which noise was added is its own reference.
     """
@@ -197,7 +198,7 @@ def read_reference(config: DipConfig, clean: Pixels, size: tuple[int, int]) -> P
 
 
 def colours(pixels: Pixels) -> int:
-    """1 for a picture that is grey all over, so that its one channel is not fitted three times; else 3."""
+    """Count the channels to fit: 1 for a picture that is grey all over, else 3."""
     return 1 if bool((pixels == pixels[..., :1]).all()) else 3
 
 
@@ -210,10 +211,10 @@ def add_noise(pixels: Pixels, sigma: float, seed: int) -> Pixels:
 
 
 def sides(pixels: Pixels) -> str:
-    """Width and height in words: 20x24."""
+    """Give width and height in words: 20x24."""
     return f"{pixels.shape[1]}x{pixels.shape[0]}"
 
 
 def digest_of(target: Pixels, mask: Pixels | None) -> str:
-    """A short digest of the pixels, to notice when picture or mask have changed."""
+    """Hash the pixels, to notice when picture or mask have changed."""
     return hashlib.sha256(target.tobytes() + (b"" if mask is None else mask.tobytes())).hexdigest()[:16]

@@ -13,13 +13,13 @@ from minidiff.runs import folder as run_folder
 
 
 def is_dip_run(folder: str | Path) -> bool:
-    """Whether this is the run folder of a fit: of one picture, or of a folder of pictures."""
+    """Tell whether this is the run folder of a fit, of one picture or of several."""
     folder = Path(folder)
     return (folder / run_folder.CONFIG).is_file() and run_folder.read_config(folder)["kind"] == "dip"
 
 
 def chosen_images(folder: str | Path) -> list[Path]:
-    """The answers of a fit: its dip.png, or the answers for all pictures of a folder. Raises UserError without any."""
+    """List the answers of a fit: its dip.png, or one for each picture of a folder. Raises UserError without any."""
     folder = Path(folder)
     config = run_folder.read_config(folder, kind="dip")
     several = "images" in config
@@ -30,7 +30,7 @@ def chosen_images(folder: str | Path) -> list[Path]:
 
 
 def saved_step(folder: str | Path, step: int) -> Path:
-    """The file of a fit's output at a step. Raises UserError if it was not saved, and names the nearest saved steps."""
+    """Find the file of a fit's output at a step. Raises UserError, naming the nearest steps, if it was not saved."""
     folder = Path(folder)
     config = run_folder.read_config(folder, kind="dip")
     if "images" in config:

@@ -1,8 +1,8 @@
-"""The networks of the deep image prior: an untrained network is fitted to one image, and its shape is all it knows.
+"""The networks of the deep image prior: each is fitted to one image without training, so its shape is all it knows.
 
-Rests on torch alone; `resnet18` takes its encoder from torchvision. `DIP_NETS` names them, `dip` fits them. Activations
-work in place: on the way back neither convolution nor batch norm needs the output it gave.
-Ulyanov et al. 2018 (deep image prior); He et al. 2016 (ResNet).
+Rests on torch alone; `resnet18` takes its encoder from torchvision. `DIP_NETS` names them, dip/fit.py fits them.
+Activations work in place, because neither convolution nor batch norm needs its output for the backward pass.
+Ulyanov et al. 2018 (Deep Image Prior); He et al. 2016 (ResNet).
 """
 
 from collections.abc import Callable
@@ -16,10 +16,11 @@ from minidiff.errors import UserError, one_line
 
 
 class DipNet(nn.Module):
-    """What the networks share: any size in, the same size out, and an image that cannot leave [-1, 1].
+    """Take an input of any size, and return an image of the same size that cannot leave [-1, 1].
 
-    A network that halves its input n times needs sides divisible by its stride 2^n. Others are padded by reflection,
-    and the image is cropped back. A subclass sets `image`, the layers from [N,in_channels,H,W] to [N,out_channels,H,W].
+    A network that halves its input n times needs sides divisible by its stride 2^n. An input with other sides is padded
+    by reflection, and the image is cropped back. A subclass sets `image`: the layers from [N,in_channels,H,W] to
+    [N,out_channels,H,W].
     """
 
     image: nn.Module
@@ -29,7 +30,7 @@ class DipNet(nn.Module):
         self.in_channels, self.stride = in_channels, stride
 
     def forward(self, z: Tensor) -> Tensor:
-        """z [N,in_channels,H,W], noise or an image -> float [N,out_channels,H,W] in [-1,1].
+        """Turn z [N,in_channels,H,W], noise or an image, into float [N,out_channels,H,W] in [-1,1].
 
         Raises UserError when a side is smaller than the stride.
         """
@@ -42,9 +43,9 @@ class DipNet(nn.Module):
         return image[..., top : top + height, left : left + width]
 
     def padding(self, side: int) -> tuple[int, int]:
-        """Pixels before and behind, to the next multiple of the stride.
+        """Count the pixels to add before and behind, up to the next multiple of the stride.
 
-        The coarsest level needs two pixels: of one there is no reflection, and no variance for batch norm.
+        The coarsest level needs two pixels: one alone has no reflection, and no variance for batch norm.
         """
         if side < self.stride:
             raise UserError(
@@ -60,9 +61,10 @@ class DipNet(nn.Module):
 
 
 class CNN(DipNet):
-    """`layers` convolutions at full resolution with ReLU between them, of `channels` channels inside.
+    """Apply `layers` convolutions at full resolution, with ReLU between them and `channels` channels inside.
 
-    kernel_size: odd. It sees layers * (kernel_size - 1) + 1 pixels across, so its prior is smoothness near by.
+    kernel_size: odd. An output pixel sees layers * (kernel_size - 1) + 1 pixels across, so the prior is local
+    smoothness.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class CNN(DipNet):
 
 
 def conv2(in_channels: int = 32, out_channels: int = 3, channels: int = 64) -> CNN:
-    """Two 3x3 convolutions with a ReLU between: the smallest network that can be said to have a prior."""
+    """Build two 3x3 convolutions with a ReLU between: the smallest network that has a prior at all."""
     return CNN(in_channels, out_channels, layers=2, channels=channels)
 
 
@@ -90,10 +92,10 @@ def conv2(in_channels: int = 32, out_channels: int = 3, channels: int = 64) -> C
 
 
 class ResNet18(DipNet):
-    """The ResNet18 encoder, down to 512 channels at 1/32 of the size, and five transposed convolutions back up.
+    """Go down the ResNet18 encoder to 512 channels at 1/32 of the size, and back up five transposed convolutions.
 
-    weights: None, or "imagenet" for torchvision's pretrained encoder; with other than 3 input channels its first
-    convolution stays untrained. Raises UserError when the weights cannot be had.
+    weights: None, or "imagenet" for torchvision's pretrained encoder. Unless there are 3 input channels, its first
+    convolution stays untrained. Raises UserError when the weights are neither here nor can be downloaded.
     """
 
     def __init__(self, in_channels: int = 32, out_channels: int = 3, weights: str | None = None) -> None:
@@ -113,7 +115,7 @@ class ResNet18(DipNet):
                 self.image.append(layer)
         widths = [512, 256, 128, 64, 32, 16]  # H/32 ... H
         for before, after in pairwise(widths):
-            # Kernel 4 at stride 2: every output pixel sums as many terms, so there is no checkerboard from the start.
+            # Kernel 4 at stride 2: every output pixel is a sum of equally many terms, so no checkerboard appears.
             self.image.append(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1))
             self.image.append(nn.BatchNorm2d(after))
             self.image.append(nn.ReLU(inplace=True))
@@ -121,7 +123,7 @@ class ResNet18(DipNet):
 
 
 def imagenet_weights() -> dict[str, Tensor]:
-    """torchvision's ResNet18, from its cache or the network. Raises UserError when neither has it."""
+    """Read torchvision's ResNet18 from its cache, or download it. Raises UserError when neither works."""
     from torchvision.models import ResNet18_Weights
 
     source = ResNet18_Weights.IMAGENET1K_V1
@@ -138,7 +140,7 @@ def imagenet_weights() -> dict[str, Tensor]:
 
 
 def layer(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
-    """Convolution with reflection padding, batch norm, LeakyReLU 0.2: the brick of the hourglass."""
+    """Build the brick of the hourglass: convolution with reflection padding, batch norm, LeakyReLU 0.2."""
     return nn.Sequential(
         nn.Conv2d(
             in_channels,
@@ -154,9 +156,9 @@ def layer(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
 
 
 class Scale(nn.Module):
-    """One scale of the hourglass: down to half the size, through all that is below, up again, joined with the skip.
+    """One scale of the hourglass: halve the size, go through everything below, double it again, join with the skip.
 
-    [N,in_channels,H,W] -> [N,channels,H,W], H and W even. below: the next scale, or nothing at the coarsest.
+    [N,in_channels,H,W] -> [N,channels,H,W], H and W even. below: the next scale; at the coarsest it does nothing.
     """
 
     def __init__(self, in_channels: int, channels: int, skip_channels: int, below: nn.Module, upsample: str) -> None:
@@ -178,10 +180,10 @@ class Scale(nn.Module):
 
 
 class Hourglass(DipNet):
-    """The encoder-decoder with narrow skips of Ulyanov et al. 2018, as their code sets it for denoising.
+    """Build the encoder-decoder with narrow skips of Ulyanov et al. 2018, as their code sets it for denoising.
 
-    scales: how often the size is halved; 5 needs sides of 32, so take fewer for thumbnails. channels: 128 all the way;
-    skip_channels: 4, so that fine detail has to come through a strait. upsample: bilinear or nearest.
+    scales: how often the size is halved; 5 needs sides of 32 pixels, so small pictures need fewer. channels: the same
+    at every scale. skip_channels: few, so that fine detail has to pass a bottleneck. upsample: bilinear or nearest.
     """
 
     def __init__(

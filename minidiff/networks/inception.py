@@ -1,7 +1,7 @@
-"""Inception: the network whose features FID is measured in, name for name as its weights are published.
+"""Inception: FID compares images by the features of this network. All names are as in its published weights.
 
 Rests on torch alone. Szegedy et al. 2016 ("Rethinking the Inception Architecture", figures 5 to 7 and 10), in the form
-of TensorFlow's inception-2015-12-05 that Heusel et al. 2017 took for FID; it is not torchvision's Inception v3.
+of TensorFlow's inception-2015-12-05, which Heusel et al. 2017 used for FID. It is not torchvision's Inception v3.
 """
 
 import torch
@@ -14,7 +14,7 @@ CLASSES = 1008
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm, ReLU. After `fold`: convolution with bias, ReLU."""
+    """Apply a convolution without bias, batch norm and ReLU. After `fold`: a convolution with bias, and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int | tuple[int, int], stride: int = 1,
                  padding: int | tuple[int, int] = 0) -> None:  # fmt: skip
@@ -28,7 +28,7 @@ class ConvNorm(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Batch norm with its stored statistics is a scale and a shift: they go into the convolution, for good."""
+        """Move batch norm into the convolution for good: with stored statistics it is only a scale and a shift."""
         bn = self.bn
         assert isinstance(bn, nn.BatchNorm2d) and bn.running_mean is not None and bn.running_var is not None
         scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
@@ -38,12 +38,12 @@ class ConvNorm(nn.Module):
 
 
 def mean_around(x: Tensor) -> Tensor:
-    """The mean of each pixel's 3x3 neighbourhood; at the border of the pixels that are there, not of padding."""
+    """Average each pixel's 3x3 neighbourhood; at the border only over the pixels that exist, without padding."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
 class Mixed35(nn.Module):
-    """On the 35x35 grid: 1x1; 5x5; 3x3 twice; and a mean of neighbours; side by side (figure 5)."""
+    """Work on the 35x35 grid with 1x1; 5x5; 3x3 twice; and a mean of neighbours, side by side (figure 5)."""
 
     def __init__(self, in_channels: int, pool_channels: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Mixed35(nn.Module):
 
 
 class To17(nn.Module):
-    """From the 35x35 grid to 17x17: convolutions and a max-pool of stride 2, side by side (figure 10)."""
+    """Go from the 35x35 grid to 17x17 by convolutions and a max-pool of stride 2, side by side (figure 10)."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class To17(nn.Module):
 
 
 class Mixed17(nn.Module):
-    """On the 17x17 grid, where 7x7 is done as 1x7 and 7x1 (figure 6); `narrow`: channels between the two."""
+    """Work on the 17x17 grid, with 7x7 done as 1x7 and 7x1 (figure 6). narrow: the channels between the two."""
 
     def __init__(self, narrow: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Mixed17(nn.Module):
 
 
 class To8(nn.Module):
-    """From the 17x17 grid to 8x8."""
+    """Go from the 17x17 grid to 8x8."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,10 +122,10 @@ class To8(nn.Module):
 
 
 class Mixed8(nn.Module):
-    """On the 8x8 grid, where 1x3 and 3x1 stand side by side (figure 7).
+    """Work on the 8x8 grid, with 1x3 and 3x1 side by side (figure 7).
 
-    max_pool: the last block of the published network takes the greatest of the neighbours where all others, and the
-    paper, take the mean: a slip of 2015 that every FID since has kept.
+    max_pool: the last block of the published network takes the maximum of the neighbours. All other blocks, and the
+    paper, take the mean. It is a slip from 2015, and every FID since has kept it.
     """
 
     def __init__(self, in_channels: int, max_pool: bool) -> None:
@@ -152,10 +152,10 @@ class Mixed8(nn.Module):
 
 
 class Inception(nn.Module):
-    """Images to features, features to logits: 566 tensors, named as published.
+    """Turn images into features, and features into logits; 566 tensors, named as published.
 
-    `fold` after the weights are loaded: the batch norms go into the convolutions and the layout becomes channels_last,
-    which is twice as fast and changes the features by rounding only.
+    Call `fold` after the weights are loaded. It moves the batch norms into the convolutions and makes the layout
+    channels_last, which is twice as fast and changes the features by rounding only.
     """
 
     def __init__(self) -> None:
@@ -180,9 +180,9 @@ class Inception(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor, dims: int = 2048) -> Tensor:
-        """x float32 [N,3,299,299] in [-1,1] -> features [N,dims], the mean over the grid; goes no deeper than needed.
+        """Turn x float32 [N,3,299,299] in [-1,1] into features [N,dims], their mean over the grid.
 
-        Every other size of at least 75 works too, and is another measure than FID's.
+        Layers deeper than needed are left out. Every size from 75 works, but only 299 gives FID's features.
         """
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = F.max_pool2d(x, 3, stride=2)
@@ -200,11 +200,11 @@ class Inception(nn.Module):
         return x.mean((2, 3))
 
     def logits(self, features: Tensor, bias: bool = True) -> Tensor:
-        """features [N,2048] -> [N,1008]. The Inception Score is taken of those without the bias, by a slip of old."""
+        """Turn features [N,2048] into logits [N,1008]. The Inception Score leaves out the bias, by an old slip."""
         return F.linear(features, self.fc.weight, self.fc.bias if bias else None)
 
     def fold(self) -> "Inception":
-        """Make it fast, see above; it cannot be loaded into afterwards."""
+        """Make the network fast, as described above. No weights can be loaded afterwards."""
         for module in self.modules():
             if isinstance(module, ConvNorm):
                 module.fold()

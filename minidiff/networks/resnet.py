@@ -1,7 +1,7 @@
-"""ResNet-18 for small images: what tells the labels of a picture, and, one layer below, what makes pictures alike.
+"""ResNet-18 for small images: its last layer gives the labels of a picture, the layer before it a measure of likeness.
 
 Rests on torch alone. He et al. 2016 (deep residual learning), table 1 and figure 5, with the stem of section 4.2 for
-32x32 images. The names of the parameters are torchvision's, so its weights fit but for the stem.
+32x32 images. The parameters have torchvision's names, so its weights fit, except those of the stem.
 """
 
 from typing import Any
@@ -14,9 +14,9 @@ from minidiff.records import takes, to_json
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions around which the input is carried past and added: [n,in,H,W] -> [n,out,H/stride,W/stride].
+    """Apply two 3x3 convolutions, and add the input to the result: [n,in,H,W] -> [n,out,H/stride,W/stride].
 
-    Where the shape changes the input goes through a 1x1 convolution first (option B of the paper).
+    If the shape changes, the input goes through a 1x1 convolution first (option B of the paper).
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -37,10 +37,11 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Four stages of two blocks at width, 2, 4 and 8 times that, each from the second on at half the size.
+    """Apply four stages of two blocks each. From the second on, a stage doubles the channels and halves the size.
 
-    The stem is one 3x3 convolution, with no max-pool: the 7x7 of stride 2 of the paper would leave 32x32 images 8x8.
-    classes: outputs, of any meaning. channels: 1 or 3, of the images. width: of the first stage; 64 in the paper.
+    The stem is one 3x3 convolution without a max-pool. The paper's 7x7 with stride 2 would shrink 32x32 images to 8x8.
+    classes: number of outputs, of any meaning. channels: 1 or 3, of the images. width: channels of the first stage; 64
+    in the paper.
     """
 
     @takes(ResNetConfig)
@@ -60,12 +61,12 @@ class ResNet18(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # He et al. 2015, eq. 14
 
     def features(self, x: Tensor) -> Tensor:
-        """What the last layer sees of x [n,channels,H,W]: the last stage, averaged over the picture, [n,8*width]."""
+        """Turn x [n,channels,H,W] into all that the last layer sees: the last stage's mean over the picture [n,8*width]."""
         h: Tensor = F.relu(self.bn1(self.conv1(x)))
         h = self.layer4(self.layer3(self.layer2(self.layer1(h))))
         return h.mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [n,channels,H,W] in [-1,1] -> logits [n,classes]."""
+        """Turn x [n,channels,H,W] in [-1,1] into logits [n,classes]."""
         logits: Tensor = self.fc(self.features(x))
         return logits

@@ -1,4 +1,7 @@
-"""Loading weights exactly: every name and shape must agree, or nothing is loaded."""
+"""Load weights exactly: every name and shape must agree, or nothing is loaded.
+
+Rests on errors alone; the tensors come from files that other modules read.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +19,10 @@ def load_exactly(
     source: str | Path,
     mend: str = "use the weights that belong to this config.json",
 ) -> None:
-    """Copy `tensors` into `module` when names and shapes agree one for one; otherwise a UserError, nothing copied."""
+    """Copy `tensors` into `module` if all names and shapes agree. Otherwise raise UserError, and copy nothing.
+
+    source: where the tensors come from, and mend: what to do about it, for the message.
+    """
     own = module.state_dict()
     wrong = [f"{name} is missing" for name in own if name not in tensors]
     wrong += [f"{name} is not of this network" for name in tensors if name not in own]

@@ -98,7 +98,7 @@ class RestoreJob:
     folder: Path | None = None  # where it is, once there is one
 
     def describe(self) -> str:
-        """The lines about the fit, and one about the model."""
+        """Describe the fit and the model in a few lines."""
         channels, height, width = self.model.shape
         model = f"model     {self.config.model}: {width}x{height}, {COLOURS[channels]}"
         return f"{self.fit_job.describe()}\n{model}" if self.fit_job else f"image     {self.config.image}\n{model}"
@@ -142,7 +142,7 @@ class RestoreJob:
         return result
 
     def reference(self) -> Pixels | None:
-        """The clean picture as the model would see it, uint8 [H,W,3]; None if there is none."""
+        """Read the clean picture as the model would see it, uint8 [H,W,3]; None if there is none."""
         source = self.config.reference or (self.config.image if self.config.noise_sigma else None)
         if source is None:
             return None
@@ -157,7 +157,7 @@ def begin(
     out: str | Path | None = None,
     deliver: bool = False,
 ) -> RestoreJob:
-    """A new restoration. Everything that can be wrong raises UserError here, before anything is written."""
+    """Prepare a new restoration. Whatever can be wrong raises UserError here, before anything is written."""
     if Path(image).is_dir():
         raise UserError(f"{image} is a folder. Give one picture to restore.")
     if out is not None:
@@ -185,7 +185,7 @@ def begin(
 
 
 def reopen(folder: str | Path, device: Device = "cpu") -> RestoreJob:
-    """The restoration of a run folder, with its fit as far as it came. Raises UserError."""
+    """Open the restoration of a run folder, with its fit as far as it came. Raises UserError."""
     folder = Path(folder)
     where = folder / run_folder.CONFIG
     config = from_json(RestoreConfig, run_folder.read_config(folder, kind="restore"), where)
@@ -204,11 +204,11 @@ def reopen(folder: str | Path, device: Device = "cpu") -> RestoreJob:
 
 
 def chain_options(chain: ChainConfig) -> dict[str, Any]:
-    """The options of `Run.sample` that are set."""
+    """Return the options of `Run.sample` that are set."""
     return {name: value for name, value in asdict(chain).items() if value is not None}
 
 
 def in_colour(images: Pixels) -> Pixels:
-    """The one image of uint8 [1,H,W,1 or 3], as uint8 [H,W,3]."""
+    """Turn the one image of uint8 [1,H,W,1 or 3] into uint8 [H,W,3]."""
     pixels: Pixels = to_uint8(to_float(images))[0]
     return pixels
