@@ -15,9 +15,12 @@ from minidiff import cli
 from minidiff.errors import UserError
 from minidiff.images.files import read_image, write_image
 from minidiff.images.grid import cut, grid
+from minidiff.networks.configs import GeneratorConfig
+from minidiff.records import to_json
 from minidiff.reports import charts, page, run_report, study_report
 from minidiff.runs.log import write_metrics
 from minidiff.studies import results
+from minidiff.training.config import TrainConfig
 
 VOID = {"img", "meta", "br"}  # elements without an end
 NASTY = "<script>alert('&\"')</script>"
@@ -366,8 +369,10 @@ def test_a_training_shows_the_last_samples_and_some_of_the_earlier(tmp_path: Pat
 
 def test_the_page_of_a_run_says_what_went_wrong(tmp_path: Path) -> None:
     """What the last grid and the metrics tell, and nothing of a run that is well or only young."""
-    config = {"kind": "dcgan", "preset": "cpu", "network": {"image_size": 16},
-              "training": {"steps": 300, "batch_size": 64}}  # fmt: skip
+    config = {"minidiff": "0", "kind": "dcgan", "preset": "cpu", "network": to_json(GeneratorConfig(image_size=16)),
+              "data": {"name": "shapes", "image_size": 16, "channels": 3},
+              "gan": {"norm": "batch", "critic_steps": 1, "optimizer": "adam", "betas": [0.5, 0.999]},
+              "training": to_json(TrainConfig(steps=300, batch_size=64))}  # fmt: skip
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
     smooth = np.linspace(0, 200, 16)[None, :, None, None] + rng.integers(0, 50, (9, 1, 1, 3)) + np.zeros((9, 16, 16, 3))
