@@ -1,7 +1,7 @@
 """minidiff: diffusion models in plain PyTorch, to read and to use.
 
-The public names. They are imported when they are first used, so that `import minidiff` and `minidiff --help` do not
-wait for torch.
+These are the public names. Each is imported when it is first used, so `import minidiff` and the command line's help do
+not wait for torch.
 """
 
 from importlib import import_module

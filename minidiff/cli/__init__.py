@@ -1,4 +1,7 @@
-"""The command line: parse, build, loop, save. Nothing here computes; a script can call all that these commands call."""
+"""The command line: each command parses its options, builds a request, calls one function of the package, and prints.
+
+Nothing here computes, so a script can do all that a command does. Flags are named in this folder only.
+"""
 
 import os
 import signal
@@ -13,25 +16,28 @@ from minidiff._version import __version__
 from minidiff.errors import UserError, suggestion
 from minidiff.runtime import cpu
 
-# Command -> where it is, and its line in `minidiff --help`: a module is imported when its command is called.
+# For each command: where it is, and its line in `minidiff --help`. A module is imported when its command is called.
 COMMANDS = {
-    "train": ("minidiff.cli.train:train", "Train a model; try `minidiff train ddpm`."),
+    "train": ("minidiff.cli.train:train", "Train a model. Start with `minidiff train ddpm`."),
     "sample": ("minidiff.cli.sample:sample", "Draw images from a trained model."),
     "dip": ("minidiff.cli.dip:dip", "Fit a deep image prior to a picture: `minidiff dip fit`."),
-    "restore": ("minidiff.cli.restore:restore", "Clean a noisy picture: a deep image prior, then a trained model."),
-    "fid": ("minidiff.cli.fid:fid", "How far two sets of images are apart: FID, KID, and others."),
-    "evaluate": ("minidiff.cli.evaluate:command", "Whether a model draws what is asked for, as a classifier sees it."),
-    "compare": ("minidiff.cli.compare:compare", "Train, sample, measure: models beside each other, on many data."),
-    "import": ("minidiff.cli.interop:import_", "A run folder out of a checkpoint of diffusers, here or on the Hub."),
-    "export": ("minidiff.cli.interop:export", "A run as a folder that diffusers opens."),
-    "info": ("minidiff.cli.info:info", "Tell what a run is, or list the runs."),
-    "report": ("minidiff.cli.report:report", "A page about a run or a study: settings, curves, pictures, results."),
-    "data": ("minidiff.cli.data:data", "List, look at and export data sets."),
+    "restore": ("minidiff.cli.restore:restore", "Clean a noisy picture with a deep image prior and a trained model."),
+    "fid": ("minidiff.cli.fid:fid", "Measure how far two sets of images are apart: FID, KID and others."),
+    "evaluate": ("minidiff.cli.evaluate:command", "Ask a classifier whether a model draws what it was asked for."),
+    "compare": ("minidiff.cli.compare:compare", "Train several models on several data sets, and measure them alike."),
+    "import": ("minidiff.cli.interop:import_", "Make a run out of a diffusers checkpoint, from a folder or the Hub."),
+    "export": ("minidiff.cli.interop:export", "Write a run as a folder that diffusers opens."),
+    "info": ("minidiff.cli.info:info", "Describe a run, or list all runs."),
+    "report": (
+        "minidiff.cli.report:report",
+        "Write a page about a run or a study: settings, curves and pictures.",
+    ),
+    "data": ("minidiff.cli.data:data", "List, preview and export data sets."),
 }
 
 
 class Commands(click.Group):
-    """Finds its commands in COMMANDS, and suggests the nearest for a name that is none."""
+    """Look up a command in COMMANDS, and suggest the nearest name where there is none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -61,7 +67,7 @@ def cli() -> None:
     """Diffusion models in plain PyTorch: train, sample, measure.
 
     \b
-    minidiff train ddpm                    train on the embedded data set, a few minutes on a CPU
+    minidiff train ddpm                    train on the embedded data set: a few minutes on a CPU
     minidiff sample                        draw images from the newest run
     minidiff sample --start-t 100 --init dip.png
     minidiff fid samples.npz dataset:fashion-mnist
@@ -70,20 +76,21 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 an error, 2 wrong usage, 128 + the signal when interrupted."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":  # one of several may wait for another that has gone: it dies at once
+    # One of several processes may be waiting for another that has gone. It must die at once.
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         signal.signal(signal.SIGTERM, end_once())
     code = run(args)
-    if code == 143:  # all is cleared away: while Python shuts down, one more would only change the exit code
+    if code == 143:  # all is cleared away; a second SIGTERM, while Python shuts down, would change the exit code
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(code)
 
 
 class Terminated(BaseException):
-    """SIGTERM came: as with Ctrl-C, what is half written is cleared away. A training saves itself (journal)."""
+    """Say that SIGTERM came. As with Ctrl-C, half-written files are removed; a training saves first (journal)."""
 
 
 def end_once(patience: float = 10) -> Callable[[int, object], None]:
-    """A handler that raises Terminated; while that clears away, for so many seconds, further signals do not disturb."""
+    """Make a signal handler that raises Terminated, then ignores further signals for `patience` seconds."""
     until = 0.0
 
     def handle(_number: int, _frame: object) -> None:
@@ -96,13 +103,13 @@ def end_once(patience: float = 10) -> Callable[[int, object], None]:
 
 
 def run(args: list[str] | None = None) -> int:
-    """Run the command line and return its exit code. Everything the user can mend is one line, never a traceback."""
+    """Run the command line and return its exit code. An error that the user can mend is one line, never a traceback."""
     cpu.tune()
     try:
         cli.main(args=args, prog_name="minidiff", standalone_mode=False)
         return 0
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())  # a group by itself: its help is the answer
+        click.echo(error.format_message())  # a group without a command prints its help
         return 0
     except click.UsageError as error:
         command = f" See `{error.ctx.command_path} --help`." if error.ctx else ""
@@ -118,14 +125,14 @@ def run(args: list[str] | None = None) -> int:
     except UserError as error:
         return 1 if error.told else fail(str(error), 1)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe has gone; nobody is left to tell
+        sys.stderr.close()  # whoever read the pipe has gone, so there is nobody to tell
         return 1
     except Exception as error:
-        code = getattr(error, "exit_code", None)  # `journal.Interrupted`, without importing torch to name it
+        code = getattr(error, "exit_code", None)  # this is `journal.Interrupted`; to name it here would import torch
         if code is not None:
             click.echo(str(error))
             return int(code)
-        mend = "Try half the --batch-size, or --accumulate 2 when training; in a fit, a smaller --size."
+        mend = "Halve --batch-size, or train with --accumulate 2. In a fit, take a smaller --size."
         if type(error).__name__ == "OutOfMemoryError":
             return fail(f"the GPU is out of memory. {mend}", 1)
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
@@ -136,5 +143,6 @@ def run(args: list[str] | None = None) -> int:
 
 
 def fail(message: str, code: int) -> int:
+    """Print the error and hand back the exit code."""
     click.echo(f"Error: {message}", err=True)
     return code

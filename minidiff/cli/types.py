@@ -1,4 +1,7 @@
-"""What several commands share: parameter types that name the nearest match, the device, and progress."""
+"""What several commands share: parameter types whose errors name the nearest match, the device, and messages.
+
+The package's errors and warnings name arguments in backticks; `Command` and `warn` turn them into flags.
+"""
 
 import math
 import os
@@ -13,10 +16,10 @@ from minidiff.errors import UserError, suggestion
 
 
 class Command(click.Command):
-    """A command that says `--start-t` where the package says `start_t`.
+    """Say `--start-t` where the package says `start_t`.
 
-    Errors of the package name an argument in backticks. Where that is the name of one of the command's parameters, the
-    user is told of the flag instead.
+    The package's errors name arguments in backticks. If the command has an option of that name, the user reads the
+    option's flag instead.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -27,16 +30,16 @@ class Command(click.Command):
             raise
 
     def translated(self, message: str) -> str:
-        """The message with flags for arguments."""
+        """Replace every argument in backticks by its flag."""
         flags = {param.name: max(param.opts, key=len) for param in self.params if isinstance(param, click.Option)}
         return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), message)
 
 
 class Name(click.ParamType):
-    """One name out of a table; a wrong one is answered with the nearest.
+    """Take one name out of a table. The error for an unknown name suggests the nearest.
 
-    names: the table, or a function that imports it when it is needed. shown: its names for the help, where the table
-    must not be imported for that.
+    names: the table, or a function that imports it when it is needed. shown: the names for the help, if the help must
+    not import the table.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class Name(click.ParamType):
 
 
 class Names(Name):
-    """Names out of a table, with commas between: `fid,kid`. Gives the list of them."""
+    """Take several names out of a table, with commas between: `fid,kid`. Gives a list."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return [super(Names, self).convert(name.strip(), param, ctx) for name in value.split(",")]
@@ -67,14 +70,14 @@ class Names(Name):
 
 
 class Counted(Name):
-    """Names with a number each, where it matters: `ddpm:1000,ddim:50,heun`. Gives a list of name and number or None."""
+    """Take names, each with a number or without: `ddpm:1000,heun`. Gives a list of (name, number or None)."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         found = []
         for word in value.split(","):
             name, colon, number = word.strip().partition(":")
             if colon and (not number.isdecimal() or int(number) < 1):
-                self.fail(f"'{word}': after the colon stands a whole number from 1, as in {name}:20.", param, ctx)
+                self.fail(f"'{word}': give a whole number, 1 or more, after the colon, as in {name}:20.", param, ctx)
             found.append((super().convert(name, param, ctx), int(number) if colon else None))
         return found
 
@@ -83,14 +86,14 @@ class Counted(Name):
 
 
 class Place(click.Path):
-    """A file or folder; `~` is the home folder, also where the shell leaves it, as in `--out=~/run`."""
+    """Take a file or folder. `~` is the home folder even where the shell does not replace it: `--out=~/run`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(os.path.expanduser(value), param, ctx)
 
 
 class Number(click.FloatRange):
-    """A number in a range; `nan`, which no comparison refuses, is in none."""
+    """Take a finite number in a range. Click's own range lets `nan` through."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -100,7 +103,7 @@ class Number(click.FloatRange):
 
 
 class Timestep(click.ParamType):
-    """A timestep, 0 or more, as a number; or `auto`."""
+    """Take a timestep, a whole number from 0 on, or `auto`."""
 
     name = "t|auto"
 
@@ -112,12 +115,12 @@ class Timestep(click.ParamType):
         except ValueError:
             self.fail(f"'{value}' is neither a whole number nor auto.", param, ctx)
         if number < 0:
-            self.fail(f"{number} is below 0, the last timestep of every chain.", param, ctx)
+            self.fail(f"{number} is below 0, where every chain ends.", param, ctx)
         return number
 
 
 class Steps(click.ParamType):
-    """Steps of a fit, with commas between: `30,250,460`."""
+    """Take steps of a fit, with commas between: `30,250,460`."""
 
     name = "n,n,..."
 
@@ -129,7 +132,7 @@ class Steps(click.ParamType):
 
 
 class Device(click.ParamType):
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`: checked to be there. Gives the name."""
+    """Take `auto`, `cpu`, `cuda`, `cuda:1` or `mps`, and check that this machine has it. Gives the name."""
 
     name = "device"
 
@@ -146,19 +149,21 @@ class Device(click.ParamType):
         if device.type == "cuda" and not count:
             built = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no GPU"
             self.fail(
-                f"--device {value}: {built}. Use --device cpu, or mend the driver (`nvidia-smi` must work).", param, ctx
+                f"--device {value}: {built}. Use --device cpu, or repair the driver (`nvidia-smi` must work).",
+                param,
+                ctx,
             )
         if device.type == "cuda" and (device.index or 0) >= count:
-            self.fail(f"--device {value}: there are {count} GPUs, counted from 0.", param, ctx)
+            self.fail(f"--device {value}: this machine has {count} GPUs, and the first is cuda:0.", param, ctx)
         if device.type == "mps" and not torch.backends.mps.is_available():
-            self.fail("--device mps: this machine has none. Use --device cpu.", param, ctx)
+            self.fail("--device mps: this machine has no such GPU. Use --device cpu.", param, ctx)
         if device.type not in ("cpu", "cuda", "mps"):
             self.fail(f"--device {value} is not supported. Known: auto, cpu, cuda, mps.", param, ctx)
         return str(value)
 
 
 def say(message: str, err: bool = False) -> None:
-    """A line for the user, from the main process alone; on standard error where the output is for a program."""
+    """Print a line, from the main process only. err: on standard error, if the output is for a program."""
     from minidiff.runtime.distributed import is_main
 
     if is_main():
@@ -166,26 +171,29 @@ def say(message: str, err: bool = False) -> None:
 
 
 def warn(message: str) -> None:
-    """A warning on standard error, from the main process alone."""
+    """Print a warning on standard error, from the main process only, with flags for arguments in backticks."""
     from minidiff.runtime.distributed import is_main
 
+    context = click.get_current_context(silent=True)
+    if context is not None and isinstance(context.command, Command):
+        message = context.command.translated(message)
     if is_main():
         click.echo(f"Warning: {message}", err=True)
 
 
 def typed(ctx: click.Context, name: str) -> bool:
-    """Whether an option was given on the command line, and does not only have its default."""
+    """Say whether an option was typed, rather than left at its default."""
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def refuse_lone_severity(ctx: click.Context) -> None:
-    """A usage error for a --severity that was typed without a corruption: the images would be clean all the same."""
+    """Raise a usage error for --severity without --corruption, since the images would stay clean."""
     if ctx.params["corruption"] == "identity" and typed(ctx, "severity"):
-        raise click.UsageError("--severity is that of a --corruption. Name one, or leave it out.", ctx)
+        raise click.UsageError("--severity needs a --corruption. Name one, or leave --severity out.", ctx)
 
 
 def refuse_options(ctx: click.Context, allowed: set[str]) -> None:
-    """A usage error for an option that was typed although it belongs to the run that is being resumed."""
+    """Raise a usage error for a typed option that is part of the run being resumed. allowed: options that are not."""
     for name in sorted(ctx.params):
         if typed(ctx, name) and name not in allowed:
             option = name.replace("_", "-")

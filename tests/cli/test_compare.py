@@ -62,7 +62,7 @@ def test_labels_stand_beside_their_rows() -> None:
     ("words", "message"),
     [
         (["--compare", "ddim:5,ddmp:5"], "Did you mean 'ddpm'"),
-        (["--compare", "ddim:x"], "'ddim:x': after the colon stands a whole number"),
+        (["--compare", "ddim:x"], "'ddim:x': give a whole number"),
         (["--compare", "ddim:0"], "a whole number from 1"),
         (["--compare", "ddim:51"], "51 steps do not fit"),
         (["--compare", "ddim:5", "--steps", "4"], "Leave out --steps"),

@@ -227,7 +227,7 @@ def test_a_classifier_is_asked_about_images_as_corrupted_as_it_learns(mnist: Pat
 def test_a_severity_without_a_corruption_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Else one would believe the images corrupted."""
     assert cli.run([*command.split(), "--severity", "5"]) == 2
-    assert "--severity is that of a --corruption. Name one" in capsys.readouterr().err
+    assert "--severity needs a --corruption" in capsys.readouterr().err
     assert not list(Path.cwd().iterdir())
 
 

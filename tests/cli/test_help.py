@@ -1,0 +1,170 @@
+"""The command line's help is quick, and its errors name flags, which stand in minidiff/cli alone."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import minidiff
+from minidiff import cli
+from minidiff.cli.types import Command, warn
+from minidiff.errors import UserError
+
+PACKAGE = Path(minidiff.__file__).parent
+SLOW = {"torch", "torchvision", "numpy", "matplotlib", "PIL", "scipy", "safetensors", "pydantic"}
+
+
+def leaves(command: click.Command, words: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command that is no group, by the words that call it."""
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from leaves(below, f"{words} {name}".strip())
+    else:
+        yield words, command
+
+
+# The commands that do not yet keep what is held below, to be emptied.
+WAITING = {
+    "compare",
+    "data export",
+    "data list",
+    "data preview",
+    "evaluate",
+    "export",
+    "import",
+    "info",
+    "report",
+    "train classifier",
+    "train dcgan",
+    "train ddpm",
+    "train presets",
+    "train wgan",
+    "train wgan-gp",
+}
+
+COMMANDS = dict(leaves(cli.cli))
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, set[str]]:
+    """For each command, what its --help imports that takes long. One process forks for each of them."""
+    code = f"""
+import os, sys
+from minidiff import cli
+for words in {sorted(COMMANDS)!r}:
+    sys.stdout.flush()
+    if os.fork() == 0:
+        sys.stdout = open(os.devnull, "w")
+        code = cli.run([*words.split(), "--help"])
+        sys.stdout = sys.__stdout__
+        print(code, words, *sorted({SLOW!r} & set(sys.modules)), sep=",", flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rows = [line.split(",") for line in done.stdout.splitlines()]
+    assert all(row[0] == "0" for row in rows), done.stderr
+    return {words: set(modules) for _, words, *modules in rows}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+@pytest.mark.parametrize("words", sorted(COMMANDS))
+def test_help_is_quick(words: str, imported: dict[str, set[str]]) -> None:
+    """torch alone takes two seconds. Fails when a module of the command line imports it, or a table that does."""
+    if words in WAITING:
+        pytest.skip("still imports torch")
+    assert not imported[words]
+
+
+@pytest.mark.parametrize("words", sorted(COMMANDS))
+def test_every_command_translates_arguments(words: str) -> None:
+    """Fails for a command that is made without cls=Command, whose errors would show arguments instead of flags."""
+    if words in WAITING:
+        pytest.skip("not made with Command yet")
+    assert isinstance(COMMANDS[words], Command)
+
+
+# --- arguments become flags -------------------------------------------------------------------------------------------
+
+
+@click.command(cls=Command)
+@click.option("--start-t", type=int)
+@click.option("--clip/--no-clip")
+@click.option("-n", "--num", type=int)
+def command(**_: object) -> None:
+    warn("`num` is small")
+    raise UserError("an init needs `start_t`; see `minidiff info`, `clip`, `num` and `other`")
+
+
+def test_arguments_become_flags() -> None:
+    found = CliRunner().invoke(command, [])
+    assert isinstance(found.exception, UserError)
+    assert str(found.exception) == "an init needs --start-t; see `minidiff info`, --clip, --num and `other`"
+    assert "Warning: --num is small" in found.output
+
+
+def test_an_error_of_the_package_shows_the_flag(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A real one: an init without the timestep to start from."""
+    assert cli.run(["sample", str(trained), "--init", str(trained / "curves.png"), "--device", "cpu"]) != 0
+    said = capsys.readouterr().err
+    assert "--start-t" in said and "start_t" not in said
+
+
+# --- flags stand in minidiff/cli alone --------------------------------------------------------------------------------
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+
+# The files that still name flags, to be emptied.
+STILL_NAME_FLAGS = {
+    "classifier/job.py",
+    "data/cache.py",
+    "data/datasets.py",
+    "ddpm/job.py",
+    "evaluation/evaluate.py",
+    "evaluation/evaluator.py",
+    "gan/job.py",
+    "gan/run.py",
+    "gan/trainer.py",
+    "images/sink.py",
+    "interop/scheduler.py",
+    "networks/gan.py",
+    "reports/describe.py",
+    "reports/page.py",
+    "reports/study_report.py",
+    "runs/folder.py",
+    "runtime/distributed.py",
+    "studies/cell.py",
+    "studies/models.py",
+    "studies/processes.py",
+    "studies/reference.py",
+    "studies/results.py",
+    "studies/study.py",
+    "studies/timing.py",
+    "training/job.py",
+    "training/journal.py",
+    "training/loop.py",
+}
+
+
+def flags_in(path: Path) -> list[str]:
+    """The flags that the strings of a file name: messages and docstrings, not comments."""
+    constants = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    return [flag for node in constants if isinstance(node.value, str) for flag in FLAG.findall(node.value)]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_flags_are_named_in_the_command_line_only(path: Path) -> None:
+    """A script has no flags: outside of cli/ a message names the argument, in backticks."""
+    name = path.relative_to(PACKAGE).as_posix()
+    ours = name.startswith("cli/") or name == "reports/style.py"  # the variables of a style sheet look like flags
+    if not ours and name not in STILL_NAME_FLAGS:
+        assert not flags_in(path)
