@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     from minidiff.restoration.config import RestoreRequest as RestoreRequest
     from minidiff.restoration.restore import restore as restore
     from minidiff.restoration.restore import resume_restore as resume_restore
+    from minidiff.studies.compare import compare as compare
+    from minidiff.studies.config import StudyRequest as StudyRequest
     from minidiff.training.config import TrainConfig as TrainConfig
     from minidiff.training.loop import Trainer as Trainer
 
@@ -91,11 +93,13 @@ PUBLIC = {
     "SCHEDULES": "diffusion.schedules",
     "Schedule": "diffusion.schedules",
     "Step": "diffusion.samplers",
+    "StudyRequest": "studies.config",
     "TrainConfig": "training.config",
     "Trainer": "training.loop",
     "UNet": "networks.unet",
     "UserError": "errors",
     "WindowVariance": "dip.early_stop",
+    "compare": "studies.compare",
     "corrupt": "data.corruptions",
     "diffusion_loss": "diffusion.process",
     "distance": "pretrained.distance",

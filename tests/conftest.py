@@ -22,6 +22,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
+pytest_plugins = ["study_fixtures"]
 
 # Files whose tests are all quick: mathematics, records, parsing, messages. `pytest -m quick` runs these, and whatever
 # else carries the mark.

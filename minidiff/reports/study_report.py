@@ -16,9 +16,9 @@ from minidiff.reports import page
 from minidiff.reports.charts import panels, shades
 from minidiff.runs.log import read_metrics
 from minidiff.studies import results
+from minidiff.studies.config import as_typed
 from minidiff.studies.results import Study, end, headline, ranked, read
 from minidiff.studies.study import DATA, GRID, REAL, RESULT, RUN
-from minidiff.studies.study import worded as as_typed
 
 REPORT = "report.html"
 STATES = {"done": "not measured", "failed": "failed", "begun": "in training", "new": "not yet"}

@@ -2,11 +2,11 @@
 
 python -m minidiff.studies.cell STUDY fashion-mnist.identity.ddpm cpu     a cell
 python -m minidiff.studies.cell STUDY fashion-mnist.identity cpu          the real images that its models share
-python -m minidiff.studies.cell time '{"models": ...}' cpu                how long a step takes, to plan with
+python -m minidiff.studies.cell time '{"models": ...}' cpu                how long a step takes, for the plan
 
 A cell can be stopped at any moment and taken up again: the training is an ordinary run, samples are written as they are
-drawn, and result.json comes last. `processes` starts these, one for each cell: what one needs of memory is given back
-when it ends, and a crash takes that cell alone.
+drawn, and result.json comes last. `processes` starts one process for each cell, so that its memory is given back when
+it ends, and a crash takes only that cell.
 """
 
 import json
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError, one_line
-from minidiff.files import locked, write_atomically, write_json
+from minidiff.files import locked, read_json, write_atomically, write_json
 from minidiff.gan.diversity import TOO_ALIKE, diversity
 from minidiff.gan.job import unequal
 from minidiff.images.convert import Pixels, to_uint8
@@ -39,70 +39,83 @@ from minidiff.images.faults import faults, problems
 from minidiff.images.files import write_image
 from minidiff.images.grid import grid
 from minidiff.pretrained.load import load
-from minidiff.runs import folder as checkpoint
+from minidiff.records import from_json, record, to_json
+from minidiff.runs import folder as run_folder
 from minidiff.runs.log import read_metrics, seconds_of_steps
 from minidiff.runtime import cpu, distributed
-from minidiff.studies import progress
-from minidiff.studies import study as studies
-from minidiff.studies.distance import images_bar, spread
+from minidiff.studies.config import Settings, Study, data_of, model_of
+from minidiff.studies.measuring import evenly, images_bar
 from minidiff.studies.models import MODELS, training
+from minidiff.studies.progress import write_failure
 from minidiff.studies.reference import SHOWN, check_data, digest_of, measure_samples, prepare
-from minidiff.studies.study import GRID, RESULT, RUN, SAMPLES
+from minidiff.studies.results import CellResult
+from minidiff.studies.study import GRID, RESULT, RUN, SAMPLES, folder_of, read_study
 from minidiff.studies.timing import take_times
 from minidiff.training.config import ResumeRequest
 from minidiff.training.job import Job, resume
 from minidiff.training.journal import Diverged, Interrupted
 
-LOOKED_AT = 1000  # samples that are looked at for noise, one flat colour, saturation
+LOOKED_AT = 1000  # samples that are checked for noise, one flat colour and saturation
 COMPARED = 256  # samples and real images whose variety is compared
-RAW, SAID = "samples.raw", "samples.json"  # of a cell: its samples before all are there; their seconds and warnings
+RAW, DRAWN = "samples.raw", "samples.json"  # of a cell: its samples before all are there; a `Drawn`
+
+
+@record
+class Drawn:
+    """What is kept of the drawing of a cell's samples, beside the samples."""
+
+    seconds: float
+    warnings: tuple[str, ...]
 
 
 # --- a cell: train, draw, measure -----------------------------------------------------------------------------------
 
 
-def run_cell(study: dict[str, Any], folder: Path, cell: str, device: torch.device) -> None:
-    """All of a cell; what is there already is not done again."""
-    place, digest = studies.home(folder, cell), digest_of(folder, studies.data_of(cell))
-    said = drawn_before(place, study)
-    if said is None:
+def run_cell(study: Study, folder: Path, cell: str, device: torch.device) -> None:
+    """Do all of a cell. What is done already is not done again."""
+    place, digest = folder_of(folder, cell), digest_of(folder, data_of(cell))
+    drawn = drawn_before(place, study)
+    if drawn is None:
         job = train(study, cell, place / RUN, device, digest)
-        said = draw(study, place, job.data, device)
+        drawn = draw(study, place, job.data, device)
     run = load(place / RUN)
     check_data(cell, digest, run.config.data.fingerprint)
     began = time.perf_counter()
-    found = measure_samples(study, folder, cell, device)
-    of_each = {
+    metrics = measure_samples(study, folder, cell, device)
+    seconds = {
         "train": training_seconds(place / RUN),
-        "sample": said["seconds"],
+        "sample": drawn.seconds,
         "measure": time.perf_counter() - began,
     }
-    write_json(
-        place / RESULT,
-        studies.about(study, cell)
-        | {
-            "metrics": found,
-            "num": study["num"],
-            "steps": run.config.training.steps if run.config.training else None,
-            "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
-            "seconds": {what: round(value, 3) for what, value in of_each.items()},
-            "warnings": said["warnings"],
-        },
+    dataset, corruption, model = cell.split(".")
+    result = CellResult(
+        metrics,
+        cell=cell,
+        dataset=dataset,
+        corruption=corruption,
+        model=model,
+        severity=study.severity,
+        num=study.num,
+        steps=run.config.training.steps if run.config.training else 0,
+        parameters=sum(parameter.numel() for parameter in run.model.parameters()),
+        seconds={what: round(value, 3) for what, value in seconds.items()},
+        warnings=drawn.warnings,
     )
+    write_json(place / RESULT, to_json(result))
 
 
-def train(study: dict[str, Any], cell: str, run: Path, device: torch.device, digest: str | None = None) -> Job[Any]:
-    """The training of a cell, begun or taken up again, to its end. digest: the fingerprint its images must have.
+def train(settings: Settings, cell: str, run: Path, device: torch.device, digest: str | None = None) -> Job[Any]:
+    """Begin the training of a cell, or take it up again, and bring it to its end.
 
-    Raises Interrupted when it is stopped, and saved; UserError.
+    digest: the fingerprint that its images must have. Raise Interrupted when it is stopped, and saved; UserError.
     """
-    if run.exists() and not (run / checkpoint.CONFIG).exists():
+    if run.exists() and not (run / run_folder.CONFIG).exists():
         shutil.rmtree(run)  # the process was killed while it made the folder
-    model = cell.split(".")[2]
+    model = model_of(cell)
     if run.exists():
         job = resume(MODELS[model].job, run, ResumeRequest(device=str(device)))
     else:
-        job = training(study, cell, run, device)
+        job = training(settings, cell, run, device)
         print(job.describe())
     check_data(cell, digest, job.config.data.fingerprint)
     print(job.start(), flush=True)
@@ -110,38 +123,37 @@ def train(study: dict[str, Any], cell: str, run: Path, device: torch.device, dig
         job.run()
     except Diverged as error:  # the same again would diverge again
         by_hand = f"minidiff train {model} --resume {shlex.quote(str(run))} --lr {job.trainer.config.lr / 3:.2g}"
-        raise UserError(f"{error} In a study: `{by_hand}`, then compare with --retry.") from None
+        raise UserError(f"{error} In a study: `{by_hand}`, then compare with `retry`.") from None
     return job
 
 
 def training_seconds(run: Path) -> float:
-    """How long the steps of a run took."""
-    batch_size = checkpoint.read_config(run)["training"]["batch_size"]
+    """Return how long the steps of a run took."""
+    batch_size = run_folder.read_config(run)["training"]["batch_size"]
     return seconds_of_steps(read_metrics(run), batch_size)
 
 
-def drawn_before(place: Path, study: dict[str, Any]) -> dict[str, Any] | None:
-    """What `draw` left of a cell, if its samples are there and whole; None where they are to be drawn."""
-    size = study["image_size"]
+def drawn_before(place: Path, study: Study) -> Drawn | None:
+    """Return what `draw` left of a cell, if its samples are there and whole; None if they must be drawn."""
     try:
         with open(place / SAMPLES, "rb") as file, np.load(file) as stored:
-            check_samples(place.name, stored["images"], study["num"], size)
-        said: dict[str, Any] = {name: json.loads((place / SAID).read_text())[name] for name in ("seconds", "warnings")}
+            check_samples(place.name, stored["images"], study.num, study.image_size)
+        drawn = from_json(Drawn, read_json(place / DRAWN), place / DRAWN)
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error, UserError):
         return None
     (place / RAW).unlink(missing_ok=True)  # the process was killed before it could do so
-    return said
+    return drawn
 
 
-def draw(study: dict[str, Any], place: Path, data: ImageData, device: torch.device) -> dict[str, Any]:
-    """The samples of a trained cell, checked, and a grid of the first; returns the seconds it took, and warnings.
+def draw(study: Study, place: Path, data: ImageData, device: torch.device) -> Drawn:
+    """Draw the samples of a trained cell, check them, and write them with a grid of the first.
 
-    A file without a header takes them in as they come, so a process that is stopped loses a batch: sample k of a seed
+    They go to a file without a header as they come, so a process that is stopped loses one batch: sample k of a seed
     is the same whoever draws it.
     """
     run, raw = load(place / RUN, device=device), place / RAW
     _, height, width = run.shape
-    num, batch = study["num"], 256 if device.type == "cuda" else 64
+    num, batch = study.num, 256 if device.type == "cuda" else 64
     there = raw.stat().st_size // (height * width * 3) if raw.exists() else 0
     began = time.perf_counter()
     with images_bar("samples", num) as bar, open(raw, "ab") as file:
@@ -149,49 +161,53 @@ def draw(study: dict[str, Any], place: Path, data: ImageData, device: torch.devi
         bar.update(there)
         for first in range(there, num, batch):
             indices = range(first, min(first + batch, num))
-            sampling = MODELS[place.name.split(".")[2]].sampling
-            file.write(to_uint8(run.draw(indices, seed=study["seed"], batch_size=batch, **sampling)).tobytes())
+            sampling = MODELS[model_of(place.name)].sampling
+            file.write(to_uint8(run.draw(indices, seed=study.seed, batch_size=batch, **sampling)).tobytes())
             file.flush()
             bar.update(len(indices))
-    seconds = (time.perf_counter() - began) * num / max(1, num - there)  # also of those that were there
-    drawn = np.memmap(raw, np.uint8, "r").reshape(-1, height, width, 3)
-    warnings = suspicions(drawn, data.rgb(spread(len(data), COMPARED)))
+    seconds = (time.perf_counter() - began) * num / max(1, num - there)  # as if all had been drawn now
+    images = np.memmap(raw, np.uint8, "r").reshape(-1, height, width, 3)
+    warnings = suspicions(images, data.rgb(evenly(len(data), COMPARED)))
     warnings += unequal(read_metrics(place / RUN), run.config.kind)
-    said = {"seconds": seconds, "warnings": warnings}
-    write_json(place / SAID, said)
-    write_image(place / GRID, grid(drawn[:SHOWN]))
-    store_samples(place / SAMPLES, drawn, num, study["image_size"])
+    drawn = Drawn(seconds, tuple(warnings))
+    write_json(place / DRAWN, to_json(drawn))
+    write_image(place / GRID, grid(images[:SHOWN]))
+    store_samples(place / SAMPLES, images, num, study.image_size)
     raw.unlink()
-    return said
+    return drawn
 
 
 def store_samples(path: Path, images: NDArray[Any], num: int, size: int) -> None:
-    """The samples of a cell, in the one form that all of a study have: uint8 [num,size,size,3], as `images` in a .npz.
-    Raises UserError."""
+    """Write the samples of a cell in the one form of all studies: uint8 [num,size,size,3], as `images` in a .npz."""
     check_samples(path.parent.name, images, num, size)
     write_atomically(path, lambda file: np.savez(file, images=images))
 
 
 def check_samples(cell: str, images: NDArray[Any], num: int, size: int) -> None:
-    """Raises UserError, by the name of the cell, for samples of any other form: nothing is converted, for what is not
-    what it should be may be anything."""
-    form = f"uint8 {[num, size, size, 3]}"
+    """Raise UserError, with the name of the cell, for samples in any other form.
+
+    Nothing is converted: an array in the wrong form could hold anything.
+    """
     if images.dtype != np.uint8 or list(images.shape) != [num, size, size, 3]:
         found = f"{images.dtype} {list(images.shape)}"
         if images.dtype != np.uint8 and images.size:
             found += f" with values from {images.min():g} to {images.max():g}"
-        raise UserError(f"the samples of {cell} are {found}; this study holds {form}. Draw them so.")
+        raise UserError(
+            f"the samples of {cell} are {found}, and this study holds uint8 {[num, size, size, 3]}. Draw them so."
+        )
 
 
 def suspicions(samples: Pixels, real: Pixels) -> list[str]:
-    """What looks wrong with uint8 [n,H,W,3] samples, a line each: noise, one flat colour, saturation, as `problems`
-    has them, unless the real images are like that too (edges are black and white); and when all of them are alike."""
+    """List what looks wrong with uint8 [n,H,W,3] samples: what `problems` finds, and samples that are too alike.
+
+    What is true of the real images, too, is not listed: pictures of edges are black and white.
+    """
     natural = [what for what, mask in faults(real).items() if mask.mean() >= 0.1]
-    found = problems(samples[spread(len(samples), LOOKED_AT)])
+    found = problems(samples[evenly(len(samples), LOOKED_AT)])
     found = [line for line in found if not any(f"images are {what}" in line for what in natural)]
     variety = diversity(np.array(samples[:COMPARED]), real)
     if variety < TOO_ALIKE:
-        found.append(f"the samples are {variety:.2f} as varied as the data: few images again and again, or noise.")
+        found.append(f"the samples are {variety:.2f} as varied as the data: a few images again and again, or noise.")
     return found
 
 
@@ -199,32 +215,33 @@ def suspicions(samples: Pixels, real: Pixels) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 0 done, 1 failed, with the reason in result.json, 128 + the signal when it was stopped."""
+    """Return the exit code: 0 done; 1 failed, with the reason in result.json; 128 + the signal when stopped."""
     place, name, device_name = arguments
     if place == "time":
         return main_timing(json.loads(name), device_name)
     folder = Path(place)
-    study = studies.read(folder)
+    study = read_study(folder)
     try:
-        with alone(studies.home(folder, name)):
+        with alone(folder_of(folder, name)):
             device = distributed.local_device(device_name)
-            (run_cell if name in study["cells"] else prepare)(study, folder, name, device)
+            (run_cell if name in study.cells else prepare)(study, folder, name, device)
         return 0
     except Interrupted as stop:
         print(str(stop).partition(" Resume with")[0])  # it is the study that goes on, not this training alone
         return stop.exit_code
-    except Exception as error:  # this cell's alone: the study goes on with the others
+    except Exception as error:  # only this cell fails: the study goes on with the others
         if not isinstance(error, UserError):
             traceback.print_exc()
-        if not progress.fail(study, folder, name, reason(error)):
+        if not write_failure(study, folder, name, reason(error)):
             print(f"{name}: {reason(error)}", file=sys.stderr)
         return 1
 
 
 def main_timing(settings: dict[str, Any], device_name: str) -> int:
-    """Prints what `take_times` found, or an error, as a line of JSON."""
+    """Print what `take_times` found, or an error, as a line of JSON."""
     try:
-        found = take_times(settings, distributed.local_device(device_name))
+        asked = from_json(Settings, settings, "the settings")
+        found = to_json(take_times(asked, distributed.local_device(device_name)))
     except UserError as error:
         found = {"error": str(error)}
     print(json.dumps(found))
@@ -232,17 +249,17 @@ def main_timing(settings: dict[str, Any], device_name: str) -> int:
 
 
 def reason(error: Exception) -> str:
-    """A failure in a line."""
+    """Say in a line why a cell failed."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MemoryError) or "memory" in str(error):
-        return f"out of memory ({one_line(error)}). Try a smaller --image-size, or fewer cells at once."
+        return f"out of memory ({one_line(error)}). Try a smaller `image_size`, or fewer cells at once."
     return f"{type(error).__name__}: {one_line(error)}"
 
 
 @contextmanager
 def alone(place: Path, patience: float = 60) -> Iterator[None]:
-    """Hold a cell's folder; the process of a study that was killed has so many seconds to save and go."""
+    """Hold a cell's folder. patience: the seconds that the process of a killed study has, to save and end."""
     until = time.monotonic() + patience
     while True:
         with ExitStack() as held:
@@ -258,7 +275,7 @@ def alone(place: Path, patience: float = 60) -> Iterator[None]:
 
 
 def stop_with_the_parent() -> None:
-    """Stop, as by SIGTERM, when standard input ends: the study that started this process is gone, killed perhaps."""
+    """Stop, as by SIGTERM, when standard input ends: the study that started this process is gone."""
 
     def wait() -> None:
         while os.read(0, 4096):

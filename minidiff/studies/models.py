@@ -1,6 +1,9 @@
-"""What can be compared: for each model, how its training is planned and how it draws."""
+"""The models that a study can compare: for each, how its training is planned and how it draws.
 
-from collections.abc import Callable, Mapping
+Rests on the jobs of gan and ddpm.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,18 +15,19 @@ from minidiff.ddpm import job as ddpm_job
 from minidiff.ddpm.config import DdpmRequest
 from minidiff.gan import job as gan_job
 from minidiff.gan.config import GanRequest
+from minidiff.studies.config import Settings, model_of
 from minidiff.training.config import TrainRequest
 from minidiff.training.job import Job
 
 
 @dataclass(frozen=True)
 class Model:
-    """An entry of MODELS. sampling: options of `Run.draw` beside the seed; as `minidiff sample` has them."""
+    """An entry of MODELS."""
 
     job: type[Job[Any]]
     request: type[TrainRequest]
     plan: Callable[[Any], Job[Any]]  # of a request of that type
-    sampling: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)  # options of `draw` beside the seed, as in `minidiff sample`
 
 
 MODELS: dict[str, Model] = {
@@ -32,28 +36,21 @@ MODELS: dict[str, Model] = {
 }
 
 
-def folder_of(study: Mapping[str, Any], dataset: str) -> str | None:
-    """Where the files of a data set lie: its own of --data-dir, or what that is for all; None for the cache."""
-    where = study["data_dir"]
-    found: str | None = where.get(dataset) if isinstance(where, dict) else where
-    return found
-
-
-def data_options(study: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What to ask a training, or `load_data`, for, to have the images of a cell, or of DATASET.CORRUPTION."""
+def data_options(settings: Settings, name: str) -> dict[str, Any]:
+    """Return what to ask a training, or `load_data`, for the images of a cell or of DATASET.CORRUPTION."""
     dataset, corruption = name.split(".")[:2]
-    asked = {"dataset": dataset, "image_size": study["image_size"]}
-    if where := folder_of(study, dataset):
+    asked: dict[str, Any] = {"dataset": dataset, "image_size": settings.image_size}
+    if where := settings.folder_of(dataset):
         asked["data_dir"] = where
     if corruption != "identity":
-        asked |= {"corruption": corruption, "severity": study["severity"]}
+        asked |= {"corruption": corruption, "severity": settings.severity}
     return asked
 
 
-def training(study: Mapping[str, Any], cell: str, out: Path, device: torch.device) -> Job[Any]:
-    """The training of a cell, planned: the preset for this device, with the study's data, steps and seed."""
-    name = cell.split(".")[2]
-    options = data_options(study, cell) | {"seed": study["seed"], "out": out, "device": str(device)}
-    if name in (study["steps"] or {}):
-        options["steps"] = study["steps"][name]
-    return MODELS[name].plan(MODELS[name].request(**options))
+def training(settings: Settings, cell: str, out: Path, device: torch.device) -> Job[Any]:
+    """Plan the training of a cell: the preset for this device, with the study's data, steps and seed."""
+    model = model_of(cell)
+    options = data_options(settings, cell) | {"seed": settings.seed, "out": out, "device": str(device)}
+    if steps := (settings.steps or {}).get(model):
+        options["steps"] = steps
+    return MODELS[model].plan(MODELS[model].request(**options))

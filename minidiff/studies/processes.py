@@ -1,6 +1,6 @@
 """The cells of a study, each in a process of its own, one after the other or several at once.
 
-Nothing is computed here: this process waits, and its memory stays as it is. Rests on study; starts `cell`.
+This process only waits, so its memory stays as it is. Rests on progress; starts `cell`.
 """
 
 import json
@@ -9,24 +9,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from minidiff.errors import UserError
 from minidiff.files import locked
-from minidiff.studies import progress
-from minidiff.studies import study as studies
+from minidiff.records import from_json, to_json
+from minidiff.studies.config import Settings, Study, Times, data_of
+from minidiff.studies.progress import distances_in_words, is_prepared, unfinished, write_failure
+from minidiff.studies.results import CellFailure, CellResult, read_result, read_state
+from minidiff.studies.study import CELLS, RESULT, folder_of
 from minidiff.training.journal import Interrupted, stop_signals
 
-LOG = "log.txt"  # what a process says, where several run at once
+LOG = "log.txt"  # what a process says, if several run at once
 POLL = 0.1  # seconds
 PATIENCE = 120  # seconds that stopped processes have to save
 
 
 class Event(NamedTuple):
-    """Something has begun or ended in a study."""
+    """Something that has begun or ended in a study."""
 
     name: str  # of a cell, or of the data that some share
     state: str  # begun, done or failed
@@ -34,10 +37,10 @@ class Event(NamedTuple):
 
 
 def start(arguments: Sequence[str], device: str, share: int = 1, **streams: Any) -> "subprocess.Popen[bytes]":
-    """A process of `cell`. share: how many such there may be at once, which on a CPU share its threads.
+    """Start a process of `cell`. share: how many of them run at once; on a CPU they share the threads.
 
-    It has a session of its own, so that Ctrl-C reaches the study alone, which stops it once, gently. The end of its
-    standard input tells it that the study has been killed.
+    It gets a session of its own, so that Ctrl-C reaches only the study, which then stops it once, gently. When its
+    standard input ends, it knows that the study was killed.
     """
     environment = dict(os.environ)
     if share > 1 and device == "cpu":
@@ -47,9 +50,9 @@ def start(arguments: Sequence[str], device: str, share: int = 1, **streams: Any)
     return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True, **streams)
 
 
-def timed(settings: Mapping[str, Any], device: str, share: int = 1) -> dict[str, Any]:
-    """What `timing.take_times` finds, in a process of its own. Raises UserError."""
-    process = start(["time", json.dumps(settings)], device, share, stdout=subprocess.PIPE)
+def measure_times(settings: Settings, device: str, share: int = 1) -> Times:
+    """Run `timing.take_times` in a process of its own. Raise UserError."""
+    process = start(["time", json.dumps(to_json(settings))], device, share, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
         lines = process.stdout.read().decode().splitlines()
@@ -62,11 +65,11 @@ def timed(settings: Mapping[str, Any], device: str, share: int = 1) -> dict[str,
         raise UserError(f"the models could not be timed: {ending(process.returncode)}. Look at what it said.") from None
     if "error" in found:
         raise UserError(found["error"])
-    return found
+    return from_json(Times, found, "the timing")
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """Make sure that it has ended, and let go of it."""
+    """Make sure that a process has ended, and let go of it."""
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):
@@ -75,7 +78,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def ending(code: int) -> str:
-    """How a process ended, in words."""
+    """Say how a process ended."""
     if code >= 0:
         return f"its process ended with exit code {code}"
     name = signal.Signals(-code).name
@@ -86,18 +89,18 @@ def ending(code: int) -> str:
 # --- a whole study ----------------------------------------------------------------------------------------------------
 
 
-def carry_out(folder: Path, study: Mapping[str, Any], devices: Sequence[str], retry: bool = False) -> Iterator[Event]:
-    """Do every cell that is not done; yields when something begins or has ended.
+def carry_out(folder: Path, study: Study, devices: Sequence[str], retry: bool = False) -> Iterator[Event]:
+    """Do every cell that is not done, and yield an event whenever something begins or has ended.
 
-    devices: of the processes that may run at once, one for each. retry: the cells that failed, too. A cell that fails
-    is written down as such, and the rest goes on. Raises Interrupted after Ctrl-C or SIGTERM, when the processes have
-    saved; UserError where another study is at work in the folder.
+    devices: one for each process that may run at once. retry: do the cells that failed, too. If a cell fails, that is
+    written down, and the rest goes on. Raise Interrupted after Ctrl-C or SIGTERM, when the processes have saved, and
+    UserError if another process is at work in the folder.
     """
     running: dict[str, tuple[subprocess.Popen[bytes], str]] = {}
     with locked(folder), stop_signals() as stopped:
         waiting = unfinished(folder, study, retry)
         for cell in waiting:
-            (folder / studies.CELLS / cell / studies.RESULT).unlink(missing_ok=True)  # of an attempt that failed
+            (folder / CELLS / cell / RESULT).unlink(missing_ok=True)  # of an attempt that failed
         try:
             while (waiting or running) and not stopped:
                 free = list(devices)
@@ -114,7 +117,7 @@ def carry_out(folder: Path, study: Mapping[str, Any], devices: Sequence[str], re
                     if stopped:
                         continue
                     event = conclude(folder, study, name, process.returncode)
-                    over = studies.cells_of(study, name) if event.state == "failed" or name in waiting else []
+                    over = study.cells_with(name) if event.state == "failed" or name in waiting else []
                     waiting = [cell for cell in waiting if cell not in over]
                     yield event
                 time.sleep(POLL)
@@ -123,61 +126,56 @@ def carry_out(folder: Path, study: Mapping[str, Any], devices: Sequence[str], re
                 raise Interrupted(f"Stopped by {number.name}; what was done is kept.", 128 + number)
         finally:
             try:
-                stop(process for process, _ in running.values())  # they save, whatever it is that ends the study
+                stop(process for process, _ in running.values())  # they save, whatever ends the study
             finally:
                 for process, _ in running.values():
                     end(process)
 
 
-def unfinished(folder: Path, study: Mapping[str, Any], retry: bool) -> list[str]:
-    """The cells that are to be done, in order."""
-    over = ("done",) if retry else ("done", "failed")
-    return [cell for cell in study["cells"] if progress.state(folder, cell) not in over]
-
-
 def next_of(folder: Path, waiting: Sequence[str], running: Collection[str]) -> str | None:
-    """The next thing to do: the first cell whose data are prepared, or data that are not. None: it is all under way."""
+    """Return the next thing to do: the first cell whose data are prepared, or else its data. None: all is under way."""
     for cell in waiting:
-        data = studies.data_of(cell)
-        name = cell if progress.prepared(folder, data) and data not in running else data
+        data = data_of(cell)
+        name = cell if is_prepared(folder, data) and data not in running else data
         if name not in running:
             return name
     return None
 
 
 def begin(folder: Path, name: str, device: str, share: int) -> "subprocess.Popen[bytes]":
-    """The process of a cell, or of data. Where it is the only one it speaks for itself, else into its log."""
+    """Start the process of a cell or of data. If it is the only one, it writes to the terminal, else into its log."""
     if share == 1:
         return start([str(folder), name], device)
     try:
-        log = open(studies.home(folder, name) / LOG, "ab")  # noqa: SIM115
-    except OSError:  # a full disk is for the cell to find out, and to fail by
+        log = open(folder_of(folder, name) / LOG, "ab")  # noqa: SIM115
+    except OSError:  # on a full disk the cell itself will say so
         return start([str(folder), name], device, share)
     with log:
         return start([str(folder), name], device, share, stdout=log, stderr=log)
 
 
-def conclude(folder: Path, study: Mapping[str, Any], name: str, code: int) -> Event:
-    """What became of a process that has ended; written down, where it could not do that itself and there is room."""
-    said = f"{ending(code)}. Try it again with --retry."
-    if name not in study["cells"]:
-        if progress.prepared(folder, name):
+def conclude(folder: Path, study: Study, name: str, code: int) -> Event:
+    """Return what became of a process that has ended, and write its failure down if it could not do that itself."""
+    line = f"{ending(code)}. Try it again with `retry`."
+    if name not in study.cells:
+        if is_prepared(folder, name):
             return Event(name, "done")
-        without = [cell for cell in studies.cells_of(study, name) if progress.state(folder, cell) != "done"]
-        if any(progress.result(folder, cell) is None for cell in without):
-            progress.fail(study, folder, name, said)
-        told = (progress.result(folder, without[0]) or {}).get("error", said).removeprefix("its data: ")
-        return Event(name, "failed", f"{told} {len(without)} cell{'s need' if len(without) > 1 else ' needs'} it.")
-    if progress.result(folder, name) is None:
-        progress.fail(study, folder, name, said)
-    found = progress.result(folder, name) or {"error": said}
-    if "error" in found:
-        return Event(name, "failed", found["error"])
-    return Event(name, "done", progress.distances_in_words(found))
+        without = [cell for cell in study.cells_with(name) if read_state(folder, cell) != "done"]
+        if any(read_result(folder, cell) is None for cell in without):
+            write_failure(study, folder, name, line)
+        first = read_result(folder, without[0])
+        error = first.error.removeprefix("its data: ") if isinstance(first, CellFailure) else line
+        return Event(name, "failed", f"{error} {len(without)} cell{'s need' if len(without) > 1 else ' needs'} it.")
+    if read_result(folder, name) is None:
+        write_failure(study, folder, name, line)
+    result = read_result(folder, name)
+    if isinstance(result, CellResult):
+        return Event(name, "done", distances_in_words(result))
+    return Event(name, "failed", result.error if result else line)
 
 
 def stop(processes: Iterable["subprocess.Popen[bytes]"]) -> None:
-    """Ask them all to save and go, and wait."""
+    """Ask all processes to save and end, and wait for them."""
     asked = list(processes)
     for process in asked:
         process.terminate()

@@ -1,44 +1,43 @@
 """How far a study is, cell by cell, how long the rest of it takes, and what it found, in words.
 
-Rests on study, whose folder this is, and on results, which reads what the cells have left there.
+Rests on study, the folder, and on results, which reads what the cells have left there.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from minidiff.data.datasets import DATASETS
 from minidiff.errors import UserError
 from minidiff.files import write_json
-from minidiff.studies import results
-from minidiff.studies.study import DATA, RESULT, STATISTICS, about, cells_of, data_names, data_of, home
+from minidiff.records import to_json
+from minidiff.studies.config import Study, data_of, model_of
+from minidiff.studies.results import CellFailure, CellResult, Figure, read_result, read_state
+from minidiff.studies.study import DATA, RESULT, STATISTICS, folder_of
 
 
-def result(folder: Path, cell: str) -> dict[str, Any] | None:
-    """What result.json says of a cell; None while there is none. A damaged one says so, as an error."""
-    data, _, model = cell.rpartition(".")
-    return results.read_cell(folder, cell, data, model).result or None
-
-
-def state(folder: Path, cell: str) -> str:
-    """done, failed, begun or new."""
-    data, _, model = cell.rpartition(".")
-    return results.read_cell(folder, cell, data, model).state
-
-
-def prepared(folder: Path, name: str) -> bool:
-    """Whether what the cells of DATASET.CORRUPTION share is there."""
+def is_prepared(folder: Path, name: str) -> bool:
+    """Say whether what the cells of DATASET.CORRUPTION share is there."""
     return (folder / DATA / name / STATISTICS).exists()
 
 
-def fail(study: Mapping[str, Any], folder: Path, name: str, error: str) -> bool:
-    """Write down why a cell failed, or why all those did that need the data of this name. Whether that could be done:
-    where a disk is full it is only said, and the study goes on with the other cells."""
-    said = error if name in study["cells"] else f"its data: {error}"
+def unfinished(folder: Path, study: Study, retry: bool) -> list[str]:
+    """List the cells that are to be done, in order. retry: those that failed, too."""
+    over = ("done",) if retry else ("done", "failed")
+    return [cell for cell in study.cells if read_state(folder, cell) not in over]
+
+
+def write_failure(study: Study, folder: Path, name: str, error: str) -> bool:
+    """Write down why a cell failed, or all cells that need the data of this name. Return whether that could be done.
+
+    Where a disk is full the failure is only said, and the study goes on with the other cells.
+    """
+    line = error if name in study.cells else f"its data: {error}"
     try:
-        for cell in cells_of(study, name):
-            if state(folder, cell) != "done":
-                write_json(home(folder, cell) / RESULT, about(study, cell) | {"error": said})
+        for cell in study.cells_with(name):
+            if read_state(folder, cell) != "done":
+                dataset, corruption, model = cell.split(".")
+                failure = CellFailure(line, cell, dataset, corruption, model, study.severity)
+                write_json(folder_of(folder, cell) / RESULT, to_json(failure))
     except (OSError, UserError):
         return False
     return True
@@ -46,85 +45,87 @@ def fail(study: Mapping[str, Any], folder: Path, name: str, error: str) -> bool:
 
 # --- how long it takes ----------------------------------------------------------------------------------------------
 
-PREVIEWS = 4 * 36  # samples that a training draws to look at
+PREVIEWS = 4 * 36  # samples that a training draws for its pictures
 
 
-def seconds(study: Mapping[str, Any], name: str) -> float:
-    """How long a cell should take, or the data of this name."""
-    if name in study["cells"]:
-        model = name.split(".")[2]
-        trained = study["steps"][model] * study["seconds_per_step"][model]
-        drawn = (study["num"] + PREVIEWS) * study["seconds_per_sample"][model]
-        return trained + drawn + study["num"] * study["seconds_per_image"]
+def expected_seconds(study: Study, name: str) -> float:
+    """Return how long a cell should take, or the data of this name."""
+    if name in study.cells:
+        model = model_of(name)
+        trained = study.steps[model] * study.seconds_per_step[model]
+        drawn = (study.num + PREVIEWS) * study.seconds_per_sample[model]
+        return trained + drawn + study.num * study.seconds_per_image
     dataset = name.split(".")[0]
-    count = DATASETS[dataset].splits["train"] or study["images"]
-    return (count + min(count, 10_000) + study["num"]) * study["seconds_per_image"]
+    count = DATASETS[dataset].splits["train"] or study.images
+    return (count + min(count, 10_000) + study.num) * study.seconds_per_image
 
 
-def remaining(study: Mapping[str, Any], folder: Path, cells: Sequence[str]) -> float:
-    """Seconds for these cells and the data they lack, one after the other, from the beginning of each."""
-    lacking = dict.fromkeys(data_of(cell) for cell in cells if not prepared(folder, data_of(cell)))
-    return sum(seconds(study, name) for name in [*lacking, *cells])
+def remaining_seconds(study: Study, folder: Path, cells: Sequence[str]) -> float:
+    """Return the seconds for these cells and the data they lack, one after the other, each from its beginning."""
+    lacking = dict.fromkeys(data_of(cell) for cell in cells if not is_prepared(folder, data_of(cell)))
+    return sum(expected_seconds(study, name) for name in [*lacking, *cells])
 
 
-def in_words(seconds: float) -> str:
-    """A time, as precisely as such an estimate is worth."""
+def duration(seconds: float) -> str:
+    """Write a time as precisely as an estimate deserves."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def describe(study: Mapping[str, Any], folder: Path, todo: Sequence[str]) -> list[str]:
-    """A few lines about a study, and how long what is still to do takes at most."""
-    counts = [len(study[name]) for name in ("datasets", "corruptions", "models")]
+def describe(study: Study, folder: Path, todo: Sequence[str]) -> list[str]:
+    """Describe a study in a few lines, and how long what is still to do takes at most."""
+    counts = [len(study.datasets), len(study.corruptions), len(study.models)]
     grid = " x ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in zip(counts, GRID_OF, strict=True))
-    size, done = study["image_size"], len(study["cells"]) - len(todo)
+    size, done = study.image_size, len(study.cells) - len(todo)
     lines = [
-        f"study     {grid}: {len(study['cells'])} cell{'s' * (len(study['cells']) > 1)}, {size}x{size} pixels, "
-        f"severity {study['severity']}, seed {study['seed']}, on {study['device']}",
-        f"measured  {study['num']:,} samples of each against all training images, in {study['features']}",
+        f"study     {grid}: {len(study.cells)} cell{'s' * (len(study.cells) > 1)}, {size}x{size} pixels, "
+        f"severity {study.severity}, seed {study.seed}, on {study.device}",
+        f"measured  {study.num:,} samples of each against all training images, in {study.features}",
     ]
-    for model, steps in study["steps"].items():
-        a_step = study["seconds_per_step"][model]
-        lines.append(f"{model:9} {steps:,} steps of {a_step:.3g} s: {in_words(steps * a_step)} for each cell")
+    for model, steps in study.steps.items():
+        a_step = study.seconds_per_step[model]
+        lines.append(f"{model:9} {steps:,} steps of {a_step:.3g} s: {duration(steps * a_step)} for each cell")
     if not todo:
         return [*lines, "time      nothing is left to do"]
     still = f"the {len(todo)} that are left" if done else "all of them"
-    return [*lines, f"time      about {in_words(remaining(study, folder, todo))} for {still}, one at a time"]
+    return [*lines, f"time      about {duration(remaining_seconds(study, folder, todo))} for {still}, one at a time"]
 
 
 GRID_OF = ("data set", "corruption", "model")
 
 
-def timetable(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """A line for each thing that a study does: how long it should take, from its beginning; and how far it is."""
-    width = max(len(cell) for cell in study["cells"])
-    for data in data_names(study):
-        there = "done" if prepared(folder, data) else "new"
-        yield f"{data:{width}}  {in_words(seconds(study, data)):>10}  {there} (real images, which its cells share)"
-        for cell in cells_of(study, data):
-            yield f"{cell:{width}}  {in_words(seconds(study, cell)):>10}  {state(folder, cell)}"
+def timetable(study: Study, folder: Path) -> Iterator[str]:
+    """Yield a line for each thing that a study does: how long it should take in all, and how far it is."""
+    width = max(len(cell) for cell in study.cells)
+    for data in study.data:
+        there = "done" if is_prepared(folder, data) else "new"
+        time = duration(expected_seconds(study, data))
+        yield f"{data:{width}}  {time:>10}  {there} (real images, which its cells share)"
+        for cell in study.cells_with(data):
+            yield f"{cell:{width}}  {duration(expected_seconds(study, cell)):>10}  {read_state(folder, cell)}"
 
 
-def table(study: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    """A line for each cell: what was measured, or what became of it."""
-    width = max(len(cell) for cell in study["cells"])
-    for cell in study["cells"]:
-        found = result(folder, cell)
-        if found is None:
-            yield f"{cell:{width}}  {'trained in part' if state(folder, cell) == 'begun' else 'not done'}"
-        elif "error" in found:
-            yield f"{cell:{width}}  failed: {found['error']}"
+def table(study: Study, folder: Path) -> Iterator[str]:
+    """Yield a line for each cell: what was measured, or what became of it."""
+    width = max(len(cell) for cell in study.cells)
+    for cell in study.cells:
+        result = read_result(folder, cell)
+        if result is None:
+            yield f"{cell:{width}}  {'trained in part' if read_state(folder, cell) == 'begun' else 'not done'}"
+        elif isinstance(result, CellFailure):
+            yield f"{cell:{width}}  failed: {result.error}"
         else:
-            yield f"{cell:{width}}  {distances_in_words(found)}"
+            yield f"{cell:{width}}  {distances_in_words(result)}"
 
 
-def distances_in_words(found: Mapping[str, Any]) -> str:
-    """The distances of a result, with their intervals; and what is wrong with its samples, each to its first stop."""
-    told = [f"{one.get('title', name)} {one['value']:.4g}" + interval(one) for name, one in found["metrics"].items()]
-    return "   ".join([*told, *(f"BUT {line.partition('. ')[0].rstrip('.')}" for line in found.get("warnings", []))])
+def distances_in_words(result: CellResult) -> str:
+    """Write the distances of a result with their intervals, and the first sentence of each of its warnings."""
+    figures = [f"{one.title or name} {one.value:.4g}{interval(one)}" for name, one in result.metrics.items()]
+    return "   ".join([*figures, *(f"BUT {line.partition('. ')[0].rstrip('.')}" for line in result.warnings)])
 
 
-def interval(one: Mapping[str, Any]) -> str:
-    return f" ({one['low']:.4g} to {one['high']:.4g})" if None not in (one.get("low"), one.get("high")) else ""
+def interval(one: Figure) -> str:
+    """Write the interval of a figure, if there is one."""
+    return "" if one.low is None or one.high is None else f" ({one.low:.4g} to {one.high:.4g})"

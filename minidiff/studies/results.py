@@ -1,45 +1,124 @@
 """What the cells of a study have left in its folder, and which model came nearest to which data.
 
-Rests on study, whose folder this is. A cell that failed, or is not done, is as good a finding as any, and so is a file
-that cannot be read.
+A cell that failed or is not done is a finding like any other, and so is a file that cannot be read. Rests on study, the
+folder of a study.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from minidiff.errors import UserError, listed
 from minidiff.files import read_json
-from minidiff.runs import folder as checkpoint
-from minidiff.studies.study import CELLS, DATA, RESULT, RUN, STUDY
+from minidiff.records import from_json, record
+from minidiff.runs import folder as run_folder
+from minidiff.studies.config import data_of, model_of
+from minidiff.studies.study import CELLS, DATA, RESULT, RUN
+from minidiff.studies.study import STUDY as STUDY
+
+
+@record
+class Figure:
+    """A metric of a set of images, with its 95% interval if that is known."""
+
+    value: float
+    title: str = ""  # what the number may be called
+    low: float | None = None
+    high: float | None = None
+
+
+@record
+class CellResult:
+    """The result.json of a cell that is done."""
+
+    metrics: dict[str, Figure]  # by name: fid, kid
+    cell: str = ""
+    dataset: str = ""
+    corruption: str = ""
+    model: str = ""
+    severity: int = 0
+    num: int = 0  # samples
+    steps: int = 0  # of the training
+    parameters: int = 0  # of the network that draws
+    seconds: dict[str, float] = field(default_factory=dict)  # to train, sample and measure
+    warnings: tuple[str, ...] = ()  # what looks wrong with the samples or the training
+
+
+@record
+class CellFailure:
+    """The result.json of a cell that failed."""
+
+    error: str
+    cell: str = ""
+    dataset: str = ""
+    corruption: str = ""
+    model: str = ""
+    severity: int = 0
+
+
+@record
+class RealResult:
+    """The result.json of data: the distance of its test split, which perfect samples would have."""
+
+    metrics: dict[str, Figure]
+    cell: str = ""  # DATASET.CORRUPTION
+    dataset: str = ""
+    corruption: str = ""
+    severity: int = 0
+    num: int = 0  # images of the test split
+
+
+def read_result(folder: Path, cell: str) -> CellResult | CellFailure | None:
+    """Read the result.json of a cell; None if there is none. A damaged one counts as a failure."""
+    path = folder / CELLS / cell / RESULT
+    if not path.exists():
+        return None
+    try:
+        stored = read_json(path)
+        if "error" in stored:
+            return from_json(CellFailure, stored, path)
+        return from_json(CellResult, stored, path)
+    except UserError as error:
+        return CellFailure(f"{error} The file is damaged.")
+
+
+def read_state(folder: Path, cell: str) -> str:
+    """Say how far a cell is: done, failed, begun or new."""
+    result = read_result(folder, cell)
+    if result is None:
+        return "begun" if (folder / CELLS / cell / RUN / run_folder.CONFIG).exists() else "new"
+    return "failed" if isinstance(result, CellFailure) else "done"
+
+
+# --- for the page -------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Cell:
-    """A model on a data set, as far as it came. state: done, failed, begun or new."""
+    """A model on a data set, as far as it came."""
 
     name: str
     data: str  # DATASET.CORRUPTION
     model: str
     folder: Path
-    state: str
-    result: dict[str, Any]
+    state: str  # done, failed, begun or new
+    result: dict[str, Any]  # result.json; {"error": ...} of a failed cell; {} of one without a result
 
     def figure(self, metric: str) -> dict[str, Any] | None:
-        """The value of a metric, with its title and, where known, low and high."""
+        """Return the value of a metric, with its title and, if known, low and high."""
         found: dict[str, Any] | None = self.result["metrics"].get(metric) if self.state == "done" else None
         return found
 
     @property
     def warnings(self) -> list[str]:
-        """What looks wrong with its samples or its training: its distance may say little of how good they are."""
-        return worded_list(self.result.get("warnings")) if self.state == "done" else []
+        """List what looks wrong with its samples or its training. With a warning, its distance may say little."""
+        return texts_of(self.result.get("warnings")) if self.state == "done" else []
 
 
 @dataclass
 class Study:
-    """All of a folder that the page tells of."""
+    """All that a study's folder holds for the page."""
 
     folder: Path
     plan: dict[str, Any]  # study.json
@@ -50,13 +129,15 @@ class Study:
     metrics: dict[str, str]  # name -> title
 
     def row(self, data: str) -> list[Cell]:
+        """Return the cells of one data set."""
         return [self.cells[data, model] for model in self.models if (data, model) in self.cells]
 
     def values(self, metric: str) -> list[float]:
+        """Return the values of a metric in all cells that are done."""
         return [found["value"] for cell in self.cells.values() if (found := cell.figure(metric))]
 
     def title(self, data: str) -> tuple[str, str]:
-        """The data set, and what was done to its images."""
+        """Return the data set, and what was done to its images."""
         dataset, corruption = data.rsplit(".", 1)
         if corruption == "identity":
             return dataset, "clean"
@@ -64,21 +145,23 @@ class Study:
 
     @property
     def doubts(self) -> list[str]:
-        """What could mislead in all of its distances."""
-        return worded_list(self.plan.get("doubts"))
+        """List what could mislead in all of its distances."""
+        return texts_of(self.plan.get("doubts"))
 
 
 def read(folder: Path) -> Study:
-    """A study's folder. Raises UserError where it is none."""
+    """Read a study's folder, for the page. Raise UserError if it is not one.
+
+    The page shows what it can, so study.json is read less strictly here than where a study goes on.
+    """
     plan = read_json(folder / STUDY)
     try:
         names, models = list(plan["cells"]), list(plan["models"])
-        split = [name.rsplit(".", 1) for name in names]
-        data = list(dict.fromkeys(place for place, _ in split))
-        models += [model for _, model in split if model not in models]
+        data = list(dict.fromkeys(data_of(name) for name in names))
+        models += [model for name in names if (model := model_of(name)) not in models]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / STUDY} lacks what a study has ({error}). Start it anew in another --out.") from None
-    cells = {(place, model): read_cell(folder, f"{place}.{model}", place, model) for place, model in split}
+    cells = {(data_of(name), model_of(name)): read_cell(folder, name) for name in names}
     floors = {place: found for place in data if (found := read_floor(folder / DATA / place / RESULT))}
     known = [cell.result["metrics"] for cell in cells.values() if cell.state == "done"] + list(floors.values())
     metrics = {name: found.get("title", name) for of_one in reversed(known) for name, found in of_one.items()}
@@ -86,49 +169,38 @@ def read(folder: Path) -> Study:
     return Study(folder, plan, data, models, cells, floors, {name: metrics[name] for name in order})
 
 
-def worded_list(found: Any) -> list[str]:
-    """The texts of a list that was read from a file; none where it is no list."""
+def texts_of(found: object) -> list[str]:
+    """Return the texts of a list that was read from a file; none if it is not a list."""
     return [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
 
 
-def read_cell(folder: Path, name: str, data: str, model: str) -> Cell:
-    """A cell as far as it came; one whose result is damaged has failed."""
-    place = folder / CELLS / name
-    state, result = "begun" if (place / RUN / checkpoint.CONFIG).exists() else "new", {}
-    if (place / RESULT).exists():
-        try:
-            result = read_json(place / RESULT)
-            state = "failed" if "error" in result else "done"
-            if state == "done":
-                check(result["metrics"])
-        except UserError as error:
-            state, result = "failed", {"error": str(error)}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            state, result = "failed", {"error": f"{place / RESULT} is damaged ({error})."}
-    return Cell(name, data, model, place, state, result)
+def read_cell(folder: Path, name: str) -> Cell:
+    """Read a cell as far as it came. A cell whose result is damaged has failed."""
+    result, state = read_result(folder, name), read_state(folder, name)
+    stored: dict[str, Any] = {}
+    if isinstance(result, CellFailure):
+        stored = {"error": result.error}
+    elif result is not None:
+        stored = read_json(folder / CELLS / name / RESULT)
+    return Cell(name, data_of(name), model_of(name), folder / CELLS / name, state, stored)
 
 
 def read_floor(path: Path) -> dict[str, Any]:
-    """What the test split gets; nothing where there is none."""
+    """Read the metrics of the test split; nothing if there are none."""
     try:
-        metrics: dict[str, Any] = read_json(path)["metrics"]
-        check(metrics)
-        return metrics
-    except (UserError, KeyError, TypeError, ValueError, AttributeError):
+        stored = read_json(path)
+        from_json(RealResult, stored, path)
+    except UserError:
         return {}
-
-
-def check(metrics: dict[str, Any]) -> None:
-    """Raises one of several errors unless all values are numbers."""
-    for found in metrics.values():
-        float(found["value"]), float(found.get("low") or 0), float(found.get("high") or 0)
+    metrics: dict[str, Any] = stored["metrics"]
+    return metrics
 
 
 # --- who is nearest ------------------------------------------------------------------------------------------------
 
 
 def headline(study: Study) -> str:
-    """Who is nearest to the data, how often, whether that is sure, and whether there is a warning about it."""
+    """Say which model is nearest to the data, how often, whether that is sure, and whether there is a warning."""
     metric = next(iter(study.metrics), "")
     found = [ranked(study, data, metric) for data in study.data]
     nearest = [(best, ties) for best, ties in found if best is not None]
@@ -139,14 +211,14 @@ def headline(study: Study) -> str:
     text = f"Nearest to the data by {study.metrics[metric]}: {listed(parts) if len(nearest) > 1 else wins[0][0]}."
     if unsure := sum(bool(ties) for _, ties in nearest):
         where = f"In {unsure} of these the" if len(nearest) > 1 else "The"
-        text += f" {where} intervals of the nearest and of another overlap: those two are not told apart."
+        text += f" {where} intervals of the nearest and of another overlap: these two cannot be told apart."
     if suspect := [best for best, _ in nearest if best.warnings]:
         titles = [(best.model, *study.title(best.data)) for best in suspect[:NAMED]]
         named = [f"{model} on {dataset} ({corruption})" for model, dataset, corruption in titles]
         more = [f"{len(suspect) - NAMED} more"] * (len(suspect) > NAMED)
         first = suspect[0].warnings[0].rstrip(".").partition(". ")[0]
         text += f" But there are warnings about {listed([*named, *more])}: {first}."
-        text += " A low distance of such samples does not make them good pictures."
+        text += " A low distance does not make such samples good pictures."
     return text
 
 
@@ -154,8 +226,10 @@ NAMED = 3  # cells with warnings that the headline names
 
 
 def ranked(study: Study, data: str, metric: str) -> tuple[Cell | None, list[Cell]]:
-    """The cell that is nearest to its data, a lower value being nearer, and those whose intervals overlap its own. It
-    takes two that are measured: None where there are not."""
+    """Return the cell with the lowest value, and those whose intervals overlap with its own.
+
+    Where fewer than two cells are measured, there is no nearest: None.
+    """
     measured = [(found, cell) for cell in study.row(data) if (found := cell.figure(metric))]
     if len(measured) < 2:
         return None, []
@@ -164,5 +238,5 @@ def ranked(study: Study, data: str, metric: str) -> tuple[Cell | None, list[Cell
 
 
 def end(found: dict[str, Any], which: str) -> float:
-    """The low or high end of an interval; the value itself where there is none."""
+    """Return the low or high end of an interval; the value itself if there is no interval."""
     return float(found["value"] if found.get(which) is None else found[which])

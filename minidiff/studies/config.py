@@ -1,0 +1,154 @@
+"""What a study can be asked for, and what study.json holds: records that need no torch.
+
+A `StudyRequest` says what the user wants. `Settings` is the same with every choice made. A `Study` adds what was timed
+on this machine, the steps of each model, and the cells; it is stored as study.json. Rests on records.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from minidiff.errors import UserError
+from minidiff.metrics.config import FeatureIdentity
+from minidiff.records import record
+
+SEVERITY, IMAGE_SIZE, SEED, FEATURES, CORRUPTIONS = 3, 32, 0, "inception", ("identity",)  # of a new study
+NUM, NUM_CPU = 10_000, 2000  # samples of a cell; a CPU takes minutes for each thousand samples of a DDPM
+MODELS = ("dcgan", "wgan", "wgan-gp", "ddpm")  # for the help; the table itself is `studies.models.MODELS`
+
+Steps = int | dict[str, int]  # of every model, or of each
+DataDir = str | dict[str, str]  # of every data set, or of each
+
+
+@record
+class StudyRequest:
+    """What a study is asked for. None means: as the study in the folder has it, or the default of a new one."""
+
+    datasets: tuple[str, ...] | None = None  # names of DATASETS; a new study needs them
+    corruptions: tuple[str, ...] | None = None  # names of CORRUPTIONS
+    models: tuple[str, ...] | None = None  # names of `studies.models.MODELS`; a new study needs them
+    severity: int | None = None  # of the corruptions, 1 to 5
+    image_size: int | None = None  # height and width of all images, in pixels
+    num: int | None = None  # samples of each cell
+    seed: int | None = None  # of all trainings and all samples
+    features: str | None = None  # the feature network: `inception`, or the run folder of a classifier
+    data_dir: DataDir | None = None  # where the files of the data sets lie
+    minutes: float | None = None  # how long to train each cell, in place of `steps`
+    steps: Steps | None = None  # of each training; None: the presets'
+    device: str | None = None  # whose presets to take, and where to run: cpu, cuda, mps
+
+
+@record
+class Settings:
+    """A study with every choice made, before its models are timed."""
+
+    minidiff: str  # the version that began the study
+    datasets: tuple[str, ...]
+    corruptions: tuple[str, ...]
+    models: tuple[str, ...]
+    severity: int
+    image_size: int
+    num: int
+    seed: int
+    features: str
+    data_dir: DataDir | None
+    minutes: float | None
+    steps: dict[str, int] | None  # of each model for which they were asked; in a `Study`, of all
+    device: str
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("severity", 1, 5), ("image_size", 8, 1024), ("num", 2, 10**9), ("seed", 0, 2**63)):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UserError(f"`{name}` is {value}. Give a number from {low} to {high}.")
+
+    @property
+    def data(self) -> list[str]:
+        """Return DATASET.CORRUPTION for each of both."""
+        return [f"{dataset}.{corruption}" for dataset in self.datasets for corruption in self.corruptions]
+
+    def folder_of(self, dataset: str) -> str | None:
+        """Return where the files of a data set lie, or None for the cache."""
+        return self.data_dir.get(dataset) if isinstance(self.data_dir, dict) else self.data_dir
+
+
+@record
+class Times:
+    """How long things take on this machine, and what else is known once the models have been built."""
+
+    steps: dict[str, int]  # of each model: its preset's, or as asked
+    seconds_per_step: dict[str, float]  # of each model
+    seconds_per_sample: dict[str, float]  # of each model
+    seconds_per_image: float  # in the feature network
+    images: int  # in the first data set's training split
+    network: FeatureIdentity
+
+
+@record
+class Study(Settings):
+    """A study as study.json holds it."""
+
+    steps: dict[str, int]
+    seconds_per_step: dict[str, float]
+    seconds_per_sample: dict[str, float]
+    seconds_per_image: float
+    images: int
+    cells: tuple[str, ...]  # DATASET.CORRUPTION.MODEL for each of the three
+    network: FeatureIdentity | None = None  # None: the study is older than this key
+    doubts: tuple[str, ...] = ()  # what could mislead in all cells, a line each
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "seconds_per_step", "seconds_per_sample"):
+            values = getattr(self, name)
+            if not all(values.get(model, 0) > 0 for model in self.models):
+                raise UserError(f"`{name}` is {values}, and each of {', '.join(self.models)} needs a number above 0.")
+        for name in ("seconds_per_image", "images"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"`{name}` is {getattr(self, name)}, and must be above 0.")
+        if self.cells != cells_of_grid(self):
+            raise UserError("`cells` are not the data sets x corruptions x models of the study.")
+
+    def cells_with(self, name: str) -> list[str]:
+        """Return the cells that a name stands for: a cell's own, or DATASET.CORRUPTION for all of its models."""
+        return [cell for cell in self.cells if name in (cell, data_of(cell))]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A study that is not complete: some of its models are not timed yet.
+
+    known: the study as it was, if it grows by what was named beside all it had.
+    """
+
+    settings: Settings
+    known: Study | None = None
+
+    @property
+    def untimed(self) -> tuple[str, ...]:
+        """Return the models for which it is not known how long a step takes."""
+        timed = self.known.seconds_per_step if self.known else {}
+        return tuple(model for model in self.settings.models if model not in timed)
+
+
+def cells_of_grid(settings: Settings) -> tuple[str, ...]:
+    """Return DATASET.CORRUPTION.MODEL for each of the three."""
+    return tuple(f"{data}.{model}" for data in settings.data for model in settings.models)
+
+
+def data_of(cell: str) -> str:
+    """Return the DATASET.CORRUPTION of a cell."""
+    return cell.rpartition(".")[0]
+
+
+def model_of(cell: str) -> str:
+    """Return the MODEL of a cell."""
+    return cell.rpartition(".")[2]
+
+
+def as_typed(value: object) -> str:
+    """Write a setting as it is given on the command line."""
+    if isinstance(value, dict):
+        return ",".join(f"{name}={number}" for name, number in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(map(str, value))
+    return str(value)
