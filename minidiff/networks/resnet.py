@@ -61,7 +61,7 @@ class ResNet18(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")  # He et al. 2015, eq. 14
 
     def features(self, x: Tensor) -> Tensor:
-        """Turn x [n,channels,H,W] into all that the last layer sees: the last stage's mean over the picture [n,8*width]."""
+        """Turn x [n,channels,H,W] into what the last layer sees: the last stage's mean over the picture [n,8*width]."""
         h: Tensor = F.relu(self.bn1(self.conv1(x)))
         h = self.layer4(self.layer3(self.layer2(self.layer1(h))))
         return h.mean(dim=(2, 3))
