@@ -179,7 +179,7 @@ def foresee(settings: Settings) -> list[str]:
         entry, where = DATASETS[dataset], settings.folder_of(dataset)
         if entry.present(Path(where) if where else None):
             continue
-        if "--data-dir" in entry.origin:
+        if "download" not in entry.origin:
             raise UserError(
                 f"the data set '{dataset}' is not in {where}. Give another `data_dir` {dataset}=PATH."
                 if where

@@ -34,7 +34,6 @@ def leaves(command: click.Command, words: str = "") -> Iterator[tuple[str, click
 
 # The commands that do not yet keep what is held below, to be emptied.
 WAITING = {
-    "compare",
     "data export",
     "data list",
     "data preview",
@@ -143,12 +142,6 @@ STILL_NAME_FLAGS = {
     "runs/folder.py",
     "runtime/distributed.py",
     "studies/cell.py",
-    "studies/models.py",
-    "studies/processes.py",
-    "studies/reference.py",
-    "studies/results.py",
-    "studies/study.py",
-    "studies/timing.py",
     "training/job.py",
     "training/journal.py",
     "training/loop.py",
