@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from minidiff.diffusion.schedules import SCHEDULES as SCHEDULES
     from minidiff.diffusion.schedules import Schedule as Schedule
     from minidiff.dip.config import FitConfig as FitConfig
-    from minidiff.dip.config import FitRequest as FitRequest
     from minidiff.dip.early_stop import EARLY_STOPS as EARLY_STOPS
     from minidiff.dip.early_stop import MovingVariance as MovingVariance
     from minidiff.dip.early_stop import WindowVariance as WindowVariance
@@ -61,7 +60,6 @@ if TYPE_CHECKING:
     from minidiff.pretrained.load import load as load
     from minidiff.pretrained.sampling import sample as sample
     from minidiff.reports.report import report as report
-    from minidiff.restoration.config import RestoreRequest as RestoreRequest
     from minidiff.restoration.restore import restore as restore
     from minidiff.restoration.restore import resume_restore as resume_restore
     from minidiff.studies.compare import compare as compare
@@ -78,7 +76,6 @@ PUBLIC = {
     "FeatureNetwork": "metrics.features",
     "FeatureStatistics": "metrics.frechet",
     "FitConfig": "dip.config",
-    "FitRequest": "dip.config",
     "FitStep": "dip.fit",
     "Fitter": "dip.fit",
     "GanRun": "gan.run",
@@ -87,7 +84,6 @@ PUBLIC = {
     "MeasureRequest": "metrics.config",
     "MovingVariance": "dip.early_stop",
     "ResNet18": "networks.resnet",
-    "RestoreRequest": "restoration.config",
     "Run": "ddpm.run",
     "SAMPLERS": "diffusion.samplers",
     "SCHEDULES": "diffusion.schedules",
@@ -120,12 +116,12 @@ PUBLIC = {
     "psnr": "images.quality",
     "q_posterior": "diffusion.process",
     "q_sample": "diffusion.process",
+    "report": "reports.report",
     "restore": "restoration.restore",
     "resume_fit": "dip.fit_picture",
     "resume_restore": "restoration.restore",
-    "report": "reports.report",
-    "ssim": "images.quality",
     "sample": "pretrained.sampling",
+    "ssim": "images.quality",
     "start_from": "diffusion.noise_level",
     "timestep_for": "diffusion.noise_level",
 }

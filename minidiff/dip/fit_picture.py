@@ -2,11 +2,11 @@
 
 Rests on dip.recipe, dip.job and dip.folder.
 
-fitted = minidiff.fit_picture("photo.png", minidiff.FitRequest(noise_sigma=25), on_step=print)
+fitted = minidiff.fit_picture("photo.png", noise_sigma=25, on_step=print)
 fitted.answer, fitted.result.psnr
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 
 from minidiff.dip.config import ANSWER, ANSWERS, RESULT, FitRequest, FitResult
@@ -14,7 +14,22 @@ from minidiff.dip.folder import FolderJob, OnEnd, OnStart, reopen_folder
 from minidiff.dip.job import DipJob, OnStep
 from minidiff.dip.recipe import Device, begin, reopen
 from minidiff.errors import UserError
+from minidiff.records import takes
 from minidiff.runs import folder as run_folder
+
+
+@dataclass(frozen=True)
+class FitCall(FitRequest):
+    """A request, and what is not part of the result: where it goes, where to compute, and whom to tell."""
+
+    _: KW_ONLY
+    out: str | Path | None = None  # the run folder to make; None: the next free one under runs/
+    device: Device = "cpu"
+    on_step: OnStep | None = None  # called after every step with a `FitProgress`
+
+    def request(self) -> FitRequest:
+        """Return the request alone."""
+        return FitRequest(**{each.name: getattr(self, each.name) for each in fields(FitRequest)})
 
 
 @dataclass(frozen=True)
@@ -36,45 +51,26 @@ class FittedFolder:
     failures: list[str]  # one line for each picture that could not be fitted
 
 
-def fit_picture(
-    image: str | Path,
-    request: FitRequest | None = None,
-    *,
-    out: str | Path | None = None,
-    device: Device = "cpu",
-    on_step: OnStep | None = None,
-) -> Fitted:
-    """Fit an untrained network to one picture, and stop before it learns the noise.
+@takes(FitCall)
+def fit_picture(image: str | Path, call: FitCall) -> Fitted:
+    """Fit an untrained network to one picture, and stop before it learns the noise. See `FitRequest` for the options.
 
-    request: how; None takes all defaults. out: the run folder to make; None takes the next free one under runs/.
-    on_step: is called after every step with a `FitProgress`.
-    Raises UserError if something is wrong with picture or request, and Interrupted after Ctrl-C, having saved.
+    Raises UserError if something is wrong with picture or options, and Interrupted after Ctrl-C, having saved.
     """
-    return run_fit(begin(image, request or FitRequest(), device, out), on_step)
+    return run_fit(begin(image, call.request(), call.device, call.out), call.on_step)
 
 
-def fit_folder(
-    folder: str | Path,
-    request: FitRequest | None = None,
-    *,
-    out: str | Path | None = None,
-    device: Device = "cpu",
-    on_start: OnStart | None = None,
-    on_step: OnStep | None = None,
-    on_end: OnEnd | None = None,
-) -> FittedFolder:
-    """Fit every picture of a folder, each as if it were alone. One that cannot be fitted does not stop the others.
-
-    on_start: is called with the job of each picture. on_end: is called with its result. The rest is as for
-    `fit_picture`.
-    """
-    return run_folder_fit(FolderJob(Path(folder), request or FitRequest(), device, out), on_start, on_step, on_end)
+@takes(FitCall)
+def fit_folder(folder: str | Path, call: FitCall) -> FittedFolder:
+    """Fit every picture of a folder, each as if it were alone. One that cannot be fitted does not stop the others."""
+    job = FolderJob(Path(folder), call.request(), call.device, call.out)
+    return run_folder_fit(job, on_step=call.on_step)
 
 
 def resume_fit(folder: str | Path, *, device: Device = "cpu", on_step: OnStep | None = None) -> Fitted | FittedFolder:
     """Go on with the fit of a run folder, of one picture or of several. On a CPU nothing differs, to the bit."""
     job = open_fit(folder, device)
-    return run_fit(job, on_step) if isinstance(job, DipJob) else run_folder_fit(job, None, on_step, None)
+    return run_fit(job, on_step) if isinstance(job, DipJob) else run_folder_fit(job, on_step=on_step)
 
 
 # --- the parts, for a caller who prints between them ----------------------------------------------------------------

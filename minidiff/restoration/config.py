@@ -38,6 +38,8 @@ class RestoreRequest:
     def __post_init__(self) -> None:
         if not 0 <= self.mix <= 1:
             raise UserError(f"`mix` is {self.mix}. Take a share from 0 to 1.")
+        if self.fit.task != "denoise":
+            raise UserError(f"a restoration removes noise, so its `task` is denoise, not {self.fit.task}.")
 
 
 @record

@@ -13,9 +13,9 @@ and the picture alone comes out a little worse: docs/results.md.
 """
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from minidiff._version import __version__
 from minidiff.ddpm.run import Run, load_ddpm
@@ -23,6 +23,7 @@ from minidiff.diffusion.noise_level import noise_sigma, timestep_for
 from minidiff.dip import config as dip
 from minidiff.dip import recipe
 from minidiff.dip.config import FitResult, present
+from minidiff.dip.fit_picture import FitCall
 from minidiff.dip.job import COLOURS, DipJob, OnStep
 from minidiff.dip.pictures import draw_sheet, nearness
 from minidiff.dip.recipe import Device
@@ -30,7 +31,7 @@ from minidiff.errors import UserError
 from minidiff.files import write_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.files import read_images, write_image
-from minidiff.records import from_json, to_json
+from minidiff.records import from_json, takes, to_json
 from minidiff.restoration.config import (
     ANSWER,
     AUTO,
@@ -54,22 +55,26 @@ class Restored:
     result: RestoreResult
 
 
-def restore(
-    image: str | Path,
-    model: str | Path,
-    request: RestoreRequest | None = None,
-    *,
-    out: str | Path | None = None,
-    device: Device = "cpu",
-    on_step: OnStep | None = None,
-) -> Restored:
+@dataclass(frozen=True)
+class RestoreCall(FitCall):
+    """The options of the fit, those of the chain, and what is not part of the result. See `RestoreRequest`."""
+
+    _: KW_ONLY
+    mix: float = RestoreRequest.mix
+    start_t: int | Literal["auto"] = RestoreRequest.start_t
+    init_mode: str = RestoreRequest.init_mode
+    sampler: str = RestoreRequest.sampler
+
+
+@takes(RestoreCall)
+def restore(image: str | Path, model: str | Path, call: RestoreCall) -> Restored:
     """Restore one noisy picture with a trained DDPM: what `minidiff restore` does.
 
-    The picture is cut to its centre square at the size of the model. request: how; None takes all defaults. out: the
-    run folder to make; None takes the next free one under runs/. on_step: is called after every step of the fit with
-    a `FitProgress`. Raises UserError if something is wrong, and Interrupted after Ctrl-C, having saved.
+    The picture is cut to its centre square at the size of the model. Raises UserError if something is wrong, and
+    Interrupted after Ctrl-C, having saved.
     """
-    return run_restoration(begin(image, model, request or RestoreRequest(), device, out), on_step)
+    request = RestoreRequest(call.mix, call.start_t, call.init_mode, call.sampler, call.request())
+    return run_restoration(begin(image, model, request, call.device, call.out), call.on_step)
 
 
 def resume_restore(folder: str | Path, *, device: Device = "cpu", on_step: OnStep | None = None) -> Restored:

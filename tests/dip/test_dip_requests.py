@@ -1,7 +1,7 @@
 """A fit from a script is the command's; its config.json is a record, and runs made before it was one still open."""
 
 import json
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ import pytest
 from fits import draw_nothing, smooth
 
 import minidiff
-from minidiff import FitConfig, FitRequest, UserError, cli
+from minidiff import FitConfig, UserError, cli
 from minidiff.dip import recipe
-from minidiff.dip.config import DipConfig, DipFolderConfig, FitResult
+from minidiff.dip.config import DipConfig, DipFolderConfig, FitRequest, FitResult
 from minidiff.dip.fit_picture import Fitted, FittedFolder
 from minidiff.dip.job import FitProgress
 from minidiff.images.convert import to_float
@@ -20,6 +20,8 @@ from minidiff.records import from_json, to_json
 from minidiff.runs.log import read_metrics
 
 SMALL = FitRequest(channels=8, steps=9, window=3, patience=8, save_every=4)
+fit_picture = partial(minidiff.fit_picture, **to_json(SMALL))
+fit_folder = partial(minidiff.fit_folder, **to_json(SMALL))
 WORDS = ["--channels", "8", "--steps", "9", "--window", "3", "--patience", "8", "--save-every", "4"]
 
 
@@ -68,7 +70,7 @@ def test_a_script_fits_as_the_command_does(photo: Path) -> None:
     """The same bytes in every file, and word after every step. The result is the record that result.json holds."""
     assert cli.run(["dip", "fit", "photo.png", *WORDS, "--noise-sigma", "25", "--out", "command"]) == 0
     heard: list[FitProgress] = []
-    fitted = minidiff.fit_picture(photo, replace(SMALL, noise_sigma=25.0), out="script", on_step=heard.append)
+    fitted = fit_picture(photo, noise_sigma=25.0, out="script", on_step=heard.append)
     assert isinstance(fitted, Fitted) and fitted.folder == Path("script") and fitted.answer == Path("script/dip.png")
     for name in ("dip.png", "metrics.jsonl", "result.json", "config.json", "steps/000008.png"):
         assert Path("script", name).read_bytes() == Path("command", name).read_bytes(), name
@@ -84,13 +86,13 @@ def test_a_script_fits_a_folder_and_resumes_it(photo: Path) -> None:
     Path("photos").mkdir()
     write_image("photos/a.png", smooth())
     Path("photos/b.png").write_text("not a picture")
-    done = minidiff.fit_folder("photos", SMALL, out="run")
+    done = fit_folder("photos", out="run")
     assert isinstance(done, FittedFolder) and list(done.results) == ["a.png"] and len(done.failures) == 1
     write_image("photos/b.png", smooth())
     resumed = minidiff.resume_fit("run")
     assert isinstance(resumed, FittedFolder) and list(resumed.results) == ["a.png", "b.png"] and not resumed.failures
     assert resumed.results["a.png"] == done.results["a.png"]
-    alone = minidiff.fit_picture(photo, SMALL, out="alone")
+    alone = fit_picture(photo, out="alone")
     assert (resumed.answers / "b.png.png").read_bytes() == alone.answer.read_bytes()
     with pytest.raises(UserError, match=r"alone is finished"):
         minidiff.resume_fit("alone")
@@ -98,7 +100,7 @@ def test_a_script_fits_a_folder_and_resumes_it(photo: Path) -> None:
 
 def test_errors_speak_of_arguments_and_the_command_of_flags(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="`kernel_size` belongs to cnn, not hourglass"):
-        minidiff.fit_picture(photo, FitRequest(kernel_size=3))
+        minidiff.fit_picture(photo, kernel_size=3)
     assert cli.run(["dip", "fit", "photo.png", "--kernel-size", "3"]) == 1
     assert "--kernel-size belongs to cnn, not hourglass" in capsys.readouterr().err
     assert not Path("runs").exists()
@@ -147,7 +149,7 @@ def test_a_run_of_an_older_version_goes_on_and_ends_as_a_new_one(
     said = capsys.readouterr().out
     assert "hourglass: channels 8, scales 2" in said and "early stop window, patience 8" in said
     assert cli.run(["dip", "fit", "--resume", "old"]) == 0
-    fitted = minidiff.fit_picture(photo, SMALL, out="new")
+    fitted = fit_picture(photo, out="new")
     assert Path("old/dip.png").read_bytes() == fitted.answer.read_bytes()
 
 
@@ -161,7 +163,7 @@ def test_a_folder_run_of_an_older_version_goes_on(photo: Path) -> None:
     stored = {"minidiff": "0.1.0", "kind": "dip", "images": str(Path("photos").absolute()), "options": options}
     Path("old/config.json").write_text(json.dumps(stored))
     assert cli.run(["dip", "fit", "--resume", "old"]) == 0
-    alone = minidiff.fit_picture(photo, SMALL, out="alone")
+    alone = fit_picture(photo, out="alone")
     assert Path("old/dip/a.png.png").read_bytes() == alone.answer.read_bytes()
 
 

@@ -11,7 +11,7 @@ import pytest
 from fits import draw_nothing, interrupt_at, smooth
 
 import minidiff
-from minidiff import FitRequest, RestoreRequest, UserError, cli
+from minidiff import UserError, cli
 from minidiff.ddpm.run import load_ddpm as load
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
 from minidiff.images.convert import to_float, to_uint8
@@ -100,11 +100,11 @@ def test_a_restoration_goes_on_where_it_stopped(
 def test_a_script_restores_as_the_command_does(photo: Path, trained: Path) -> None:
     """The same files, a result that is the record in result.json, and word after every step of the fit."""
     assert restore(photo, "--model", trained, "--noise-sigma", "40", "--mix", "0.5", "--out", "command", *FIT) == 0
-    asked = FitRequest(noise_sigma=40.0, channels=8, steps=12, save_every=5, window=4)
     heard: list[int] = []
     done = minidiff.restore(
-        photo, trained, RestoreRequest(mix=0.5, fit=asked), out="script", on_step=lambda now: heard.append(now.step)
-    )
+        photo, trained, mix=0.5, noise_sigma=40.0, channels=8, steps=12, save_every=5, window=4,
+        out="script", on_step=lambda now: heard.append(now.step),
+    )  # fmt: skip
     for name in ("restored.png", "result.json", "config.json", "dip/dip.png"):
         assert Path("script", name).read_bytes() == Path("command", name).read_bytes(), name
     assert done.answer == Path("script/restored.png") and heard == list(range(1, 13))
@@ -112,7 +112,11 @@ def test_a_script_restores_as_the_command_does(photo: Path, trained: Path) -> No
     with pytest.raises(UserError, match="script is finished"):
         minidiff.resume_restore("script")
     with pytest.raises(UserError, match="`mix` is 2"):
-        RestoreRequest(mix=2)
+        minidiff.restore(photo, trained, mix=2)
+    with pytest.raises(UserError, match="`task` is denoise"):
+        minidiff.restore(photo, trained, task="super-resolve")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'mixed'"):
+        minidiff.restore(photo, trained, mixed=2)  # type: ignore[call-arg]
 
 
 def test_a_run_of_an_older_version_goes_on_and_a_damaged_one_is_one_line(
