@@ -2,10 +2,10 @@
 
 python benchmarks/convergence.py [--out docs/pictures/convergence.png] [--data fashion-mnist]
 
-Left and middle: the distance from the exact path, on a schedule so fine that no step is rounded; from pure noise, and
-from the middle. Right: the distance of the samples from the data (Wasserstein 2) with DDPM's own schedule, its integer
-timesteps, and each sampler's own spacing; the samplers that add noise are here too. Prints the figures as a table.
---data: instead, every spacing on a Gaussian with the mean and covariance of real images, for which all is a formula.
+Left and middle: the distance from the exact path, from pure noise and from the middle, on a schedule so fine that no
+step is rounded. Right: the distance of the samples from the data (Wasserstein 2) with DDPM's own schedule, integer
+timesteps and each sampler's own spacing; this panel has the samplers with noise, too. Prints the figures as a table.
+--data: try every spacing on a Gaussian with the mean and covariance of real images instead. There all is a formula.
 """
 
 import math
@@ -44,7 +44,7 @@ Curve = list[tuple[int, float]]  # calls, error
 
 
 def paths(start_t: int) -> dict[str, Curve]:
-    """The errors on the fine schedule, from the level start_t of 0 ... 640."""
+    """Measure the errors on the fine schedule, from the level start_t of 0 ... 640."""
     schedule, found = even_schedule(641), dict[str, Curve]()
     for name in (name for name in SAMPLERS if name not in NOISY):
         steps = [2 * (n // 2) + 1 if name == "heun" else n + 1 for n in INTERVALS]
@@ -53,7 +53,7 @@ def paths(start_t: int) -> dict[str, Curve]:
 
 
 def samples() -> dict[str, Curve]:
-    """The distances of DRAWS samples from the data, from pure noise, with DDPM's schedule."""
+    """Measure the distances of DRAWS samples from the data, from pure noise, with DDPM's schedule."""
     schedule, found = Schedule.linear(), dict[str, Curve]()
     share = (torch.arange(DRAWS, dtype=torch.float64) + 0.5) / DRAWS
     data = THREE.quantiles(share, 0.0)
@@ -69,7 +69,7 @@ def samples() -> dict[str, Curve]:
 
 
 def least() -> float:
-    """The distance of DRAWS draws of the data themselves, mean of 20: below it nothing is told of the noisy ones."""
+    """Measure how far DRAWS draws of the data are from the data, mean of 20: no noisy sampler can be better."""
     generator = torch.Generator().manual_seed(1)
     even = THREE.quantiles((torch.arange(DRAWS, dtype=torch.float64) + 0.5) / DRAWS, 0.0)
     found = []
@@ -80,10 +80,10 @@ def least() -> float:
 
 
 def spacings(data: str) -> None:
-    """The table of `--data`: squared distance (Wasserstein 2) of the sampled Gaussian from the true one.
+    """Print the table of `--data`: squared distance (Wasserstein 2) of the sampled Gaussian from the true one.
 
-    Along each principal direction a deterministic sampler is a straight line x -> a x + b, found from x = 0 and x = 1,
-    so that the result is a Gaussian as well: b and |a| are to be the true mean and deviation.
+    Along each principal direction a deterministic sampler is a straight line x -> a x + b, found from x = 0 and x = 1.
+    So the result is a Gaussian as well: b should be the true mean and |a| the true deviation.
     """
     images = to_float(load_data(data).images[:10_000]).flatten(1).double()
     values, directions = torch.linalg.eigh(images.T.cov())
@@ -113,7 +113,7 @@ def spacings(data: str) -> None:
 
 
 def draw(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
-    """One panel."""
+    """Draw one panel."""
     for name, curve in curves.items():
         style = "--" if name in NOISY else "-"
         axes.loglog(*zip(*curve, strict=True), style, marker="o", ms=3, lw=1.5, color=COLOURS[name], label=name)
@@ -126,7 +126,7 @@ def draw(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
 
 
 def slopes(axes: Axes, anchors: dict[int, float]) -> None:
-    """Dotted lines of these slopes through (20, anchor)."""
+    """Draw dotted lines of these slopes through (20, anchor)."""
     for order, anchor in anchors.items():
         x = [14, 160]
         axes.plot(x, [anchor * (20 / n) ** order for n in x], ":", color="0.45", lw=1)
@@ -137,7 +137,7 @@ def slopes(axes: Axes, anchors: dict[int, float]) -> None:
 @click.option("--out", default=str(ROOT / "docs" / "pictures" / "convergence.png"), show_default=True)
 @click.option("--data", help="A data set: the table of all spacings on a Gaussian like it.")
 def main(out: str, data: str | None) -> None:
-    """Error against calls, for every sampler, as a picture and a table."""
+    """Draw the error against the calls for every sampler, as a picture and a table."""
     torch.set_num_threads(1)
     if data is not None:
         spacings(data)

@@ -1,8 +1,8 @@
-"""A reverse chain whose answer is known: data that is Gaussian has an exact denoiser, so no network is needed.
+"""Run a reverse chain whose answer is known: Gaussian data has an exact denoiser, so no network is needed.
 
-For x0 ~ N(m, s^2), x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps is Gaussian too, and the best prediction of eps
-is its conditional mean, one line below. Sampling with it must give back m and s, but for what finite steps cost: a
-few percent of s at 1000 steps, and DDPM's fixed_small, the variance for data that is one point, loses the most.
+For x0 ~ N(m, s^2), x_t = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps is Gaussian too. The best prediction of eps is
+its conditional mean, which is one line below. Samples must have mean m and deviation s again, up to the error of finite
+steps: a few percent of s at 1000 steps. ddpm loses the most, as its variance fixed_small is right for a single point.
 
     python examples/gaussian.py
 """
@@ -14,7 +14,7 @@ import minidiff
 
 
 def main(steps: int = 1000, mean: float = 0.3, deviation: float = 0.1) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation of 65,536 samples of each sampler; they print beside those of the data."""
+    """Draw 65,536 samples with each sampler, and print their mean and deviation beside the data's."""
     schedule = minidiff.Schedule.linear()
 
     def exact_eps(x_t: Tensor, t: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Data that is a mixture of Gaussians in one dimension: its denoiser, its marginals and its reverse flow are formulas.
 
-The exact answer that the samplers are held against, in test_solvers.py and in benchmarks/convergence.py. Everything is
-float64, and in the coordinate x / sqrt(alpha_bar) = x0 + sigma * eps, where noise only widens the components.
+Samplers are compared with this exact answer in test_solvers.py and in benchmarks/convergence.py. Everything is float64
+and in the coordinate x / sqrt(alpha_bar) = x0 + sigma * eps, where noise only widens the components.
 """
 
 import math
@@ -15,7 +15,7 @@ from minidiff.diffusion.schedules import Schedule, previous
 
 
 class Mixture:
-    """Components with these shares, means and deviations, each [K]."""
+    """A mixture of K components with these shares, means and deviations."""
 
     def __init__(self, shares: list[float], means: list[float], deviations: list[float]) -> None:
         self.shares, self.means, self.deviations = (
@@ -23,7 +23,7 @@ class Mixture:
         )
 
     def moments(self, sigma: float) -> tuple[float, float, float]:
-        """Mean, variance and fourth central moment of x0 + sigma * eps."""
+        """Give mean, variance and fourth central moment of x0 + sigma * eps."""
         mean = (self.shares * self.means).sum()
         apart, variance = self.means - mean, self.deviations**2 + sigma**2
         second = (self.shares * (apart**2 + variance)).sum()
@@ -31,19 +31,19 @@ class Mixture:
         return mean.item(), second.item(), fourth.item()
 
     def guess(self, x: Tensor, sigma: float) -> Tensor:
-        """E[x0 | x0 + sigma * eps = x], of the shape of x."""
+        """Guess x0 from x = x0 + sigma * eps: the conditional mean, in the shape of x."""
         variance = self.deviations**2 + sigma**2
         x = x.unsqueeze(-1)
         share = (self.shares.log() - variance.log() / 2 - (x - self.means) ** 2 / (2 * variance)).softmax(-1)
         return (share * (self.means * sigma**2 + x * self.deviations**2) / variance).sum(-1)
 
     def below(self, x: Tensor, sigma: float) -> Tensor:
-        """The share of x0 + sigma * eps that is below x: the distribution function, of the shape of x."""
+        """Give the share of x0 + sigma * eps that is below x (the distribution function), in the shape of x."""
         z = (x.unsqueeze(-1) - self.means) / (self.deviations**2 + sigma**2).sqrt()
         return (self.shares * torch.special.ndtr(z)).sum(-1)
 
     def quantiles(self, share: Tensor, sigma: float) -> Tensor:
-        """The x that have this share of x0 + sigma * eps below them, of the shape of share. By bisection."""
+        """Find the x that have this share of x0 + sigma * eps below them, by bisection. In the shape of share."""
         low, high = torch.full_like(share, -8 * (1 + sigma)), torch.full_like(share, 8 * (1 + sigma))
         for _ in range(70):  # 16 * 2^-70 is far below the rounding of x
             middle = (low + high) / 2
@@ -52,14 +52,14 @@ class Mixture:
         return (low + high) / 2
 
     def flow(self, x: Tensor, sigma: float, sigma_after: float) -> Tensor:
-        """Where the probability-flow ODE takes x [...] from sigma to sigma_after: exactly, with no step at all.
+        """Follow the probability-flow ODE from sigma to sigma_after exactly, with no step at all. x: any shape.
 
         In one dimension its paths do not cross, so each keeps its share below it.
         """
         return self.quantiles(self.below(x, sigma), sigma_after)
 
     def denoiser(self, schedule: Schedule):  # type: ignore[no-untyped-def]
-        """The ideal network: x_t [N,...], t int64 [N] -> x0, for one t at a time."""
+        """Make the ideal network: x_t [N,...], t int64 [N] -> x0, for one t at a time."""
 
         def model(x_t: Tensor, t: Tensor) -> Tensor:
             alpha_bar = schedule.alphas_cumprod[int(t[0])].item()
@@ -70,7 +70,7 @@ class Mixture:
 
 
 def even_schedule(T: int, lowest: float = 0.01, highest: float = 100.0) -> Schedule:
-    """Levels that are even in log SNR, from one sigma to the other: any even choice of them is even in both."""
+    """Space T levels evenly in log SNR from one sigma to the other. Any even choice of them is even, too."""
     sigma = torch.linspace(math.log(lowest), math.log(highest), T, dtype=torch.float64).exp()
     alphas_cumprod = 1 / (1 + sigma**2)
     return Schedule(1 - alphas_cumprod / previous(alphas_cumprod), alphas_cumprod)
@@ -80,11 +80,11 @@ def path_error(
     sampler: str, mixture: Mixture, schedule: Schedule, steps: int, start_t: int | None = None,
     spacing: str | None = None, paths: int = 400, draw: Callable[..., Iterator[Step]] | None = None,
 ) -> float:  # fmt: skip
-    """How far x is from the exact path when the sampler calls the network for the last time: root mean square.
+    """Measure how far x is from the exact path at the last call of the network: root mean square over `paths`.
 
-    Of `paths` that start at even quantiles of the first level. The last step, to the image, is of first order in every
-    sampler, and the same in all that call the same last timestep: so it is left out. draw: a broken copy of the
-    sampler, to be called in its place.
+    The paths start at even quantiles of the first level. The last step, to the image, is left out: it is of first order
+    in every sampler, and the same in all that call the same last timestep.
+    draw: a broken copy of the sampler, called in its place.
     """
     timesteps = calls(sampler, schedule, steps, start_t, spacing)
     sigma, sigma_after = (schedule.sigmas[t].item() for t in (timesteps[0], timesteps[-1]))

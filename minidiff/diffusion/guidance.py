@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minidiff.diffusion.predictions import Model
 
-GUIDANCE_SCALE = 2.0  # when nothing else is asked for; docs/results.md
+GUIDANCE_SCALE = 2.0  # unless the user gives another: docs/results.md
 
 
 class Conditional(Protocol):
@@ -21,12 +21,13 @@ class Conditional(Protocol):
 
 
 def guided(model: Conditional, labels: Tensor, guidance_scale: float = 1.0) -> Model:
-    """The network as samplers call it, (x_t, t) -> prediction, with these labels put in: classifier-free guidance.
+    """Put labels into a network and steer it towards them, as a model that samplers can call: (x_t, t) -> prediction.
 
-    labels: multi-hot float [N,L], for batches of N images. guidance_scale: 1 is the conditional network as it is; 0
-    does not listen to the labels; from there on the prediction is carried past the conditional one, away from the
-    unconditional. What holds for eps holds for x0 and v, which are linear in eps at a given x_t.
-    Both predictions come out of one call with twice the batch, which takes less than two calls.
+    labels: multi-hot float [N,L], for batches of N images.
+    guidance_scale: 0 ignores the labels and 1 is the conditional network as it is. Above 1 the prediction goes on in
+    the same direction, past the conditional one and away from the unconditional. This works for eps, and so for x0 and
+    v, which are linear in eps at a given x_t.
+    Both predictions come out of one call with twice the batch, which takes less time than two calls.
     """
     if guidance_scale == 1:
         return lambda x, t: model(x, t, labels)

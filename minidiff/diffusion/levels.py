@@ -6,15 +6,17 @@ Ho et al. 2020 (DDPM); Kingma et al. 2021 (VDM: steps between any two levels); K
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from minidiff.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Rate: TypeAlias = "float | Tensor"  # a number for the whole batch, or one for each sample: [N,1,1,1]
+Number = TypeVar("Number", float, "Tensor")  # one for the whole batch, or one for each sample: [N,1,1,1]
+Rate: TypeAlias = "float | Tensor"
 
 
 class Level(NamedTuple):
@@ -61,7 +63,8 @@ IMAGE = Level(-1, 1.0, 0.0)  # what lies below the last timestep: the image itse
 Levels = Sequence[tuple[Level, Level]]  # for each timestep its level, and the level below, where the step from it ends
 
 
-class Jump(NamedTuple):
+@dataclass(frozen=True)
+class Jump(Generic[Number]):
     """Everything that DDPM's formulas need to know about a step from a level to one below it, in the paper's symbols.
 
     The step may skip timesteps. alpha is then the product of all skipped ones, and beta = 1 - alpha.
@@ -69,24 +72,24 @@ class Jump(NamedTuple):
     t = 0 comes out 1.3% wrong.
     """
 
-    beta: Rate  # beta_t: the variance of the noise that the forward step adds
-    alpha: Rate  # alpha_t = 1 - beta_t
-    alpha_bar: Rate  # alpha_1 ... alpha_t
-    alpha_bar_prev: Rate  # the same, one level lower; 1 where that is the image itself
-    var: Rate  # 1 - alpha_bar_t
-    var_prev: Rate  # 1 - alpha_bar_{t-1}
+    beta: Number  # beta_t: the variance of the noise that the forward step adds
+    alpha: Number  # alpha_t = 1 - beta_t
+    alpha_bar: Number  # alpha_1 ... alpha_t
+    alpha_bar_prev: Number  # the same, one level lower; 1 where that is the image itself
+    var: Number  # 1 - alpha_bar_t
+    var_prev: Number  # 1 - alpha_bar_{t-1}
 
     @property
-    def variance(self) -> Rate:
+    def variance(self) -> Number:
         """The variance of q(x_{t-1} | x_t, x_0). 0 where the level below is the image."""
         return self.var_prev / self.var * self.beta  # DDPM eq. 7, right
 
-    @staticmethod
-    def between(level: Level, below: Level) -> "Jump":
-        """The step from `level` to `below`."""
-        alpha = level.alpha_bar / below.alpha_bar
-        beta = level.power - alpha * below.power  # 1 - alpha, if both powers are 1; VDM, appendix A.1, if they are not
-        return Jump(beta, alpha, level.alpha_bar, below.alpha_bar, level.var, below.var)
+
+def jump_between(level: Level, below: Level) -> Jump[float]:
+    """Work out the step from `level` to `below`."""
+    alpha = level.alpha_bar / below.alpha_bar
+    beta = level.power - alpha * below.power  # 1 - alpha, if both powers are 1; VDM, appendix A.1, if they are not
+    return Jump(beta, alpha, level.alpha_bar, below.alpha_bar, level.var, below.var)
 
 
 class NoiseSchedule(Protocol):

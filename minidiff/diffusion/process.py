@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from minidiff.diffusion.levels import Jump, Rate
+from minidiff.diffusion.levels import Jump, Number
 from minidiff.diffusion.predictions import PREDICTIONS, Model
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import lookup
@@ -34,16 +34,17 @@ def q_posterior(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple
     Ho et al. 2020, eq. 6 and 7.
     """
     jump = schedule.at(t, like=x_t)
-    return posterior_mean(x0, x_t, jump), torch.as_tensor(jump.variance)
+    return posterior_mean(x0, x_t, jump), jump.variance
 
 
-def posterior_mean(x0: Tensor, x_t: Tensor, jump: Jump) -> Tensor:
+def posterior_mean(x0: Tensor, x_t: Tensor, jump: Jump[Number]) -> Tensor:
     """Give the mean [N,C,H,W] of q(x_{t-1} | x_t, x_0), for one step or for a jump over several: DDPM eq. 7, left."""
-    beta, alpha, _, alpha_bar_prev, var, var_prev = jump
-    return root(alpha_bar_prev) * beta / var * x0 + root(alpha) * var_prev / var * x_t  # eq. 7, left
+    towards_x0 = root(jump.alpha_bar_prev) * jump.beta / jump.var
+    towards_x_t = root(jump.alpha) * jump.var_prev / jump.var
+    return towards_x0 * x0 + towards_x_t * x_t  # eq. 7, left
 
 
-def root(value: Rate) -> Rate:
+def root(value: Number) -> Number:
     """Take the square root of a number, or of every number of a tensor."""
     return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
 
@@ -54,7 +55,7 @@ def rates(schedule: Schedule, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     Their squares add up to 1. Salimans & Ho call them alpha_t and sigma_t.
     """
     jump = schedule.at(t, like)
-    return torch.as_tensor(root(jump.alpha_bar)), torch.as_tensor(root(jump.var))
+    return root(jump.alpha_bar), root(jump.var)
 
 
 # What a network's output stands for, on a schedule. kind: one of PREDICTIONS; a UserError names an unknown one.

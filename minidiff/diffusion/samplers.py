@@ -11,15 +11,15 @@ from torch import Tensor
 
 from minidiff.diffusion.chain import Sampler, Step
 from minidiff.diffusion.denoiser import Denoise
-from minidiff.diffusion.levels import PLANS, Jump, Levels, NoiseSchedule, Rate
-from minidiff.diffusion.process import posterior_mean, root
+from minidiff.diffusion.levels import PLANS, Jump, Levels, NoiseSchedule, jump_between
+from minidiff.diffusion.process import posterior_mean
 from minidiff.diffusion.solvers import dpm_solver, heun, sde_dpm_solver, unipc
 from minidiff.errors import UserError, lookup
 from minidiff.rng import Noise, randn
 
 # The noise of a step of ddpm. fixed_small is the posterior's variance, right for data that is one point (eq. 7), and
 # has the floor of the published code. fixed_large is the forward step's, right for standard normal data (section 3.2).
-VARIANCES: dict[str, Callable[[Jump], Rate]] = {
+VARIANCES: dict[str, Callable[[Jump[float]], float]] = {
     "fixed_small": lambda jump: max(jump.variance, 1e-20),
     "fixed_large": lambda jump: jump.beta,
 }
@@ -32,10 +32,10 @@ def ddpm(
     spread = lookup("variance", variance, VARIANCES)
     for level, below in levels:
         x0, _ = denoise(x, level)  # eq. 15
-        jump = Jump.between(level, below)
+        jump = jump_between(level, below)
         x = posterior_mean(x0, x, jump)  # eq. 7
         if below.var > 0:  # algorithm 2, line 3: z = 0 in the last step
-            x = x + root(spread(jump)) * randn(x.shape, noise, like=x)  # algorithm 2, line 4
+            x = x + math.sqrt(spread(jump)) * randn(x.shape, noise, like=x)  # algorithm 2, line 4
         yield Step(level.t, x, x0)
 
 
@@ -48,7 +48,7 @@ def ddim(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise = None, eta: 
         raise UserError(f"eta {eta} is outside [0, 1]. Take 0 for no noise, 1 for that of DDPM.")
     for level, below in levels:
         x0, eps = denoise(x, level)
-        sigma = eta * root(Jump.between(level, below).variance)  # eq. 16
+        sigma = eta * math.sqrt(jump_between(level, below).variance)  # eq. 16
         towards_x = math.sqrt(max(below.var - sigma**2, 0.0))  # max: rounding, at zero SNR and eta 1
         x = below.signal * x0 + towards_x * eps  # eq. 12
         if sigma > 0:

@@ -22,10 +22,10 @@ MAX_BETA = 0.999  # Nichol & Dhariwal, section 3.2: no single step may wipe out 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Schedule:
-    """The T noise levels of a diffusion. Timesteps count from 0 (almost clean) to T-1 (almost pure noise).
+    """Holds the T noise levels of a diffusion. Timesteps count from 0 (almost clean) to T-1 (almost pure noise).
 
     betas, alphas_cumprod: float64 [T], in (0, 1] and [0, 1). Build one with `linear`, `cosine` or `from_betas`.
-    It lives on the CPU in float64; a value is cast once, where it meets an image, see `at`.
+    A schedule lives on the CPU in float64. A value is cast once, where it meets an image: see `at`.
     """
 
     betas: Tensor
@@ -33,10 +33,10 @@ class Schedule:
 
     @staticmethod
     def linear(T: int = 1000, beta_start: float | None = None, beta_end: float | None = None) -> "Schedule":
-        """Betas evenly spaced from beta_start (1e-4) to beta_end (0.02): DDPM, section 4.
+        """Space the betas evenly from beta_start (1e-4) to beta_end (0.02): DDPM, section 4.
 
-        A range that is given is taken as it is. With neither end given the range is scaled by 1000 / T, so that the
-        last alpha_cumprod hardly depends on T: 100 unscaled steps would leave 37% of the image's variance in x_T.
+        A given range is taken as it is. If neither end is given, the range is scaled by 1000 / T, so that the last
+        alpha_cumprod hardly depends on T: 100 unscaled steps would leave 37% of the image's variance in x_T.
         """
         at_least_one(T)
         if beta_start is None and beta_end is None:
@@ -48,7 +48,7 @@ class Schedule:
 
     @staticmethod
     def scaled_linear(T: int = 1000, beta_start: float | None = None, beta_end: float | None = None) -> "Schedule":
-        """Betas whose roots are evenly spaced, from 0.00085 to 0.012 unless given: Rombach et al. 2022.
+        """Space the roots of the betas evenly, from 0.00085 to 0.012 unless given: Rombach et al. 2022.
 
         The range is taken or scaled as in `linear`. The default is Stable Diffusion's: x_{T-1} keeps 7% of the image.
         """
@@ -61,7 +61,7 @@ class Schedule:
 
     @staticmethod
     def cosine(T: int = 1000, s: float = 0.008) -> "Schedule":
-        """alpha_bar falls as a squared cosine: Nichol & Dhariwal 2021, eq. 17. Betas are held under 0.999.
+        """Let alpha_bar fall as a squared cosine: Nichol & Dhariwal 2021, eq. 17. Betas are held under 0.999.
 
         The small offset s keeps the first betas from vanishing.
         """
@@ -72,7 +72,7 @@ class Schedule:
 
     @staticmethod
     def from_betas(betas: Tensor | Sequence[float]) -> "Schedule":
-        """The schedule of any betas [T] in (0, 1], 1 only at the last. UserError otherwise."""
+        """Build the schedule of any betas [T] in (0, 1], 1 only at the last. Raises UserError for others."""
         betas = torch.as_tensor(betas, dtype=torch.float64)
         if betas.ndim != 1 or len(betas) == 0:
             raise UserError(f"betas have the shape {list(betas.shape)}: give one number for each timestep, [T]")
@@ -82,13 +82,16 @@ class Schedule:
         return Schedule(betas, torch.cumprod(1 - betas, dim=0))  # DDPM, above eq. 4
 
     def zero_terminal_snr(self) -> "Schedule":
-        """The same schedule stretched so that x_{T-1} is pure noise: Lin et al. 2024, algorithm 1.
+        """Stretch the schedule so that x_{T-1} is pure noise: Lin et al. 2024, algorithm 1.
 
-        The first level stays, the last alpha_cumprod becomes exactly 0. There eps says nothing about x0, so such a
-        schedule needs a network that predicts v or x0, and a spacing that calls it at T-1 (trailing or linspace).
+        The first level stays, and the last alpha_cumprod becomes exactly 0. At T-1 eps then says nothing about x0. So
+        the network has to predict v or x0, and the chain has to call it at T-1, as all spacings but leading and
+        quadratic do.
         """
         if self.T < 2:
-            raise UserError("a schedule of 1 timestep has no first and last level to stretch between. Take T >= 2.")
+            raise UserError(
+                "a schedule of 1 timestep cannot be stretched between its first and last level. Take T >= 2."
+            )
         root = self.alphas_cumprod.sqrt()
         root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))  # algorithm 1: shift, then scale
         alphas_cumprod = root**2
@@ -97,7 +100,7 @@ class Schedule:
 
     @property
     def T(self) -> int:
-        """How many timesteps there are."""
+        """The number of timesteps."""
         return len(self.betas)
 
     def __len__(self) -> int:
@@ -109,19 +112,19 @@ class Schedule:
 
     @property
     def snr(self) -> Tensor:
-        """Signal to noise, alpha_bar / (1 - alpha_bar): float64 [T], falling."""
+        """The signal-to-noise ratio alpha_bar / (1 - alpha_bar): float64 [T], falling."""
         return self.alphas_cumprod / (1 - self.alphas_cumprod)
 
     @property
     def sigmas(self) -> Tensor:
-        """The noise in x_t / sqrt(alpha_bar), sqrt((1 - alpha_bar) / alpha_bar): float64 [T], rising. EDM's sigma.
+        """EDM's sigma: the deviation of the noise in x_t / sqrt(alpha_bar). float64 [T], rising.
 
         With zero terminal SNR the last is infinite.
         """
         return self.snr.rsqrt()
 
     def to(self, device: torch.device | str) -> "Schedule":
-        """The same numbers on another device: for training on a GPU, where a look-up must not wait for the CPU."""
+        """Copy the numbers to another device. Training on a GPU needs this: a look-up must not wait for the CPU."""
         if torch.device(device).type == "mps":  # which has no float64; `at` then looks up on the CPU
             return self
         return Schedule(self.betas.to(device), self.alphas_cumprod.to(device))
@@ -131,11 +134,11 @@ class Schedule:
         alpha_bars = self.alphas_cumprod[list(timesteps)].tolist()
         return [Level(t, alpha_bar, 1 - alpha_bar) for t, alpha_bar in zip(timesteps, alpha_bars, strict=True)]
 
-    def at(self, t: Tensor, like: Tensor) -> Jump:
+    def at(self, t: Tensor, like: Tensor) -> Jump[Tensor]:
         """Look up the step from t to the level below it, for each sample: every field of `Jump` as a tensor.
 
-        t: int64 [N] in [0, T). like: the images [N,...] it will meet; every field comes out as [N,1,...] with as many
-        dimensions, in their dtype and on their device. For images that is [N,1,1,1].
+        t: int64 [N] in [0, T). like: the images [N,...] that the result will be multiplied with. Every field comes out
+        as [N,1,...] with as many dimensions as they have, in their dtype and on their device.
         """
         t = t.to(self.betas.device)
         beta, alpha_bar, alpha_bar_prev = (
@@ -146,23 +149,23 @@ class Schedule:
         return Jump(*(value.to(like) for value in exact))
 
     def timesteps(self, steps: int | None = None, start_t: int | None = None, spacing: str = "trailing") -> list[int]:
-        """The timesteps at which a reverse chain calls the network, falling; its last result is the image.
+        """List the timesteps at which a reverse chain calls the network, falling. After the last comes the image.
 
-        steps: how many; None is every one. start_t: the first one, at whose noise level x then has to be.
-        start_t None, with steps: the published grids on all T timesteps, see SPACINGS: not all begin at T-1.
-        start_t given: the grid is laid on [0, start_t], and the first call is at start_t whatever the spacing.
-        UserError: start_t outside [0, T), steps outside [1, start_t + 1], unknown spacing.
+        steps: how many; None is every one. spacing: one of SPACINGS, how the skipped ones are spread.
+        start_t: the first timestep; x has to be at its noise level. The others are laid on [0, start_t].
+        Without start_t the list is the published one on all T timesteps, which does not always begin at T-1.
+        Raises UserError for start_t outside [0, T), steps outside [1, start_t + 1] and an unknown spacing.
         """
         return spaced(self.sigmas, steps, start_t, spacing)
 
 
 def previous(alphas_cumprod: Tensor) -> Tensor:
-    """alpha_bar_{t-1} for every t: [T]. Below t = 0 lies the image, whose alpha_bar is 1."""
+    """Shift to alpha_bar_{t-1} for every t: [T]. Below t = 0 lies the image, whose alpha_bar is 1."""
     return torch.cat([torch.ones_like(alphas_cumprod[:1]), alphas_cumprod[:-1]])
 
 
 def at_least_one(T: int) -> None:
-    """UserError unless there is a timestep."""
+    """Raise UserError if there is no timestep."""
     if T < 1:
         raise UserError(f"a schedule of T = {T} timesteps is empty. Take T >= 1.")
 

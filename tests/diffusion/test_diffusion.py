@@ -145,10 +145,10 @@ def test_the_bound_is_a_weighted_squared_error(variance):
     x_t = q_sample(schedule, x0, t, noise)
     mean, posterior = q_posterior(schedule, x0, x_t, t)
     model_mean, _ = q_posterior(schedule, predict_x0(schedule, x_t, t, guess), x_t, t)  # eq. 11
-    beta, alpha, _, _, var, _ = schedule.at(t, like=x0)
-    sigma_squared = posterior if variance == "fixed_small" else beta
+    jump = schedule.at(t, like=x0)
+    sigma_squared = posterior if variance == "fixed_small" else jump.beta
     eq_8 = (mean - model_mean) ** 2 / (2 * sigma_squared)
-    eq_12 = beta**2 / (2 * sigma_squared * alpha * var) * (noise - guess) ** 2
+    eq_12 = jump.beta**2 / (2 * sigma_squared * jump.alpha * jump.var) * (noise - guess) ** 2
     assert torch.allclose(eq_8, eq_12, rtol=1e-6)
 
 
