@@ -27,9 +27,9 @@ from minidiff.ddpm.run import Run
 from minidiff.diffusion.guidance import guided
 from minidiff.diffusion.predictions import Model
 from minidiff.diffusion.samplers import SAMPLERS
-from minidiff.evaluation.evaluate import over_seeds
-from minidiff.evaluation.evaluate import score as lab_score
 from minidiff.evaluation.evaluator import Evaluator, open_evaluator
+from minidiff.evaluation.figures import over_seeds
+from minidiff.evaluation.figures import score as lab_score
 from minidiff.files import write_json
 from minidiff.images.convert import to_uint8
 from minidiff.images.files import write_image

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from minidiff.dip.fit_picture import fit_picture as fit_picture
     from minidiff.dip.fit_picture import resume_fit as resume_fit
     from minidiff.errors import UserError as UserError
+    from minidiff.evaluation.evaluate import evaluate as evaluate
     from minidiff.evaluation.evaluator import open_evaluator as open_evaluator
     from minidiff.gan.run import GanRun as GanRun
     from minidiff.images.quality import psnr as psnr
@@ -99,6 +100,7 @@ PUBLIC = {
     "corrupt": "data.corruptions",
     "diffusion_loss": "diffusion.process",
     "distance": "pretrained.distance",
+    "evaluate": "evaluation.evaluate",
     "fid_infinity": "metrics.fid_infinity",
     "fit": "dip.fit",
     "fit_folder": "dip.fit_picture",

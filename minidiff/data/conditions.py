@@ -117,7 +117,7 @@ def condition_of(labels: Tensor | NDArray[np.uint8]) -> list[int]:
     return [number for number, value in enumerate(labels) if value]
 
 
-def spread(labels: NDArray[np.uint8], count: int) -> Tensor:
+def evenly_spread(labels: NDArray[np.uint8], count: int) -> Tensor:
     """`count` rows of the labels [N,L] of a data set, evenly from first to last, again and again if there are fewer:
     float32 [count,L]. What samples are drawn for that are to be like the whole set."""
     rows = np.linspace(0, len(labels), min(count, len(labels)), endpoint=False).astype(int)

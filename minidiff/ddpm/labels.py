@@ -22,6 +22,7 @@ class LabelSet:
     run: Path  # whose labels they are, for messages
     names: list[str]
     one_hot: bool = False  # whether every image has exactly one
+    named: bool = True  # whether the names are known; an imported run has numbers instead
     dropout: float = 0.0  # the share of training images that came without; at 0 the run cannot draw without them
 
     def conditions(self, texts: str | Sequence[str] = (), file: str | Path | None = None) -> list[list[int]]:

@@ -60,13 +60,22 @@ class Run:
         """What the run can be asked to draw. An imported run does not know the names: numbers stand for them."""
         known = self.config.labels
         if known is None:
-            return LabelSet(self.folder, [str(number) for number in range(self.config.network.label_dim)], False, 0.0)
-        return LabelSet(self.folder, list(known.names), known.one_hot, known.dropout)
+            return LabelSet(self.folder, [str(number) for number in range(self.config.network.label_dim)], named=False)
+        return LabelSet(self.folder, list(known.names), known.one_hot, dropout=known.dropout)
 
     @property
     def label_names(self) -> list[str]:
         """The names of what it can be asked for; empty for a run that takes no labels."""
         return self.labels.names
+
+    @property
+    def label_dropout(self) -> float:
+        """The share of training images that came without labels; at 0 the run cannot draw without them."""
+        return self.labels.dropout
+
+    def guidance(self, scale: float | None = None) -> float:
+        """Choose the guidance scale where none is asked for: see `LabelSet.guidance`."""
+        return self.labels.guidance(scale)
 
     def conditions(self, texts: str | Sequence[str] = (), file: str | Path | None = None) -> list[list[int]]:
         """Turn words, or a labels file, into the numbers that `labels` takes: see `LabelSet.conditions`."""

@@ -1,11 +1,18 @@
-"""The samples of a DDPM as a source for metrics: drawn as they are asked for."""
+"""The samples of a DDPM as something to measure: an image source for metrics, drawn when its images are asked for.
+
+Rests on drawing, and on metrics.sources, which says what a source is.
+"""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
 
-from minidiff.data.conditions import spread
+from minidiff.data.conditions import evenly_spread
 from minidiff.data.datasets import DATASETS, ImageData
-from minidiff.ddpm import run as pipeline
+from minidiff.ddpm.chains import resolve
+from minidiff.ddpm.drawing import draw
+from minidiff.ddpm.request import Sampling
+from minidiff.ddpm.run import Run
+from minidiff.diffusion.chain import Step
 from minidiff.errors import UserError
 from minidiff.images.convert import to_uint8
 from minidiff.metrics.sources import Batch, ImageSource
@@ -15,39 +22,41 @@ from minidiff.training.data import load_together
 
 def of_run(
     name: str,
-    run: pipeline.Run,
+    run: Run,
     num: int,
-    on_step: Callable[[Any], None] | None = None,
+    on_step: Callable[[Step], object] | None = None,
     data: ImageData | None = None,
-    **sampling: Any,
+    *,
+    sampler: str = "ddim",
+    steps: int | None = None,
+    seed: int = 0,
 ) -> ImageSource:
-    """`num` samples of a run, drawn as they are asked for: sample k of a seed is always the same.
+    """Make a source of `num` samples of a run. They are drawn when they are asked for; sample k is always the same.
 
-    Those of a conditional run are drawn for the labels of its training images, without guidance, which would make them
-    less varied. data: that set; loaded if it is needed and not given.
+    A conditional run draws for the labels of its training images, without guidance, which would make the samples less
+    varied. data: the training images, loaded if they are needed and not given. on_step: called after each network call.
     """
-    given: dict[str, Any] = {}
+    labels = None
     if run.label_names:
-        data = data or training_data(run)
-        given = {"labels": spread(data.labels, num), "guidance_scale": 1.0}
-    options = run.options(**sampling, **given)
-    calls = len(run.timesteps(**options))
+        labels = evenly_spread((data or training_data(run)).labels, num)
+    scale = None if labels is None else 1.0
+    request = resolve(run, Sampling(sampler=sampler, steps=steps, seed=seed, labels=labels, guidance_scale=scale))
+    calls = len(run.timesteps(sampler, steps=steps, spacing=request.spacing))
 
     def batches(batch_size: int) -> Iterator[Batch]:
         for mine in distributed.shares(num, batch_size):
-            yield to_uint8(run.draw(mine, batch_size=batch_size, on_step=on_step, **options))
+            yield to_uint8(draw(run, mine, replace(request, batch_size=batch_size, on_step=on_step)))
 
     channels, height, width = run.shape
-    changes = [f"sampled with {options['sampler']}, {calls} steps, seed {options.get('seed', 0)}"]
-    changes += ["for the labels of its training images, without guidance"] * bool(given)
+    changes = [f"sampled with {sampler}, {calls} steps, seed {seed}"]
+    changes += ["for the labels of its training images, without guidance"] * (labels is not None)
     changes += ["grey repeated to RGB"] * (channels == 1)
-    settings = sorted((key, value) for key, value in options.items() if key != "labels")
-    return ImageSource(name, num, f"{height}x{width}", batches, changes, sampled=True,
-                  same=repr([str(run.folder.resolve()), num, settings]))  # fmt: skip
+    same = repr([str(run.folder.resolve()), num, replace(request, labels=None)])
+    return ImageSource(name, num, f"{height}x{width}", batches, changes, sampled=True, same=same)
 
 
-def training_data(run: pipeline.Run) -> ImageData:
-    """The data set a run was trained on. Raises UserError where it is not there, or the run does not say."""
+def training_data(run: Run) -> ImageData:
+    """Load the data set that a run was trained on. Raises UserError if it is not there, or the run does not name it."""
     known = run.config.data
     if known.name not in DATASETS:
         raise UserError(f"{run.folder} takes labels, and its training images are not known. Sample it to a file first.")

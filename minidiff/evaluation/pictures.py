@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from minidiff.classifier.loss import highest
-from minidiff.evaluation.evaluate import Looked
+from minidiff.evaluation.looking import Looked
 from minidiff.files import write_atomically
 
 SHOWN = 200  # pictures on a page

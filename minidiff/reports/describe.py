@@ -9,6 +9,8 @@ from typing import Any
 
 from minidiff.dip.config import ANSWERS, RESULT, DipConfig, DipFolderConfig, FitResult
 from minidiff.errors import UserError
+from minidiff.evaluation.config import EvaluateConfig
+from minidiff.evaluation.result import read_lists
 from minidiff.files import read_json
 from minidiff.records import from_json
 from minidiff.restoration.config import ANSWER as RESTORED
@@ -213,41 +215,26 @@ def restore_progress(folder: Path) -> str:
 
 
 def describe_evaluation(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    classifier, sampling = config["classifier"], config.get("sampling")
-    size = classifier["image_size"]
-    if sampling is None:
-        shown = f"{config['data']['name']}: {config['data']['images']:,} images"
-    else:
-        how = f"{sampling['sampler']}, {sampling['calls']} calls, guidance {sampling['guidance_scale']:g}"
-        shown = f"{config['run']}: {how}"
-    return {
-        "shown": shown,
-        "looked at": f"by {classifier['place']}, {size}x{size}",
-        **{
-            name: f"score {score:.3f}, {counted(conditions, 'condition')}, {counted(seeds, 'seed')}"
-            for name, (score, conditions, seeds) in read_lists(folder).items()
-        },
-    }
+    """Tell what is looked at, by what, and the score of each list."""
+    evaluation = from_json(EvaluateConfig, config, folder / checkpoint.CONFIG)
+    shown = f"{evaluation.data.name}: {evaluation.data.images:,} images" if evaluation.data else ""
+    if sampling := evaluation.sampling:
+        how = f"{sampling.sampler}, {sampling.calls} calls, guidance {sampling.guidance_scale:g}"
+        shown = f"{evaluation.run}: {how}"
+    size = evaluation.classifier.image_size
+    told = {"shown": shown, "looked at": f"by {evaluation.classifier.place}, {size}x{size}"}
+    for name, figures in read_lists(folder).items():
+        conditions, seeds = counted(figures["conditions"], "condition"), counted(len(figures["seeds"]), "seed")
+        told[name] = f"score {figures['score']['value']:.3f}, {conditions}, {seeds}"
+    return told
 
 
 def summarise_evaluation(folder: Path, config: dict[str, Any]) -> str:
-    scores = [f"{name} {score:.3f}" for name, (score, *_) in read_lists(folder).items()]
-    return f"of {config.get('run') or config['data']['name']}: {', '.join(scores) or 'not finished'}"
-
-
-def read_lists(folder: Path) -> dict[str, tuple[float, int, int]]:
-    """Of each list of an evaluation: the score, the conditions, the seeds; nothing before it is finished. Raises
-    UserError."""
-    path = folder / "result.json"
-    try:
-        lists = json.loads(path.read_text())["lists"] if path.exists() else {}
-        return {
-            name: (float(found["score"]["value"]), int(found["conditions"]), len(found["seeds"]))
-            for name, found in lists.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        mend = f"The same `minidiff evaluate` with --out {folder} writes it anew."
-        raise UserError(f"{path} is damaged. {mend}") from None
+    """Tell what is looked at, and the scores, in one line."""
+    evaluation = from_json(EvaluateConfig, config, folder / checkpoint.CONFIG)
+    shown = evaluation.data.name if evaluation.data else evaluation.run
+    scores = [f"{name} {figures['score']['value']:.3f}" for name, figures in read_lists(folder).items()]
+    return f"of {shown}: {', '.join(scores) or 'not finished'}"
 
 
 Lines = Callable[[Path, dict[str, Any]], dict[str, str]]

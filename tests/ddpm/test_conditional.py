@@ -246,9 +246,9 @@ def test_fid_samples_the_labels_of_the_training_images(told: Path) -> None:
 
 def test_spread_is_even() -> None:
     labels = np.eye(3, dtype=np.uint8).repeat(4, axis=0)
-    assert conditional.spread(labels, 3).argmax(1).tolist() == [0, 1, 2]
-    assert conditional.spread(labels, 30).sum(0).tolist() == [12, 10, 8]  # over and over, from the first
-    assert conditional.spread(labels, 24).sum(0).tolist() == [8, 8, 8]
+    assert conditional.evenly_spread(labels, 3).argmax(1).tolist() == [0, 1, 2]
+    assert conditional.evenly_spread(labels, 30).sum(0).tolist() == [12, 10, 8]  # over and over, from the first
+    assert conditional.evenly_spread(labels, 24).sum(0).tolist() == [8, 8, 8]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

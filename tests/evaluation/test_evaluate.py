@@ -25,10 +25,11 @@ from minidiff.ddpm.config import DdpmRequest
 from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.ddpm.run import Run
 from minidiff.errors import UserError
-from minidiff.evaluation import evaluate
 from minidiff.evaluation import pictures as evaluate_pictures
-from minidiff.evaluation.evaluate import Looked, open_lists, over_seeds, score, summarise
+from minidiff.evaluation.drawing import draw_samples, missing, names_of, open_lists, settings_for
 from minidiff.evaluation.evaluator import Evaluator, open_evaluator
+from minidiff.evaluation.figures import confusions, over_seeds, score, summarise, table
+from minidiff.evaluation.looking import Looked, look, look_at_data
 from minidiff.evaluation.pictures import (
     ACROSS,
     BESIDE,
@@ -43,6 +44,7 @@ from minidiff.evaluation.pictures import (
     draw_grid,
     failures,
 )
+from minidiff.evaluation.result import write_result
 from minidiff.files import write_json
 from minidiff.images.convert import to_uint8
 from minidiff.images.files import write_image
@@ -166,7 +168,7 @@ def test_all_figures_of_a_list_by_hand() -> None:
     ]  # fmt: skip
     alone = summarise(looked(one_hot=True))
     assert "exact" not in alone and alone["score"] == found["score"]
-    lines = evaluate.table({"list": found, "alone": alone})
+    lines = table({"list": found, "alone": alone})
     for word, column in (("exact", "0.333"), ("of 1", "0.750"), ("score", "0.750")):
         assert lines[0].index(word) in [match.start() for match in re.finditer(re.escape(column), lines[1])], word
     assert lines[1].split() == ["list", "6", "0.750", "(95%:", "0.750", "to", "0.750)", "0.333", "0.750", "0.750"]
@@ -179,7 +181,7 @@ def test_confusions_are_shared_between_what_stands_in_the_place() -> None:
     among = multi_hot([[2, 3], [3]], 4).bool()
 
     def pairs(yes: Tensor) -> dict[tuple[str, str | None], float]:
-        return {(c["asked"], c["seen"]): c["times"] for c in evaluate.confusions(NAMES, asked, among, yes)}
+        return {(c["asked"], c["seen"]): c["times"] for c in confusions(NAMES, asked, among, yes)}
 
     found = pairs(among)
     assert found == {("ant", "dog"): 1.5, ("ant", "cat"): 0.5, ("bee", "cat"): 0.5, ("bee", "dog"): 0.5}
@@ -198,7 +200,7 @@ def test_in_an_empty_picture_nothing_is_seen() -> None:
     assert len(failures(found)) == 6 and score(found.logits[0], found.labels) == 1 / 4
     figures = summarise(found)
     assert {(pair["asked"], pair["seen"]) for pair in figures["confusions"]} == {("ant", None), ("bee", None)}
-    assert evaluate.table({"list": figures})[-1] == "taken     in list: ant as nothing 4, bee as nothing 2"
+    assert table({"list": figures})[-1] == "taken     in list: ant as nothing 4, bee as nothing 2"
     found.one_hot = True
     assert caption(found, 0, 0) == [("- ant", MISSED), ("+ dog", MISSED)]
 
@@ -320,7 +322,7 @@ def test_a_run_is_scored(scenes: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert told.endswith("failures/ 2 pictures, pictures/ 2 pictures, samples/ 4 files\n"), told
     assert report.counted(1, "seed") == "1 seed" and report.counted(0, "picture") == "0 pictures"
     run = load(scenes / "model", precision="bf16")
-    assert evaluate.describe_run(run, evaluate.settings(run))["sampling"]["precision"] == "bf16"
+    assert settings_for(run).precision == "bf16"
 
 
 def test_what_is_drawn_is_not_drawn_again(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,7 +410,7 @@ def test_an_evaluation_is_of_one_model_one_classifier_and_one_list(
         refuses(line, r"asked-0\.npz is damaged")
     Path("out/config.json").write_text(json.dumps(checkpoint.read_config("out") | {"classifier": "x"}))
     before[Path("out/config.json")] = Path("out/config.json").read_bytes()
-    refuses(line, "out is an evaluation by another classifier")
+    refuses(line, r"out/config\.json: \"classifier\" is 'x', and should be")
 
 
 STORED = {  # what stands in a samples file in the place of images uint8 [2,16,16,3]: what is said of it
@@ -430,7 +432,7 @@ def test_damaged_samples_are_found_before_anything_is_drawn(what: str) -> None:
     path.parent.mkdir()
     right = {"images": np.zeros((2, 16, 16, 3), np.uint8), "labels": labels.numpy().astype(np.uint8)}
     np.savez(path, **right)
-    assert evaluate.missing(Path(), {"list": labels}, 16, [0, 4]) == [("list", 0)]
+    assert missing(Path(), {"list": labels}, 16, [0, 4]) == [("list", 0)]
     wrong = {
         "other size": {"images": right["images"][:, :8, :8]},
         "grey": {"images": right["images"][..., :1]},
@@ -448,21 +450,26 @@ def test_damaged_samples_are_found_before_anything_is_drawn(what: str) -> None:
     else:
         np.savez(path, **right | wrong[what])
     with pytest.raises(UserError, match=STORED[what]) as caught:
-        evaluate.missing(Path(), {"list": labels}, 16, [0])
+        missing(Path(), {"list": labels}, 16, [0])
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+CONFIG = {  # as the first version wrote it
+    "minidiff": "0.1.0", "kind": "evaluate", "run": "model", "weights": "ab", "image_size": 16,
+    "sampling": {"sampler": "ddim", "guidance_scale": 2.0, "calls": 2, "precision": "fp32"},
+    "classifier": {"place": "seen", "sha256": "cd", "image_size": 16},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("damaged", ['{"lists": []}', '{"lists": {"list": 5}}', "[]", "{", '{"lists": {"list": {}}}'])
 def test_a_damaged_result_is_written_anew(damaged: str) -> None:
     """And until then `minidiff info` says which file is damaged, in one line."""
-    config = {"kind": "evaluate", "run": "model", "classifier": {"place": "seen", "image_size": 16}}
-    sampling = {"sampler": "ddim", "calls": 2, "guidance_scale": 2.0}
-    write_json(Path("config.json"), config | {"sampling": sampling})
+    write_json(Path("config.json"), CONFIG)
     Path("result.json").write_text(damaged)
     with pytest.raises(UserError, match=r"^result\.json is damaged\. The same .* --out \. writes it anew\.$"):
         report.describe_run(Path())
     assert report.summarise_run(Path()) == ".  evaluate"
-    evaluate.write_result(Path(), {"list": summarise(looked())})
+    write_result(Path(), {"list": summarise(looked())})
     assert "score 0.750, 3 conditions, 2 seeds" in report.describe_run(Path())
 
 
@@ -486,7 +493,7 @@ def test_classes_without_a_labels_file(shades: Path, clf: Path, capsys: pytest.C
     assert "'dark, light' are 2" in capsys.readouterr().err
     run = load(shades)
     assert open_lists(run, run.label_names, [])["classes"].shape == (20, 2)
-    with pytest.raises(UserError, match="labels-file"):
+    with pytest.raises(UserError, match="labels_files"):
         run.config = replace(run.config, labels=replace(run.config.labels, one_hot=False))
         open_lists(run, run.label_names, [])
 
@@ -514,7 +521,7 @@ def test_real_images_are_those_of_the_test_split(
     split."""
     monkeypatch.setattr(shapes, "COUNTS", {"train": 48, "test": 20, "new_test": 10})
     seen = open_evaluator(scenes / "seen")
-    found = evaluate.look_at_data(seen, "dataset:shapes")
+    found = look_at_data(seen, "dataset:shapes")
     data = load_data("shapes", split="test", image_size=16)
     assert found.name == "shapes-test" and (found.images[0] == data.rgb(slice(None))).all()
     assert torch.equal(found.labels, torch.from_numpy(data.labels)) and len(data.images) == 20
@@ -531,15 +538,15 @@ def test_images_without_any_label_score_nothing(scenes: Path, monkeypatch: pytes
     """One line; where some have labels those are scored."""
     monkeypatch.setenv("MINIDIFF_CACHE", str(Path("cache").resolve()))
     tables = {"objects": {name: k for k, name in enumerate(shapes.NAMES)}, "train": {"0.png": [], "1.png": []}}
-    for name, table in tables.items():
-        write_json(Path(f"{name}.json"), table)
+    for name, content in tables.items():
+        write_json(Path(f"{name}.json"), content)
     for name in tables["train"]:
         write_image(Path(name), np.zeros((16, 16, 3), np.uint8))
     seen = open_evaluator(scenes / "seen")
     with pytest.raises(UserError, match="none of the 2 images of iclevr:train has a label: nothing to score"):
-        evaluate.look_at_data(seen, "dataset:iclevr", data_dir=Path())
+        look_at_data(seen, "dataset:iclevr", data_dir=Path())
     write_json(Path("train.json"), {"0.png": [], "1.png": ["red cube"]})
-    assert summarise(evaluate.look_at_data(seen, "dataset:iclevr", data_dir=Path()))["by_count"].keys() == {"1"}
+    assert summarise(look_at_data(seen, "dataset:iclevr", data_dir=Path()))["by_count"].keys() == {"1"}
 
 
 def test_labels_are_matched_by_name_not_by_place(scenes: Path) -> None:
@@ -551,12 +558,12 @@ def test_labels_are_matched_by_name_not_by_place(scenes: Path) -> None:
 
     other = Evaluator([shapes.NAMES[k] for k in order], False, 16, 3, "other", "", turned)
     run, labels = load(scenes / "model"), multi_hot(shapes.conditions("test"), 24)
-    evaluate.draw_samples(run, Path("samples/test-0.npz"), labels, 0, steps=2)
-    both = [evaluate.look(each, Path(), "test", labels, 16, run.label_names) for each in (seen, other)]
-    assert torch.equal(both[0].logits, both[1].logits) and evaluate.names_of(run, other) == shapes.NAMES
+    draw_samples(run, Path("samples/test-0.npz"), labels, 0, settings_for(run, steps=2))
+    both = [look(each, Path(), "test", labels, 16, run.label_names) for each in (seen, other)]
+    assert torch.equal(both[0].logits, both[1].logits) and names_of(run, other) == shapes.NAMES
     # As of an imported network, which knows how many labels there are and no names.
     run.config = replace(run.config, labels=None)
-    assert evaluate.names_of(run, other) == other.names != shapes.NAMES
+    assert names_of(run, other) == other.names != shapes.NAMES
 
 
 def test_two_processes_draw_what_one_draws(scenes: Path) -> None:

@@ -1,0 +1,66 @@
+"""The figures of an evaluation as a file: result.json. Nothing here needs torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from minidiff.errors import UserError
+from minidiff.evaluation.config import RESULT, read_config
+from minidiff.files import read_json, write_json
+
+
+class Estimate(TypedDict, total=False):
+    """A mean over seeds; where there are two or more, with its standard error and Student's 95% interval."""
+
+    value: float
+    se: float
+    low: float
+    high: float
+    each: list[float]  # of each seed
+
+
+class Confusion(TypedDict):
+    """A label that was asked for and missed, and what is seen in its place: None is nothing."""
+
+    asked: str
+    seen: str | None
+    times: float
+
+
+class ListFigures(TypedDict, total=False):
+    """All figures of a list."""
+
+    conditions: int
+    seeds: list[int]
+    score: Estimate
+    per_image: Estimate
+    exact: Estimate  # not there where the outputs compete: then it is the score
+    by_count: dict[str, dict[str, float]]  # of the pictures with this many labels
+    by_label: dict[str, dict[str, float]]
+    confusions: list[Confusion]
+
+
+def write_result(folder: Path, found: Mapping[str, ListFigures]) -> None:
+    """Write the settings and the figures of every list; lists that were looked at before stay."""
+    about = {key: value for key, value in read_config(folder).stored().items() if key != "kind"}
+    try:
+        before: Mapping[str, object] = read_json(folder / RESULT)["lists"]
+    except (UserError, KeyError):
+        before = {}
+    before = before if isinstance(before, dict) else {}
+    write_json(folder / RESULT, about | {"lists": {**before, **found}})
+
+
+def read_lists(folder: Path) -> dict[str, ListFigures]:
+    """Read the figures of every list; nothing before the evaluation is finished. Raises UserError."""
+    path = folder / RESULT
+    if not path.exists():
+        return {}
+    try:
+        lists: dict[str, Any] = read_json(path)["lists"]
+        for figures in lists.values():
+            float(figures["score"]["value"]), int(figures["conditions"]), len(figures["seeds"])
+        return lists
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
+        mend = f"The same `minidiff evaluate` with --out {folder} writes it anew."
+        raise UserError(f"{path} is damaged. {mend}") from None
