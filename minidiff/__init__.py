@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from minidiff.networks.unet import UNet as UNet
     from minidiff.pretrained.distance import Distance as Distance
     from minidiff.pretrained.distance import distance as distance
+    from minidiff.pretrained.exchange import export_run as export_run
+    from minidiff.pretrained.exchange import import_run as import_run
     from minidiff.pretrained.load import load as load
     from minidiff.pretrained.sampling import sample as sample
     from minidiff.reports.report import report as report
@@ -101,12 +103,14 @@ PUBLIC = {
     "diffusion_loss": "diffusion.process",
     "distance": "pretrained.distance",
     "evaluate": "evaluation.evaluate",
+    "export_run": "pretrained.exchange",
     "fid_infinity": "metrics.fid_infinity",
     "fit": "dip.fit",
     "fit_folder": "dip.fit_picture",
     "fit_picture": "dip.fit_picture",
     "frechet_distance": "metrics.frechet",
     "guided": "diffusion.guidance",
+    "import_run": "pretrained.exchange",
     "inception_score": "metrics.inception_score",
     "kid": "metrics.kid",
     "load": "pretrained.load",

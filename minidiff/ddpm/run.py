@@ -27,7 +27,7 @@ from minidiff.diffusion.predictions import Model
 from minidiff.diffusion.samplers import calls
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
-from minidiff.interop import checkpoints as foreign
+from minidiff.interop.checkpoints import is_foreign, open_checkpoint
 from minidiff.networks.unet import UNet
 from minidiff.networks.weights import load_exactly
 from minidiff.records import takes
@@ -150,10 +150,10 @@ def load_ddpm(
     one set, which counts as averaged. precision: fp32, bf16 or auto; None is the one it was trained in.
     Raises UserError when the folder is none of these, has no weights yet, or has weights that do not fit exactly.
     """
-    if foreign.is_foreign(folder):
+    if is_foreign(folder):
         if weights != "ema":
             raise UserError(f"{folder} was not trained by minidiff and has one set of weights. Take `weights` ema.")
-        source, stored, tensors = foreign.open_source(folder)
+        source, stored, tensors = open_checkpoint(folder)
         folder = source
         config = read_ddpm(stored, source)
         model, schedule = build(config)

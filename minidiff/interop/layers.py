@@ -149,7 +149,7 @@ SETTINGS: dict[str, tuple[str, Any]] = {
     "norm_eps": ("norm_eps", 1e-5),
     "downsample_padding": ("downsample_padding", 1),
     "flip_sin_to_cos": ("flip_sin_to_cos", True),
-    "freq_shift": ("freq_shift", 0),
+    "freq_shift": ("freq_shift", 0.0),  # as a number, whole or not
 }
 # Their key -> the values under which it asks for what this network can do; the first is the default.
 FIXED: dict[str, tuple[object, ...]] = {
@@ -238,6 +238,7 @@ def write_network(network: Mapping[str, Any], embedding: bool = False) -> dict[s
         "_class_name": NETWORK_CLASS,
         "sample_size": network["image_size"],
         **{key: network[name] for key, (name, _) in SETTINGS.items()},
+        "freq_shift": whole(network["freq_shift"]),
         "down_block_types": blocks_of(network["attention"], "down"),
         "up_block_types": blocks_of(reversed(network["attention"]), "up"),
         **{key: known[0] for key, known in FIXED.items()},
@@ -245,6 +246,11 @@ def write_network(network: Mapping[str, Any], embedding: bool = False) -> dict[s
         "attn_norm_num_groups": network["norm_groups"] if network["scale_shift"] else None,
         "num_class_embeds": network["label_dim"] if embedding else None,
     }
+
+
+def whole(number: float) -> int | float:
+    """Write a whole number as diffusers does: 1, not 1.0."""
+    return int(number) if number == int(number) else number
 
 
 def alike(value: object, example: object) -> bool:

@@ -1,4 +1,7 @@
-"""Opening a trained model of any kind that draws: a DDPM or a GAN, ours or a checkpoint of diffusers."""
+"""Opening a trained model of any kind that draws: a DDPM or a GAN, ours or a checkpoint of diffusers.
+
+Rests on ddpm.run and gan.run, which open a model of one kind, and on interop.
+"""
 
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import torch
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.gan.config import GAMES
 from minidiff.gan.run import GanRun, load_gan
-from minidiff.interop import checkpoints as foreign
+from minidiff.interop.checkpoints import is_foreign
 from minidiff.runs import folder as checkpoint
 
 KINDS = ("ddpm", *GAMES)  # of runs that draw
@@ -16,11 +19,11 @@ KINDS = ("ddpm", *GAMES)  # of runs that draw
 def load(
     folder: str | Path, weights: str = "ema", device: str | torch.device = "cpu", precision: str | None = None
 ) -> Run | GanRun:
-    """A run folder that draws, rebuilt from its config.json alone: a DDPM as a `Run`, a GAN as a `GanRun`. Or a
-    checkpoint of diffusers, here or on the Hub, as a `Run`.
+    """Open a run folder that draws, a DDPM as a `Run` or a GAN as a `GanRun`; or a checkpoint of diffusers as a `Run`.
 
+    A run is rebuilt from its config.json alone. The checkpoint can be a folder, or owner/name on the Hugging Face Hub.
     Options and errors: see `load_ddpm`.
     """
-    if foreign.is_foreign(folder) or checkpoint.read_config(folder, KINDS)["kind"] == "ddpm":
+    if is_foreign(folder) or checkpoint.read_config(folder, KINDS)["kind"] == "ddpm":
         return load_ddpm(folder, weights, device, precision)
     return load_gan(folder, weights, device, precision)

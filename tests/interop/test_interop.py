@@ -25,9 +25,11 @@ from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 from minidiff.images.files import write_image
-from minidiff.interop import checkpoints as foreign
 from minidiff.interop import layers as interop
 from minidiff.interop import scheduler as scheduler_config
+from minidiff.interop.checkpoints import open_checkpoint
+from minidiff.interop.tensor_files import TENSOR_FILES, read_tensor_file
+from minidiff.interop.writing import write_run
 from minidiff.metrics import sources
 from minidiff.networks.unet import UNet
 from minidiff.pretrained.sources import open_place
@@ -250,7 +252,7 @@ def test_the_first_names_of_attention_layers(convolutions, folder):
 
 def test_half_precision_becomes_float32(folder):
     edit_weights(folder, lambda tensors: tensors.update({k: v.half() for k, v in tensors.items()}))
-    assert {tensor.dtype for tensor in foreign.open_source(folder).tensors.values()} == {torch.float32}
+    assert {tensor.dtype for tensor in open_checkpoint(folder).tensors.values()} == {torch.float32}
     assert distance(peer(SMALL), load(folder).model) < 0.05
 
 
@@ -331,7 +333,7 @@ def test_a_network_that_is_not_ours_is_named(name, folder, capsys):
 def refused(source: Path | str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     """By `minidiff.load` and `minidiff import` alike, in one line that begins the same."""
     with pytest.raises(UserError, match=message):
-        foreign.open_source(source)
+        open_checkpoint(source)
     before = sorted(os.listdir())
     assert cli.run(["import", str(source), "runs/new"]) == 1
     said = capsys.readouterr()
@@ -480,7 +482,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights cut": (cut, "safetensors is damaged"),
     "weights empty": (as_bin(b""), "bin is damaged .cut short"),
     "weights text": (as_bin(b"hello, I am a web page"), "bin is damaged .cut short"),
-    "no table": (as_bin([torch.zeros(1)]), "holds a list, no table of tensors"),
+    "no table": (as_bin([torch.zeros(1)]), "holds a list, not a table of tensors"),
     "runs code": (as_bin({"a": Evil()}), "asks to call (posix|nt|os).system, which was not done"),
     "one missing": (weights_of(lambda tensors: tensors.pop(BIAS)), f"{BIAS} is missing. Nothing was loaded"),
     "one too many": (weights_of(lambda tensors: tensors.update(more=torch.ones(1))), "more is not of this network"),
@@ -515,7 +517,7 @@ def test_a_plain_pickle_is_refused_without_a_warning():
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         with pytest.raises(UserError, match="bin is damaged"):
-            foreign.read_weights(Path("weights.bin"))
+            read_tensor_file(Path("weights.bin"))
     assert not seen and not Path("evil").exists()
 
 
@@ -587,7 +589,7 @@ def test_a_repository_without_safetensors_is_asked_for_its_bin(hub, folder):
     save(peer(SMALL), folder, flat=True, safe=False)
     (folder / "diffusion_pytorch_model.safetensors").unlink()
     assert distance(peer(SMALL), load("google/ddpm-small").model) < 1e-4
-    assert [patterns[1] for _, patterns in hub.asked] == list(foreign.WEIGHTS)
+    assert [patterns[1] for _, patterns in hub.asked] == list(TENSOR_FILES)
 
 
 def test_a_folder_here_comes_before_the_hub(hub, tmp_path):
@@ -687,7 +689,7 @@ def test_nothing_is_written_over(folder, capsys, monkeypatch):
         assert cli.run(command) == 1
         assert "taken exists and is not an empty folder" in capsys.readouterr().err
         with pytest.raises(UserError, match="taken exists and is not an empty folder"):  # from a script, too
-            foreign.write_run(Path("taken"), {}, {})
+            write_run(Path("taken"), {}, {})
         Path("taken/mine").unlink()
         assert cli.run(command) == 0  # an empty one is fine
         assert not Path("taken/mine").exists() and os.listdir("taken")
@@ -699,7 +701,7 @@ def test_a_write_that_fails_leaves_nothing(folder, capsys, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for writer in ("interop.checkpoints.write_atomically", "runs.folder.write_atomically"):
+    for writer in ("interop.writing.write_atomically", "runs.folder.write_atomically"):
         monkeypatch.setattr(f"minidiff.{writer}", full)
     for command in (["import", str(folder), "new/run"], ["export", str(folder), "new/run"]):
         assert cli.run(command) == 1
@@ -751,7 +753,7 @@ def test_other_diffusions_are_the_same_pipeline_too(diffusion, tmp_path):
         "training": {},
         "source": {"format": "diffusers", "place": "test", "notes": []},
     }
-    foreign.write_run(tmp_path / "run", config, network.state_dict())
+    write_run(tmp_path / "run", config, network.state_dict())
     assert cli.run(["export", str(tmp_path / "run"), "out"]) == 0
     chains_agree(load(tmp_path / "run"), "out")
 
@@ -777,7 +779,7 @@ def test_untidy_files_of_weights_are_one_line(folder, capsys):
     for change, message in (
         ({name: tensors[name].flatten(1).to_sparse()}, f"{name} is torch.sparse_coo on cpu, no plain tensor"),
         ({name: tensors[name].to("meta")}, f"{name} is torch.strided on meta, no plain tensor"),
-        ({7: tensors[name]}, "no table of tensors"),
+        ({7: tensors[name]}, "not a table of tensors"),
     ):
         torch.save(tensors | change, folder / "diffusion_pytorch_model.bin")
         refused(folder, message, capsys)

@@ -1,0 +1,54 @@
+"""What `minidiff import` and `minidiff export` do, from a script: runs out of checkpoints of diffusers, and back.
+
+Rests on interop and ddpm.
+
+minidiff.import_run("google/ddpm-celebahq-256", "runs/celebahq")
+minidiff.export_run("runs/ddpm-shapes-1", "shapes-diffusers")
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from minidiff.ddpm.config import DdpmConfig, read_ddpm
+from minidiff.ddpm.recipe import build_schedule
+from minidiff.ddpm.run import load_ddpm
+from minidiff.errors import lookup
+from minidiff.interop.checkpoints import open_checkpoint
+from minidiff.interop.writing import FORMATS, check_new, write_run
+from minidiff.records import to_json
+
+
+class Imported(NamedTuple):
+    """A run that was written out of a checkpoint."""
+
+    folder: Path
+    config: DdpmConfig
+    parameters: int  # how many numbers its network has
+    notes: tuple[str, ...]  # where minidiff samples it differently from its own library, in words
+
+
+def import_run(source: str | Path, run: str | Path | None = None) -> Imported:
+    """Write a run folder out of a folder that diffusers saved, or of owner/name on the Hugging Face Hub.
+
+    run: the new folder; None is runs/NAME. Raises UserError.
+    """
+    folder = Path("runs", Path(source).expanduser().absolute().name) if run is None else Path(run)
+    check_new(folder)
+    found = open_checkpoint(source)
+    config = read_ddpm(found.config, source)
+    write_run(folder, found.config, found.tensors)
+    parameters = sum(tensor.numel() for tensor in found.tensors.values())
+    return Imported(folder, config, parameters, tuple(config.source.notes) if config.source else ())
+
+
+def export_run(run: str | Path, folder: str | Path, kind: str = "diffusers", weights: str = "ema") -> list[str]:
+    """Write a run as a new folder for another library; returns what that folder cannot say, in words.
+
+    kind: one of FORMATS. weights: `ema`, the averaged ones, or `raw`. Raises UserError.
+    """
+    write = lookup("format", kind, FORMATS)
+    check_new(Path(folder))
+    opened = load_ddpm(run, weights)
+    plain = build_schedule(replace(opened.config.diffusion, zero_terminal_snr=False))
+    return write(Path(folder), to_json(opened.config), opened.model.state_dict(), plain)
