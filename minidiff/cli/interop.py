@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from minidiff.cli.sample import clip_flags
 from minidiff.cli.types import Command, Name, Place, say
 
 
@@ -29,7 +30,7 @@ def import_(source: str, run: Path | None) -> None:
     say(f"source    {source}: {size}, {counts}")
     say(f"diffusion {diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}")
     for note in found.notes:
-        say(f"note      {note}")
+        say(f"note      {clip_flags(note)}")
     say(f"written   {found.folder}")
     say(f"next      minidiff sample {shlex.quote(str(found.folder))} --num 4 --out grid.png")
 
@@ -68,5 +69,5 @@ def export(run: str, folder: Path, kind: str, weights: str) -> None:
     from minidiff.pretrained.exchange import export_run
 
     for note in export_run(run, folder, kind, weights):
-        say(f"note      {note}")
+        say(f"note      {clip_flags(note)}")
     say(f"written   {folder}: diffusers.DDPMPipeline.from_pretrained({str(folder)!r})")

@@ -1,5 +1,6 @@
 """`minidiff sample`: images from a trained model, into a grid, a folder or an array."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,14 @@ class SampleCommand(Command):
     """A command with two flags for the package's one `clip`."""
 
     def translated(self, message: str) -> str:
-        return super().translated(message.replace("`clip`", "--no-clip or --threshold"))
+        return super().translated(clip_flags(message))
+
+
+def clip_flags(message: str) -> str:
+    """Name the flag that stands for the package's `clip`: False, a quantile, or either."""
+    message = message.replace("`clip` False", "--no-clip")
+    message = re.sub(r"`clip` (0\.\d+)", r"--threshold \1", message)
+    return message.replace("`clip`", "--no-clip or --threshold")
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Evaluator:
                 more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
                 raise UserError(
                     f"{self.source} was trained on other labels: {who} does not know {', '.join(lacking[:3])}{more}. "
-                    "Give a --classifier of the same data set."
+                    "Give a `classifier` of the same data set."
                 )
         return [self.names.index(name) for name in names]
 

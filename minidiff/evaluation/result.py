@@ -62,5 +62,5 @@ def read_lists(folder: Path) -> dict[str, ListFigures]:
             float(figures["score"]["value"]), int(figures["conditions"]), len(figures["seeds"])
         return lists
     except (UserError, ValueError, KeyError, TypeError, AttributeError):
-        mend = f"The same `minidiff evaluate` with --out {folder} writes it anew."
+        mend = f"The same `minidiff evaluate`, with {folder} as `out`, writes it again."
         raise UserError(f"{path} is damaged. {mend}") from None

@@ -103,10 +103,10 @@ def sampling_notes(config: Mapping[str, Any]) -> list[str]:
     """Where this scheduler would sample otherwise than `minidiff sample` does by itself, in words, with the option."""
     notes = []
     if config.get("clip_sample") is False and not config.get("thresholding"):
-        notes.append("its scheduler does not clip the predicted image: sample with --no-clip to do the same")
+        notes.append("its scheduler does not clip the predicted image: sample with `clip` False to do the same")
     if config.get("thresholding"):
         quantile = config.get("dynamic_thresholding_ratio", 0.995)
-        notes.append(f"its scheduler uses dynamic thresholding: sample with --threshold {quantile} to do the same")
+        notes.append(f"its scheduler uses dynamic thresholding: sample with `clip` {quantile} to do the same")
     if config.get("clip_sample", True) and config.get("clip_sample_range", 1) != 1:
         notes.append(f"its scheduler clips the predicted image to ±{config['clip_sample_range']}, here to ±1")
     return notes

@@ -466,7 +466,7 @@ def test_a_damaged_result_is_written_anew(damaged: str) -> None:
     """And until then `minidiff info` says which file is damaged, in one line."""
     write_json(Path("config.json"), CONFIG)
     Path("result.json").write_text(damaged)
-    with pytest.raises(UserError, match=r"^result\.json is damaged\. The same .* --out \. writes it anew\.$"):
+    with pytest.raises(UserError, match=r"^result\.json is damaged\. The same .* with \. as `out`, writes it again\.$"):
         report.describe_run(Path())
     assert report.summarise_run(Path()) == ".  evaluate"
     write_result(Path(), {"list": summarise(looked())})
