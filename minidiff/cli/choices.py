@@ -46,6 +46,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "task": ("dip.fit:TASKS", ("denoise", "inpaint", "super-resolve")),
     "input": ("dip.fit:INPUTS", ("noise", "image")),
     "early stop": ("dip.early_stop:EARLY_STOPS", ("window", "moving")),
+    "model": ("studies.models:MODELS", ("dcgan", "wgan", "wgan-gp", "ddpm")),
     "metric": ("metrics.config:METRICS", ("fid", "kid", "is", "prec-recall", "fid-inf")),
     "mode": ("metrics.resizing:MODES", ("pytorch-fid", "torch-fidelity", "clean")),
 }

@@ -44,14 +44,8 @@ def places_of_data(ctx: click.Context, param: click.Parameter, given: tuple[str,
     return named or None
 
 
-def known_models() -> list[str]:
-    """Return the names of the table of models. Imports it."""
-    from minidiff.studies.models import MODELS
-
-    return list(MODELS)
-
-
-DATASETS, CORRUPTIONS = TABLES["data set"][1], TABLES["corruption"][1]  # as the help shows them
+# As the help shows them.
+DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data set", "corruption", "model"))
 
 
 @click.command(cls=Command)
@@ -59,14 +53,14 @@ DATASETS, CORRUPTIONS = TABLES["data set"][1], TABLES["corruption"][1]  # as the
 @click.option(
     "--datasets",
     type=Names("data set", lambda: table("data set")),
-    help=f"One or more of {', '.join(DATASETS)}.",
+    help=f"One or more of {DATASETS}.",
 )
 @click.option(
     "--corruptions",
     type=Names("corruption", lambda: [*table("corruption"), "all"]),
-    help=f"One or more of {', '.join(CORRUPTIONS)}, or all. Default: {as_typed(config.CORRUPTIONS)}.",
+    help=f"One or more of {CORRUPTIONS}, or all. Default: {as_typed(config.CORRUPTIONS)}.",
 )
-@click.option("--models", type=Names("model", known_models), help=f"One or more of {', '.join(config.MODELS)}.")
+@click.option("--models", type=Names("model", lambda: table("model")), help=f"One or more of {MODELS}.")
 @click.option(
     "--severity", type=click.IntRange(1, 5), help=f"How strong the corruptions are. Default: {config.SEVERITY}."
 )
@@ -82,7 +76,7 @@ DATASETS, CORRUPTIONS = TABLES["data set"][1], TABLES["corruption"][1]  # as the
 )
 @click.option(
     "--steps",
-    type=ModelSteps("model", known_models),
+    type=ModelSteps("model", lambda: table("model")),
     help="Steps of every training, or of each model's. Default: the presets'.",
 )
 @click.option(

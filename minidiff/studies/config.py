@@ -13,7 +13,6 @@ from minidiff.records import record
 
 SEVERITY, IMAGE_SIZE, SEED, FEATURES, CORRUPTIONS = 3, 32, 0, "inception", ("identity",)  # of a new study
 NUM, NUM_CPU = 10_000, 2000  # samples of a cell; a CPU takes minutes for each thousand samples of a DDPM
-MODELS = ("dcgan", "wgan", "wgan-gp", "ddpm")  # for the help; the table itself is `studies.models.MODELS`
 
 Steps = int | dict[str, int]  # of every model, or of each
 DataDir = str | dict[str, str]  # of every data set, or of each

@@ -1,0 +1,101 @@
+"""`minidiff.distance`: what the command does, from a script; and what a measurement can be asked for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from peers import pictures
+
+import minidiff
+from minidiff import cli
+from minidiff.errors import UserError
+from minidiff.metrics.config import INCEPTION_DIMS, MeasureRequest
+from minidiff.metrics.estimates import Estimate
+from minidiff.networks import inception
+from minidiff.pretrained.distance import Progress
+from minidiff.pretrained.sources import open_place
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two files of 40 and 50 pictures."""
+    folder = tmp_path_factory.mktemp("arrays")
+    for name, count, seed in (("a", 40, 0), ("b", 50, 1)):
+        np.save(folder / f"{name}.npy", pictures(count, 16, 16, seed))
+    return str(folder / "a.npy"), str(folder / "b.npy")
+
+
+def test_a_script_finds_what_the_command_prints(
+    arrays: tuple[str, str], clf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every number, description and warning of --json, by one call."""
+    wanted = "fid,kid,is,prec-recall,fid-inf"
+    words = ["fid", *arrays, "--features", str(clf), "--metrics", wanted, "--json", "--device", "cpu"]
+    assert cli.run(words) == 0
+    printed = json.loads(capsys.readouterr().out)
+    found = minidiff.distance(*arrays, features=str(clf), metrics=tuple(wanted.split(",")), device="cpu")
+    assert found.to_json() == printed and len(found.warnings) > 1
+    assert isinstance(found.values["fid"], float) and isinstance(found.values["kid"], Estimate)
+    assert found.titles["fid"] == "FD(classifier)" and found.b is not None
+    assert (found.a.count, found.b.count) == (40, 50)
+
+
+def test_progress_is_told_to_the_end(arrays: tuple[str, str], clf: Path) -> None:
+    """Each stage comes in order, counts up, and ends at its total."""
+    told: list[Progress] = []
+    minidiff.distance(
+        *arrays, features=str(clf), metrics=("fid", "fid-inf"), batch_size=16, device="cpu", on_progress=told.append
+    )
+    stages = list(dict.fromkeys(progress.stage for progress in told))
+    assert stages == ["A", "B", "FD∞(classifier)"]
+    for stage in stages:
+        of_stage = [(progress.done, progress.total) for progress in told if progress.stage == stage]
+        assert of_stage == sorted(of_stage) and of_stage[-1][0] == of_stage[-1][1] > 1
+    assert [progress.done for progress in told if progress.stage == "A"] == [16, 32, 40]
+
+
+def test_the_steps_of_a_chain_are_told(trained: Path, arrays: tuple[str, str], clf: Path) -> None:
+    """A batch of samples can take minutes: where its reverse chain is stands beside the count."""
+    told: list[Progress] = []
+    found = minidiff.distance(
+        trained, arrays[1], features=str(clf), num=4, steps=3, device="cpu", on_progress=told.append
+    )
+    notes = [progress.note for progress in told if progress.stage == "A"]
+    assert len(notes) == 4 and all(note.startswith("t = ") for note in notes[:3]) and notes[3] == ""
+    assert found.a.changes[0].startswith("sampled with ddim, 3 steps")
+
+
+def test_what_is_open_already_can_be_measured(arrays: tuple[str, str], clf: Path) -> None:
+    a, b = (open_place(place) for place in arrays)
+    opened, named = (minidiff.distance(*pair, features=str(clf), device="cpu") for pair in ((a, b), arrays))
+    assert opened.values == named.values
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"metrics": ("fid", "kidd")}, "unknown metric 'kidd'. Did you mean 'kid'"),
+        ({"metrics": "fid"}, "`metrics` is a list of names"),
+        ({"metrics": ()}, "`metrics` is empty"),
+        ({"num": 1}, "`num` is 1. Give 2 or more"),
+        ({"steps": 0}, "`steps` is 0"),
+        ({"seed": -1}, "`seed` is -1"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+    ],
+)
+def test_a_wrong_request_is_refused_where_it_is_made(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        MeasureRequest(**fields)
+
+
+@pytest.mark.parametrize("fields", [{"num": 9}, {"sampler": "ddim"}, {"data_dir": "x"}, {"image_size": 32}])
+def test_options_of_places_that_are_not_there(fields: dict[str, Any], arrays: tuple[str, str], clf: Path) -> None:
+    """An option that changes nothing is a mistake, and its argument is named."""
+    with pytest.raises(UserError, match=f"`{next(iter(fields))}` is for .* neither A nor B is one"):
+        minidiff.distance(*arrays, features=str(clf), device="cpu", **fields)
+
+
+def test_dims_for_the_help_are_those_of_the_network() -> None:
+    assert INCEPTION_DIMS == inception.DIMS
