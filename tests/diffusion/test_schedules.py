@@ -105,7 +105,7 @@ def test_levels_are_exact_where_float32_would_lose_them():
     """`at` subtracts before it casts. Fails by 1.3% at t = 0 of DehazeDDPM's schedule when it casts first."""
     schedule = Schedule.linear(2000, 1e-6, 1e-2)
     level = schedule.at(torch.tensor([0, 1, 1999]), like=torch.zeros(3, 1, 2, 2))
-    assert all(value.shape == (3, 1, 1, 1) and value.dtype == torch.float32 for value in level)
+    assert all(value.shape == (3, 1, 1, 1) and value.dtype == torch.float32 for value in vars(level).values())
     alpha_bar = [1.0, *schedule.alphas_cumprod.tolist()]
     assert level.alpha_bar_prev.flatten().tolist() == pytest.approx([alpha_bar[t] for t in (0, 1, 1999)], rel=1e-6)
     assert level.alpha_bar.flatten().tolist() == pytest.approx([alpha_bar[t + 1] for t in (0, 1, 1999)], rel=1e-6)
