@@ -23,6 +23,8 @@ from torch import Tensor
 
 from minidiff.classifier.loss import exact
 from minidiff.data.conditions import multi_hot, read_conditions
+from minidiff.ddpm.chains import resolve
+from minidiff.ddpm.request import Sampling
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.guidance import guided
 from minidiff.diffusion.predictions import Model
@@ -88,10 +90,11 @@ def draw(run: Run, labels: Tensor, way: Way, seed: int) -> Tensor:
     x = randn((len(labels), *run.shape), generators, like=torch.empty(0, device=device))
     x = x.contiguous(memory_format=torch.channels_last)
     model = denoiser(run, labels.to(device), way)
-    options = run.options(sampler=way.sampler, steps=min(way.steps, run.schedule.T), spacing=way.spacing, labels=labels,
-                          guidance_scale=way.scale)  # fmt: skip
-    chain = {name: options[name] for name in ("steps", "spacing", "variance") if name in options}
-    for step in SAMPLERS[way.sampler](model, run.schedule, x, generator=generators, **chain):
+    asked = Sampling(sampler=way.sampler, steps=min(way.steps, run.schedule.T), spacing=way.spacing, labels=labels)
+    chain = resolve(run, asked)
+    for step in SAMPLERS[way.sampler](
+        model, run.schedule, x, generator=generators, steps=chain.steps, spacing=chain.spacing, variance=chain.variance
+    ):
         x = step.x
     return x
 

@@ -63,7 +63,7 @@ def files(folder: Path) -> list[Path]:
 def measured(run: Run, network: FeatureNetwork, reference: extraction.MeasuredSet, name: str, steps: int, num: int,
              batch_size: int, spacing: str | None, out: Path) -> Result:  # fmt: skip
     """One point of a curve. Raises UserError where there is no such chain."""
-    options = run.options(sampler=name, steps=steps, spacing=spacing)
+    options = {"sampler": name, "steps": steps, "spacing": spacing}
     calls = len(run.timesteps(**options))
     folder = out / "samples" / f"{name}-{steps}"
     seconds = drawn(run, options, num, batch_size, folder)

@@ -208,8 +208,9 @@ def reverse(run: Run, init: Pixels, start_t: Sequence[int], mode: str, calls: in
     ended, once = np.empty_like(init), np.empty_like(init)
     for t in sorted(set(start_t)):
         rows = [row for row, own in enumerate(start_t) if own == t]
-        options = run.options(sampler=sampler, start_t=t, steps=None if sampler == "ddpm" else min(calls, t + 1))
-        chain = list(run.chain(rows, init=to_float(init[rows]), init_mode=mode, **options))
+        steps = None if sampler == "ddpm" else min(calls, t + 1)
+        asked = {"sampler": sampler, "start_t": t, "steps": steps}
+        chain = list(run.chain(rows, init=to_float(init[rows]), init_mode=mode, **asked))
         ended[rows], once[rows] = pixels(chain[-1].x, like=init), pixels(chain[0].x0, like=init)
     return {"image": ended, "once": once}
 

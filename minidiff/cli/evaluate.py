@@ -64,7 +64,7 @@ OF_DATA = ("num", "data_dir", "image_size")
     "--out", type=Place(), help="The folder for all of it, new or to go on with. Default: a new one under runs/."
 )
 @click.pass_context
-def command(ctx: click.Context, **given: Any) -> None:
+def command(ctx: click.Context, /, **given: Any) -> None:
     """Have RUN, a conditional model, draw lists of labels, and a classifier say what it sees.
 
     The score is the one of the 2023 lab. Where k labels were asked for, the classifier's k highest outputs are taken;

@@ -147,7 +147,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
 )
 @click.option("--force", is_flag=True, help="Replace what is at --out.")
 @click.pass_context
-def sample(ctx: click.Context, **given: Any) -> None:
+def sample(ctx: click.Context, /, **given: Any) -> None:
     """Draw images from a trained model: RUN, a DDPM or a GAN, or the newest run under runs/.
 
     \b

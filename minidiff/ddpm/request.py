@@ -16,7 +16,7 @@ from minidiff.records import record
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from minidiff.diffusion.samplers import Step
+    from minidiff.diffusion.chain import Step
 
 StartT: TypeAlias = int | Sequence[int] | Literal["auto"] | None
 # Multi-hot [M,L], or M conditions as `Run.conditions` gives them.

@@ -10,13 +10,12 @@ Rests on recipe (which builds what a config describes) and drawing (which walks 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from minidiff.ddpm import drawing
-from minidiff.ddpm.chains import resolve, single
+from minidiff.ddpm.chains import single
 from minidiff.ddpm.config import DdpmConfig, read_ddpm
 from minidiff.ddpm.labels import LabelSet
 from minidiff.ddpm.moments import Moments, record_moments
@@ -81,14 +80,6 @@ class Run:
         """Turn words, or a labels file, into the numbers that `labels` takes: see `LabelSet.conditions`."""
         return self.labels.conditions(texts, file)
 
-    def options(self, **given: Any) -> dict[str, Any]:
-        """Options for `sample`: those given that are not None, and what suits this run where they leave it open."""
-        options = {"sampler": "ddim"} | {name: value for name, value in given.items() if value is not None}
-        auto = {"start_t", "init_mode"} if options.get("start_t") == "auto" else set()
-        decided = resolve(self, Sampling(**{name: value for name, value in options.items() if name not in auto}))
-        suited = {name: getattr(decided, name) for name in ("variance", "spacing")}
-        return {name: value for name, value in suited.items() if value is not None} | options
-
     # --- drawing ---------------------------------------------------------------------------------------------------
 
     @takes(SampleRequest)
@@ -127,9 +118,16 @@ class Run:
         """Count how often the chains of these samples will call the network."""
         return drawing.count_calls(self, indices, request)
 
-    def timesteps(self, sampler: str = "ddim", *, steps: int | None = None, start_t: int | None = None,
-                  spacing: str | None = None, **others: object) -> list[int]:  # fmt: skip
-        """List the timesteps at which a chain calls the network, descending. Other options make no difference here."""
+    def timesteps(
+        self,
+        sampler: str = "ddim",
+        *,
+        steps: int | None = None,
+        start_t: int | None = None,
+        spacing: str | None = None,
+        **others: object,
+    ) -> list[int]:
+        """List the timesteps at which a chain calls the network, descending. Other options make no difference to it."""
         return calls(sampler, self.schedule, steps, start_t, spacing)
 
     def denoiser(self, labels: Tensor | None = None, guidance_scale: float | None = None) -> Model:

@@ -161,6 +161,7 @@ def read_samples(path: Path, labels: Tensor, size: int) -> Pixels:
 
     Raises UserError where it is damaged, or was drawn for other labels than `labels` [M,L].
     """
+    images: Pixels
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:  # np.load leaves a bad file open
             images, asked = stored["images"], stored["labels"]

@@ -111,5 +111,5 @@ def load_lab(path: Path) -> nn.Module:
     counters = {name: own for name, own in network.state_dict().items() if name.endswith("num_batches_tracked")}
     load_exactly(network, counters | dict(tensors), path, f"give {what}")  # torch before 0.4.1 kept no counters
     network.fc = network.fc[0]
-    network = network.to(memory_format=torch.channels_last)
-    return network.eval().requires_grad_(False)
+    looking: nn.Module = network.to(memory_format=torch.channels_last)
+    return looking.eval().requires_grad_(False)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minidiff._version import __version__
+from minidiff.ddpm.chains import resolve
+from minidiff.ddpm.request import Sampling
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
 from minidiff.dip import config as dip
@@ -139,7 +141,12 @@ class RestoreJob:
         if reference is not None:
             quality = {name: Quality(**nearness(pixels, reference)) for name, pixels in shown.items()}
         draw_sheet(folder / "comparison.png", shown, reference)
-        result = RestoreResult(127.5 * sigma, t, tuple(model.timesteps(**options)), quality)
+        result = RestoreResult(
+            127.5 * sigma,
+            t,
+            tuple(model.timesteps(options["sampler"], start_t=t, spacing=options.get("spacing"))),
+            quality,
+        )
         stored = present(result)
         if quality is not None:
             stored["quality"] = {name: present(found) for name, found in quality.items()}
@@ -169,9 +176,9 @@ def begin(
         run_folder.check_free(Path(out))
     run = load_ddpm(model, device=device)
     asked = ChainConfig(request.start_t, request.init_mode, request.sampler, request.fit.seed)
-    options = run.options(**chain_options(asked))
+    decided = resolve(run, Sampling(sampler=asked.sampler, init_mode=asked.init_mode, seed=asked.seed))
     if request.start_t != AUTO:
-        run.timesteps(**options)  # raises if it is out of range
+        run.timesteps(asked.sampler, start_t=int(request.start_t))  # raises if it is out of range
     reference = None if request.fit.reference is None else os.path.abspath(request.fit.reference)
     fit = replace(request.fit, size=run.shape[1], reference=reference)
     config = RestoreConfig(
@@ -183,7 +190,7 @@ def begin(
         noise_sigma=fit.noise_sigma,
         fit=fit,
         mix=request.mix,
-        chain=ChainConfig(**options),
+        chain=replace(asked, variance=decided.variance),
         deliver=deliver,
     )
     return RestoreJob(config, run, recipe.begin(image, fit, device), out)

@@ -160,9 +160,7 @@ def read(folder: Path) -> Study:
         data = list(dict.fromkeys(data_of(name) for name in names))
         models += [model for name in names if (model := model_of(name)) not in models]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{folder / STUDY} lacks what a study has ({error}). Begin anew in another folder."
-        ) from None
+        raise UserError(f"{folder / STUDY} lacks what a study has ({error}). Begin anew in another folder.") from None
     cells = {(data_of(name), model_of(name)): read_cell(folder, name) for name in names}
     floors = {place: found for place in data if (found := read_floor(folder / DATA / place / RESULT))}
     known = [cell.result["metrics"] for cell in cells.values() if cell.state == "done"] + list(floors.values())

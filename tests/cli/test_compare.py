@@ -22,9 +22,9 @@ def test_rows_are_the_samplers_and_columns_the_images(
     run = load(trained)
     rows = []
     for options in ({"sampler": "ddpm", "steps": 50}, {"sampler": "ddim", "steps": 5}, {"sampler": "ddim"}):
-        (images,) = run.sample(3, seed=2, **run.options(**options))
+        (images,) = run.sample(3, seed=2, **options)
         rows.append(np.rint((images.clamp(-1, 1) + 1).numpy() * 127.5).astype(np.uint8).transpose(0, 2, 3, 1))
-        calls = len(run.timesteps(**run.options(**options)))
+        calls = len(run.timesteps(**options))
         assert f"s an image, {calls} call" in said
     expected = grid(np.concatenate(rows), columns=3)
     drawn = read_image(out)
@@ -63,7 +63,7 @@ def test_labels_stand_beside_their_rows() -> None:
     [
         (["--compare", "ddim:5,ddmp:5"], "Did you mean 'ddpm'"),
         (["--compare", "ddim:x"], "'ddim:x': give a whole number"),
-        (["--compare", "ddim:0"], "a whole number from 1"),
+        (["--compare", "ddim:0"], "give a whole number, 1 or more"),
         (["--compare", "ddim:51"], "51 steps do not fit"),
         (["--compare", "ddim:5", "--steps", "4"], "Leave out --steps"),
         (["--compare", "ddim:5", "--sampler", "ddpm"], "Leave out --sampler"),

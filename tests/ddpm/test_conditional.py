@@ -14,8 +14,10 @@ from minidiff.data import conditions as conditional
 from minidiff.data import shapes
 from minidiff.data.conditions import in_words, multi_hot, parse_condition, read_conditions
 from minidiff.ddpm import job as ddpm_job
+from minidiff.ddpm.chains import resolve
 from minidiff.ddpm.config import DdpmRequest
 from minidiff.ddpm.recipe import ddpm_loss
+from minidiff.ddpm.request import Sampling
 from minidiff.diffusion.guidance import guided
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.diffusion.schedules import SCHEDULES
@@ -173,9 +175,10 @@ def test_with_labels_sde_spaces_its_calls_evenly(
     """It draws more of what is asked for so (docs/results.md); unless another spacing is asked for."""
     run = load(told)
     labels = run.conditions(["light"])
-    assert run.options(sampler="dpm++sde", labels=labels)["spacing"] == "trailing"
-    assert run.options(sampler="dpm++sde", labels=labels, spacing="logsnr")["spacing"] == "logsnr"
-    assert "spacing" not in run.options(sampler="dpm++sde") | run.options(sampler="dpm++", labels=labels)
+    assert resolve(run, Sampling(sampler="dpm++sde", labels=labels)).spacing == "trailing"
+    assert resolve(run, Sampling(sampler="dpm++sde", labels=labels, spacing="logsnr")).spacing == "logsnr"
+    assert resolve(run, Sampling(sampler="dpm++sde")).spacing is None
+    assert resolve(run, Sampling(sampler="dpm++", labels=labels)).spacing is None
     even = ", ".join(map(str, run.timesteps("dpm++sde", spacing="trailing")[:3]))
     karras = ", ".join(map(str, run.timesteps("dpm++sde")[:3]))
     assert even != karras

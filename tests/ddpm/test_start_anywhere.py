@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,9 +44,10 @@ class KnownImages(nn.Module):
 
 def run_of(images: Tensor, schedule: Schedule) -> Run:
     """A run whose network is perfect."""
-    data = {"channels": images.shape[1], "image_size": images.shape[-1]}
-    model = KnownImages(images, schedule)
-    return Run(Path("perfect"), {"data": data, "diffusion": {"variance": "fixed_small"}}, model, schedule, "fp32")  # type: ignore[arg-type]
+    data = SimpleNamespace(channels=images.shape[1], image_size=images.shape[-1])
+    network, diffusion = SimpleNamespace(label_dim=0), SimpleNamespace(variance="fixed_small")
+    config = SimpleNamespace(data=data, network=network, diffusion=diffusion, labels=None)
+    return Run(Path("perfect"), config, KnownImages(images, schedule), schedule, "fp32")  # type: ignore[arg-type]
 
 
 def photos_of(*names: str) -> Tensor:

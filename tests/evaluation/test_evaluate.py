@@ -15,6 +15,7 @@ import torch
 from conftest import tiny
 from torch import Tensor
 
+import minidiff
 from minidiff import cli, load, load_data
 from minidiff.classifier.loss import accuracy
 from minidiff.classifier.run import load_classifier
@@ -323,6 +324,22 @@ def test_a_run_is_scored(scenes: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert report.counted(1, "seed") == "1 seed" and report.counted(0, "picture") == "0 pictures"
     run = load(scenes / "model", precision="bf16")
     assert settings_for(run).precision == "bf16"
+
+
+def test_a_script_evaluates_as_the_command_does(scenes: Path) -> None:
+    """The same figures, which it returns too; with progress, and the same refusals."""
+    assert cli.run(of_scenes(scenes, "--labels-file", "test", "--seeds", "1")) == 0
+    seen: list[tuple[int, int, str]] = []
+    found = minidiff.evaluate(
+        str(scenes / "model"), scenes / "seen", labels_files=["test"], steps=2, seeds=1, out="script",
+        on_progress=lambda *progress: seen.append(progress),
+    )  # fmt: skip
+    assert found.folder == Path("script") and found.lists.keys() == {"test"} and seen[-1] == (2, 2, "test, seed 0")
+    assert json.loads(json.dumps(found.lists)) == result()
+    one, two = (Path(folder, "samples/test-0.npz").read_bytes() for folder in ("out", "script"))
+    assert one == two
+    with pytest.raises(UserError, match="`num` is for a dataset:NAME"):
+        minidiff.evaluate(str(scenes / "model"), scenes / "seen", num=3)
 
 
 def test_what_is_drawn_is_not_drawn_again(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from diffusers_weights import randomise
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import minidiff
 from minidiff import cli, load
 from minidiff.ddpm import run as pipeline
 from minidiff.diffusion.samplers import SAMPLERS
@@ -669,6 +670,18 @@ def test_import_writes_a_run_that_every_command_takes(folder, capsys, monkeypatc
     assert cli.run(["train", "ddpm", "--resume", "runs/theirs"]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "there is no training to go on with" in said
+
+
+def test_a_script_imports_and_exports_as_the_commands_do(folder):
+    """There and back: the weights are those of the checkpoint, and nothing is lost on the way."""
+    found = minidiff.import_run(folder)
+    assert found.folder == Path("runs/theirs") and found.parameters == 253_123 and found.config.source is not None
+    assert minidiff.export_run(found.folder, "back") == []
+    weights = "diffusion_pytorch_model.safetensors"
+    one, two = load_file(folder / weights), load_file(f"back/unet/{weights}")
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    with pytest.raises(UserError, match="unknown format 'onnx'"):
+        minidiff.export_run(found.folder, "other", "onnx")
 
 
 def image() -> str:

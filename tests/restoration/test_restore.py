@@ -68,8 +68,8 @@ def test_a_timestep_and_a_mode_can_be_given(photo: Path, trained: Path) -> None:
     words = ["--start-t", "9", "--init-mode", "noise", "--mix", "0", "--sampler", "ddpm", "--seed", "3"]
     assert restore(photo, "--model", trained, "--out", "here", *words, *FIT) == 0
     model = load(trained)
-    options = model.options(start_t=9, init_mode="noise", sampler="ddpm", seed=3)
-    (images,) = model.sample(1, init=to_float(read_images("here/dip/dip.png", 16)), **options)
+    init = to_float(read_images("here/dip/dip.png", 16))
+    (images,) = model.sample(1, init=init, start_t=9, init_mode="noise", sampler="ddpm", seed=3)
     np.testing.assert_array_equal(read_image("here/restored.png"), to_uint8(images)[0])
     assert not Path("restored.png").exists() and not Path("runs").exists()
     assert "quality" not in json.loads(Path("here/result.json").read_text())
