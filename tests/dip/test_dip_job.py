@@ -493,10 +493,12 @@ def test_one_bad_picture_does_not_stop_the_others(own_folder: Path, capsys: pyte
 # --- for others ---------------------------------------------------------------------------------------------------
 
 
-def test_the_saved_steps_are_found_and_missing_ones_named(photo: Path, trained: Path) -> None:
+def test_the_saved_steps_are_found_and_missing_ones_named(photo: Path) -> None:
     assert dip_fit(photo, "--channels", "8", "--steps", "20", "--save-every", "5", "--early-stop", "off") == 0
     run = Path("runs/dip-photo-1")
-    assert dip_run.is_dip_run(run) and not dip_run.is_dip_run(trained) and not dip_run.is_dip_run(photo)
+    Path("other").mkdir()
+    Path("other/config.json").write_text('{"kind": "ddpm"}')
+    assert dip_run.is_dip_run(run) and not dip_run.is_dip_run("other") and not dip_run.is_dip_run(photo)
     assert dip_run.chosen_images(run) == [run / "dip.png"]
     assert dip_run.saved_step(run, 15) == run / "steps/000015.png"
     with pytest.raises(UserError, match=r"has not saved step 12. The nearest are 10 and 15."):

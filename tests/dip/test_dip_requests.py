@@ -144,7 +144,7 @@ def test_a_run_of_an_older_version_goes_on_and_ends_as_a_new_one(
 ) -> None:
     """Fails when a key of config.json is renamed, or a key that older versions did not write is needed."""
     Path("old").mkdir()
-    Path("old/config.json").write_text(json.dumps(old_config()))
+    Path("old/config.json").write_text(json.dumps(without(old_config(), "deliver")))  # as for a picture of a folder
     assert cli.run(["info", "old"]) == 0
     said = capsys.readouterr().out
     assert "hourglass: channels 8, scales 2" in said and "early stop window, patience 8" in said
