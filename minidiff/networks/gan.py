@@ -1,7 +1,7 @@
-"""Generative adversarial networks: a generator that makes images out of noise, and a critic that tells them from real.
+"""Generative adversarial networks: a generator makes images out of noise, and a critic tells them from real images.
 
-The networks, their first weights and their losses; gan_train plays the game. Radford et al. 2016 (DCGAN), Arjovsky et
-al. 2017 (WGAN), Gulrajani et al. 2017 (WGAN-GP).
+Here are the networks and their first weights; gan/losses.py and gan/trainer.py train them. Rests on networks.configs.
+Radford et al. 2016 (DCGAN), Arjovsky et al. 2017 (WGAN), Gulrajani et al. 2017 (WGAN-GP).
 
 z = torch.randn(64, 100); images = Generator()(z); scores = Critic()(images)
 """
@@ -24,7 +24,7 @@ WIDEST = 8  # times the width: figure 1 of DCGAN goes from 128 channels to 1024
 
 
 def levels(image_size: int) -> int:
-    """How often the smallest feature map doubles to the size of the image. Raises UserError for other sizes."""
+    """Count how often the smallest feature map doubles to reach the size of the image. Raises UserError if never."""
     for start in STARTS:
         doublings = (image_size // start).bit_length() - 1
         if doublings >= 1 and image_size == start << doublings <= LARGEST:
@@ -37,20 +37,20 @@ def levels(image_size: int) -> int:
 
 
 def widths(width: int, image_size: int) -> list[int]:
-    """The channels of the feature maps, from the one next to the image to the smallest one."""
+    """List the channels of the feature maps, from the one next to the image to the smallest one."""
     return [width * min(2**level, WIDEST) for level in range(levels(image_size))]
 
 
 class Generator(nn.Module):
-    """Noise z, float [N,latent_dim], standard normal -> images, float [N,channels,H,W] in [-1,1].
+    """Turn noise z, float [N,latent_dim], standard normal, into images, float [N,channels,H,W] in [-1,1].
 
-    DCGAN, figure 1: z is projected to a small feature map of many channels, which fractionally strided convolutions
-    double in size until it is the image. Batch normalisation and ReLU follow each of them but the last, which ends in
+    DCGAN, figure 1: z is projected to a small feature map of many channels. Fractionally strided convolutions double
+    its size until it is the image. Each but the last is followed by batch normalisation and ReLU; the last ends in
     tanh. In eval mode an image does not depend on the others of its batch.
 
-    The kernels are 4x4 where the figure has 5x5, as in the code of WGAN: with a stride of 2 every pixel then is the
-    sum of as many taps as its neighbours, and the size exactly doubles. z is normal, as in WGAN's code and WGAN-GP;
-    DCGAN drew it uniformly. Raises UserError for a size that does not double.
+    The kernels are 4x4, as in the code of WGAN; the figure has 5x5. With a stride of 2, every pixel is then a sum of
+    equally many taps, and the size exactly doubles. z is normal, as in WGAN's code and WGAN-GP; DCGAN drew it
+    uniformly. Raises UserError for a size that does not double.
     """
 
     @takes(GeneratorConfig)
@@ -60,7 +60,7 @@ class Generator(nn.Module):
         latent_dim, channels = config.latent_dim, config.channels
         inner = widths(config.width, config.image_size)
         start = config.image_size >> len(inner)
-        # Of an image of 1x1 pixels, the transposed convolution is the linear projection and the reshaping in one.
+        # On a 1x1 image, a transposed convolution is the linear projection and the reshaping in one.
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim, inner[-1], start, bias=False), *normed(inner[-1])]
         for wide, narrow in pairwise(reversed(inner)):
             layers += [nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False), *normed(narrow)]
@@ -69,7 +69,8 @@ class Generator(nn.Module):
         self.apply(initialise)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z[:, :, None, None])
+        images: Tensor = self.layers(z[:, :, None, None])
+        return images
 
 
 def normed(channels: int) -> list[nn.Module]:
@@ -77,15 +78,15 @@ def normed(channels: int) -> list[nn.Module]:
 
 
 class Critic(nn.Module):
-    """Images, float [N,channels,H,W] in [-1,1] -> scores, float [N]: the higher, the more real.
+    """Score images, float [N,channels,H,W] in [-1,1]: float [N], higher means more real.
 
-    The generator turned round: 4x4 convolutions with a stride of 2 halve the image down to 4x4 (or 7x7) pixels, and one
-    over all that is left gives the score; LeakyReLU with slope 0.2 (DCGAN, section 3). There is no sigmoid: DCGAN's
-    loss has it inside, and WGAN's has none.
+    It is the generator turned round. 4x4 convolutions with a stride of 2 halve the image down to 4x4 (or 7x7) pixels,
+    and a last one over all of these gives the score. LeakyReLU has slope 0.2 (DCGAN, section 3). There is no sigmoid:
+    DCGAN's loss contains it, and WGAN has none.
 
-    norm: `batch`, behind every convolution but the first and the last (DCGAN, WGAN); or `layer` (WGAN-GP, section 4):
-    the penalty is on the gradient at each image, so the score must not depend on the other images of the batch.
-    Batch normalisation goes by the batch at hand in eval mode too: a critic is not used after the training.
+    norm: `batch`, after every convolution but the first and the last (DCGAN, WGAN), or `layer` (WGAN-GP, section 4).
+    WGAN-GP penalises the gradient at each image, so a score must not depend on the other images of the batch.
+    Batch normalisation uses the current batch in eval mode too, because a critic is not used after the training.
     """
 
     def __init__(self, width: int = 128, image_size: int = 64, channels: int = 3, norm: str = "batch") -> None:
@@ -100,7 +101,8 @@ class Critic(nn.Module):
         self.apply(initialise)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).flatten()
+        scores: Tensor = self.layers(images)
+        return scores.flatten()
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {

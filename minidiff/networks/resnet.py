@@ -1,7 +1,7 @@
 """ResNet-18 for small images: its last layer gives the labels of a picture, the layer before it a measure of likeness.
 
 Rests on torch alone. He et al. 2016 (deep residual learning), table 1 and figure 5, with the stem of section 4.2 for
-32x32 images. The parameters have torchvision's names, so its weights fit, except those of the stem.
+32x32 images. The parameters have torchvision's names, so its weights fit, except in the stem.
 """
 
 from typing import Any

@@ -59,7 +59,7 @@ class Restored:
 
 @dataclass(frozen=True)
 class RestoreCall(FitCall):
-    """The options of the fit, those of the chain, and what is not part of the result. See `RestoreRequest`."""
+    """The options of fit and chain, see `RestoreRequest`, and what is not part of the result."""
 
     _: KW_ONLY
     mix: float = RestoreRequest.mix
