@@ -45,7 +45,7 @@ def ddim(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise = None, eta: 
     eta = 0 is deterministic: x alone decides the image. eta = 1 has the noise of ddpm with fixed_small.
     """
     if not 0 <= eta <= 1:
-        raise UserError(f"eta {eta} is outside [0, 1]. Take 0 for no noise, 1 for that of DDPM.")
+        raise UserError(f"eta {eta} is outside [0, 1]. Take 0 for no noise, 1 for the noise of ddpm.")
     for level, below in levels:
         x0, eps = denoise(x, level)
         sigma = eta * math.sqrt(jump_between(level, below).variance)  # eq. 16

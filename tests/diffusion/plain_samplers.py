@@ -1,7 +1,7 @@
 """The six samplers once more: plain arithmetic beside the papers, with a slot wherever a mistake is likely.
 
-As they stand they are equal to the package's samplers to the bit, see test_samplers.py. With a slot filled by another
-function they are the mutants that the tests must catch. Nothing of minidiff.diffusion is used but the timesteps.
+As they stand they are equal to the package's samplers to the bit: test_digest.py. With a slot filled by another function
+they are the mutants that the tests must catch. Nothing of minidiff.diffusion is used but the timesteps.
 """
 
 import math
@@ -20,13 +20,13 @@ Pairs = list[tuple[int, float, float]]  # t, alpha_bar there, alpha_bar one leve
 Mistake = Callable[[float], float]
 
 
-def same(value: float) -> float:
-    """The mistake of a lost root."""
+def lost(value: float) -> float:
+    """Return the value itself instead of its root: a mistake."""
     return value
 
 
 def to_the_next(alpha_bars: Sequence[float]) -> Sequence[float]:
-    """Of every level, alpha_bar one level lower."""
+    """Give alpha_bar one level lower, for every level."""
     return [*alpha_bars[1:], 1.0]
 
 
@@ -119,19 +119,19 @@ def log_rates(alpha_bar: float) -> float:
 
 
 def line(x0: Tensor, x0_before: Tensor | None, h: float, h_before: float) -> Tensor:
-    """The last two guesses, carried on to the middle of the step."""
+    """Carry the last two guesses on to the middle of the step."""
     if x0_before is None or math.isinf(h):
         return x0
     return x0 + h / (2 * h_before) * (x0 - x0_before)
 
 
 def no_line(x0: Tensor, x0_before: Tensor | None, h: float, h_before: float) -> Tensor:
-    """The mistake of a first-order solver."""
+    """Keep the guess as it is: the mistake of a first-order solver."""
     return x0
 
 
 def half_the_slope(x0: Tensor, x0_before: Tensor | None, h: float, h_before: float) -> Tensor:
-    """The mistake of a half too many."""
+    """Halve the slope: a mistake."""
     return line(x0, x0_before, h, 2 * h_before)
 
 

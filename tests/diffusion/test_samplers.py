@@ -1,6 +1,6 @@
 """The reverse chain against the forward marginals, an exactly known Gaussian, and diffusers' schedulers.
 
-What all samplers have in common is tested here for all; of ddpm and ddim also the rest. See test_solvers.py.
+Here is what all samplers have in common, and the rest about ddpm and ddim. The solvers have test_solvers.py.
 """
 
 import itertools
@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from plain_samplers import plain
+from plain_samplers import lost, plain
 
 from minidiff.diffusion.predictions import PREDICTIONS
 from minidiff.diffusion.process import predict_eps, predict_x0, q_sample, target
@@ -33,7 +33,7 @@ def point(pixels: int) -> torch.Tensor:
 
 
 def exact_model(x0: torch.Tensor, schedule: Schedule, kind: str = "eps"):
-    """The ideal network for data that is always x0: it answers the very noise that is in x_t."""
+    """Make the ideal network for data that is always x0: it answers with exactly the noise that is in x_t."""
 
     def model(x_t, t):
         eps = predict_eps(schedule, x_t, t, x0, "x0")
@@ -43,7 +43,7 @@ def exact_model(x0: torch.Tensor, schedule: Schedule, kind: str = "eps"):
 
 
 def worst_deviation(sampler, schedule: Schedule, start_t: int, pixels: int, kind: str = "eps", **options) -> float:
-    """How many sigma the chain from start_t strays from the forward marginals, at its worst step and statistic.
+    """Measure how many sigma the chain from start_t strays from the forward marginals, at its worst step and statistic.
 
     x is drawn from q(x_{start_t} | x0). The residual (x_s - sqrt(alpha_bar_s) x0) / sqrt(1 - alpha_bar_s) must be
     standard normal at every s: its mean is 0, its slope against x0 is 0 (an error in the signal has no mean, as x0 has
@@ -122,11 +122,6 @@ def test_zero_terminal_snr_samples_with_x0_and_v(name, kind):
 
 
 # The checker itself is tried on broken samplers. Each has one mistake, see plain_samplers.py
-
-
-def lost(value: float) -> float:
-    """Instead of its root, the value itself."""
-    return value
 
 
 MUTANTS = {
@@ -227,7 +222,7 @@ CHAINS = [  # steps, spacing, kind: the rules do not know the kind, so the other
 
 
 def some_model(kind: str, schedule: Schedule):
-    """A cheap, nonlinear stand-in for a network: its x0 reaches a little beyond [-1, 1], so that clipping matters."""
+    """Make a cheap, nonlinear stand-in for a network. Its x0 reaches a little beyond [-1, 1], so clipping matters."""
 
     def model(x, t):
         guess = 1.2 * torch.tanh(0.8 * x + 0.4 * torch.sin(0.01 * t.view(-1, 1, 1, 1)) * x.roll(1, -1))
@@ -237,7 +232,7 @@ def some_model(kind: str, schedule: Schedule):
 
 
 def peer_chain(peer, scheduler, model, x, monkeypatch, **options):
-    """diffusers' chain: every x. Its noise comes from a generator seeded as ours; in the last step it is 0."""
+    """Yield every x of diffusers' chain. Its noise comes from a generator seeded as ours; in the last step it is 0."""
     generator = torch.Generator().manual_seed(4)
     timesteps = scheduler.timesteps.tolist()
     for t, after in itertools.pairwise([*timesteps, -1]):
@@ -258,7 +253,7 @@ def largest_difference(ours, theirs) -> float:
 
 
 def parity(peer, sampler, betas, steps, spacing, kind, options, peer_config, peer_options, exact, monkeypatch) -> float:
-    """The largest difference of any x on the way, from the same x, model, noise and timesteps.
+    """Measure the largest difference of any x on the way, from the same x, model, noise and timesteps.
 
     exact: diffusers' formulas work on our float64 alphas_cumprod, not on its own float32 ones.
     """

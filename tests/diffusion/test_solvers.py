@@ -60,7 +60,7 @@ def peer_scheduler(name: str, schedule: Schedule, kind: str, timesteps: list[int
 
 
 def peer_chain(name: str, scheduler, model, x):
-    """diffusers' chain: every x. Heun's is x / sqrt(alpha_bar) in between."""
+    """Yield every x of diffusers' chain. For heun it works with x / sqrt(alpha_bar) in between."""
     generator = torch.Generator().manual_seed(4)
     if name == "heun":
         x = x * (scheduler.sigmas[0] ** 2 + 1).sqrt()
@@ -122,7 +122,7 @@ ORDERS = {"ddim": 1, "dpm++": 2, "heun": 2, "unipc": 3}  # unipc: the corrector 
 
 
 def measured_order(name: str, start_t: int, draw=None) -> float:
-    """How often the error halves when the steps of 1/40 of the way become 1/160, a halving of the steps."""
+    """Measure how often the error halves when the steps are halved: from 40 steps to 160."""
     schedule = even_schedule(641)
     steps = [81, 321] if name == "heun" else [41, 161]
     errors = [path_error(name, THREE, schedule, n, start_t, "linspace", draw=draw) for n in steps]
