@@ -54,16 +54,17 @@ def download_weights(path: Path) -> None:
     Raise OSError, HTTPException or ValueError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    digest, silence = hashlib.sha256(), 20  # seconds without an answer, as behind a firewall
+    digest, received, silence = hashlib.sha256(), 0, 20  # seconds without an answer, as behind a firewall
     bar = tqdm(total=PUBLISHED_BYTES, desc="downloading the FID weights", unit="B", unit_scale=True, leave=False,
                delay=1, disable=None)  # fmt: skip
     with bar, urllib.request.urlopen(URL, timeout=silence) as answer, replacing(path) as file:
         while block := answer.read(1 << 20):
             file.write(block)
             digest.update(block)
+            received += len(block)
             bar.update(len(block))
         if digest.hexdigest() != PUBLISHED_SHA256:
-            raise ValueError(f"the server sent {bar.n:,} bytes with the SHA-256 {digest.hexdigest()[:8]}...")
+            raise ValueError(f"the server sent {received:,} bytes with the SHA-256 {digest.hexdigest()[:8]}...")
 
 
 def load_inception(weights: Path | None = None) -> tuple[Inception, Path, str]:

@@ -87,10 +87,11 @@ def test_fid_is_that_of_pytorch_fid(
     assert again["b"]["images"] is None and "do not say their network" in again["b"]["changes"][0]
 
 
+@pytest.mark.slow  # test_features compares the features themselves, and test_metrics each metric of given features
 def test_all_metrics_are_those_of_torch_fidelity(
     folders: tuple[Path, Path], weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """FID, KID and IS within 0.1%, at the full depth."""
+    """FID, KID and IS within 0.1%, at the full depth, from end to end."""
     import torch_fidelity
 
     a, b = folders
@@ -216,6 +217,7 @@ def by_two_processes(*args: object) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow  # the next test does the same with a small network
 def test_two_processes_find_what_one_does(
     folders: tuple[Path, Path], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,7 +236,7 @@ def test_two_processes_share_an_odd_number_of_batches(
     noise = np.random.default_rng(0).integers(0, 256, (30, 16, 16, 3), np.uint8)
     noise[:8] = peers.pictures(8, 16, 16)
     np.save(tmp_path / "a.npy", noise)
-    arguments = [tmp_path / "a.npy", b, "--features", clf, "--batch-size", 8, "--metrics", "fid,is"]
+    arguments = [tmp_path / "a.npy", b, "--features", clf, "--batch-size", 8, "--metrics", "fid,kid,is"]
     alone, together = result(capsys, *arguments), by_two_processes(*arguments)
     assert together["warnings"] == alone["warnings"] and any("are noise" in line for line in alone["warnings"])
     for name, value in alone["metrics"].items():
@@ -346,7 +348,10 @@ def ddpm(*more: object) -> list[str]:
 
 @pytest.fixture()
 def here(tmp_path: Path, photos: Path, tiny_preset: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from minidiff.ddpm import job as ddpm_job
+
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ddpm_job, "PREVIEW_IMAGES", 1)  # its pictures are not looked at here
     Path("photos").symlink_to(photos)
     return tmp_path
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from minidiff.data import shapes
 from minidiff.errors import UserError
 from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction
@@ -43,6 +44,12 @@ def saved(folder: Path, count: int, seed: int = 0, low: int = 0, high: int = 256
     path = folder / f"{count}-{seed}-{low}-{high}-{size}.npy"
     np.save(path, pictures)
     return path
+
+
+@pytest.fixture()
+def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data set that is drawn in a moment."""
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 60, "test": 40})
 
 
 def sides(a: Path | str, b: Path | str, wanted: tuple[str, ...] = ("fid",)) -> list[extraction.MeasuredSet]:
@@ -103,7 +110,7 @@ def test_statistics_stand_for_their_images(tmp_path: Path) -> None:
         extraction.measure_set(stored, replace(NETWORK, dims=13))
 
 
-def test_a_data_set_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_set_is_measured_once(few_scenes: None) -> None:
     """The second time its statistics come from the cache; another mode, or metrics of every feature, measure anew."""
     calls: list[int] = []
 
@@ -203,7 +210,7 @@ def test_noise_and_blanks_are_noticed(tmp_path: Path) -> None:
     assert "looked at in A are noise" in doubts(tmp_path / "late.npy", tmp_path / "flat.npy")
 
 
-def test_sizes_and_names(tmp_path: Path) -> None:
+def test_sizes_and_names(few_scenes: None, tmp_path: Path) -> None:
     fine = saved(tmp_path, 40)
     assert "A is 8x8 and B 4x4" in doubts(fine, saved(tmp_path, 40, size=4))
     assert "A and B are the same images" in doubts(fine, fine)
