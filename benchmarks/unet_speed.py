@@ -91,7 +91,7 @@ class Contender:
         self.forward = torch.compile(self.network, mode=settings.compile) if settings.compile else self.network
         fused = True if settings.quick_update else None  # None: torch's default
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, fused=fused)
-        self.update_ema = ema_update("foreach" if settings.quick_update else "diffusers", self.parameters)
+        self.average_weights = ema_update("foreach" if settings.quick_update else "diffusers", self.parameters)
 
     def predict(self) -> Tensor:
         """The network's output, whichever network it is."""
@@ -113,7 +113,7 @@ class Contender:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.update_ema()
+        self.average_weights()
 
     @torch.no_grad()
     def sample_step(self) -> None:

@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from minidiff.pretrained.exchange import import_run as import_run
     from minidiff.pretrained.load import load as load
     from minidiff.pretrained.sampling import sample as sample
+    from minidiff.pretrained.train import plan_training as plan_training
+    from minidiff.pretrained.train import resume as resume
+    from minidiff.pretrained.train import train as train
     from minidiff.reports.report import report as report
     from minidiff.restoration.restore import restore as restore
     from minidiff.restoration.restore import resume_restore as resume_restore
@@ -120,6 +123,7 @@ PUBLIC = {
     "open_evaluator": "evaluation.evaluator",
     "precision_recall": "metrics.precision_recall",
     "psnr": "images.quality",
+    "plan_training": "pretrained.train",
     "q_posterior": "diffusion.process",
     "q_sample": "diffusion.process",
     "report": "reports.report",
@@ -127,8 +131,10 @@ PUBLIC = {
     "resume_fit": "dip.fit_picture",
     "resume_restore": "restoration.restore",
     "sample": "pretrained.sampling",
+    "resume": "pretrained.train",
     "ssim": "images.quality",
     "start_from": "diffusion.noise_level",
+    "train": "pretrained.train",
     "timestep_for": "diffusion.noise_level",
 }
 

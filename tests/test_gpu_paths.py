@@ -42,7 +42,7 @@ from minidiff.networks.unet import UNet
 from minidiff.rng import Draws, randn, sample_generators
 from minidiff.training import batches
 from minidiff.training.config import TrainConfig
-from minidiff.training.loop import update_ema
+from minidiff.training.loop import average_weights
 
 pytestmark = pytest.mark.quick
 GPU = torch.device("cuda:0")
@@ -162,7 +162,7 @@ def test_loss_of_a_classifier(gpu: torch.device, one_hot: bool) -> None:
 
 def test_update_of_the_average(gpu: torch.device) -> None:
     network = built(ResNet18, 10, 3, 4)
-    update_ema(network, built(ResNet18, 10, 3, 4), 0.9)
+    average_weights(network, built(ResNet18, 10, 3, 4), 0.9)
 
 
 # --- sampling -----------------------------------------------------------------------------------------------------

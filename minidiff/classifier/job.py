@@ -8,6 +8,7 @@ job.start(); job.run(); print(job.conclusion())
 
 import math
 import shlex
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from minidiff.training.data import check_labels, labels_of, load_together, open_
 from minidiff.training.job import Job, check_out
 from minidiff.training.loop import Trainer
 from minidiff.training.presets import default_preset, training_config
+from minidiff.training.step import TrainStep
 
 RESULT = "result.json"
 AT_ONCE = 500  # images to a batch, where nothing is learnt
@@ -96,9 +98,9 @@ class ClassifierJob(Job[ClassifierConfig]):
         values = {f"{self.split}_accuracy": accuracy(logits, labels)}
         return values if self.one_hot else values | {f"{self.split}_exact": exact(logits, labels)}
 
-    def run(self) -> None:
-        """Train to the last step and write result.json; see `Job.run`."""
-        super().run()
+    def steps(self) -> Iterator[TrainStep]:
+        """Train to the last step, and write result.json: see `Job.steps`."""
+        yield from super().steps()
         assert self.folder is not None
         if distributed.is_main():
             result = self.result() | {"split": self.split, "images": len(self.asked)}

@@ -18,7 +18,7 @@ from minidiff.training.config import ResumeRequest, TrainRequest
 from minidiff.training.presets import Preset
 
 # What a resumed run may change: where and how it is trained. The other options are the run itself.
-CHANGES = {field.name for field in fields(ResumeRequest)}
+CHANGES = {field.name for field in fields(ResumeRequest)} - {"on_step"}
 
 Function = Callable[..., Any]
 Presets = Mapping[str, Preset]

@@ -9,6 +9,7 @@ job.start(); job.run(); print(job.conclusion())
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from minidiff.training.data import check_labels, labels_of, open_data
 from minidiff.training.job import Job, check_out
 from minidiff.training.loop import Trainer
 from minidiff.training.presets import default_preset, training_config
+from minidiff.training.step import TrainStep
 
 PREVIEW_IMAGES = 36
 PREVIEW_ROWS, PREVIEW_COLUMNS = 6, 6  # of a conditional run: conditions, and images of each
@@ -139,13 +141,13 @@ class DdpmJob(Job[DdpmConfig]):
         precision = self.training.precision
         return Run(self.folder, self.config, self.trainer.ema, self.schedule, precision)  # type: ignore[arg-type]
 
-    def run(self) -> None:
-        """Train to the last step; first, if FID is to be measured, the statistics of the training images."""
+    def steps(self) -> Iterator[TrainStep]:
+        """Train to the last step. If FID is measured, compute the statistics of the training images before it."""
         if self.fid:
             source = dataset_source(self.data.place, self.data)
             with self.progress("training images", len(self.data)) as bar:
                 self.reference = extraction.measure_set(source, self.feature_network, on_images=bar.update)
-        super().run()
+        yield from super().steps()
 
     def measure(self, step: int) -> dict[str, float]:
         """Measure FID, or FD(classifier), of samples of the EMA weights, drawn from the same noise every time."""

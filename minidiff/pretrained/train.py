@@ -25,7 +25,7 @@ from minidiff.pretrained.load import load
 from minidiff.records import takes
 from minidiff.runs.folder import read_config
 from minidiff.runtime.distributed import local_device, process_group
-from minidiff.training.config import ResumeRequest
+from minidiff.training.config import OnStep, ResumeRequest
 from minidiff.training.job import Job
 from minidiff.training.job import resume as resume_job
 
@@ -56,9 +56,11 @@ def take_up(folder: str | Path, request: ResumeRequest, kind: str | None = None)
     return resume_job(JOBS[kind], folder, request)
 
 
-def run(job: Job[Any]) -> Trained:
+def finish(job: Job[Any], on_step: OnStep) -> Trained:
     """Run a training to its end, and open what it has learnt, on the device it was trained on."""
-    job.run()
+    for step in job.steps():
+        if on_step is not None:
+            on_step(step)
     assert job.folder is not None
     if job.kind == "classifier":
         return load_classifier(job.folder, job.trainer.device)
@@ -78,22 +80,41 @@ def train(kind: str, *given: Any, **fields: Any) -> Trained:
     """Train a model, and open it.
 
     kind: ddpm, dcgan, wgan, wgan-gp or classifier. The other arguments are the fields of `DdpmRequest`, `GanRequest` or
-    `ClassifierRequest`: what to train on, how long, and so on. A progress bar is shown; the run folder fills as with
-    `minidiff train`. Raises UserError, and Interrupted after Ctrl-C, when the run is saved.
+    `ClassifierRequest`: what to train on, how long, and so on. A progress bar is shown, and the run folder fills as
+    with `minidiff train`. Raises UserError; and Interrupted after Ctrl-C, when the run has been saved.
 
     run = minidiff.train("ddpm", dataset="fashion-mnist", steps=500)
     for images in run.sample(64): ...
     """
     request = lookup("kind of training", kind, REQUESTS)(*given, **fields)
     with process_group(local_device(request.device)):
-        return run(plan(kind, request))
+        return finish(plan(kind, request), request.on_step)
 
 
 @takes(ResumeRequest)
 def resume(folder: str | Path, request: ResumeRequest) -> Trained:
-    """Take up the training of a run folder, to its end, and open it. Nothing but the request's fields may change.
+    """Take up the training of a run folder to its end, and open it. Only the fields of `ResumeRequest` may change.
 
     run = minidiff.resume("runs/ddpm-fashion-mnist-1", steps=1000)
     """
     with process_group(local_device(request.device)):
-        return run(take_up(folder, request))
+        return finish(take_up(folder, request), request.on_step)
+
+
+@overload
+@takes(DdpmRequest)
+def plan_training(kind: Literal["ddpm"], request: DdpmRequest) -> ddpm.DdpmJob: ...
+@overload
+@takes(GanRequest)
+def plan_training(kind: GanKind, request: GanRequest) -> gan.GanJob: ...
+@overload
+@takes(ClassifierRequest)
+def plan_training(kind: Literal["classifier"], request: ClassifierRequest) -> classifier.ClassifierJob: ...
+def plan_training(kind: str, *given: Any, **fields: Any) -> Job[Any]:
+    """Plan a training as `train` does, without running it: to look at what it is, or to go through its steps oneself.
+
+    job = minidiff.plan_training("ddpm", dataset="fashion-mnist", steps=500)
+    print(job.describe())
+    for step in job.steps(): ...  # saved, drawn and measured as it goes
+    """
+    return plan(kind, lookup("kind of training", kind, REQUESTS)(*given, **fields))

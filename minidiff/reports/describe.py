@@ -1,4 +1,7 @@
-"""What a run folder has to say for itself, read from its files without building the network."""
+"""What a run folder says about itself, read from its files without building the network.
+
+Rests on the records of every kind of run, and on none of their code, so that `minidiff info` needs no torch.
+"""
 
 import json
 import struct
@@ -7,41 +10,48 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from minidiff.classifier.config import read_classifier
+from minidiff.data.config import DataConfig, Labels
+from minidiff.ddpm.config import read_ddpm
 from minidiff.dip.config import ANSWERS, RESULT, DipConfig, DipFolderConfig, FitResult
 from minidiff.errors import UserError
 from minidiff.evaluation.config import EvaluateConfig
 from minidiff.evaluation.result import read_lists
 from minidiff.files import read_json
+from minidiff.gan.config import GAMES, read_gan
 from minidiff.records import from_json
 from minidiff.restoration.config import ANSWER as RESTORED
 from minidiff.restoration.config import RestoreConfig
-from minidiff.runs import folder as checkpoint
-from minidiff.runs.log import read_metrics
+from minidiff.runs.folder import CONFIG, MODEL, read_config
+from minidiff.runs.log import is_measurement, read_metrics
+from minidiff.training.config import TrainConfig
 
 
 def describe_run(folder: str | Path) -> str:
-    """Several lines about a run folder of any kind. Raises UserError."""
+    """Describe a run folder of any kind, in several lines. Raises UserError."""
     folder = Path(folder)
-    config = checkpoint.read_config(folder)
+    config = read_config(folder)
     lines = {"run": f"{folder} ({config['kind']}, minidiff {config.get('minidiff', '?')})"} | about(folder, config)
     return "\n".join(f"{name:11} {text}" for name, text in (lines | {"files": files(folder)}).items())
 
 
 def about(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """What a run is and how far it is, by name. Raises UserError."""
+    """Say what a run is and how far it is, by name. Raises UserError."""
     try:
         return KINDS[config["kind"]][0](folder, config) if config["kind"] in KINDS else {}
     except UserError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / checkpoint.CONFIG} lacks what a {config['kind']} run has ({error}).") from None
+        raise UserError(f"{folder / CONFIG} lacks what a {config['kind']} run has ({error}).") from None
 
 
 def summarise_run(folder: Path) -> str:
-    """One line: name, kind, data, progress."""
-    config = checkpoint.read_config(folder)
+    """Describe a run in one line: name, kind, data, progress. Raises UserError."""
+    config = read_config(folder)
     try:
         return f"{folder}  {config['kind']} {KINDS[config['kind']][1](folder, config)}"
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError):
         return f"{folder}  {config['kind']}"
 
@@ -49,102 +59,109 @@ def summarise_run(folder: Path) -> str:
 # --- what each kind has to say ------------------------------------------------------------------------------------
 
 
-def describe_ddpm(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    data, network, diffusion, training = (config[key] for key in ("data", "network", "diffusion", "training"))
-    if config.get("source"):
-        made = {"source": f"{config['source']['place']}, of {config['source']['format']}"}
-        seen = f"{data['image_size']}x{data['image_size']}"
-    else:
-        made = {"preset": config["preset"]}
-        seen = seen_of(data)
-    attention = [data["image_size"] >> level for level, attends in enumerate(network["attention"]) if attends]
-    labels = config.get("labels")
-    told = labels and {"labels": f"{listed(labels)}; not told of {100 * labels['dropout']:g}% of the images"}
+def describe_ddpm(folder: Path, stored: dict[str, Any]) -> dict[str, str]:
+    """Describe a DDPM, trained here or imported."""
+    config = read_ddpm(stored, folder / CONFIG)
+    data, network, diffusion, labels = config.data, config.network, config.diffusion, config.labels
+    size = f"{data.image_size}x{data.image_size}"
+    made = {"preset": config.preset or "?"}
+    if config.source:
+        made = {"source": f"{config.source.place}, of {config.source.format}"}
+    attention = [str(data.image_size >> level) for level, attends in enumerate(network.attention) if attends]
+    told = {"labels": f"{listed(labels)}; not told of {100 * labels.dropout:g}% of the images"} if labels else {}
     return {
         **made,
-        "data": f"{seen}, {data['channels']} channel{'s' * (data['channels'] > 1)}",
-        **(told or {}),
-        "network": f"UNet, channels {network['channels']}, {network['layers_per_block']} blocks a level, "
-        f"attention at {', '.join(map(str, attention)) or 'the middle alone'}",
-        "parameters": parameters(folder / checkpoint.MODEL),
-        "diffusion": f"{diffusion['schedule']} schedule, T = {diffusion['timesteps']}, "
-        f"predicts {diffusion['prediction']}" + (", zero terminal SNR" if diffusion["zero_terminal_snr"] else ""),
-        **trained(folder, training),
+        "data": f"{size if config.source else seen_of(data)}, {counted(data.channels, 'channel')}",
+        **told,
+        "network": f"UNet, channels {list(network.channels)}, {network.layers_per_block} blocks a level, "
+        f"attention at {', '.join(attention) or 'the middle alone'}",
+        "parameters": parameters(folder / MODEL),
+        "diffusion": f"{diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}"
+        + (", zero terminal SNR" if diffusion.zero_terminal_snr else ""),
+        **(trained(folder, config.training) if config.training else {}),
     }
 
 
-def seen_of(data: dict[str, Any]) -> str:
-    """What a run was trained on: "fashion-mnist: 60,000 images, 32x32, under motion_blur-3"."""
-    size = f"{data['image_size']}x{data['image_size']}"
-    return f"{data['name']}: {data['images']:,} images, {size}{damage(data, ', under ')}"
+def summarise_ddpm(folder: Path, stored: dict[str, Any]) -> str:
+    config = read_ddpm(stored, folder / CONFIG)
+    if config.source or not config.training:
+        return f"{config.data.image_size}x{config.data.image_size}, from {config.source and config.source.place}"
+    return f"{on_data(config.data)}, {progress(folder, config.training.steps)}"
 
 
-def damage(data: dict[str, Any], before: str) -> str:
-    """The corruption of the data, after these words; nothing where there is none."""
-    return (
-        f"{before}{data['corruption']}-{data['severity']}" if data.get("corruption", "identity") != "identity" else ""
-    )
-
-
-def trained(folder: Path, training: dict[str, Any]) -> dict[str, str]:
-    """How, and how far; nothing of a run that was imported."""
-    return training and {
-        "training": f"{training['steps']:,} steps of {training['batch_size']} images, lr {training['lr']:g} "
-        f"({training['decay']}), EMA {training['ema_decay']:g}, seed {training['seed']}",
-        "progress": progress(folder, training["steps"]),
-    }
-
-
-def summarise_ddpm(folder: Path, config: dict[str, Any]) -> str:
-    data = config["data"]
-    if config.get("source"):
-        return f"{data['image_size']}x{data['image_size']}, from {config['source']['place']}"
-    return (
-        f"on {data['name']} {data['image_size']}x{data['image_size']}{damage(data, ' under ')}, "
-        f"{progress(folder, config['training']['steps'])}"
-    )
-
-
-def describe_gan(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    data, network, gan, training = (config[key] for key in ("data", "network", "gan", "training"))
-    turns = f"{counted(gan['critic_steps'], 'step')} to each of the generator's, by {gan['optimizer']}"
-    limits = f", weights clipped to {gan['clip']:g}" if gan.get("clip") else ""
-    limits += f", gradient penalty {gan['penalty']:g}" if gan.get("penalty") else ""
+def describe_gan(folder: Path, stored: dict[str, Any]) -> dict[str, str]:
+    """Describe a GAN of any kind."""
+    config = read_gan(stored, folder / CONFIG)
+    data, network, game = config.data, config.network, config.gan
+    turns = f"{counted(game.critic_steps, 'step')} to each of the generator's, by {game.optimizer}"
+    limits = f", weights clipped to {game.clip:g}" if game.clip else ""
+    limits += f", gradient penalty {game.penalty:g}" if game.penalty else ""
     return {
-        "preset": config["preset"],
-        "data": f"{seen_of(data)}, {data['channels']} channel{'s' * (data['channels'] > 1)}",
-        "network": f"generator of width {network['width']}, from {network['latent_dim']} numbers of noise",
-        "parameters": parameters(folder / checkpoint.MODEL),
+        "preset": config.preset or "?",
+        "data": f"{seen_of(data)}, {counted(data.channels, 'channel')}",
+        "network": f"generator of width {network.width}, from {network.latent_dim} numbers of noise",
+        "parameters": parameters(folder / MODEL),
         "critic": f"{turns}{limits}",
-        **trained(folder, training),
+        **trained(folder, config.training),
         "measured": measured(folder),
     }
 
 
-def summarise_gan(folder: Path, config: dict[str, Any]) -> str:
-    return f"{summarise_ddpm(folder, config)}, {measured(folder)}"
+def summarise_gan(folder: Path, stored: dict[str, Any]) -> str:
+    config = read_gan(stored, folder / CONFIG)
+    return f"{on_data(config.data)}, {progress(folder, config.training.steps)}, {measured(folder)}"
 
 
-def describe_classifier(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    data, network, labels, training = (config[key] for key in ("data", "network", "labels", "training"))
+def describe_classifier(folder: Path, stored: dict[str, Any]) -> dict[str, str]:
+    """Describe a classifier."""
+    config = read_classifier(stored, folder / CONFIG)
+    how = trained(folder, config.training)
     return {
-        "preset": config["preset"],
-        "data": f"{seen_of(data)}, {data['channels']} channel{'s' * (data['channels'] > 1)}",
-        "labels": listed(labels),
-        "network": f"ResNet-18, width {network['width']}",
-        "parameters": parameters(folder / checkpoint.MODEL),
-        "training": f"{training['steps']:,} steps of {training['batch_size']} images, lr {training['lr']:g} "
-        f"({training['decay']}), EMA {training['ema_decay']:g}, seed {training['seed']}, "
-        f"images moved by up to {config['shift']} pixels",
-        "progress": progress(folder, training["steps"]),
+        "preset": config.preset or "?",
+        "data": f"{seen_of(config.data)}, {counted(config.data.channels, 'channel')}",
+        "labels": listed(config.labels),
+        "network": f"ResNet-18, width {config.network.width}",
+        "parameters": parameters(folder / MODEL),
+        **how,
+        "training": f"{how['training']}, images moved by up to {config.shift} pixels",
         "measured": measured(folder),
     }
 
 
-def listed(labels: dict[str, Any]) -> str:
-    """How many labels an image may have, and what the first are."""
-    names = labels["names"]
-    count = f"{len(names)}, {'one' if labels['one_hot'] else 'any number of them'} an image"
+def summarise_classifier(folder: Path, stored: dict[str, Any]) -> str:
+    config = read_classifier(stored, folder / CONFIG)
+    return f"{on_data(config.data)}, {progress(folder, config.training.steps)}, {measured(folder)}"
+
+
+def seen_of(data: DataConfig) -> str:
+    """Return what a run was trained on: "fashion-mnist: 60,000 images, 32x32, under motion_blur-3"."""
+    count = f"{data.images:,} images" if data.images is not None else "images"
+    return f"{data.name}: {count}, {data.image_size}x{data.image_size}{damage(data, ', under ')}"
+
+
+def on_data(data: DataConfig) -> str:
+    """Return the same in fewer words: "on fashion-mnist 32x32 under motion_blur-3"."""
+    return f"on {data.name} {data.image_size}x{data.image_size}{damage(data, ' under ')}"
+
+
+def damage(data: DataConfig, before: str) -> str:
+    """Return the corruption of the data, after these words; nothing where there is none."""
+    return "" if data.corruption == "identity" else f"{before}{data.corruption}-{data.severity}"
+
+
+def trained(folder: Path, training: TrainConfig) -> dict[str, str]:
+    """Describe how a run is trained, and how far it is."""
+    return {
+        "training": f"{training.steps:,} steps of {training.batch_size} images, lr {training.lr:g} "
+        f"({training.decay}), EMA {training.ema_decay:g}, seed {training.seed}",
+        "progress": progress(folder, training.steps),
+    }
+
+
+def listed(labels: Labels) -> str:
+    """Return how many labels an image may have, and what the first are."""
+    names = labels.names
+    count = f"{len(names)}, {'one' if labels.one_hot else 'any number of them'} an image"
     return f"{count}: {', '.join(names[:8])}{', ...' * (len(names) > 8)}"
 
 
@@ -167,17 +184,13 @@ def describe_dip(folder: Path, config: dict[str, Any]) -> dict[str, str]:
 
 def read_dip(folder: Path, config: dict[str, Any]) -> DipConfig | DipFolderConfig:
     """The config of a dip run as a record. Raises UserError."""
-    where = folder / checkpoint.CONFIG
+    where = folder / CONFIG
     return from_json(DipFolderConfig, config, where) if "images" in config else from_json(DipConfig, config, where)
 
 
-def summarise_classifier(folder: Path, config: dict[str, Any]) -> str:
-    return f"{summarise_ddpm(folder, config)}, {measured(folder)}"
-
-
 def measured(folder: Path) -> str:
-    """What was measured last."""
-    found = [record for record in read_metrics(folder) if "loss" not in record]
+    """Say what was measured last."""
+    found = [record for record in read_metrics(folder) if is_measurement(record)]
     if not found:
         return "not measured yet"
     values = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in found[-1].items() if name != "step"]
@@ -202,12 +215,12 @@ def fit_progress(folder: Path, steps: int) -> str:
 
 def describe_restore(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     """A restoration: its picture, its model, and whether it is done."""
-    read = from_json(RestoreConfig, config, folder / checkpoint.CONFIG)
+    read = from_json(RestoreConfig, config, folder / CONFIG)
     return {"image": read.image, "model": read.model, "progress": restore_progress(folder)}
 
 
 def summarise_restore(folder: Path, config: dict[str, Any]) -> str:
-    return f"of {from_json(RestoreConfig, config, folder / checkpoint.CONFIG).image}, {restore_progress(folder)}"
+    return f"of {from_json(RestoreConfig, config, folder / CONFIG).image}, {restore_progress(folder)}"
 
 
 def restore_progress(folder: Path) -> str:
@@ -241,7 +254,7 @@ Lines = Callable[[Path, dict[str, Any]], dict[str, str]]
 Line = Callable[[Path, dict[str, Any]], str]
 KINDS: dict[str, tuple[Lines, Line]] = {
     "ddpm": (describe_ddpm, summarise_ddpm),
-    **dict.fromkeys(("dcgan", "wgan", "wgan-gp"), (describe_gan, summarise_gan)),  # gan.GANS, without its torch
+    **dict.fromkeys(GAMES, (describe_gan, summarise_gan)),
     "classifier": (describe_classifier, summarise_classifier),
     "evaluate": (describe_evaluation, summarise_evaluation),
     "dip": (describe_dip, summarise_dip),
@@ -250,7 +263,7 @@ KINDS: dict[str, tuple[Lines, Line]] = {
 
 
 def progress(folder: Path, steps: int) -> str:
-    """How far the run has come, and its last loss."""
+    """Say how far the run has come, and its last loss."""
     records = read_metrics(folder)
     if not records:
         return "not a step logged yet"
@@ -261,7 +274,7 @@ def progress(folder: Path, steps: int) -> str:
 
 
 def parameters(path: Path) -> str:
-    """How many numbers a safetensors file holds, from its header alone: 8 bytes of length, then JSON."""
+    """Count the numbers of a safetensors file, by its header alone: 8 bytes of length, then JSON."""
     if not path.exists():
         return "no weights yet"
     try:
@@ -275,7 +288,7 @@ def parameters(path: Path) -> str:
 
 
 def files(folder: Path) -> str:
-    """The sizes of what is in the folder."""
+    """List what is in the folder, with the sizes."""
     shown = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."]
     sizes = [f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in shown]
     within = [f"{path.name}/ {contents(path)}" for path in folder.iterdir() if path.is_dir()]
@@ -283,7 +296,7 @@ def files(folder: Path) -> str:
 
 
 def contents(folder: Path) -> str:
-    """How many pictures, or other files, are in it."""
+    """Count the pictures, or other files, in a folder."""
     pictures = len(list(folder.glob("*.png")))
     others = len([path for path in folder.iterdir() if path.is_file()]) - pictures
     both = [counted(pictures, "picture")] * bool(pictures or not others) + [counted(others, "file")] * bool(others)
@@ -291,5 +304,5 @@ def contents(folder: Path) -> str:
 
 
 def counted(count: int, what: str) -> str:
-    """A number and a noun: "1 seed", "3 seeds"."""
+    """Return a number and a noun: "1 seed", "3 seeds"."""
     return f"{count:,} {what}{'s' * (count != 1)}"

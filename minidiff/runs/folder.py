@@ -1,4 +1,4 @@
-"""Run folders: write atomically, load exactly.
+"""Run folders: what is in them, written whole or not at all, and read exactly.
 
 A run folder explains itself:
 
@@ -6,12 +6,11 @@ A run folder explains itself:
     model.safetensors   the EMA weights, the ones to sample from
     state.pt            all that resuming needs: raw and EMA weights, optimizer, step
     metrics.jsonl       one record a line: step, loss, rate, ...; or step and what was measured there
-    samples/            a grid every --sample-every steps
+    samples/            a grid of pictures from time to time
     curves.png          the loss so far, and what was measured
 
-Every file is written beside its place, flushed to the disk and then renamed over it, so at any moment, `kill -9`
-included, a file is the whole old one or the whole new one. Nothing is ever unpickled: weights are safetensors, and
-`state.pt` is read with `weights_only=True`.
+Rests on files. At any moment, `kill -9` included, a file is the whole old one or the whole new one. Nothing is ever
+unpickled: weights are safetensors, and `state.pt` is read with `weights_only=True`.
 """
 
 import shutil
@@ -31,11 +30,11 @@ WEIGHTS = ("ema", "raw")  # the averaged ones, to sample from; and those being t
 Kinds = str | tuple[str, ...]  # of runs: one of these is asked for
 
 
-# --- write atomically ---------------------------------------------------------------------------------------------
+# --- write ---------------------------------------------------------------------------------------------
 
 
 def save_model(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
-    """The weights to sample from, as `model.safetensors`."""
+    """Write the weights to sample from, as `model.safetensors`."""
     from safetensors.torch import save
 
     dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -43,17 +42,17 @@ def save_model(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """All that resuming needs, as `state.pt`: plain containers of tensors and numbers only."""
+    """Write all that resuming needs, as `state.pt`: plain containers of tensors and numbers only."""
     import torch
 
     write_atomically(folder / STATE, lambda file: torch.save(state, file))
 
 
-# --- load exactly -------------------------------------------------------------------------------------------------
+# --- read -------------------------------------------------------------------------------------------------
 
 
 def read_tensors(path: Path) -> dict[str, "Tensor"]:
-    """The tensors of a .safetensors file. Raises UserError when it is missing or damaged."""
+    """Read a .safetensors file. Raises UserError when it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -68,7 +67,10 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """The training state on the CPU, or None when the run has not written one yet. Raises UserError when damaged."""
+    """Read the training state, onto the CPU. Returns None when the run has not written one yet.
+
+    Raises UserError when it is damaged.
+    """
     import torch
 
     path = folder / STATE
@@ -80,18 +82,18 @@ def read_state(folder: Path) -> dict[str, Any] | None:
             raise ValueError("not the state of a run")
         return state
     except Exception as error:  # whatever bytes are there: the restricted unpickler fails on them in many ways
-        raise UserError(f"{path} is damaged ({one_line(error)}). Start again in another --out.") from None
+        raise UserError(f"{path} is damaged ({one_line(error)}). Start again, in another folder.") from None
 
 
 def read_weights(folder: Path, weights: str = "ema") -> tuple[dict[str, "Tensor"], Path]:
-    """Those of WEIGHTS asked for, of the network that draws, and the file they are from. Raises UserError."""
+    """Read one of WEIGHTS of the network that draws, and return with them the file they are from. Raises UserError."""
     if weights not in WEIGHTS:
         raise UserError(f"unknown weights '{weights}'. Known: {', '.join(WEIGHTS)}.")
     if weights == "ema":
         return read_tensors(folder / MODEL), folder / MODEL
     state = read_state(folder)
     if state is None:
-        raise UserError(f"{folder / STATE} is missing, and only it holds the raw weights. Use --weights ema.")
+        raise UserError(f"{folder / STATE} is missing, and only it holds the raw weights. Use ema.")
     return state["model"], folder / STATE
 
 
@@ -99,7 +101,10 @@ def read_weights(folder: Path, weights: str = "ema") -> tuple[dict[str, "Tensor"
 
 
 def read_config(folder: str | Path, kind: Kinds | None = None) -> dict[str, Any]:
-    """The config.json of a run folder; with `kind`, of that kind, or one of those, only. Raises UserError."""
+    """Read a run's config.json. If `kind` is given, raise UserError unless the run is of that kind, or one of them.
+
+    Each kind of run has a record for it, such as `DdpmConfig`, and a function that checks it, such as `read_ddpm`.
+    """
     folder = Path(folder).expanduser()
     if not folder.exists():
         raise UserError(f"{folder} does not exist. `minidiff info` lists the runs there are.")
@@ -108,7 +113,7 @@ def read_config(folder: str | Path, kind: Kinds | None = None) -> dict[str, Any]
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} is not a run folder (it has no {CONFIG}). `minidiff info` lists the runs.")
     config = read_json(folder / CONFIG)
-    if "kind" not in config:
+    if not isinstance(config.get("kind"), str):
         raise UserError(f"{folder / CONFIG} was not written by minidiff (it names no kind of run).")
     if kind is not None and config["kind"] not in several(kind):
         needs = listed(several(kind), "or")
@@ -123,7 +128,10 @@ def several(kind: Kinds) -> tuple[str, ...]:
 
 
 def list_runs(root: str | Path = "runs", kind: Kinds | None = None) -> list[Path]:
-    """The run folders under `root`, the newest first; with `kind`, those of that kind, or of these, with weights."""
+    """List the run folders under `root`, the newest first.
+
+    If `kind` is given, list only runs of that kind, or one of them, that have weights.
+    """
     found = []
     for config in Path(root).glob(f"*/{CONFIG}"):
         try:
@@ -139,7 +147,7 @@ def list_runs(root: str | Path = "runs", kind: Kinds | None = None) -> list[Path
 
 
 def newest_run(kind: Kinds, root: str | Path = "runs") -> Path:
-    """The run of this kind, or one of these, that was written last. Raises UserError when there is none."""
+    """Find the run of this kind, or one of these, that was written last. Raises UserError when there is none."""
     runs = list_runs(root, kind)
     if not runs:
         kinds = several(kind)
@@ -151,9 +159,9 @@ def newest_run(kind: Kinds, root: str | Path = "runs") -> Path:
 
 
 def create_run(folder: str | Path | None, name: str, config: Mapping[str, Any], pictures: str = "samples") -> Path:
-    """A new run folder with its config.json: `folder`, or the first free `runs/NAME-1`, `-2`, ... Raises UserError.
+    """Make a new run folder with its config.json: `folder`, or the first free one of `runs/NAME-1`, `-2`, ...
 
-    pictures: the name of the folder inside it for what the run draws.
+    pictures: the name of the folder inside it for what the run draws. Raises UserError.
     """
     if folder is None:
         number = 1
@@ -167,7 +175,7 @@ def create_run(folder: str | Path | None, name: str, config: Mapping[str, Any], 
         (folder / pictures).mkdir(parents=True)
         write_json(folder / CONFIG, config)
     except OSError as error:
-        raise UserError(f"cannot make the run folder {folder}: {error.strerror}. Choose another --out.") from None
+        raise UserError(f"cannot make the run folder {folder}: {error.strerror}. Choose another `out`.") from None
     except UserError:
         shutil.rmtree(folder / pictures if before else folder, ignore_errors=True)  # no half-made run stays behind
         raise
@@ -175,7 +183,7 @@ def create_run(folder: str | Path | None, name: str, config: Mapping[str, Any], 
 
 
 def check_free(folder: Path) -> None:
-    """A UserError unless `folder` is empty or not there."""
+    """Raise UserError unless `folder` is empty or not there."""
     if folder.is_dir() and not is_empty(folder):
-        hint = f"--resume {folder} to go on with it, or " if (folder / CONFIG).exists() else ""
-        raise UserError(f"{folder} is not empty. Use {hint}another --out.")
+        hint = f"Go on with it by `resume` {folder}, or use" if (folder / CONFIG).exists() else "Use"
+        raise UserError(f"{folder} is not empty. {hint} another `out`.")

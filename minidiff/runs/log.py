@@ -1,4 +1,4 @@
-"""The log of a run, metrics.jsonl: one record a line, with the step and what was measured there.
+"""The log of a run, metrics.jsonl: a record a line, with the step and what was measured there.
 
 Rests on files.
 """
@@ -15,9 +15,10 @@ METRICS = "metrics.jsonl"
 
 
 def read_metrics(folder: Path, upto: int | None = None) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, up to a step; a last line cut short by a kill is left out.
+    """Read metrics.jsonl, up to a step. A last line that a kill cut short is left out.
 
-    Every record has a step. Those of the training have a loss; those of a measurement (of accuracy, say) may have none.
+    Every record has a step. A record of the training has a loss. A record of a measurement, such as one of the
+    accuracy, has none.
     """
     records = []
     path = folder / METRICS
@@ -33,8 +34,10 @@ def read_metrics(folder: Path, upto: int | None = None) -> list[dict[str, Any]]:
 
 
 def seconds_of_steps(records: list[dict[str, Any]], batch_size: int) -> float:
-    """How long the steps of a training took, by the rate that each record was made at: without pictures, measurements
-    and what a kill lost."""
+    """Return how long the steps of a training took, by the speed that each record was made at.
+
+    The time for pictures and measurements is not in it, nor what a kill lost.
+    """
     step, total = 0, 0.0
     for record in records:
         if record.get("images_per_second"):
@@ -44,15 +47,20 @@ def seconds_of_steps(records: list[dict[str, Any]], batch_size: int) -> float:
 
 
 def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
-    """metrics.jsonl anew: after a resume it must not hold steps that are about to be run again."""
+    """Write metrics.jsonl anew: after a resume it must not hold steps that are about to be run again."""
     text = "".join(json.dumps(record) + "\n" for record in records)
     write_atomically(folder / METRICS, lambda file: file.write(text.encode()))
 
 
 def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
-    """One more line; a kill can cut it short, which `read_metrics` forgives."""
+    """Add a line. A kill can cut it short, which `read_metrics` forgives."""
     try:
         with open(folder / METRICS, "a") as file:
             file.write(json.dumps(record) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {folder / METRICS}: {error.strerror}. Make room and resume.") from None
+
+
+def is_measurement(record: Mapping[str, Any]) -> bool:
+    """Return whether a record is one of a measurement, not of the training itself."""
+    return "loss" not in record

@@ -4,16 +4,20 @@ Rests on records and data.config, so that help and `minidiff info` need no torch
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import KW_ONLY
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import KW_ONLY, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args, get_type_hints
 
 from minidiff._version import __version__
 from minidiff.data.config import DataConfig
 from minidiff.errors import UserError
-from minidiff.records import demand, from_json, record, to_json
+from minidiff.records import demand, from_json, record
 
+if TYPE_CHECKING:
+    from minidiff.training.step import TrainStep
+
+OnStep: TypeAlias = "Callable[[TrainStep], object] | None"
 Decay = Literal["constant", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -88,6 +92,13 @@ class TrainRequest:
     save_every: int | None = None  # steps between checkpoints; None: a tenth of the steps, at most 1000
     out: str | Path | None = None  # the run folder; None: the next free runs/KIND-DATASET-N
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    on_step: OnStep = field(default=None, compare=False)  # called after each step, for a progress of your own
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a number that no training can have; the rest is checked with what the preset says."""
+        for name in ("image_size", "steps", "batch_size", "save_every"):
+            value = getattr(self, name)
+            demand(value is None or value >= 1, name, value, "1 or more, or None")
 
 
 @record
@@ -110,6 +121,7 @@ class ResumeRequest:
     fid_features: str | None = None
     fid_weights: str | Path | None = None
     device: str = "auto"
+    on_step: OnStep = field(default=None, compare=False)  # called after each step, for a progress of your own
 
 
 def given(request: object, names: Iterable[str]) -> dict[str, Any]:
@@ -138,7 +150,7 @@ AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
 # Keys that earlier versions did not write yet. Any other that is missing is a mistake: its default may be another value
 # than the one that the run was made with.
-ADDED = {"preset", "labels", "fid", "source", "save_every", "sample_every", "measure_every"}
+ADDED = {"minidiff", "preset", "labels", "fid", "source", "save_every", "sample_every", "measure_every"}
 ADDED |= {"data.data_dir", "data.on_bad", "data.corruption", "data.severity", "data.images", "data.fingerprint"}
 ADDED |= {"network.scale_shift", "network.label_dim", "labels.dropout", "fid.network"}
 ADDED |= {f"gan.{name}" for name in ("betas", "clip", "penalty")}  # each is of one kind of GAN
@@ -152,14 +164,20 @@ def read_as(cls: type[AnyConfig], stored: dict[str, Any], where: object) -> AnyC
     """
     if "source" in stored and stored.get("training") == {}:  # how earlier versions said that a run was imported
         stored = stored | {"training": None}
-    config = from_json(cls, stored, where)
-    for key in keys_of(to_json(config)):
-        if key not in ADDED and key not in keys_of(stored):
+    for key in missing_keys(cls, stored):
+        if key not in ADDED:
             raise UserError(f'{where}: "{key}" is missing. Bring back the file as it was written.')
-    return config
+    return from_json(cls, stored, where)
 
 
-def keys_of(stored: dict[str, Any], before: str = "") -> set[str]:
-    """Return the keys of a JSON object and of the objects in it, such as "training.lr"."""
-    found = {before + key for key in stored}
-    return found.union(*(keys_of(value, f"{before}{key}.") for key, value in stored.items() if isinstance(value, dict)))
+def missing_keys(cls: type[Any], stored: dict[str, Any], before: str = "") -> Iterator[str]:
+    """Yield the fields of a record that a JSON object lacks, and those of the records in it, such as "training.lr"."""
+    types = get_type_hints(cls)
+    for each in fields(cls):
+        name, value = before + each.name, stored.get(each.name)
+        kinds: tuple[Any, ...] = (types[each.name], *get_args(types[each.name]))
+        inner = [kind for kind in kinds if is_dataclass(kind)]
+        if each.name not in stored:
+            yield name
+        elif isinstance(value, dict) and inner:
+            yield from missing_keys(inner[0], value, f"{name}.")

@@ -7,6 +7,7 @@ ddpm/job.py, gan/job.py, classifier/job.py.
 import os
 import shlex
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -26,13 +27,14 @@ from minidiff.training import journal
 from minidiff.training.config import INITIAL_WEIGHTS, ResumeRequest, RunConfig, TrainConfig, given
 from minidiff.training.data import open_again
 from minidiff.training.loop import Training
+from minidiff.training.step import TrainStep
 
 Config = TypeVar("Config", bound=RunConfig)
 
 # What every run may change when it is taken up again; each kind adds its own, see `Job.may_change`.
 SETTINGS = ("steps", "lr", "warmup", "precision", "compile")  # of TrainConfig
 AS_IT_WAS = ResumeRequest()
-MAY_CHANGE = ("data_dir", *SETTINGS, "save_every", "device")
+MAY_CHANGE = ("data_dir", *SETTINGS, "save_every", "device", "on_step")
 
 
 class Job(ABC, Generic[Config]):
@@ -46,6 +48,7 @@ class Job(ABC, Generic[Config]):
     may_change: ClassVar[tuple[str, ...]] = ()  # fields of ResumeRequest that this kind has beside MAY_CHANGE
     sample_every: int  # steps between two calls of `preview`
     measure_every: int | None = None  # steps between two calls of `measure`; None: it is not called
+    started = False  # whether `start` has been called
 
     def __init__(
         self,
@@ -133,7 +136,7 @@ class Job(ABC, Generic[Config]):
 
         Raises UserError while another process trains in the folder, and then leaves it as it is.
         """
-        folder, config = self.folder, to_json(self.config)
+        folder, config, self.started = self.folder, to_json(self.config), True
         if folder is not None:
 
             def rewrite() -> None:
@@ -147,13 +150,24 @@ class Job(ABC, Generic[Config]):
         return f"run       {self.folder}"
 
     def run(self) -> None:
-        """Train to the last step. Raises journal.Interrupted after Ctrl-C or SIGTERM, with how to resume."""
-        assert self.folder is not None, "start() first"
+        """Train to the last step: see `steps`."""
+        for _ in self.steps():
+            pass
+
+    def steps(self) -> Iterator[TrainStep]:
+        """Train to the last step, in the run folder. Yields each step when it is saved, drawn and measured, if it is.
+
+        Raises Interrupted after Ctrl-C or SIGTERM, with how to resume.
+        """
+        if not self.started:
+            self.start()
+        assert self.folder is not None
+        last = self.training.steps
         try:
-            journal.keep(
+            yield from journal.keep(
                 self.trainer,
                 self.folder,
-                log_every=max(1, min(50, self.training.steps // 100)),
+                log_every=max(1, min(50, last // 100)),
                 save_every=self.save_every,
                 sample_every=self.sample_every,
                 preview=self.preview,
@@ -163,7 +177,6 @@ class Job(ABC, Generic[Config]):
         except journal.Interrupted as stop:
             resume = f"Resume with: minidiff train {self.kind} --resume {shlex.quote(str(self.folder))}"
             raise journal.Interrupted(f"{stop} {resume}", stop.exit_code) from None
-        last = self.training.steps
         if distributed.is_main() and not self.picture(last).exists():  # killed between the last save and its pictures
             journal.draw(self.folder, self.preview, last)
 

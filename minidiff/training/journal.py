@@ -1,12 +1,14 @@
 """Between the steps of a training: progress, metrics, pictures, checkpoints, and the ways a run can end.
 
-`keep` drives any Training inside a run folder. Killed at any moment, the folder holds the last checkpoint whole;
-interrupted by Ctrl-C or SIGTERM it saves first. A loss that is not a number ends the run before it can be saved.
+Rests on loop and runs. `keep` drives any `Training` inside a run folder. Killed at any moment, the folder holds the
+last checkpoint whole. Stopped by Ctrl-C or SIGTERM, the run saves first. A loss that is not a number ends the run
+before it can be saved.
 """
 
 import math
 import signal
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,15 +22,16 @@ from tqdm import tqdm
 
 from minidiff.errors import UserError
 from minidiff.files import locked
-from minidiff.runs import folder as checkpoint
-from minidiff.runs.curves import draw_curves, in_words, is_measurement
-from minidiff.runs.log import append_metrics, read_metrics, write_metrics
+from minidiff.runs.curves import draw_curves, spaced
+from minidiff.runs.folder import STATE, save_model, save_state
+from minidiff.runs.log import append_metrics, is_measurement, read_metrics, write_metrics
 from minidiff.runtime import distributed
 from minidiff.training.loop import Training
+from minidiff.training.step import TrainStep
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved; `exit_code` is the shell's exit code for that signal."""
+    """The run was asked to stop, and has saved. exit_code: the shell's, for that signal."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -45,14 +48,15 @@ def keep(
     preview: Callable[[int], list[str]] | None = None,
     measure: Callable[[int], dict[str, float]] | None = None,
     measure_every: int | None = None,
-) -> None:
-    """Run `trainer` to its last step, keeping the run folder up to date.
+) -> Iterator[TrainStep]:
+    """Run `trainer` to its last step, and keep the run folder up to date. Yields each step when that is done.
 
-    preview: draws pictures of the step it is given into the folder and returns warnings about them; only the main
-    process calls it. measure: what the EMA weights are worth, by name, for a record of their own in metrics.jsonl;
-    every process calls it, every measure_every steps and at the last (never, for None), after that step has been saved
-    if it was to be: what a kill left unmeasured is measured on resuming, and nothing twice.
-    Raises Interrupted after Ctrl-C or SIGTERM, UserError on a loss or gradient that is not finite.
+    preview: draws pictures of a step into the folder and returns warnings about them. Only the main process calls it.
+    measure: returns what the EMA weights are worth, by name, for a record of its own in metrics.jsonl. Every process
+    calls it, every measure_every steps and at the last; never, if that is None. It comes after the step has been saved:
+    what a kill left unmeasured is measured on resuming, and nothing twice.
+    Raises Interrupted after Ctrl-C or SIGTERM, UserError on a loss or gradient that is not finite. A caller who stops
+    in between loses what was not saved.
     """
     main = distributed.is_main()
     last = trainer.config.steps
@@ -69,7 +73,7 @@ def keep(
             write_metrics(folder, known)
 
         def measured(step: int) -> bool:
-            """Measure a step, if it is time; whether it was."""
+            """Measure a step if it is time. Returns whether it was."""
             if measure is None or measure_every is None or not step or (step % measure_every and step != last):
                 return False
             values = measure(step)
@@ -111,24 +115,26 @@ def keep(
                 draw(folder, preview, step)
             elif main and news:
                 draw_curves(folder)
+            yield record
             if news or sampling:
                 since = time.perf_counter()
 
 
 def draw(folder: Path, preview: Callable[[int], list[str]], step: int) -> None:
-    """The pictures of a step: the curves and the preview, with its warnings printed above the progress bar."""
+    """Draw the pictures of a step: the curves and the preview. Its warnings are printed above the progress bar."""
     draw_curves(folder)
     for warning in preview(step):
         tqdm.write(f"Warning: {warning}", file=sys.stderr)
 
 
 def save(trainer: Training, folder: Path) -> None:
-    """The state to resume from, then the weights to sample from; a kill in between loses nothing."""
-    checkpoint.save_state(folder, trainer.state_dict())
-    checkpoint.save_model(folder, trainer.ema.state_dict())
+    """Save the state to resume from, then the weights to sample from. A kill in between loses nothing."""
+    save_state(folder, trainer.state_dict())
+    save_model(folder, trainer.ema.state_dict())
 
 
 def log(folder: Path, board: Any, entry: dict[str, Any]) -> None:
+    """Add a record to metrics.jsonl, and to TensorBoard where it is installed."""
     append_metrics(folder, entry)
     if board is not None:
         for name in entry.keys() - {"step"}:
@@ -136,23 +142,27 @@ def log(folder: Path, board: Any, entry: dict[str, Any]) -> None:
 
 
 class Diverged(UserError):
-    """A loss or a gradient is no number any more: the same training again would come to the same end."""
+    """A loss or a gradient is no longer a number. The same training again would come to the same end."""
 
 
 def diverged(step: int, means: dict[str, float], folder: Path) -> str:
-    saved = (folder / checkpoint.STATE).exists()
+    """Say which value is no longer a number, what is kept, and what to try."""
+    saved = (folder / STATE).exists()
     kept = f"The last good checkpoint is kept in {folder}." if saved else "No checkpoint had been written yet."
     name = next(name for name, value in means.items() if not math.isfinite(value))
-    what = "the gradient became infinite" if name == "grad_norm" else f"the {in_words(name)} became {means[name]}"
+    what = "the gradient became infinite" if name == "grad_norm" else f"the {spaced(name)} became {means[name]}"
     return (
         f"{what} by step {step}; stopped. {kept} "
-        "Go on from there, or start again, with a third of the --lr, a longer --warmup, or --precision fp32."
+        "Go on from there, or start again, with a third of the `lr`, a longer `warmup`, or the `precision` fp32."
     )
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that receives SIGINT and SIGTERM, so that the step ends and is saved; a second Ctrl-C acts at once."""
+    """Collect SIGINT and SIGTERM in a list, so that the step ends and is saved. A second Ctrl-C acts at once.
+
+    Outside of the main thread, where Python allows no handlers, the list stays empty.
+    """
     received: list[int] = []
 
     def note(number: int, _frame: object) -> None:
@@ -160,6 +170,9 @@ def stop_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
@@ -170,9 +183,9 @@ def stop_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def tensorboard(folder: Path | None, next_step: int) -> Iterator[Any]:
-    """A TensorBoard writer in the run folder, when TensorBoard is installed (extra `tensorboard`); else None.
+    """Open a TensorBoard writer in the run folder; None without TensorBoard (the extra `tensorboard`).
 
-    What an earlier process wrote of next_step and beyond is dropped from the plots: those steps come again.
+    What an earlier process wrote from next_step on is dropped from the plots: those steps come again.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -1,9 +1,9 @@
-"""The training loop: one for every network of minidiff.
+"""The training loop: one for every network that learns alone.
 
-A `Trainer` owns the state (weights, EMA, optimizer, step) and is a generator of steps; what happens between steps,
-saving, pictures, progress, belongs to `journal`. What is trained is a closure, `loss(model, images, labels, draws)`,
-so DDPM, classifier and dehazing share this loop. Two networks that play against each other have a loop of their own,
-in gan_train, with the same surface: a `Training`.
+A `Trainer` owns the state (weights, EMA, optimizer, step), and yields its steps. What happens between them (saving,
+pictures, progress) is the business of `journal`. What is trained is a closure, `loss(model, images, labels, draws)`, so
+a DDPM and a classifier share this loop. Two networks that play against each other have their own, in gan/trainer.py,
+with the same surface: a `Training`.
 
 Every random number is a function of (seed, step): the order of the images, flips, timesteps, noise, dropout. So there
 is no random state to save, and a resumed run is the run that was never interrupted, to the bit on a CPU.
@@ -11,10 +11,9 @@ is no random state to save, and a resumed run is the run that was never interrup
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,23 +27,14 @@ from minidiff.runtime import distributed
 from minidiff.runtime.precision import can_compile, mixed_precision
 from minidiff.training.batches import load_batches, prepare
 from minidiff.training.config import DROPOUT, NOISE, TrainConfig
+from minidiff.training.step import TrainStep
 
 # images [n,C,H,W] in [-1,1], labels float [n,L], the random numbers of these n samples -> the mean loss, a scalar
 Loss = Callable[[nn.Module, Tensor, Tensor, Draws], Tensor]
 
 
-class TrainStep(NamedTuple):
-    """What one optimizer step did, after weights and EMA have moved. The tensors stay on the device, unread."""
-
-    step: int  # 1, 2, ...
-    loss: Tensor
-    grad_norm: Tensor
-    lr: float
-    also: Mapping[str, Tensor] = MappingProxyType({})  # what else there is to log, by name
-
-
 class Training(Protocol):
-    """What journal and job need of a trainer, whatever it trains."""
+    """What `journal` and `Job` need of a trainer, whatever it trains."""
 
     config: TrainConfig
     device: torch.device
@@ -65,12 +55,12 @@ class Training(Protocol):
 
 
 def slice_size(config: TrainConfig) -> int:
-    """The images that go through a network at once. Raises UserError when the batch does not divide."""
+    """Return how many images go through a network at once. Raises UserError when the batch does not divide."""
     slices = distributed.world_size() * config.accumulate
     if config.batch_size % slices:
         raise UserError(
-            f"--batch-size {config.batch_size} does not divide by {distributed.world_size()} processes times "
-            f"--accumulate {config.accumulate}. Try {math.ceil(config.batch_size / slices) * slices}."
+            f"`batch_size` {config.batch_size} does not divide by {distributed.world_size()} processes times "
+            f"`accumulate` {config.accumulate}. Try {math.ceil(config.batch_size / slices) * slices}."
         )
     return config.batch_size // slices
 
@@ -118,14 +108,14 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any], source: str = "state") -> None:
         """Go on from a saved state; a state of another network is a UserError."""
         if missing := sorted({"model", "ema", "optimizer", "step"} - state.keys()):
-            raise UserError(f"{source} is no training state: it has no {missing[0]}. Start again in another --out.")
+            raise UserError(f"{source} is no training state: it has no {missing[0]}. Start again, in another folder.")
         load_exactly(self.model, state["model"], source)
         load_exactly(self.ema, state["ema"], source)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
     def steps(self) -> Iterator[TrainStep]:
-        """Train from the present step to `config.steps`, one record after each optimizer and EMA step."""
+        """Train from the present step to `config.steps`. Yields a record after each step of optimizer and EMA."""
         config, rank = self.config, distributed.rank()
         batches = load_batches(self.data, config, self.slice_size, self.step, self.device)
         while self.step < config.steps:
@@ -147,12 +137,12 @@ class Trainer:
             grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            update_ema(self.ema, self.model, config.ema_decay_at(step))
+            average_weights(self.ema, self.model, config.ema_decay_at(step))
             self.step = step
             yield TrainStep(step, distributed.mean_over_processes(total), grad_norm, lr)
 
     def synchronised(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients travel between processes once a step, with the last accumulation slice."""
+        """Let gradients travel between processes once a step: with the last accumulation slice."""
         wrapped = getattr(self.forward, "_orig_mod", self.forward)
         if isinstance(wrapped, DistributedDataParallel) and not last:
             return wrapped.no_sync()
@@ -163,11 +153,14 @@ class Trainer:
 
 
 @torch.no_grad()
-def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
-    """ema <- decay * ema + (1 - decay) * model, in one fused call; buffers (batch-norm statistics) are copied."""
+def average_weights(ema: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the average towards the weights: ema <- decay * ema + (1 - decay) * model, in one fused call.
+
+    Buffers are copied. Only a classifier has any: the running statistics of batch normalisation. They forget within ten
+    batches or so, and a classifier settles, so its latest are nearer to those that the averaged network has. Measured on
+    FashionMNIST (width 8, step 120 of 240), running means were off by 0.011 standard deviations and the accuracy was
+    76.9%; with averaged statistics 0.028 and 75.8%. A GAN does not settle: see `average_with_statistics`.
+    """
     torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
     for mine, theirs in zip(ema.buffers(), model.buffers(), strict=True):
         mine.copy_(theirs)
-
-
-# --- the order of the data ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError
 from minidiff.gan.config import GAMES
 from minidiff.gan.losses import GANS, clip_weights, entropy_critic, entropy_generator, gradient_penalty, wasserstein
-from minidiff.gan.trainer import GanTrainer, update_ema
+from minidiff.gan.trainer import GanTrainer, average_with_statistics
 from minidiff.images.convert import to_float
 from minidiff.networks.gan import Critic, Generator, initialise
 from minidiff.rng import Draws
@@ -328,7 +328,7 @@ def test_the_average_takes_the_statistics_along() -> None:
     model, ema = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
     initialise(model)
     model(torch.randn(4, 2, 3, 3) + 5)
-    update_ema(ema, model, 0.75)
+    average_with_statistics(ema, model, 0.75)
     assert torch.allclose(ema.running_mean, 0.25 * model.running_mean)  # type: ignore[operator, arg-type]
     assert torch.allclose(ema.running_var, 0.75 + 0.25 * model.running_var)  # type: ignore[operator, arg-type]
     assert torch.allclose(ema.weight, 0.75 + 0.25 * model.weight)

@@ -1,6 +1,7 @@
 """Between the steps: what is measured, when, and what a kill leaves to measure."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,11 @@ from minidiff.runs.log import read_metrics, write_metrics
 from minidiff.training import journal
 from minidiff.training.config import TrainConfig
 from minidiff.training.loop import Trainer
+
+
+def run_to_the_end(*arguments: Any, **options: Any) -> None:
+    for _ in journal.keep(*arguments, **options):
+        pass
 
 
 def trainer(steps: int) -> Trainer:
@@ -67,7 +73,7 @@ def scores(folder: Path) -> list[tuple[int, float]]:
 def test_what_is_measured_stands_beside_the_losses(tmp_path: Path) -> None:
     """Every third step and at the last, once, each after the loss of its step; the curves get a second panel."""
     gauge = Gauge()
-    journal.keep(trainer(8), tmp_path, log_every=1, measure=gauge, measure_every=3)
+    run_to_the_end(trainer(8), tmp_path, log_every=1, measure=gauge, measure_every=3)
     assert gauge.asked == [3, 6, 8] and scores(tmp_path) == [(3, 30.0), (6, 60.0), (8, 80.0)]
     order = [(record["step"], "loss" in record) for record in read_metrics(tmp_path)]
     assert order == [(1, True), (2, True), (3, True), (3, False), (4, True), (5, True), (6, True), (6, False),
@@ -84,7 +90,7 @@ def test_what_is_measured_stands_beside_the_losses(tmp_path: Path) -> None:
 
 def test_nothing_is_measured_unless_it_is_asked_for(tmp_path: Path) -> None:
     gauge = Gauge()
-    journal.keep(trainer(4), tmp_path, log_every=1, measure=gauge)
+    run_to_the_end(trainer(4), tmp_path, log_every=1, measure=gauge)
     assert gauge.asked == [] and len(read_metrics(tmp_path)) == 4
 
 
@@ -93,12 +99,12 @@ def test_what_a_kill_left_unmeasured_is_measured_on_resuming(tmp_path: Path, dea
     """Killed in the middle of a measurement, after the save of that step: it is made up for, and none twice. A run
     that has all of its own asks for nothing."""
     with pytest.raises(Killed):
-        journal.keep(trainer(8), tmp_path, save_every=3, measure=Gauge(deadly), measure_every=3)
+        run_to_the_end(trainer(8), tmp_path, save_every=3, measure=Gauge(deadly), measure_every=3)
     again = Gauge()
-    journal.keep(resumed(tmp_path, 8), tmp_path, save_every=3, measure=again, measure_every=3)
+    run_to_the_end(resumed(tmp_path, 8), tmp_path, save_every=3, measure=again, measure_every=3)
     assert again.asked == [step for step in (3, 6, 8) if step >= deadly]
     assert scores(tmp_path) == [(3, 30.0), (6, 60.0), (8, 80.0)]
-    journal.keep(resumed(tmp_path, 8), tmp_path, measure=again, measure_every=3)
+    run_to_the_end(resumed(tmp_path, 8), tmp_path, measure=again, measure_every=3)
     assert scores(tmp_path) == [(3, 30.0), (6, 60.0), (8, 80.0)] and len(again.asked) <= 2
 
 
@@ -106,9 +112,9 @@ def test_steps_that_come_again_are_measured_again(tmp_path: Path, monkeypatch: p
     """Killed at step 6, saved at step 4: the measurement of step 5 belongs to steps that are lost."""
     monkeypatch.setattr(journal, "draw_curves", lambda folder: None)  # eight times would take its time
     with pytest.raises(Killed):
-        journal.keep(trainer(8), tmp_path, save_every=4, measure=Gauge(6), measure_every=1)
+        run_to_the_end(trainer(8), tmp_path, save_every=4, measure=Gauge(6), measure_every=1)
     assert scores(tmp_path)[-1][0] == 5
-    journal.keep(resumed(tmp_path, 8), tmp_path, save_every=4, measure=Gauge(), measure_every=1)
+    run_to_the_end(resumed(tmp_path, 8), tmp_path, save_every=4, measure=Gauge(), measure_every=1)
     assert scores(tmp_path) == [(step, 10.0 * step) for step in range(1, 9)]
 
 

@@ -16,7 +16,7 @@ from minidiff.networks.unet import UNet
 from minidiff.rng import Draws
 from minidiff.training.batches import epoch_order, global_batch, load_batches, prepare, read_by_workers, slices_of
 from minidiff.training.config import TrainConfig
-from minidiff.training.loop import Trainer, update_ema
+from minidiff.training.loop import Trainer, average_weights
 
 
 def some_images(count: int = 10, size: int = 8) -> ImageData:
@@ -95,7 +95,7 @@ def test_the_ema_copies_buffers() -> None:
     """Batch-norm statistics of the model, not the initial ones."""
     model, ema = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
     model(torch.randn(4, 2, 3, 3))
-    update_ema(ema, model, 0.9)
+    average_weights(ema, model, 0.9)
     assert ema.running_mean is not None and model.running_mean is not None
     assert torch.equal(ema.running_mean, model.running_mean)
 
