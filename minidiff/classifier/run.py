@@ -1,7 +1,7 @@
 """A trained classifier, opened from its run folder.
 
-Rests on networks.resnet and runs. `minidiff.open_evaluator` asks it about images; `minidiff fid --features` measures in
-its last layer.
+Rests on networks.resnet and runs. `minidiff.open_evaluator` asks it about images, and `minidiff.distance` can measure
+in its last layer.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
-"""How varied a set of samples is, beside the data: the alarm for a generator that draws the same few pictures.
+"""How varied a set of samples is beside the data: the alarm for a generator that draws the same few pictures.
 
-Rests on numpy. The distance of each sample to its nearest neighbour among the samples is the oldest sign of mode
-collapse (Goodfellow 2016, NIPS tutorial on GANs, section 5.1): quick enough to take at every preview of a training,
-where FID is not.
+Rests on numpy. Samples that lie close to each other are the oldest sign of mode collapse (Goodfellow 2016, NIPS
+tutorial on GANs, section 5.1). This is quick enough for every preview of a training, and FID is not.
 """
 
 import numpy as np
@@ -19,14 +18,15 @@ TOO_ALIKE = 0.4
 
 
 def diversity(samples: Pixels, real: Pixels) -> float:
-    """How far a sample is from the nearest other sample, over how far a real image is from the nearest other: >= 0.
+    """Divide how far a sample is from the nearest other sample by the same for real images: >= 0.
 
-    samples, real: uint8 [n,H,W,C], of the same H and W, C being 1 or 3 in either; as many of both are compared as
-    there are of the fewer, the first ones. 256 are enough: with 64, real images beside others give 0.89 to 1.08.
-    1 is as varied as the data, 0 one image again and again, or a few images, each of them several times: distances are
-    Euclidean, over all pixels, and of each set the median is taken. It is no measure of quality: noise is more varied
-    than any data. 1 where the data leave nothing to compare with, being fewer than two or all the same.
-    ValueError for images of other forms.
+    Distances are Euclidean, over all pixels, and the median of each set is taken. At 1 the samples are as varied as the
+    data. At 0 they are one image again and again, or a few images, each several times. This does not measure quality:
+    noise is more varied than any data.
+    samples, real: uint8 [n,H,W,C] of the same H and W; C may be 1 or 3 in either. The first of both are compared, as
+    many as the smaller set has. 256 are enough: with 64, real images beside others give 0.89 to 1.08.
+    Returns 1 where there is nothing to compare with: fewer than two images, or real ones that are all the same.
+    Raises ValueError for images of other shapes.
     """
     for images in (samples, real):
         if images.dtype != np.uint8 or images.ndim != 4:
@@ -44,7 +44,7 @@ def diversity(samples: Pixels, real: Pixels) -> float:
 
 
 def nearest_other(images: Pixels) -> NDArray[np.float64]:
-    """The Euclidean distance of each of uint8 [n,...], n >= 2, to the nearest of the others: [n]."""
+    """Return the Euclidean distance of each of uint8 [n,...], n >= 2, to the nearest of the others: [n]."""
     flat = images.reshape(len(images), -1).astype(np.float64)  # in float64 these sums of bytes are exact: equal is 0
     squares = (flat**2).sum(axis=1)
     distances = squares[:, None] + squares - 2 * flat @ flat.T

@@ -1,7 +1,7 @@
 """The training of a GAN, planned and run in its folder: what `minidiff train dcgan`, `wgan` and `wgan-gp` do.
 
-Rests on job and gan_train. A GAN has no loss that falls as its pictures get better, so what goes wrong is looked for:
-samples that grow alike, a discriminator that nothing deceives.
+Rests on training.job, trainer and suspicions. A GAN has no loss that falls as its pictures get better, so each preview
+looks for what goes wrong: samples that grow alike, a discriminator that nothing deceives.
 
 job = plan("dcgan", GanRequest(dataset="fashion-mnist", steps=500))
 job.start(); job.run(); print(job.conclusion())
@@ -16,13 +16,13 @@ import torch
 
 from minidiff.errors import UserError, lookup
 from minidiff.gan.config import GAMES, GameConfig, GanConfig, GanKind, GanRequest, read_gan
-from minidiff.gan.diversity import TOO_ALIKE, diversity
+from minidiff.gan.diversity import diversity
 from minidiff.gan.losses import GANS
 from minidiff.gan.presets import GAN_PRESETS
 from minidiff.gan.run import GanRun
+from minidiff.gan.suspicions import is_young, suspicions
 from minidiff.gan.trainer import GanTrainer
 from minidiff.images.convert import Pixels, to_uint8
-from minidiff.images.faults import problems
 from minidiff.images.files import write_image
 from minidiff.images.grid import grid
 from minidiff.networks.configs import GeneratorConfig
@@ -35,13 +35,7 @@ from minidiff.training.job import Job, check_out
 from minidiff.training.presets import default_preset, training_config
 
 PREVIEW_IMAGES = 64
-Records = list[dict[str, Any]]  # of metrics.jsonl
-
 COMPARED = 256  # samples, and as many real images, for their diversity
-
-# Of a discriminator: where it tells so large a share of both real and made images, in the mean over the latest fifth of
-# what was logged, the generator learns little from it.
-TELLS_ALL = 0.995
 
 
 class GanJob(Job[GanConfig]):
@@ -70,18 +64,18 @@ class GanJob(Job[GanConfig]):
         return f"{what}; {turns}{limits}"
 
     def averaged(self) -> GanRun:
-        """The EMA weights of this moment, to sample from."""
+        """Return the EMA weights of this moment, to sample from."""
         assert self.folder is not None
         precision = self.training.precision
         return GanRun(self.folder, self.config, self.trainer.ema, precision)  # type: ignore[arg-type]
 
     def draw(self, count: int) -> Pixels:
-        """Samples, always from the same noise, uint8 [count,H,W,3]."""
+        """Draw samples, always from the same noise, uint8 [count,H,W,3]."""
         at_once = self.trainer.slice_size
         return to_uint8(self.averaged().draw(range(count), seed=self.training.seed, batch_size=at_once))
 
     def measure(self, step: int) -> dict[str, float]:
-        """How varied the samples are, beside real images: see `diversity`."""
+        """Measure how varied the samples are beside real images: see `diversity`."""
         value = 0.0
         if distributed.is_main():
             chosen = np.linspace(0, len(self.data) - 1, min(len(self.data), COMPARED)).astype(int)
@@ -89,7 +83,7 @@ class GanJob(Job[GanConfig]):
         return {"diversity": distributed.from_main(value)}
 
     def preview(self, step: int) -> list[str]:
-        """A grid, always from the same noise."""
+        """Draw a grid, always from the same noise."""
         assert self.folder is not None
         images = self.draw(PREVIEW_IMAGES)
         write_image(self.picture(step), grid(images))
@@ -156,79 +150,3 @@ def game_config(kind: str, request: GanRequest) -> GameConfig:
             owner = next(other for other, its in GAMES.items() if getattr(its, name) is not None)
             raise UserError(f"`{name}` belongs to {owner}, not {kind}. Leave it out.")
     return replace(game, **given(request, vars(game)))
-
-
-# --- what goes wrong ----------------------------------------------------------------------------------------------
-
-
-def suspicions(kind: str, records: Records, step: int, images: Pixels) -> list[str]:
-    """Say what looks wrong after a step: with samples of it, uint8 [n,H,W,3], and with the game, by its metrics.
-
-    kind: one of GANS. records: the metrics up to this step. A young training looks wrong without being so: see
-    `is_young`.
-    """
-    looked = [f"samples at step {step}: {problem}" for problem in problems(images)]
-    return looked + collapse(records, kind) + unequal(records, kind)
-
-
-def is_young(kind: str, preset: str | None, steps: int, step: int) -> bool:
-    """Return whether a run goes on after this step, and has not come to a tenth of its preset's steps.
-
-    Every GAN begins with grey noise, all alike, and with a discriminator that tells it from images.
-    """
-    known = GAN_PRESETS[kind].get(preset or "")
-    return step < steps and known is not None and step < known.training.steps / 10
-
-
-def collapse(records: Records, kind: str) -> list[str]:
-    """A warning where the latest samples that were measured are too alike. kind: one of GANS."""
-    latest = next((record for record in reversed(records) if "diversity" in record), None)
-    if latest is None or latest["diversity"] >= TOO_ALIKE:
-        return []
-    return [
-        f"the samples at step {latest['step']} are too alike: their diversity is {latest['diversity']:.2f} beside 1 of "
-        "the data. If it does not rise, the generator has collapsed: start again with another --seed"
-        + ("." if kind == "wgan-gp" else ", or wgan-gp.")
-    ]
-
-
-def unequal(records: Records, kind: str) -> list[str]:
-    """What the metrics say of a game in which one side has nothing more to learn from the other. kind: of any run."""
-    return one_sided(records) + stalled(records, kind)
-
-
-def one_sided(records: Records) -> list[str]:
-    """A warning where a discriminator has told nearly all images for the latest fifth of what was logged; of a dcgan,
-    for a critic's scores have no accuracy."""
-    told = [min(r["accuracy_real"], r["accuracy_fake"]) for r in records if "accuracy_fake" in r]
-    latest = told[-max(5, len(told) // 5) :]
-    if len(latest) < 5 or np.mean(latest) < TELLS_ALL:
-        return []
-    return [
-        f"the discriminator tells {100 * np.mean(latest):.1f}% of real and made images for long, and the generator "
-        "learns little from one so sure. If it stays so, try `minidiff train dcgan` with a lower --lr or more data, or "
-        "wgan-gp."
-    ]
-
-
-STALLED = 0.05  # of its largest; one that had died was at 0.005, one that still learned at 0.15
-
-
-def stalled(records: Records, kind: str) -> list[str]:
-    """A warning where the estimate of a wgan's critic has been next to nothing, and less than its own spread, for the
-    latest fifth of what was logged: clipped weights bound the critic's slope from above alone, and it can go flat. The
-    penalty of wgan-gp holds the slope up."""
-    if kind != "wgan":
-        return []
-    estimates = np.array([record["wasserstein"] for record in records if "wasserstein" in record])
-    latest = estimates[-max(5, len(estimates) // 5) :]
-    if len(latest) < 5 or abs(latest.mean()) > latest.std():
-        return []
-    share = np.abs(latest).mean() / max(np.abs(estimates).max(), 1e-30)
-    if share >= STALLED:
-        return []
-    return [
-        f"the critic's estimate has fallen to {100 * share:.1f}% of its largest and is lost in its own spread: nothing "
-        "tells the generator where to go. Unless the samples are as good as the data, the critic has gone flat. Try "
-        "`minidiff train wgan` with a lower --lr or a larger --clip, or wgan-gp."
-    ]

@@ -1,6 +1,6 @@
-"""What the two networks of a GAN play for: the losses of DCGAN, WGAN and WGAN-GP, and their table.
+"""The losses that the two networks of a GAN play for, of DCGAN, WGAN and WGAN-GP, and the table of these kinds.
 
-Rests on nothing but torch.
+Rests on gan.config.
 Goodfellow et al. 2014 (GAN); Radford et al. 2016 (DCGAN); Arjovsky et al. 2017 (WGAN); Gulrajani et al. 2017 (WGAN-GP).
 """
 
@@ -15,32 +15,40 @@ from minidiff.gan.config import CRITIC_NAMES, GAMES, GameConfig
 
 
 def entropy_critic(real: Tensor, fake: Tensor) -> Tensor:
-    """-log D(x) - log(1 - D(G(z))), with D the sigmoid of the score (Goodfellow et al. 2014, eq. 1). Scores [N]."""
+    """Return -log D(x) - log(1 - D(G(z))), with D the sigmoid of the score (Goodfellow et al. 2014, eq. 1).
+
+    real, fake: scores [N].
+    """
     return softplus(-real).mean() + softplus(fake).mean()
 
 
 def entropy_generator(fake: Tensor) -> Tensor:
-    """-log D(G(z)), which has a gradient where the critic is sure, too (Goodfellow et al. 2014, section 3)."""
+    """Return -log D(G(z)). It has a gradient even where the critic is sure (Goodfellow et al. 2014, section 3)."""
     return softplus(-fake).mean()
 
 
 def wasserstein(real: Tensor, fake: Tensor) -> Tensor:
-    """E f(x) - E f(G(z)): for the best f of slope at most 1, the distance of the two distributions (WGAN, eq. 2)."""
+    """Return E f(x) - E f(G(z)) (WGAN, eq. 2).
+
+    For the best f of slope at most 1 this is the distance of the two distributions.
+    """
     return real.mean() - fake.mean()
 
 
 def wasserstein_critic(real: Tensor, fake: Tensor) -> Tensor:
+    """Return what the critic minimises."""
     return -wasserstein(real, fake)  # WGAN, eq. 3: the critic looks for the f with the largest difference
 
 
 def wasserstein_generator(fake: Tensor) -> Tensor:
+    """Return what the generator minimises."""
     return -fake.mean()  # WGAN, algorithm 1, line 10
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
-    """The mean of (|grad f(x)| - 1)^2 at points x between real and fake images (WGAN-GP, eq. 3).
+    """Return the mean of (|grad f(x)| - 1)^2 at points x between real and made images (WGAN-GP, eq. 3).
 
-    real, fake: [N,C,H,W]; mix: uniform in [0,1), [N,1,1,1]. Float32, under autocast too.
+    real, fake: [N,C,H,W]. mix: uniform in [0,1), [N,1,1,1]. It computes in float32, also under autocast.
     """
     with torch.autocast(real.device.type, enabled=False):
         x = (mix * real + (1 - mix) * fake).detach().requires_grad_()  # algorithm 1, line 6
@@ -50,7 +58,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
 
 @torch.no_grad()
 def clip_weights(critic: nn.Module, clip: float) -> None:
-    """Every weight into [-clip, clip] (WGAN, algorithm 1, line 7)."""
+    """Clip every weight to [-clip, clip] (WGAN, algorithm 1, line 7)."""
     for parameter in critic.parameters():
         parameter.clamp_(-clip, clip)
 
@@ -69,6 +77,7 @@ class Method:
 
 def method(kind: str, title: str, paper: str, critic: Callable[[Tensor, Tensor], Tensor],
            generator: Callable[[Tensor], Tensor]) -> Method:  # fmt: skip
+    """Put a kind of GAN together with its game."""
     return Method(title, paper, CRITIC_NAMES[kind], critic, generator, GAMES[kind])
 
 

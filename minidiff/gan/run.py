@@ -1,7 +1,7 @@
-"""A trained GAN, ready to sample from: noise goes in, images come out, in one call of the generator.
+"""A trained GAN, ready to sample from: noise goes in, and images come out of one call of the generator.
 
-Rests on gan (the networks) and rng. `pipeline.load` opens its folder; what a reverse chain alone can do (start from an
-image, take more or fewer steps) has no meaning here, and is refused by name.
+Rests on networks.gan and rng. `minidiff.load` opens its folder. What only a reverse chain can do (start from an image,
+take more or fewer steps) has no meaning here, and is refused by name.
 
 run = minidiff.load("runs/dcgan-shapes-1")
 for images in run.sample(64): ...   # float [n,C,H,W] in [-1,1]
@@ -26,7 +26,10 @@ from minidiff.runtime.precision import mixed_precision
 
 @dataclass
 class GanRun:
-    """A trained GAN: its folder, config, generator (in eval mode, so that an image does not depend on its batch)."""
+    """A trained GAN: its folder, its config and its generator.
+
+    The generator is in eval mode, so an image does not depend on its batch.
+    """
 
     folder: Path
     config: GanConfig
@@ -41,13 +44,13 @@ class GanRun:
 
     @property
     def label_names(self) -> list[str]:
-        """What it can be asked for, as of a `pipeline.Run`: nothing."""
+        """The labels that it can be asked for, as a `Run` has them: none."""
         return []
 
     def latents(self, indices: Sequence[int], seed: int = 0) -> Tensor:
-        """The noise that these samples are made of: standard normal [n,latent_dim], on the run's device.
+        """Draw the noise that these samples are made of: standard normal [n,latent_dim], on the run's device.
 
-        Sample k of a seed has its own: the same in any batch, process and device.
+        Sample k of a seed always has the same noise, in any batch, process and device.
         """
         device = next(self.model.parameters()).device
         size = (len(indices), self.config.network.latent_dim)
@@ -61,9 +64,9 @@ class GanRun:
         batch_size: int = 64,
         on_step: Callable[[Tensor], None] | None = None,
     ) -> Iterator[Tensor]:
-        """Images 0 .. num-1, in order, as batches of float [n,C,H,W] in [-1,1] on the CPU.
+        """Draw images 0 .. num-1, in order, as batches of float [n,C,H,W] in [-1,1] on the CPU.
 
-        on_step: see `draw`. Under torchrun the processes share the batches, and all of them get all of each.
+        on_step: see `draw`. Under torchrun the processes share each batch, and all of them get all of it.
         """
         for mine in distributed.shares(num, batch_size):
             images = self.draw(mine, seed=seed, batch_size=batch_size, on_step=on_step)
@@ -77,9 +80,9 @@ class GanRun:
         batch_size: int = 64,
         on_step: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """The samples with these indices, float [n,C,H,W] in [-1,1] on the run's device.
+        """Draw the samples with these indices, float [n,C,H,W] in [-1,1] on the run's device.
 
-        on_step: called after every call of the generator, with the images it made.
+        on_step: called after every call of the generator, with the images that it made.
         """
         autocast = mixed_precision(self.precision, next(self.model.parameters()).device)
         made = [torch.empty((0, *self.shape), device=next(self.model.parameters()).device)]
@@ -92,7 +95,7 @@ class GanRun:
         return torch.cat(made)
 
     def refuse(self, option: str) -> None:
-        """A UserError: an option, such as `--steps`, is of a reverse chain, and this run has none."""
+        """Raise UserError: an option, such as `steps`, belongs to a reverse chain, and this run has none."""
         raise UserError(
             f"{self.folder} is a {self.config.kind} run, which draws an image in one call of its network: "
             f"{option} is for ddpm runs. Leave it out."
@@ -102,9 +105,9 @@ class GanRun:
 def load_gan(
     folder: str | Path, weights: str = "ema", device: str | torch.device = "cpu", precision: str | None = None
 ) -> GanRun:
-    """The run folder of a GAN, rebuilt from its config.json alone; the critic is left in state.pt.
+    """Open the run folder of a GAN. Its config.json says all that is needed; the critic is left in state.pt.
 
-    weights, precision: see `pipeline.load_ddpm`. Raises UserError when the folder is no GAN's, has no weights yet, or
+    weights, precision: see `load_ddpm`. Raises UserError when the folder is no GAN's, has no weights yet, or
     has weights that do not fit exactly.
     """
     folder = Path(folder).expanduser()

@@ -10,10 +10,12 @@ from minidiff.runtime import distributed
 
 
 def of_gan(name: str, run: GanRun, num: int, *, seed: int = 0, **sampling: Any) -> ImageSource:
-    """`num` samples of a GAN, drawn as they are asked for: sample k of a seed is always the same. Raises UserError for
-    what there is to say of a reverse chain, such as its sampler."""
+    """Offer `num` samples of a GAN as a source. They are drawn as they are asked for; sample k is always the same.
+
+    Raises UserError for an option of a reverse chain, such as its sampler.
+    """
     for option in sampling:
-        run.refuse(f"--{option}")
+        run.refuse(f"`{option}`")
 
     def batches(batch_size: int) -> Iterator[Batch]:
         for mine in distributed.shares(num, batch_size):

@@ -1,9 +1,10 @@
-"""The training of a GAN: critic and generator move in turn, each against the other. Rests on gan and train.
+"""The training of a GAN: critic and generator move in turn, each against the other.
 
-Algorithm 1 of Arjovsky et al. 2017 (WGAN) and of Gulrajani et al. 2017 (WGAN-GP); with one critic step to each of the
-generator and cross entropy, it is that of Goodfellow et al. 2014 as DCGAN runs it.
+Rests on losses, networks.gan and training. This is algorithm 1 of Arjovsky et al. 2017 (WGAN) and of Gulrajani et al.
+2017 (WGAN-GP). With cross entropy, and one step of the critic to each of the generator, it is the algorithm of
+Goodfellow et al. 2014 as DCGAN runs it.
 
-As in train, every random number is a function of (seed, step), and a resumed run is the run never interrupted.
+Every random number is a function of (seed, step), so a resumed run is the run that was never interrupted.
 """
 
 import copy
@@ -33,9 +34,9 @@ from minidiff.training.step import TrainStep
 class GanTrainer:
     """Generator, its EMA, critic and both optimizers at one step of a run; `steps()` moves them on.
 
-    One step is one of the generator, after `method.critic_steps` of the critic, each on a batch of its own. Batch
+    One step is a step of the generator, after `game.critic_steps` of the critic, each on a batch of its own. Batch
     normalisation goes by the images of a process, so two processes of 32 are not the same training as one of 64.
-    Raises UserError when the batch does not divide, or leaves a process one image.
+    Raises UserError when the batch does not divide, or leaves a process a single image.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class GanTrainer:
         self.config, self.method, self.data, self.step = config, method, data, 0
         self.device, self.slice_size = torch.device(device), slice_size(config)
         if self.slice_size < 2:
-            raise UserError("one image at a time is too little for batch normalisation. Raise --batch-size.")
+            raise UserError("one image at a time is too little for batch normalisation. Raise `batch_size`.")
         layout = {"memory_format": torch.channels_last}
         self.model = generator.to(self.device).to(**layout).train()  # the one that is sampled from, in the end
         self.critic = critic.to(self.device).to(**layout).train()
@@ -73,8 +74,8 @@ class GanTrainer:
     def load_state_dict(self, state: dict[str, Any], source: str = "state") -> None:
         """Go on from a saved state; a state of other networks is a UserError."""
         if missing := sorted(self.state_dict().keys() - state.keys()):
-            raise UserError(f"{source} is no training state of a GAN: it has no {missing[0]}. Start again in another "
-                            "--out.")  # fmt: skip
+            what = f"it has no {missing[0]}"
+            raise UserError(f"{source} is no training state of a GAN: {what}. Start again, in another folder.")
         for name, network in (("model", self.model), ("ema", self.ema), ("critic", self.critic)):
             load_exactly(network, state[name], source)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -82,7 +83,7 @@ class GanTrainer:
         self.step = state["step"]
 
     def steps(self) -> Iterator[TrainStep]:
-        """Train from the present step to `config.steps`, one record after each step of the generator."""
+        """Train from the present step to `config.steps`. Yields a record after each step of the generator."""
         config, turns = self.config, self.method.game.critic_steps
         read = replace(config, steps=turns * config.steps)  # one batch for each step of the critic
         batches = load_batches(self.data, read, self.slice_size, turns * self.step, self.device)
@@ -107,7 +108,7 @@ class GanTrainer:
             yield TrainStep(step, distributed.mean_over_processes(loss), grad_norm, lr, also)
 
     def critic_step(self, real: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """One step of the critic against the present generator; returns what is to be logged of it.
+        """Move the critic one step against the present generator. Returns what is to be logged of it.
 
         real: float [n,C,H,W] in [-1,1].
         """
@@ -130,7 +131,7 @@ class GanTrainer:
         return {f"{method.critic_name}_loss": loss.detach(), **told_apart(method, real_scores, fake_scores)}
 
     def generator_step(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        """One step of the generator against the present critic; returns its loss and the norm of its gradient."""
+        """Move the generator one step against the present critic. Returns its loss and the norm of its gradient."""
         self.critic.requires_grad_(False)  # what it would learn here is not used: spare the work
         with self.autocast():
             scores = self.critic(self.make(draws)).float()
@@ -144,7 +145,7 @@ class GanTrainer:
         return loss.detach(), grad_norm
 
     def make(self, draws: Draws) -> Tensor:
-        """Images of the generator as it is, [n,C,H,W]."""
+        """Draw images from the generator as it is, [n,C,H,W]."""
         return self.model(draws.randn(self.model.config["latent_dim"]))
 
 
@@ -152,6 +153,7 @@ class GanTrainer:
 
 
 def optimizer_of(game: GameConfig, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """Make the optimizer of a game: Adam, or RMSprop as WGAN has it."""
     if game.betas is None:
         return torch.optim.RMSprop(parameters, lr=lr)
     return torch.optim.Adam(parameters, lr=lr, betas=game.betas)
@@ -159,8 +161,11 @@ def optimizer_of(game: GameConfig, parameters: Iterable[nn.Parameter], lr: float
 
 @torch.no_grad()
 def told_apart(method: Method, real: Tensor, fake: Tensor) -> Mapping[str, Tensor]:
-    """How well the critic tells real from made, from its scores: the Wasserstein estimate, in the units of the critic;
-    or of a discriminator the share of each that it takes for what it is."""
+    """Measure how well the critic tells real images from made ones, by its scores.
+
+    For a critic this is the Wasserstein estimate, in the critic's own units. For a discriminator it is the share of
+    each that it recognises.
+    """
     if method.critic_loss is entropy_critic:
         return {"accuracy_real": (real > 0).float().mean(), "accuracy_fake": (fake < 0).float().mean()}
     return {"wasserstein": wasserstein(real, fake)}
@@ -170,10 +175,10 @@ def told_apart(method: Method, real: Tensor, fake: Tensor) -> Mapping[str, Tenso
 def average_with_statistics(ema: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the average towards the generator: ema <- decay * ema + (1 - decay) * model, with its running statistics.
 
-    The generator goes round and round while the critic answers, so the statistics of batch normalisation that it has at
-    one step do not fit its averaged weights. Measured on FashionMNIST (dcgan, width 8, step 300), averaged running means
-    were off by 0.012 standard deviations from those that the averaged network really has, and copied ones by 0.058. For
-    a network that settles it is the other way round: see `training.loop.average_weights`.
+    The generator never settles while the critic answers, so the statistics of batch normalisation that it has at one
+    step do not fit its averaged weights. Measured on FashionMNIST (dcgan, width 8, step 300), averaged means were off
+    by 0.012 standard deviations from those that the averaged network has, and copied ones by 0.058. For a network that
+    settles it is the other way round: see `training.loop.average_weights`.
     """
     mine, theirs = ema.state_dict(), model.state_dict()
     averaged = [name for name, tensor in mine.items() if tensor.is_floating_point()]
@@ -183,13 +188,15 @@ def average_with_statistics(ema: nn.Module, model: nn.Module, decay: float) -> N
 
 
 def average_gradients(module: nn.Module) -> None:
-    """The mean of the gradients of all processes, in each of them: DDP does not go with the penalty's second
-    derivatives, and these are few megabytes."""
+    """Give every process the mean of the gradients of all.
+
+    DDP does not go with the penalty's second derivatives, and these are a few megabytes.
+    """
     average_together([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
 
 
 def average_buffers(module: nn.Module) -> None:
-    """The mean of the running statistics of all processes, in each of them, so that they stay equal."""
+    """Give every process the mean of the running statistics of all, so that they stay equal."""
     average_together([buffer for buffer in module.buffers() if buffer.is_floating_point()])
 
 

@@ -229,7 +229,7 @@ def restore_progress(folder: Path) -> str:
 
 def describe_evaluation(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     """Tell what is looked at, by what, and the score of each list."""
-    evaluation = from_json(EvaluateConfig, config, folder / checkpoint.CONFIG)
+    evaluation = from_json(EvaluateConfig, config, folder / CONFIG)
     shown = f"{evaluation.data.name}: {evaluation.data.images:,} images" if evaluation.data else ""
     if sampling := evaluation.sampling:
         how = f"{sampling.sampler}, {sampling.calls} calls, guidance {sampling.guidance_scale:g}"
@@ -244,7 +244,7 @@ def describe_evaluation(folder: Path, config: dict[str, Any]) -> dict[str, str]:
 
 def summarise_evaluation(folder: Path, config: dict[str, Any]) -> str:
     """Tell what is looked at, and the scores, in one line."""
-    evaluation = from_json(EvaluateConfig, config, folder / checkpoint.CONFIG)
+    evaluation = from_json(EvaluateConfig, config, folder / CONFIG)
     shown = evaluation.data.name if evaluation.data else evaluation.run
     scores = [f"{name} {figures['score']['value']:.3f}" for name, figures in read_lists(folder).items()]
     return f"of {shown}: {', '.join(scores) or 'not finished'}"

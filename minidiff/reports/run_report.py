@@ -12,7 +12,7 @@ from typing import Any
 from minidiff.errors import UserError
 from minidiff.files import read_json
 from minidiff.gan.config import GAMES
-from minidiff.gan.job import is_young, suspicions
+from minidiff.gan.suspicions import is_young, suspicions
 from minidiff.images.faults import problems
 from minidiff.images.files import read_image
 from minidiff.images.grid import cut

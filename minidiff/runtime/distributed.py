@@ -62,7 +62,7 @@ def local_device(name: str) -> torch.device:
             raise UserError(f"`device` {name} would put every process on one GPU. Under torchrun use cuda.")
         if local >= torch.cuda.device_count():
             count = torch.cuda.device_count()
-            raise UserError(f"process {local} has no GPU of its own: there are {count}. Lower --nproc_per_node.")
+            raise UserError(f"process {local} has no GPU of its own: there are {count}. Start fewer processes.")
         device = torch.device("cuda", local if device.index is None else device.index)
         torch.cuda.set_device(device)
     return device

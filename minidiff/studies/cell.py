@@ -33,7 +33,7 @@ from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError, one_line
 from minidiff.files import locked, read_json, write_atomically, write_json
 from minidiff.gan.diversity import TOO_ALIKE, diversity
-from minidiff.gan.job import unequal
+from minidiff.gan.suspicions import unequal
 from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.faults import faults, problems
 from minidiff.images.files import write_image

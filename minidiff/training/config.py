@@ -175,8 +175,8 @@ def missing_keys(cls: type[Any], stored: dict[str, Any], before: str = "") -> It
     types = get_type_hints(cls)
     for each in fields(cls):
         name, value = before + each.name, stored.get(each.name)
-        kinds: tuple[Any, ...] = (types[each.name], *get_args(types[each.name]))
-        inner = [kind for kind in kinds if is_dataclass(kind)]
+        kinds = (types[each.name], *get_args(types[each.name]))
+        inner: list[Any] = [kind for kind in kinds if is_dataclass(kind)]
         if each.name not in stored:
             yield name
         elif isinstance(value, dict) and inner:

@@ -126,19 +126,12 @@ STILL_NAME_FLAGS = {
     "data/datasets.py",
     "ddpm/job.py",
     "gan/job.py",
-    "gan/run.py",
-    "gan/trainer.py",
     "images/sink.py",
-    "networks/gan.py",
     "reports/describe.py",
     "reports/page.py",
     "reports/study_report.py",
-    "runs/folder.py",
-    "runtime/distributed.py",
     "studies/cell.py",
     "training/job.py",
-    "training/journal.py",
-    "training/loop.py",
 }
 
 

@@ -385,7 +385,7 @@ def test_a_state_of_another_kind_is_refused() -> None:
 
 
 def test_batches_that_do_not_fit_are_named() -> None:
-    with pytest.raises(UserError, match=r"one image at a time .* Raise --batch-size"):
+    with pytest.raises(UserError, match=r"one image at a time .* Raise .batch_size."):
         small("dcgan", batch_size=1)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from minidiff import cli
 from minidiff.errors import UserError
 from minidiff.gan import job as gan_job
+from minidiff.gan import suspicions as suspect
 from minidiff.gan.config import GanRequest
 from minidiff.gan.losses import GANS
 from minidiff.gan.presets import GAN_PRESETS
@@ -241,22 +242,22 @@ def test_samples_that_are_alike_are_warned_of_at_every_preview(
 
 def test_collapse_is_of_the_latest_measurement() -> None:
     alike = [{"step": 1, "diversity": 0.9}, {"step": 2, "loss": 1.0}, {"step": 3, "diversity": 0.1}]
-    (warning,) = gan_job.collapse(alike, "wgan")
-    assert "step 3" in warning and warning.endswith("another --seed, or wgan-gp.")
-    assert gan_job.collapse([*alike, {"step": 4, "diversity": 0.8}], "wgan") == []
-    assert gan_job.collapse(alike[:2], "wgan") == []
-    assert gan_job.collapse([{"step": 1, "loss": 1.0}], "wgan") == []
-    assert gan_job.collapse(alike, "wgan-gp")[0].endswith("another --seed.")  # it is one already
+    (warning,) = suspect.collapse(alike, "wgan")
+    assert "step 3" in warning and warning.endswith("another `seed`, or try wgan-gp.")
+    assert suspect.collapse([*alike, {"step": 4, "diversity": 0.8}], "wgan") == []
+    assert suspect.collapse(alike[:2], "wgan") == []
+    assert suspect.collapse([{"step": 1, "loss": 1.0}], "wgan") == []
+    assert suspect.collapse(alike, "wgan-gp")[0].endswith("another `seed`.")  # it is one already
 
 
 def test_nothing_is_said_of_a_gan_that_is_only_young() -> None:
     """Before a tenth of its preset's 2,000 steps, the last step of a shorter run aside."""
-    assert [gan_job.is_young("dcgan", "cpu", 300, step) for step in (1, 199, 200, 300)] == [True, True, False, False]
-    assert not gan_job.is_young("dcgan", "cpu", 20, 20)
-    assert not gan_job.is_young("dcgan", "of an older version", 300, 1)
+    assert [suspect.is_young("dcgan", "cpu", 300, step) for step in (1, 199, 200, 300)] == [True, True, False, False]
+    assert not suspect.is_young("dcgan", "cpu", 20, 20)
+    assert not suspect.is_young("dcgan", "of an older version", 300, 1)
     noise = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
-    assert len(gan_job.suspicions("dcgan", [{"step": 1, "diversity": 0.1}], 200, noise)) == 2
-    assert "(of a diffusion model) a wrong start timestep" in gan_job.suspicions("dcgan", [], 300, noise)[0]
+    assert len(suspect.suspicions("dcgan", [{"step": 1, "diversity": 0.1}], 200, noise)) == 2
+    assert "(of a diffusion model) a wrong start timestep" in suspect.suspicions("dcgan", [], 300, noise)[0]
 
 
 def test_a_discriminator_that_nothing_deceives_is_warned_of() -> None:
@@ -265,12 +266,12 @@ def test_a_discriminator_that_nothing_deceives_is_warned_of() -> None:
     def records(real: float, fake: float, count: int) -> list[dict[str, float]]:
         return [{"step": k, "loss": 1.0, "accuracy_real": real, "accuracy_fake": fake} for k in range(count)]
 
-    (warning,) = gan_job.one_sided(records(0.7, 0.8, 40) + records(1.0, 0.999, 10))
-    assert "the discriminator tells 99.9% of real and made images" in warning
-    assert gan_job.one_sided(records(1.0, 1.0, 40) + records(0.7, 0.8, 10)) == []
-    assert gan_job.one_sided(records(0.2, 1.0, 50)) == []
-    assert gan_job.one_sided(records(1.0, 1.0, 4)) == []
-    assert gan_job.one_sided([{"step": 1, "loss": 1.0, "wasserstein": 3.0}] * 50) == []
+    (warning,) = suspect.one_sided(records(0.7, 0.8, 40) + records(1.0, 0.999, 10))
+    assert "the discriminator has recognised 99.9% of images" in warning
+    assert suspect.one_sided(records(1.0, 1.0, 40) + records(0.7, 0.8, 10)) == []
+    assert suspect.one_sided(records(0.2, 1.0, 50)) == []
+    assert suspect.one_sided(records(1.0, 1.0, 4)) == []
+    assert suspect.one_sided([{"step": 1, "loss": 1.0, "wasserstein": 3.0}] * 50) == []
 
 
 def test_a_critic_that_has_gone_flat_is_warned_of() -> None:
@@ -281,16 +282,16 @@ def test_a_critic_that_has_gone_flat_is_warned_of() -> None:
         return [{"step": k, "loss": 1.0, "wasserstein": value} for k, value in enumerate(estimates)]
 
     died = records(*[0.02] * 40, *[4e-5, -4e-5] * 5)
-    (warning,) = gan_job.stalled(died, "wgan")
+    (warning,) = suspect.flat(died, "wgan")
     assert "estimate has fallen to 0.2% of its largest" in warning and "wgan-gp" in warning
-    assert gan_job.stalled(died, "wgan-gp") == [] and gan_job.stalled(died[:-9], "wgan") == []
-    assert gan_job.stalled(records(*[0.087] * 40, *[0.011] * 10), "wgan") == []  # as a good one ends
-    assert gan_job.stalled(records(*[0.087] * 40, *[4e-4, 3e-4] * 5), "wgan") == []  # small, and yet no noise
-    assert gan_job.stalled(records(*[0.02, -0.02] * 25), "wgan") == []  # noise, and yet not small
-    assert gan_job.stalled(records(0.02, 0.0, 0.0, 0.0), "wgan") == []  # too few to tell
-    assert "to 0.0% of" in gan_job.stalled(records(*[0.02] * 40, *[0.0] * 10), "wgan")[0]
+    assert suspect.flat(died, "wgan-gp") == [] and suspect.flat(died[:-9], "wgan") == []
+    assert suspect.flat(records(*[0.087] * 40, *[0.011] * 10), "wgan") == []  # as a good one ends
+    assert suspect.flat(records(*[0.087] * 40, *[4e-4, 3e-4] * 5), "wgan") == []  # small, and yet no noise
+    assert suspect.flat(records(*[0.02, -0.02] * 25), "wgan") == []  # noise, and yet not small
+    assert suspect.flat(records(0.02, 0.0, 0.0, 0.0), "wgan") == []  # too few to tell
+    assert "to 0.0% of" in suspect.flat(records(*[0.02] * 40, *[0.0] * 10), "wgan")[0]
     smooth = np.broadcast_to(np.linspace(60, 200, 16, dtype=np.uint8)[:, None], (8, 3, 16, 16)).transpose(0, 2, 3, 1)
-    assert gan_job.suspicions("wgan", died, 50, smooth) == [warning]
+    assert suspect.suspicions("wgan", died, 50, smooth) == [warning]
 
 
 # --- what is drawn of the losses ----------------------------------------------------------------------------------

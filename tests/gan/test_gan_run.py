@@ -165,7 +165,7 @@ def test_what_is_missing_or_does_not_fit_is_said(tmp_path: Path) -> None:
             load(folder)
     write_json(folder / "config.json", config)
     (folder / "state.pt").unlink()
-    with pytest.raises(UserError, match="only it holds the raw weights. Use --weights ema"):
+    with pytest.raises(UserError, match="only it holds the raw weights. Use ema"):
         load(folder, weights="raw")
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match="resume the training to write one"):

@@ -146,7 +146,7 @@ def test_run_folders_are_numbered_and_never_reused(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     assert checkpoint.create_run(None, "x", {"kind": "ddpm"}) == Path("runs/x-1")
     assert checkpoint.create_run(None, "x", {"kind": "ddpm"}) == Path("runs/x-2")
-    with pytest.raises(UserError, match="not empty. Use --resume runs/x-1"):
+    with pytest.raises(UserError, match="not empty. Go on with it by `resume` runs/x-1"):
         checkpoint.create_run("runs/x-1", "x", {"kind": "ddpm"})
     Path("file").touch()
     with pytest.raises(UserError, match="cannot make the run folder"):

@@ -211,7 +211,7 @@ def test_half_of_the_images_are_mirrored() -> None:
 
 
 def test_wrong_batch_sizes_are_named() -> None:
-    with pytest.raises(UserError, match=r"--batch-size 10 does not divide .* Try 12"):
+    with pytest.raises(UserError, match=r".batch_size. 10 does not divide .* Try 12"):
         trainer(TrainConfig(batch_size=10, accumulate=4))
 
 

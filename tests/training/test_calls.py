@@ -1,0 +1,110 @@
+"""minidiff.train, minidiff.resume and minidiff.plan_training do from a script what the command does."""
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import torch
+
+import minidiff
+from minidiff import cli
+from minidiff.classifier.config import ClassifierRequest
+from minidiff.cli.train import train as command
+from minidiff.ddpm.config import DdpmRequest
+from minidiff.errors import UserError
+from minidiff.gan.config import GanRequest
+from minidiff.runs.folder import read_state, read_tensors
+from minidiff.training.config import ResumeRequest
+
+SMALL: dict[str, Any] = {"image_size": 16, "steps": 4, "batch_size": 4, "device": "cpu"}
+LINE = "--image-size 16 --steps 4 --batch-size 4 --device cpu --out typed"
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def weights(run: str) -> dict[str, torch.Tensor]:
+    return read_tensors(Path(run) / "model.safetensors")
+
+
+def test_train_is_the_command(photos: Path, tiny_preset: str) -> None:
+    """The same weights to the bit, opened, with every step reported; and the run folder of the command."""
+    seen: list[int] = []
+    run = minidiff.train("ddpm", dataset="folder", data_dir=photos, preset="tiny", sample_every=60, out="called",
+                         on_step=lambda step: seen.append(step.step), **SMALL)  # fmt: skip
+    line = f"train ddpm --dataset folder --data-dir {photos} --preset tiny --sample-every 60 {LINE}"
+    assert cli.run(line.split()) == 0
+    assert all(torch.equal(tensor, weights("typed")[name]) for name, tensor in run.model.state_dict().items())
+    assert seen == [1, 2, 3, 4] and run.folder == Path("called") and run.config.training.steps == 4
+    assert (Path("called") / "config.json").read_text() == (Path("typed") / "config.json").read_text()
+    assert next(run.sample(2, steps=2)).shape == (2, 3, 16, 16)
+
+
+def test_resume_is_the_uninterrupted_run(photos: Path) -> None:
+    """To the bit; what is no field of ResumeRequest cannot change, nor what this kind of run does not have."""
+    whole = minidiff.train("dcgan", dataset="folder", data_dir=photos, width=4, out="whole", **SMALL)
+    minidiff.train("dcgan", dataset="folder", data_dir=photos, width=4, out="half", **SMALL | {"steps": 2})
+    run = minidiff.resume("half", steps=4, device="cpu")
+    assert all(torch.equal(tensor, whole.model.state_dict()[name]) for name, tensor in run.model.state_dict().items())
+    state = read_state(Path("half"))
+    assert state is not None and state["step"] == 4
+    with pytest.raises(UserError, match="a dcgan run has no `fid_every`. On resuming it may change `data_dir`"):
+        minidiff.resume("half", fid_every=3)
+    with pytest.raises(TypeError, match="width"):
+        minidiff.resume("half", width=3)  # type: ignore[call-arg]
+
+
+def test_a_plan_is_gone_through_step_by_step(clf: Path) -> None:
+    """The steps of a job are those of its run, and its end is the run's end."""
+    job = minidiff.plan_training("classifier", dataset="folder", data_dir=clf.parent / "data", width=4, **SMALL)
+    assert "ResNet-18" in job.describe() and not Path("runs").exists()
+    assert [step.step for step in job.steps()] == [1, 2, 3, 4]
+    assert job.folder is not None and (job.folder / "result.json").exists()
+    assert minidiff.open_evaluator(job.folder).names == ["dark", "light"]
+
+
+@pytest.mark.quick
+def test_what_cannot_be_is_said_by_the_name_of_the_argument(tmp_path: Path) -> None:
+    for kind, fields_, said in (
+        ("ddpm", {"label_dropout": 0.2}, "`label_dropout` needs `conditional`"),
+        ("ddpm", {"fid_steps": 3}, "`fid_steps` needs `fid_every`"),
+        ("ddpm", {"steps": 0}, "`steps` is 0"),
+        ("ddpm", {"lr": float("nan")}, "`lr` is nan"),
+        ("ddpm", {"image_size": 30}, "`image_size` 30 does not divide by 4"),
+        ("ddpm", {"schedule": "cosine", "beta_end": 0.1}, "`beta_end` belongs to the linear schedule"),
+        ("ddpm", {"preset": "cifar"}, "Did you mean 'cifar10'"),
+        ("dcgan", {"clip": 0.1}, "`clip` belongs to wgan, not dcgan"),
+        ("classifier", {"shift": 20}, "`shift` 20 would move most"),
+        ("wgangp", {}, "unknown kind of training 'wgangp'. Did you mean 'wgan-gp'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            minidiff.train(kind, **{"device": "cpu", "preset": None} | fields_)  # type: ignore[call-overload]
+    assert not Path("runs").exists()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "kind, request_", [("ddpm", DdpmRequest), ("wgan", GanRequest), ("classifier", ClassifierRequest)]
+)
+def test_every_option_is_a_field(kind: str, request_: type[Any]) -> None:
+    """What the command can be told, a script can, and the other way round; the defaults are the same."""
+    options = {option.name: option for option in command.commands[kind].params if isinstance(option, click.Option)}
+    names = {field.name for field in fields(request_)} - {"on_step"} - ({"penalty"} if kind == "wgan" else set())
+    assert options.keys() - {"resume", "dry_run", "help"} == names
+    for field in fields(request_):
+        if field.name in options and field.name not in ("conditional",):
+            default = options[field.name].default
+            assert (None if "UNSET" in str(default).upper() else default) == field.default, field.name
+    assert {field.name for field in fields(ResumeRequest)} >= {"steps", "lr", "device"}
+
+
+@pytest.mark.quick
+def test_an_editor_sees_the_fields() -> None:
+    assert "layers_per_block" in inspect.signature(minidiff.UNet).parameters
+    assert "fid_every" in inspect.signature(minidiff.resume).parameters
