@@ -1,10 +1,10 @@
-"""Chapter 5: pictures to order. Labels go into the network, and guidance has them followed more closely.
+"""Chapter 5, pictures to order: what is asked for, in words, in files and as the network takes it.
 
-Rests on diffusion (what a sampler takes for a model), shapes (its lists of what to draw) and iclevr (reading such).
+Rests on shapes (the lists of the embedded data set) and iclevr (reading such lists).
 Ho & Salimans 2022 (classifier-free guidance).
 
-A condition is a list of label numbers, such as [2, 23] for "blue cube, yellow cylinder"; the network takes it
-multi-hot, 24 zeros and ones. In training some are not told, so that one network learns p(x | labels) and p(x).
+A condition is a list of label numbers, such as [2, 23] for "blue cube, yellow cylinder". The network takes it
+multi-hot, as 24 zeros and ones.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minidiff.data import shapes
-from minidiff.data.iclevr import read_json
+from minidiff.data.iclevr import read_label_json
 from minidiff.errors import UserError, shown, suggestion
 
 # --- conditions in words ----------------------------------------------------------------------------------------------
 
 
 def parse_condition(text: str, names: Sequence[str]) -> list[int]:
-    """Words to numbers in `names`, ascending: "blue cube, yellow cylinder" is [2, 23].
+    """Turn words into their numbers in `names`, ascending: "blue cube, yellow cylinder" is [2, 23].
 
-    A name that has a comma in it, as that of a folder may, is asked for alone.
-    Raises UserError for an unknown name, the same name twice, or none.
+    A name with a comma in it, such as the name of a folder, can only be asked for alone.
+    Raises UserError for an unknown name, for the same name twice, or for no name.
     """
     words = [text] if len(matching(text, names)) == 1 else [word.strip() for word in text.split(",")]
     if not all(words):
@@ -37,7 +37,7 @@ def parse_condition(text: str, names: Sequence[str]) -> list[int]:
 
 
 def numbered(words: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Names to numbers, ascending, each found by `matching`. Raises UserError."""
+    """Turn names into numbers, ascending; `matching` finds each. Raises UserError."""
     condition: list[int] = []
     for word in words:
         found = matching(word, names)
@@ -48,30 +48,29 @@ def numbered(words: Sequence[str], names: Sequence[str]) -> list[int]:
             raise UserError(f"{shown(word)} may be {either}. Write it exactly as one of them.")
         if found[0] in condition:
             twice = shown(names[found[0]])
-            raise UserError(f"{twice} is asked for twice; labels say what is there, not how often. Name it once.")
+            raise UserError(f"{twice} is asked for twice, but labels say what is there, not how often. Name it once.")
         condition += found
     return sorted(condition)
 
 
 def matching(word: str, names: Sequence[str]) -> list[int]:
-    """The labels a word may mean: the one it is exactly, or else all that differ from it in case and spaces alone."""
+    """Find the labels that a word may mean: the one it is exactly, else all that differ only in case and spaces."""
     if word in names:
         return [names.index(word)]
     same = " ".join(word.lower().split())
     return [number for number, name in enumerate(names) if " ".join(name.lower().split()) == same]
 
 
-def in_words(condition: Sequence[int], names: Sequence[str], between: str = ", ") -> str:
-    """[2, 23] -> "blue cube, yellow cylinder": the way back."""
+def labels_in_words(condition: Sequence[int], names: Sequence[str], between: str = ", ") -> str:
+    """Turn numbers back into words: [2, 23] is "blue cube, yellow cylinder"."""
     return between.join(names[number] for number in condition)
 
 
 def read_conditions(place: str | Path, names: Sequence[str]) -> list[list[int]]:
-    """The conditions of a labels file: JSON, a list of lists of names, as iCLEVR's test.json.
+    """Read the conditions of a labels file: a JSON list of lists of names, like iCLEVR's test.json.
 
-    `test` and `new_test`, where no such file lies, are the 32 conditions of the embedded data set, for runs that have
-    its labels. Raises UserError where it is no such file, or has a label that is not in `names`, or a condition without
-    any.
+    For runs with the labels of the embedded data set, `test` and `new_test` are its own 32 conditions, unless a file of
+    that name exists. Raises UserError for another kind of file, an unknown label, or a condition without labels.
     """
     if not str(place):
         raise UserError("the name of the labels file is empty. Give one, such as test.json.")
@@ -80,16 +79,16 @@ def read_conditions(place: str | Path, names: Sequence[str]) -> list[list[int]]:
     if str(place) in shapes.SPLITS[1:] and not path.exists() and sorted(names) == sorted(shapes.NAMES):
         lists: Any = [[shapes.NAMES[number] for number in one] for one in shapes.conditions(str(place))]
     else:
-        lists = read_json(path, "labels file", form)
+        lists = read_label_json(path, "labels file", form)
     mend = f"A labels file is {form}."
     if not isinstance(lists, list) or not all(isinstance(one, list) for one in lists):
-        raise UserError(f"{path} is JSON, but no list of lists. {mend}")
+        raise UserError(f"{path} is JSON, but not a list of lists. {mend}")
     if not lists:
         raise UserError(f"{path} lists nothing. {mend}")
     conditions = []
     for position, words in enumerate(lists, 1):
         if not all(isinstance(word, str) for word in words):
-            raise UserError(f"{path}, condition {position}: {shown(words)} is no list of names. {mend}")
+            raise UserError(f"{path}, condition {position}: {shown(words)} is not a list of names. {mend}")
         if not words:
             raise UserError(f"{path}, condition {position} is empty. Name at least one label, or take it out.")
         try:
@@ -103,7 +102,7 @@ def read_conditions(place: str | Path, names: Sequence[str]) -> list[list[int]]:
 
 
 def multi_hot(conditions: Sequence[Sequence[int]], count: int) -> Tensor:
-    """Label numbers of M images -> float32 [M,count] of zeros and ones. Raises UserError for a number of no label."""
+    """Write the label numbers of M images as zeros and ones: float32 [M,count]. Raises UserError for other numbers."""
     labels = torch.zeros(len(conditions), count)
     for row, condition in enumerate(conditions):
         if not all(number in range(count) for number in condition):  # torch would count -1 from the end
@@ -113,20 +112,25 @@ def multi_hot(conditions: Sequence[Sequence[int]], count: int) -> Tensor:
 
 
 def condition_of(labels: Tensor | NDArray[np.uint8]) -> list[int]:
-    """One multi-hot row [L] -> the numbers of its labels: the way back."""
+    """Turn one multi-hot row [L] back into the numbers of its labels."""
     return [number for number, value in enumerate(labels) if value]
 
 
 def evenly_spread(labels: NDArray[np.uint8], count: int) -> Tensor:
-    """`count` rows of the labels [N,L] of a data set, evenly from first to last, again and again if there are fewer:
-    float32 [count,L]. What samples are drawn for that are to be like the whole set."""
+    """Pick `count` rows of the labels [N,L] of a data set, spread evenly from first to last: float32 [count,L].
+
+    Where there are fewer rows they are repeated. Samples drawn for these labels show the same things as the whole set,
+    equally often.
+    """
     rows = np.linspace(0, len(labels), min(count, len(labels)), endpoint=False).astype(int)
     return torch.from_numpy(np.resize(labels[rows], (count, labels.shape[1]))).float()
 
 
 def examples(labels: NDArray[np.uint8], count: int) -> list[list[int]]:
-    """At most `count` different conditions of a data set with labels [N,L], the first ones to appear; classes, where
-    each image has one, in order."""
+    """Pick the first `count` different conditions that appear in a data set with labels [N,L].
+
+    Where each image has one class, these are the classes in order.
+    """
     if (labels.sum(axis=1) == 1).all():
         return [[number] for number in range(min(count, labels.shape[1]))]
     found: list[list[int]] = []

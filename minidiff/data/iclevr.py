@@ -21,20 +21,20 @@ PLACES = ("images", "iclevr", "train", ".")  # where images are looked for, from
 
 
 def listing(split: str) -> str:
-    """The name of the table of a split. test.json is taken: in the lab it lists what to draw, not what is there."""
+    """Name the table of a split. test.json is taken: in the lab it lists what to draw, not what is there."""
     return "train.json" if split == "train" else f"{split}-images.json"
 
 
 def splits_in(root: Path) -> list[str]:
-    """The splits whose tables a folder holds, `train` first."""
+    """List the splits whose tables a folder holds, `train` first."""
     others = {path.name.removesuffix(listing("")) for path in root.glob("*" + listing(""))} - {"", "train"}
     return ["train"] * os.path.isfile(root / listing("train")) + sorted(others)
 
 
 def read_names(root: Path) -> list[str]:
-    """The labels of objects.json, in the order of their numbers: 0, 1, ..., each once. Raises UserError."""
+    """Read the labels of objects.json, in the order of their numbers: 0, 1, ..., each once. Raises UserError."""
     if not os.path.isfile(root / OBJECTS):
-        fault = "is no folder" if os.path.exists(root) else "is not there"
+        fault = "is not a folder" if os.path.exists(root) else "is not there"
         fault = f"has no {OBJECTS}" if os.path.isdir(root) else fault
         raise UserError(f"{root} {fault}. iCLEVR is a folder with {OBJECTS}, {listing('train')} and images.")
     numbers = read_table(root / OBJECTS, 'label to number, such as {"gray cube": 0, "red cube": 1}')
@@ -50,41 +50,43 @@ def read_names(root: Path) -> list[str]:
 
 
 def plain(name: str) -> bool:
-    """Whether a label can be asked for in a line of labels with commas between, see `conditional.parse_condition`."""
+    """Tell whether a label can be asked for in a line of labels with commas between, see `parse_condition`."""
     return bool(name) and name.isprintable() and "," not in name and name == " ".join(name.split())
 
 
 def read_listing(root: Path, split: str, names: list[str]) -> dict[str, list[int]]:
-    """The table of a split: file name -> numbers of its labels, in the table's order. Raises UserError."""
+    """Read the table of a split: file name -> numbers of its labels, in the table's order. Raises UserError."""
     path = root / listing(split)
     if split not in splits_in(root):
         there = ", ".join(splits_in(root)) or "none"
-        raise UserError(f"{path} is not there, which would list the images of the split '{split}'. Splits: {there}.")
+        raise UserError(f"{path} is not there. It would list the images of the split '{split}'. Splits: {there}.")
     number_of = {name: number for number, name in enumerate(names)}
     listed = {}
     for file, labels in read_table(path, 'file name to labels, such as {"1.png": ["red cube", "gray cube"]}').items():
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-            raise UserError(f"{path}: {shown(file)} has {shown(labels)}, which is no list of labels.")
+            raise UserError(f"{path}: {shown(file)} has {shown(labels)}, which is not a list of labels.")
         unknown = next((label for label in labels if label not in number_of), None)
         if unknown is not None:
-            has = f"{shown(file)} has the label {shown(unknown)}, which {OBJECTS} has not"
+            has = f"{shown(file)} has the label {shown(unknown)}, which {OBJECTS} does not have"
             raise UserError(f"{path}: {has}. {suggestion(unknown, names)}")
         listed[file] = [number_of[label] for label in labels]
     return listed
 
 
 def read_table(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object that is not empty; `what` it should be, for the message of the UserError."""
-    table = read_json(path, "table", f"a table of {what}")
+    """Read a JSON object that is not empty. what: what it should be, for the message of the UserError."""
+    table = read_label_json(path, "table", f"a table of {what}")
     if not isinstance(table, dict) or not table:
-        raise UserError(f"{path} is {'an empty table' if table == {} else 'no table'}. It should be one of {what}.")
+        raise UserError(
+            f"{path} is {'an empty table' if table == {} else 'not a table'}. It should be a table of {what}."
+        )
     return table
 
 
-def read_json(path: Path, kind: str, what: str) -> Any:
-    """What a JSON file holds. kind of file, and what it should hold: for the message of the UserError."""
+def read_label_json(path: Path, kind: str, what: str) -> Any:
+    """Read a JSON file of any form. kind: of file; what: it should hold. Both are for the message of the UserError."""
     try:
-        return json.loads(path.read_bytes())  # of bytes the encoding is found out, and a byte order mark passed over
+        return json.loads(path.read_bytes())  # from bytes, json finds the encoding, and skips a byte order mark
     except OSError as error:
         raise UserError(f"cannot read the {kind} {path}: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
@@ -92,10 +94,10 @@ def read_json(path: Path, kind: str, what: str) -> Any:
 
 
 def find_images(root: Path, table: str, files: list[str], on_bad: str) -> tuple[Path, list[str], list[str]]:
-    """Where the images lie, which of `files` are there, and what the user should know, a line each.
+    """Find where the images lie, which of `files` are there, and what the user should know, a line each.
 
-    The one of PLACES that has the most of them. table: the file that lists them. on_bad: some that are missing are left
-    out ("skip") or end it ("stop"); where all are, it ends. Raises UserError.
+    The images lie in the one of PLACES that has the most of them. table: the file that lists them. on_bad: "skip"
+    leaves missing images out, "stop" raises UserError for them. If all are missing, UserError is raised either way.
     """
     folders = [root / place for place in PLACES]
     there = {folder: [file for file in files if os.path.isfile(folder / file)] for folder in folders if folder.is_dir()}
@@ -105,7 +107,7 @@ def find_images(root: Path, table: str, files: list[str], on_bad: str) -> tuple[
     if not found:
         places = ", ".join(str(folder) for folder in folders[:-1])
         raise UserError(
-            f"none of the {len(files)} images that {root / table} lists is there; {shown(files[0])} is the first. "
+            f"none of the {len(files)} images that {root / table} lists is there. {shown(files[0])} is the first. "
             f"Looked in {places} and {root} itself: put them into one of these."
         )
     count = f"{len(missing)} of the {len(files)} images that {table} lists are not in {place}"

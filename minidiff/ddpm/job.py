@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from minidiff.data.conditions import examples, in_words, multi_hot
+from minidiff.data.conditions import examples, labels_in_words, multi_hot
 from minidiff.ddpm.config import (
     LABEL_DROPOUT,
     DdpmConfig,
@@ -182,7 +182,7 @@ class DdpmJob(Job[DdpmConfig]):
         images = to_uint8(run.draw(range(count), batch_size=at_once, **options))
         picture = grid(images, PREVIEW_COLUMNS if rows else None)
         if rows:
-            picture = label_rows(picture, [in_words(row, run.label_names, "\n") for row in rows])
+            picture = label_rows(picture, [labels_in_words(row, run.label_names, "\n") for row in rows])
         write_image(self.picture(step), picture)
         return [f"samples at step {step}: {problem}" for problem in problems(images)]
 
@@ -193,7 +193,7 @@ class DdpmJob(Job[DdpmConfig]):
     def conclusion(self) -> str:
         order = "--num 64"
         if self.labels:
-            order = f"--labels {shlex.quote(in_words(self.conditions()[-1], self.labels.names))}"
+            order = f"--labels {shlex.quote(labels_in_words(self.conditions()[-1], self.labels.names))}"
         return (
             f"done      look at {self.picture(self.training.steps)} and {self.folder}/curves.png\n"
             f"next      minidiff sample {shlex.quote(str(self.folder))} {order} --progressive 10 --out grid.png"

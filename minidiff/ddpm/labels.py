@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from minidiff.data.conditions import in_words, multi_hot, parse_condition, read_conditions
+from minidiff.data.conditions import labels_in_words, multi_hot, parse_condition, read_conditions
 from minidiff.ddpm.request import Labels
 from minidiff.diffusion.guidance import GUIDANCE_SCALE
 from minidiff.errors import UserError
@@ -37,7 +37,7 @@ class LabelSet:
         found += read_conditions(file, self.names) if file is not None else []
         if several := next((one for one in found if self.one_hot and len(one) > 1), None):
             raise UserError(
-                f"an image of this run has one label, and '{in_words(several, self.names)}' are {len(several)}. "
+                f"an image of this run has one label, and '{labels_in_words(several, self.names)}' are {len(several)}. "
                 "For images of each, ask for them one by one."
             )
         return found

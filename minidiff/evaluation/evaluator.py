@@ -1,4 +1,4 @@
-"""The examiner: a classifier that says which labels it sees in a picture, ours or that of the 2023 course lab.
+"""The examiner: a classifier that says which labels it sees in a picture. It is ours, or the 2023 course lab's.
 
 Rests on classifier (a run of our own), features (an image as that network was trained on it) and shapes (iCLEVR's
 labels). He et al. 2016 (ResNet); El-Nouby et al. 2019 (iCLEVR).
@@ -26,10 +26,10 @@ LAB_SIZE = 64  # pixels of an image as the lab's evaluator takes it, in [-1,1]
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Images in, a number for each label out, and all that has to be said of how.
+    """A function from images to a number for each label, and what must be known about it.
 
-    logits: uint8 [n,H,W,3] of any size to float32 [n,L] on the CPU; above 0 is yes, where an image can have several
-    labels. The images are resized to the size the network was trained on.
+    logits: takes uint8 [n,H,W,3] of any size, resizes them to the size the network was trained on, and gives
+    float32 [n,L] on the CPU. Where an image can have several labels, a number above 0 is a yes.
     """
 
     names: list[str]  # of the L outputs
@@ -41,7 +41,7 @@ class Evaluator:
     logits: Callable[[Pixels], Tensor]
 
     def columns(self, names: Sequence[str]) -> list[int]:
-        """The outputs that belong to these names, one each. Raises UserError unless both know the same names."""
+        """Find the output of each name. Raises UserError unless the classifier knows just these names."""
         for who, lacking in (
             ("the classifier", [name for name in names if name not in self.names]),
             ("the model", [name for name in self.names if name not in names]),
@@ -56,7 +56,7 @@ class Evaluator:
 
 
 def open_evaluator(place: str | Path, device: torch.device | str = "cpu") -> Evaluator:
-    """The run folder of a classifier, or a checkpoint file of the lab's own evaluator. Raises UserError."""
+    """Open the run folder of a classifier, or a checkpoint file of the lab's own evaluator. Raises UserError."""
     path = Path(place).expanduser()
     if path.is_dir():
         run = load_classifier(path, device)
@@ -71,7 +71,7 @@ def open_evaluator(place: str | Path, device: torch.device | str = "cpu") -> Eva
 
 
 def asking(network: nn.Module, channels: int, size: int, device: torch.device | str) -> Callable[[Pixels], Tensor]:
-    """What `Evaluator.logits` does, with this network in eval mode: a batch at a time, in full precision."""
+    """Make the function `Evaluator.logits` of a network in eval mode: a batch at a time, in full precision."""
 
     @torch.no_grad()
     def logits(images: Pixels) -> Tensor:
@@ -86,12 +86,11 @@ def asking(network: nn.Module, channels: int, size: int, device: torch.device | 
 
 
 def load_lab(path: Path) -> nn.Module:
-    """The evaluator of the 2023 lab out of its checkpoint: x [n,3,64,64] in [-1,1] -> logits [n,24], in iCLEVR's order.
+    """Load the evaluator of the 2023 lab: x [n,3,64,64] in [-1,1] -> logits [n,24], in iCLEVR's order.
 
-    torchvision's ResNet-18, with the paper's stem of 7x7 and max-pool, and a last layer followed by a sigmoid. The
-    sigmoid is left out here: it does not change which output is higher, but in float32 it makes all of them equal that
-    are above 17. The file holds {"model": tensors by name}, or those alone; it is read without unpickling any object.
-    Raises UserError.
+    It is torchvision's ResNet-18, with the paper's stem of 7x7 and max-pool, and a last layer followed by a sigmoid.
+    The sigmoid is left out here. It does not change which output is higher, but in float32 it makes all outputs above
+    17 equal. The file holds {"model": tensors by name}, or the tensors alone; nothing in it is run. Raises UserError.
     """
     from torchvision.models import resnet18
 

@@ -1,6 +1,6 @@
 """The pictures of an evaluation: what was asked for, what was drawn, and what the classifier sees in it.
 
-Rests on evaluate (what was looked at) and checkpoint.
+Rests on looking (what was seen) and files.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,11 @@ RIGHT, MISSED, BESIDE = "black", "#c00000", "#c06000"  # also told by - and +, f
 
 
 def caption(looked: Looked, seed: int, row: int) -> list[tuple[str, str]]:
-    """What to write below a picture, a line for each label and its colour: what was asked; with a - what was missed of
-    it; with a + what is seen instead or in addition. In an empty picture nothing is seen, so there is no +, although
-    the k highest outputs are as many as ever."""
+    """Say what to write below a picture: a line for each label, and its colour.
+
+    A label that was asked for and missed has a -; one that is seen instead or in addition has a +. In an empty picture
+    nothing is seen, so there is no +, although there are k highest outputs there as well.
+    """
     logits, asked = looked.logits[seed, row], looked.labels[row].bool()
     among = highest(logits, asked)
     yes = among if looked.one_hot else logits > 0
@@ -38,8 +40,10 @@ def caption(looked: Looked, seed: int, row: int) -> list[tuple[str, str]]:
 
 
 def failures(looked: Looked) -> list[tuple[int, int]]:
-    """Seed and row of the pictures that are not told exactly as asked, those the score counts first, and of these the
-    most certain first."""
+    """List the pictures that are not exactly as asked, as (seed, row).
+
+    Those that lower the score come first, and among them the ones that the classifier is most certain of.
+    """
     asked = looked.labels.bool().expand(looked.logits.shape)
     among = highest(looked.logits, asked)
     missed = among != asked
@@ -50,7 +54,7 @@ def failures(looked: Looked) -> list[tuple[int, int]]:
 
 
 def draw_grid(path: Path, looked: Looked) -> None:
-    """A picture for each condition, of the first seed; where there are more than SHOWN, of so many spread evenly."""
+    """Draw a picture for each condition, of the first seed; of more than SHOWN conditions, SHOWN spread evenly."""
     count = len(looked.labels)
     rows = np.linspace(0, count, min(count, SHOWN), endpoint=False).astype(int).tolist()
     cut = f", {len(rows)} of them shown" if len(rows) < count else ""
@@ -59,8 +63,10 @@ def draw_grid(path: Path, looked: Looked) -> None:
 
 
 def across(labels: Tensor) -> int:
-    """How many pictures to a row, for pictures of these labels [n,L]: where each condition comes several times, whole
-    conditions to a row."""
+    """Choose how many pictures stand in a row, for pictures of these labels [n,L].
+
+    Where each condition comes several times, a row holds whole conditions.
+    """
     same = int((labels == labels[0]).all(dim=1).cumprod(dim=0).sum())  # the first one, before another comes
     if same > 20 or len(labels) % same or (labels != labels[::same].repeat_interleave(same, dim=0)).any():
         return ACROSS
@@ -68,8 +74,10 @@ def across(labels: Tensor) -> int:
 
 
 def draw_failures(path: Path, looked: Looked) -> int:
-    """The failures of all seeds; returns how many there are. Where there are none nothing is drawn, and none of an
-    earlier look stays."""
+    """Draw the failures of all seeds; returns how many there are.
+
+    Where there are none nothing is drawn, and the page of an earlier look is removed.
+    """
     failing = failures(looked)
     of = looked.logits.shape[0] * looked.logits.shape[1]
     cut = f", the first {SHOWN}" if len(failing) > SHOWN else ""
@@ -83,7 +91,7 @@ def draw_failures(path: Path, looked: Looked) -> int:
 
 
 def draw_page(path: Path, looked: Looked, shown: Sequence[tuple[int, int]], title: str, columns: int = ACROSS) -> None:
-    """Pictures, by seed and row, each with its caption, and a frame in the colour of its worst line."""
+    """Draw pictures, given as (seed, row), each with its caption, and with a frame in the colour of its worst line."""
     from matplotlib.figure import Figure
 
     captions = [caption(looked, *at) for at in shown]

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from minidiff.data.conditions import in_words
+from minidiff.data.conditions import labels_in_words
 from minidiff.ddpm.chains import enter, resolve
 from minidiff.ddpm.request import FROM_INIT, FROM_NOISE, ChainOptions, SampleRequest
 from minidiff.ddpm.run import Run
@@ -78,7 +78,7 @@ def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) 
     conditions = run.conditions(request.labels, request.labels_file)
     run.labels.check(conditions or None, request.guidance_scale)
     lines += say_labels(run, conditions, request.guidance_scale)
-    captions = [in_words(one, run.label_names, "\n") for one in conditions]
+    captions = [labels_in_words(one, run.label_names, "\n") for one in conditions]
     if request.compare:
         check_owners(request, [name for name, _ in request.compare])
     init, names = None, list[str]()
@@ -137,7 +137,7 @@ def counted(num: int) -> str:
 def say_labels(run: Run, conditions: Sequence[Sequence[int]], guidance_scale: float | None) -> list[str]:
     """Tell what is asked for; nothing for a run without labels."""
     if conditions:
-        first = "; ".join(in_words(one, run.label_names) for one in conditions[:3])
+        first = "; ".join(labels_in_words(one, run.label_names) for one in conditions[:3])
         more = f" and {len(conditions) - 3} more" * (len(conditions) > 3)
         return [f"labels    {first}{more}; guidance {run.labels.guidance(guidance_scale):g}"]
     if run.label_names:

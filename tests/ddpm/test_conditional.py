@@ -12,7 +12,7 @@ from torch import Tensor
 from minidiff import cli
 from minidiff.data import conditions as conditional
 from minidiff.data import shapes
-from minidiff.data.conditions import in_words, multi_hot, parse_condition, read_conditions
+from minidiff.data.conditions import labels_in_words, multi_hot, parse_condition, read_conditions
 from minidiff.ddpm import job as ddpm_job
 from minidiff.ddpm.chains import resolve
 from minidiff.ddpm.config import DdpmRequest
@@ -380,7 +380,7 @@ def test_runs_that_cannot_be_asked(
 
 def test_words_to_numbers_and_back() -> None:
     assert parse_condition("yellow cylinder ,  Blue  Cube", shapes.NAMES) == [2, 23]
-    assert in_words([2, 23], shapes.NAMES) == "blue cube, yellow cylinder"
+    assert labels_in_words([2, 23], shapes.NAMES) == "blue cube, yellow cylinder"
     labels = multi_hot([[2, 23], [0]], 24)
     assert labels.dtype == torch.float32 and labels.sum().item() == 3 and labels[0, 2] == labels[0, 23] == 1
     assert conditional.condition_of(labels[0]) == [2, 23]
@@ -399,7 +399,7 @@ def test_every_name_can_be_asked_for() -> None:
         parse_condition("RED cube", names)
     with pytest.raises(UserError, match="'Blue' is asked for twice"):
         parse_condition("Blue, d, blue", names)
-    assert in_words([0, 2], names, "\n") == "red cube\na, b"
+    assert labels_in_words([0, 2], names, "\n") == "red cube\na, b"
 
 
 def test_of_many_names_a_message_lists_twenty() -> None:
@@ -429,10 +429,10 @@ def test_the_conditions_of_the_embedded_set_need_no_file(
 WRONG = {
     "no JSON": ("{", "is no JSON"),
     "deep": ("[" * 100_000, "is no JSON"),
-    "a table": ('{"a.png": ["dark"]}', "is JSON, but no list of lists"),
-    "flat": ('["dark", "light"]', "is JSON, but no list of lists"),
+    "a table": ('{"a.png": ["dark"]}', "is JSON, but not a list of lists"),
+    "flat": ('["dark", "light"]', "is JSON, but not a list of lists"),
     "nothing": ("[]", "lists nothing"),
-    "numbers": ("[[0, 1]]", "condition 1: [0, 1] is no list of names"),
+    "numbers": ("[[0, 1]]", "condition 1: [0, 1] is not a list of names"),
     "empty": ('[["dark"], []]', "condition 2 is empty"),
     "unknown": ('[["dark"], ["lite"]]', "condition 2: unknown label 'lite'. Did you mean 'light'?"),
     "twice": ('[["dark", "Dark"]]', "condition 1: 'dark' is asked for twice"),
@@ -440,7 +440,7 @@ WRONG = {
     "escape": ('[["\\u001b[31mred"]]', r"unknown label '\x1b[31mred'. Known"),
     "no character": ('[["\\ud800"]]', r"unknown label '\ud800'. Known"),
     "long": (json.dumps([["x" * 5000]]), "xxx.... Known: dark, light."),
-    "long list": (json.dumps([[1] * 5000]), "1... is no list of names"),
+    "long list": (json.dumps([[1] * 5000]), "1... is not a list of names"),
 }
 
 

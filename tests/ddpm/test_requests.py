@@ -1,4 +1,4 @@
-"""What can be asked of a run: checked where it is made, decided once, and from a script the same as from the command."""
+"""What can be asked of a run: checked where it is made, decided once, and the same from a script."""
 
 import inspect
 from dataclasses import fields, replace
