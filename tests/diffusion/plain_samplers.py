@@ -1,7 +1,7 @@
 """The six samplers once more: plain arithmetic beside the papers, with a slot wherever a mistake is likely.
 
-As they stand they are equal to the package's samplers to the bit: test_digest.py. With a slot filled by another function
-they are the mutants that the tests must catch. Nothing of minidiff.diffusion is used but the timesteps.
+As they stand they are equal to the samplers of the package to the bit: test_digest.py. With a slot filled by another
+function they are the mutants that the tests must catch. Nothing of minidiff.diffusion is used but the timesteps.
 """
 
 import math
