@@ -44,7 +44,7 @@ def test_samplers_are_plain_arithmetic_to_the_bit(name: str, kind: str) -> None:
     for schedule, chain, clip, dtype, own in itertools.product(
         SCHEDULES.values(), CHAINS, (False, True, 0.9), (torch.float32, torch.float64), OWN.get(name, [{}])
     ):
-        if kind == "eps" and schedule.alphas_cumprod[-1] == 0 or dtype == torch.float64 and clip is True:
+        if (kind == "eps" and schedule.alphas_cumprod[-1] == 0) or (dtype == torch.float64 and clip is True):
             continue  # what has no x0; and what would only take time
         x = torch.randn(2, 1, 3, 4, generator=torch.Generator().manual_seed(5)).to(dtype)
         options = dict(zip(("steps", "start_t", "spacing"), chain, strict=True)) | own
