@@ -24,16 +24,24 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 TESTS = Path(__file__).parent
 pytest_plugins = ["study_fixtures"]
 
-# Files whose tests are all quick: mathematics, records, parsing, messages. `pytest -m quick` runs these, and whatever
-# else carries the mark.
+# The files whose tests are quick: mathematics, records, parsing, messages. `pytest -m quick` reads these alone.
 QUICK = {
     "cli/test_choices.py",
+    "cli/test_help.py",
     "diffusion/test_diffusion.py",
+    "diffusion/test_digest.py",
+    "diffusion/test_noise_level.py",
+    "diffusion/test_notation.py",
     "diffusion/test_schedules.py",
+    "dip/test_dip_requests.py",
+    "gan/test_gan.py",
     "images/test_faults.py",
+    "images/test_images.py",
     "images/test_quality.py",
     "images/test_sink.py",
     "metrics/test_frechet.py",
+    "test_files.py",
+    "test_gpu_paths.py",
     "test_imports.py",
     "test_records.py",
 }
@@ -43,6 +51,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Use up to four processes, but none for single files: there, starting them takes longer than the tests."""
     few = all(".py" in argument for argument in config.args)
     return 0 if few else min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the other files out of a quick run: to import them takes longer than the quick tests themselves."""
+    quick = config.getoption("markexpr") == "quick" and collection_path.name.startswith("test_")
+    return True if quick and collection_path.relative_to(TESTS).as_posix() not in QUICK else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,12 +7,18 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from minidiff.errors import UserError, suggestion
+
+# click's types are generic since 8.4, for type checkers alone.
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType
 
 
 class Command(click.Command):
@@ -35,7 +41,7 @@ class Command(click.Command):
         return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), message)
 
 
-class Name(click.ParamType):
+class Name(ParamType):
     """Take one name out of a table. The error for an unknown name suggests the nearest.
 
     names: the table, or a function that imports it when it is needed. shown: the names for the help, if the help must
@@ -102,7 +108,7 @@ class Number(click.FloatRange):
         return number
 
 
-class Timestep(click.ParamType):
+class Timestep(ParamType):
     """Take a timestep, a whole number from 0 on, or `auto`."""
 
     name = "t|auto"
@@ -119,7 +125,7 @@ class Timestep(click.ParamType):
         return number
 
 
-class Steps(click.ParamType):
+class Steps(ParamType):
     """Take steps of a fit, with commas between: `30,250,460`."""
 
     name = "n,n,..."
@@ -131,7 +137,7 @@ class Steps(click.ParamType):
             self.fail(f"'{value}' is no list of steps. Give whole numbers, as in 30,250,460.", param, ctx)
 
 
-class Device(click.ParamType):
+class Device(ParamType):
     """Take `auto`, `cpu`, `cuda`, `cuda:1` or `mps`, and check that this machine has it. Gives the name."""
 
     name = "device"
