@@ -1,6 +1,6 @@
-"""A whole data set under a corruption: an array that corrupts what is read of it, the word for it, and a look at all.
+"""A whole data set under a corruption: an array that corrupts the images when they are read, and the word for it.
 
-Rests on corruptions. The word, `motion_blur-3`, stands in names of run folders and after `dataset:NAME:SPLIT:`.
+Rests on corruptions. The word, `motion_blur-3`, is part of the names of run folders, and of `dataset:NAME:SPLIT:`.
 """
 
 import zlib
@@ -12,32 +12,34 @@ from numpy.typing import NDArray
 from minidiff.data.corruptions import CORRUPTIONS, SEVERITIES, VERSION, check, corrupt
 from minidiff.errors import UserError
 
-KEPT = 512 << 20  # bytes: what is read of a smaller set stays in memory, and is read again for nothing
-AT_ONCE = 1 << 20  # values corrupted at a time: all the memory that a large read needs beyond its result
+KEPT = 512 << 20  # bytes; the images of a smaller set stay in memory once they are corrupted
+AT_ONCE = 1 << 20  # values corrupted at a time, which bounds the memory that a read needs beyond its result
 
 
 def written(name: str, severity: int) -> str:
-    """`motion_blur-3`; nothing for identity."""
+    """Write a corruption as a word such as `motion_blur-3`; identity is the empty word."""
     return "" if name == "identity" else f"{name}-{severity}"
 
 
 def read(word: str) -> dict[str, Any]:
-    """`motion_blur-3` as load_data takes it: the corruption and its severity. Raises UserError."""
+    """Read a word such as `motion_blur-3` as `load_data` takes it: corruption and severity. Raises UserError."""
     name, dash, number = word.rpartition("-")
     if not dash or not number.isdecimal():
-        raise UserError(f"'{word}' is no corruption with a severity of 1 to 5. Write it as in motion_blur-3.")
+        raise UserError(f"'{word}' is not a corruption with a severity of 1 to 5. Write it as in motion_blur-3.")
     check(name, int(number))
     return {"corruption": name, "severity": int(number)}
 
 
 def seed_of(split: str) -> int:
-    """One for each split, so that no two have the same damage in the same order."""
+    """Return a seed for a split, so that no two splits have the same damage in the same order."""
     return zlib.crc32(split.encode())
 
 
 def all_of(image: NDArray[np.uint8], index: int, seed: int) -> tuple[NDArray[np.uint8], list[str]]:
-    """One image, uint8 [H,W,C], number `index` of its set, under everything there is: uint8 [6 n,H,W,3], for each of n
-    corruptions the clean image and severities 1 to 5; and the n names."""
+    """Put one image, uint8 [H,W,C], number `index` of its set, under every corruption.
+
+    Returns uint8 [6 n,H,W,3], the clean image and severities 1 to 5 for each of n corruptions, and the n names.
+    """
     names = [name for name in CORRUPTIONS if name != "identity"]
     under = [[corrupt(image[None], name, severity, [index], seed)[0] for severity in SEVERITIES] for name in names]
     shown = np.stack([each for row in under for each in (image, *row)])
@@ -45,9 +47,9 @@ def all_of(image: NDArray[np.uint8], index: int, seed: int) -> tuple[NDArray[np.
 
 
 class Corrupted:
-    """uint8 [N,H,W,C], read like an array: each image as it is under a corruption, the same whenever it is read.
+    """Read uint8 [N,H,W,C] like an array, each image under a corruption; it is the same whenever it is read.
 
-    clean: the images as they were. seed: see `seed_of`. Raises UserError for a corruption or a severity that is none.
+    clean: the images without damage. seed: see `seed_of`. Raises UserError for an unknown corruption or severity.
     """
 
     def __init__(self, clean: NDArray[np.uint8], name: str, severity: int, seed: int = 0) -> None:
@@ -59,28 +61,30 @@ class Corrupted:
 
     @property
     def digest(self) -> str:
-        """What sets these images apart from the clean ones: the same for the same corruption."""
+        """A text that tells these images from the clean ones, and from those of another corruption."""
         return f"{self.name}-{self.severity} seed {self.seed} version {VERSION}"
 
     def __len__(self) -> int:
         return len(self.clean)
 
     def __getitem__(self, index: Any) -> NDArray[np.uint8]:
-        """A copy of one image, a slice, or those of a list of numbers or an array of them or of bools."""
-        rows = np.arange(len(self))[index]
+        """Return a copy of an image, a slice, or the images of a list or array of numbers or bools."""
+        rows: NDArray[np.intp] = np.arange(len(self))[index]
         if self.kept is None:
             return self.corrupted(rows.reshape(-1)).reshape(*rows.shape, *self.shape[1:])
         new = np.unique(rows[~self.done[rows]])
         self.kept[new] = self.corrupted(new)
         self.done[new] = True
-        return self.kept[rows.reshape(-1)].reshape(*rows.shape, *self.shape[1:])
+        found: NDArray[np.uint8] = self.kept[rows.reshape(-1)].reshape(*rows.shape, *self.shape[1:])
+        return found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """All of them."""
-        return self[:] if dtype is None else self[:].astype(dtype)
+        """Return all images."""
+        images = self[:]
+        return images if dtype is None else images.astype(dtype)
 
     def corrupted(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Some of the images, by their numbers [n]: uint8 [n,H,W,C], worked out here and now."""
+        """Corrupt the images of these numbers [n], now: uint8 [n,H,W,C]."""
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         step = max(1, AT_ONCE // max(1, int(np.prod(self.shape[1:]))))
         for first in range(0, len(rows), step):

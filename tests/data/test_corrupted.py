@@ -109,8 +109,8 @@ def test_words():
     assert corrupted.written("motion_blur", 3) == "motion_blur-3" and corrupted.written("identity", 3) == ""
     assert corrupted.read("motion_blur-3") == {"corruption": "motion_blur", "severity": 3}
     for word, message in (
-        ("motion_blur", "'motion_blur' is no corruption with a severity of 1 to 5. Write it as in motion_blur-3"),
-        ("fog-x", "'fog-x' is no corruption with a severity"),
+        ("motion_blur", "'motion_blur' is not a corruption with a severity of 1 to 5. Write it as in motion_blur-3"),
+        ("fog-x", "'fog-x' is not a corruption with a severity"),
         ("fog-6", "severity 6 is not one of 1 to 5"),
         ("frog-3", "unknown corruption 'frog'. Did you mean 'fog'?"),
     ):

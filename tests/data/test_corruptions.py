@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from minidiff import load_data
-from minidiff.data import corruptions, shapes
+from minidiff.data import damage, damage_light, damage_shape, shapes
 from minidiff.data.corruptions import CORRUPTIONS, corrupt
 from minidiff.data.datasets import DEBIAN
 from minidiff.errors import UserError
@@ -168,7 +168,7 @@ def test_wrong_orders():
 def test_shot_noise_is_poisson(severity: int, pieces: int):
     """Of 40,000 pixels of 0.2 the mean is 0.2 and the variance 0.2 / c, and the counts are Poisson's (chi squared)."""
     x = torch.full((4, 1, 100, 100), 51 / 255, dtype=torch.float64)
-    counts = corruptions.shot_noise(x, severity, random_of(4)) * pieces
+    counts = damage_light.shot_noise(x, severity, random_of(4)) * pieces
     assert counts.mean().item() == pytest.approx(pieces / 5, abs=4 * math.sqrt(pieces / 5 / 40_000))
     assert counts.var().item() == pytest.approx(pieces / 5, rel=0.04)
     seen = np.bincount(counts.flatten().numpy().round().astype(int))
@@ -177,14 +177,14 @@ def test_shot_noise_is_poisson(severity: int, pieces: int):
     chi = ((seen - expected)[often] ** 2 / expected[often]).sum()
     assert chi < scipy.stats.chi2.ppf(0.9999, often.sum())
     np.testing.assert_allclose(counts, counts.round(), atol=1e-9)
-    assert not corruptions.shot_noise(torch.zeros(1, 1, 9, 9).double(), severity, random_of(1)).any()
+    assert not damage_light.shot_noise(torch.zeros(1, 1, 9, 9).double(), severity, random_of(1)).any()
 
 
 @pytest.mark.parametrize(("severity", "share"), list(enumerate((0.03, 0.06, 0.09, 0.17, 0.27), start=1)))
 def test_impulse_noise_has_its_share(severity: int, share: float):
     """Half of it white, in each channel by itself."""
     x = torch.full((4, 3, 100, 100), 0.4, dtype=torch.float64)
-    noisy = corruptions.impulse_noise(x, severity, random_of(4))
+    noisy = damage_light.impulse_noise(x, severity, random_of(4))
     assert set(noisy.unique().tolist()) == {0.0, 0.4, 1.0}
     within = 4 * math.sqrt(share / 120_000)
     assert (noisy == 1).double().mean().item() == pytest.approx(share / 2, abs=within)
@@ -202,17 +202,17 @@ def test_a_gaussian_blur():
     for sigma in (0.7, 1.5, 4.0):
         blur = [[scipy.ndimage.gaussian_filter(i[0].numpy(), sigma, mode="constant") for i in each]
                 for each in (x, torch.ones_like(x))]  # fmt: skip
-        np.testing.assert_allclose(corruptions.blurred(x, sigma)[:, 0], np.array(blur[0]) / blur[1], atol=1e-12)
+        np.testing.assert_allclose(damage.blurred(x, sigma)[:, 0], np.array(blur[0]) / blur[1], atol=1e-12)
 
 
 @pytest.mark.parametrize(("severity", "moved"), list(enumerate((1.1, 1.3, 2.2, 2.5, 3.1), start=1)))
 def test_glass_blur_shuffles_as_far_as_a_chain_of_swaps(severity: int, moved: float, monkeypatch: pytest.MonkeyPatch):
     """Every pixel is kept. `moved`: root mean square by which MNIST-C's swaps move a pixel each way, simulated; with
     one jitter for all rounds, or none but the first, this would be 1.6 at severity 3."""
-    monkeypatch.setattr(corruptions, "blurred", lambda x, sigma: x)
+    monkeypatch.setattr(damage_light, "blurred", lambda x, sigma: x)
     at = torch.stack(torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")).double()
     x = torch.cat([at, at[:1] * 28 + at[1:]])[None].repeat(50, 1, 1, 1)
-    shuffled = corruptions.glass_blur(x, severity, random_of(50))
+    shuffled = damage_light.glass_blur(x, severity, random_of(50))
     assert (shuffled[:, 2].flatten(1).sort().values == torch.arange(784)).all()
     torch.testing.assert_close(shuffled[:, 0] * 28 + shuffled[:, 1], shuffled[:, 2])  # channels go together
     displacement = (shuffled - x)[:, :2, 6:-6, 6:-6]
@@ -241,8 +241,8 @@ def test_motion_blur_is_a_convolution_with_a_line(severity: int, monkeypatch: py
     """To 1e-9, for angles all over MNIST-C's range; and all light stays that does not leave the image."""
     x = torch.from_numpy(np.random.default_rng(0).random((3, 2, 28, 28)))
     drawn = torch.tensor([[0.0], [0.5], [0.999]], dtype=torch.float64)  # -45 degrees, 0, nearly 45
-    monkeypatch.setattr(corruptions, "uniform", lambda random, *shape: drawn)
-    blurred = corruptions.motion_blur(x, severity, [])
+    monkeypatch.setattr(damage_light, "uniform", lambda random, *shape: drawn)
+    blurred = damage_light.motion_blur(x, severity, [])
     for image, result, share in zip(x, blurred, drawn[:, 0], strict=True):
         kernel = line_kernel(severity, (float(share) - 0.5) * math.pi / 2)
         reach = kernel.shape[0] // 2
@@ -252,15 +252,15 @@ def test_motion_blur_is_a_convolution_with_a_line(severity: int, monkeypatch: py
     wide = torch.zeros(3, 1, 28, 28, dtype=torch.float64)
     wide[:, :, 14, 27] = 1  # at the right edge it is repeated beyond it
     wide = torch.nn.functional.pad(wide, (60, 60, 60, 60))
-    monkeypatch.setattr(corruptions, "unit", lambda x: 1.0)
-    torch.testing.assert_close(corruptions.motion_blur(wide, severity, []).sum(dim=(1, 2, 3)), torch.ones(3).double())
+    monkeypatch.setattr(damage_light, "unit", lambda x: 1.0)
+    torch.testing.assert_close(damage_light.motion_blur(wide, severity, []).sum(dim=(1, 2, 3)), torch.ones(3).double())
 
 
 def test_motion_blur_goes_all_ways_within_45_degrees():
     """The centre of a blurred point lies to its left, as far up or down as the angle says."""
     x = torch.zeros(300, 1, 84, 84, dtype=torch.float64)
     x[:, :, 42, 63] = 1
-    blurred = corruptions.motion_blur(x, 1, random_of(300))[:, 0]
+    blurred = damage_light.motion_blur(x, 1, random_of(300))[:, 0]
     rows, columns = (torch.arange(84.0).double() - at for at in (42, 63))
     down, right = (blurred.sum(2) * rows).sum(1), (blurred.sum(1) * columns).sum(1)
     angles = torch.atan2(-down, -right)
@@ -347,9 +347,9 @@ def test_fog():
     as dense, varied and rough as MNIST-C's (docs/corruptions.md), and on black there is none."""
     roughness = []
     for severity, amount in zip(SEVERITIES, (1.5, 2.0, 2.25, 2.5, 3.0), strict=True):
-        white = corruptions.fog(torch.ones(200, 1, 28, 28).double(), severity, random_of(200))
+        white = damage_light.fog(torch.ones(200, 1, 28, 28).double(), severity, random_of(200))
         bank = (white * (1 + amount) - 1) / amount
-        flat = corruptions.fog(torch.full((200, 3, 28, 28), 0.5).double(), severity, random_of(200))
+        flat = damage_light.fog(torch.full((200, 3, 28, 28), 0.5).double(), severity, random_of(200))
         torch.testing.assert_close(flat, ((0.5 + amount * bank) * 0.5 / (0.5 + amount)).expand(-1, 3, -1, -1))
         assert bank.mean().item() == pytest.approx(0.5, abs=0.03)
         assert 0.12 < bank.mean(dim=(1, 2, 3)).std() < 0.17
@@ -368,7 +368,7 @@ def test_spatter_is_mud_in_drops(severity: int):
     shares = []
     for size in (28, 84):
         x = torch.ones(60, 3, size, size, dtype=torch.float64)
-        drops = (1 - corruptions.spatter(x, severity, random_of(60))) / (1 - mud)
+        drops = (1 - damage_shape.spatter(x, severity, random_of(60))) / (1 - mud)
         torch.testing.assert_close(drops[:, 0], drops[:, 2])
         assert ((drops > -1e-12) & ((drops < 1e-9) | (drops > 0.8 - 1e-9)) & (drops < 1 + 1e-9)).all()
         shares.append((drops > 0.5).double().mean().item())
@@ -376,7 +376,7 @@ def test_spatter_is_mud_in_drops(severity: int):
     theirs = (0.087, 0.168, 0.255, 0.35, 0.53)[severity - 1]
     assert shares[0] == pytest.approx(theirs, rel=0.4 if severity == 1 else 0.15)
     assert shares[1] == pytest.approx(shares[0], rel=0.4)
-    grey = corruptions.spatter(torch.ones(60, 1, 28, 28).double(), severity, random_of(60))
+    grey = damage_shape.spatter(torch.ones(60, 1, 28, 28).double(), severity, random_of(60))
     assert grey.min().item() == pytest.approx(63 / 255, abs=0.02)
 
 
@@ -388,7 +388,7 @@ def mnist_line(height: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 def test_dotted_line_is_that_of_mnist_c():
     """Each of 40 is a line from (0, r0) to (27, r1) for whole numbers from 0 to 26, dashed 2 by 2."""
-    drawn = corruptions.dotted_line(torch.zeros(40, 1, 28, 28).double(), 3, random_of(40))[:, 0].numpy()
+    drawn = damage_shape.dotted_line(torch.zeros(40, 1, 28, 28).double(), 3, random_of(40))[:, 0].numpy()
     columns = np.arange(28)
     lines = {
         (start, end): mnist_line(start + (end - start) * columns / 27, columns // 2 % 2 == 1)
@@ -401,7 +401,7 @@ def test_dotted_line_is_that_of_mnist_c():
 
 def test_zigzag_is_that_of_mnist_c():
     """In 200 the teeth stand 2 above and 2 below a line from (2, r0) to (25, r0 - 5 to r0 + 4), 4 pixels apart."""
-    drawn = corruptions.zigzag(torch.zeros(200, 1, 28, 28).double(), 3, random_of(200))[:, 0].numpy()
+    drawn = damage_shape.zigzag(torch.zeros(200, 1, 28, 28).double(), 3, random_of(200))[:, 0].numpy()
     columns = np.arange(28)
     lines = {}
     for rise in range(-5, 5):
@@ -437,7 +437,7 @@ def test_canny_is_that_of_scikit_image(kind: str, size: int):
         images = pictures(kind, 12, size)
     grey = images.mean(axis=3) / 255
     scale = size / 28
-    ours = corruptions.canny(torch.from_numpy(grey)[:, None], scale)[:, 0].numpy()
+    ours = damage_shape.canny(torch.from_numpy(grey)[:, None], scale)[:, 0].numpy()
     theirs = [skimage.feature.canny(image, scale, 0.1 / scale, 0.2 / scale) for image in grey]
     np.testing.assert_array_equal(ours, np.stack(theirs))
     assert 0.01 < ours.mean() < 0.5
