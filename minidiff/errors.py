@@ -6,21 +6,22 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
-NAMES = 20  # at most so many are listed in a message
+NAMES = 20  # a message lists at most this many
 
 
 class UserError(ValueError):
-    """Something the user can put right. The message is one line: what is wrong, with the value, then the mend.
+    """An error that the user can put right. The message is one line: what is wrong, with the value, then what to do.
 
-    The command line prints it after `Error: ` and exits with code 1, without a traceback. told: whether another
-    process says it already, so that torchrun's processes do not all repeat the line.
+    The command line prints it after `Error: ` and exits with code 1, without a traceback. A message names an argument
+    in backticks, which the command line turns into a flag. told: whether another process prints the line already, so
+    that torchrun's processes do not all repeat it.
     """
 
     told = False
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """A sentence with the nearest known name, if one is near, and the names there are, or the first of many."""
+    """Write a sentence with the nearest known name, if one is near, and the known names or the first of them."""
     known = list(known)
     nearest = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f"Did you mean '{nearest[0]}'? " if nearest else ""
@@ -29,23 +30,23 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Something that a user or a file gave, for a message: in quotes if it is text, short, in one line."""
+    """Write a value from a user or a file for a message: text in quotes, short, in one line."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def listed(names: Sequence[str], word: str = "and") -> str:
-    """In words: a; a and b; a, b and c."""
+    """Write names in words: a; a and b; a, b and c."""
     return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def lookup(kind: str, name: str, table: Mapping[str, Value]) -> Value:
-    """`table[name]`, or a UserError that names the nearest entry."""
+    """Return `table[name]`. Raises UserError, which names the nearest entry."""
     if name not in table:
         raise UserError(f"unknown {kind} '{name}'. {suggestion(name, table)}")
     return table[name]
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an exception says, or its name when it says nothing."""
+    """Return the first line of what an exception says, or its name when it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

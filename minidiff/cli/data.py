@@ -1,41 +1,54 @@
-"""`minidiff data`: what sets there are, what they look like, and their files for other programs."""
+"""`minidiff data`: what data sets there are, what they look like, and their files for other programs."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-from tqdm import tqdm
 
-from minidiff.cli.types import Name, Place, refuse_lone_severity, say, typed, warn
-from minidiff.data.corrupted import all_of, seed_of
-from minidiff.data.corruptions import CORRUPTIONS
-from minidiff.data.datasets import DATASETS, ImageData, load_data, splits_of
-from minidiff.data.export import check_new, export
+from minidiff.cli.choices import TABLES, choice
+from minidiff.cli.types import Command, Name, Place, refuse_lone_severity, say, typed, warn
+from minidiff.data.config import DataSpec
 from minidiff.errors import UserError
-from minidiff.images.files import write_image
-from minidiff.images.grid import grid, label_rows
 
+if TYPE_CHECKING:
+    from minidiff.data.image_data import ImageData
+
+Function = Callable[..., Any]
+
+NAMES = ", ".join(TABLES["corruption"][1])
 DATA_DIR = click.option(
-    "--data-dir", type=Place(path_type=Path), help="Where the files are, or are to go. Default: the cache folder."
-)
-IMAGE_SIZE = click.option("--image-size", type=click.IntRange(8, 1024), help="Height and width. Default: its own.")
-SPLIT = click.option("--split", default="train", show_default=True, help="train, test, ...: see `minidiff data list`.")
-ON_BAD = click.option(
-    "--on-bad", type=Name("answer", ["skip", "stop"]), default="skip", show_default=True,
-    help="Leave out images that cannot be read, or stop at the first.",
-)  # fmt: skip
-SEVERITY = click.option(
-    "--severity", type=click.IntRange(1, 5), default=3, show_default=True, help="How much of the corruption, 1 to 5."
+    "--data-dir", type=Place(path_type=Path), help="Where the files are, or will be put. Default: the cache folder."
 )
 
 
-def corruption(*more: str) -> Any:
-    """The option of that name; `more` are further answers to it."""
-    return click.option(
-        "--corruption", type=Name("corruption", [*CORRUPTIONS, *more]), default="identity", show_default=True,
-        metavar="NAME", help=f"Damage done to every image: {', '.join([*CORRUPTIONS, *more])}.",
-    )  # fmt: skip
+def which_data(corruption: Name) -> Callable[[Function], Function]:
+    """Add the options that say which images: all of `load_data`. corruption: the names that are allowed."""
+    more = "" if corruption.shown == TABLES["corruption"][1] else ", all"
+    options = [
+        click.option(
+            "--corruption", type=corruption, default=DataSpec.corruption, show_default=True, metavar="NAME",
+            help=f"Damage done to every image: {NAMES}{more}.",
+        ),
+        click.option(
+            "--severity", type=click.IntRange(1, 5), default=DataSpec.severity, show_default=True,
+            help="How much of the corruption, 1 to 5.",
+        ),
+        click.option("--image-size", type=click.IntRange(8, 1024), help="Height and width. Default: the set's own."),
+        click.option("--split", default=DataSpec.split, show_default=True, help="See `minidiff data list`."),
+        DATA_DIR,
+        click.option(
+            "--on-bad", type=Name("answer", ["skip", "stop"]), default=DataSpec.on_bad, show_default=True,
+            help="Skip images that cannot be read, or stop at the first.",
+        ),
+    ]  # fmt: skip
+
+    def add(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
 
 
 @click.group(no_args_is_help=True)
@@ -49,40 +62,36 @@ def data() -> None:
     """
 
 
+data.command_class = Command
+
+
 @data.command("list")
 @DATA_DIR
 def list_(data_dir: Path | None) -> None:
-    """What data sets there are, and whether they are on this machine."""
+    """List the data sets, and say whether they are on this machine."""
+    from minidiff.data.datasets import DATASETS, splits_of
+
     rows = [("name", "images", "size", "labels", "from", "here")]
-    for name, source in DATASETS.items():
-        sizes = {split: source.splits.get(split) for split in splits_of(name, data_dir)}
+    for name, known in DATASETS.items():
+        sizes = {split: known.splits.get(split) for split in splits_of(name, data_dir)}
         counts = ", ".join(f"{split} {count:,}" if count else f"{split}: your files" for split, count in sizes.items())
-        size = f"{source.image_size}x{source.image_size}x{source.channels}"
-        here = "yes" if source.present(data_dir) else "no"
-        rows.append((name, counts, size, source.labels, source.origin, here))
+        size = f"{known.image_size}x{known.image_size}x{known.channels}"
+        here = "yes" if known.present(data_dir) else "no"
+        rows.append((name, counts, size, known.labels, known.origin, here))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @data.command()
-@click.argument("name", type=Name("data set", DATASETS), metavar="NAME")
+@click.argument("name", type=choice("data set"), metavar="NAME")
 @click.option("--out", type=Place(path_type=Path), required=True, help="The picture to write, e.g. grid.png.")
 @click.option("--num", type=click.IntRange(1, 1024), default=64, show_default=True, help="How many images.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which images.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides which images.")
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
-@corruption("all")
-@SEVERITY
-@IMAGE_SIZE
-@SPLIT
-@DATA_DIR
-@ON_BAD
-@click.pass_context
-def preview(
-    ctx: click.Context, name: str, out: Path, num: int, seed: int, force: bool, corruption: str, split: str,
-    **options: Any,
-) -> None:  # fmt: skip
-    """Random images of a data set in one picture, and their labels.
+@which_data(Name("corruption", lambda: [*choice("corruption").known(), "all"], [*TABLES["corruption"][1], "all"]))
+def preview(name: str, out: Path, num: int, seed: int, force: bool, **given: Any) -> None:
+    """Show random images of a data set in one picture, and print their labels.
 
     \b
     minidiff data preview fashion-mnist --out grid.png
@@ -90,41 +99,36 @@ def preview(
     minidiff data preview fashion-mnist --corruption fog --severity 5 --out grid.png
     minidiff data preview fashion-mnist --corruption all --out grid.png       one image under each of them
     """
+    from minidiff.data import preview as look
+    from minidiff.images.files import write_image
+
+    ctx = click.get_current_context()
     refuse_lone_severity(ctx)
-    everything = corruption == "all"
+    everything = given["corruption"] == "all"
     if everything and (extra := next((option for option in ("num", "severity") if typed(ctx, option)), None)):
         raise click.UsageError(f"--corruption all shows one image at every severity. Leave --{extra} out.", ctx)
     if out.exists() and not force:
-        raise UserError(f"{out} exists. Give another --out, or --force to replace it.")
-    loaded = load(name, split, corruption="identity" if everything else corruption, **options)
-    chosen = np.random.default_rng(seed).permutation(len(loaded))[:num]
+        raise UserError(f"{out} exists. Give another `out`, or `force` to replace it.")
+    spec = DataSpec(name, **given | ({"corruption": "identity"} if everything else {}))
+    loaded = load(spec)
     if everything:
-        index = int(chosen[0])
-        images, names = all_of(loaded.images[index], index, seed_of(split))
-        write_image(out, label_rows(grid(images, columns=len(images) // len(names)), names))
-        say(f"image {index} of {name} ({split}), {size_of(loaded)}; in each row clean, then severity 1 to 5: {out}")
-        return
-    write_image(out, grid(loaded.rgb(chosen)))
-    columns = int(np.ceil(np.sqrt(len(chosen))))
-    for row in range(0, len(chosen), columns):
-        words = [" + ".join(loaded.names_of(i)) or "-" for i in chosen[row : row + columns]]
-        if loaded.label_names:
-            say(f"row {row // columns + 1}: {' | '.join(words)}")
-    say(f"{len(chosen)} of the {len(loaded):,} images of {name} ({split}), {size_of(loaded)}: {out}")
+        found = look.preview_corruptions(loaded, spec.split, seed)
+        said = f"image {found.shown[0]} of {name} ({spec.split}), {size_of(loaded)}; each row: clean, severity 1 to 5"
+    else:
+        found = look.preview(loaded, num, seed)
+        said = f"{len(found.shown)} of the {len(loaded):,} images of {name} ({spec.split}), {size_of(loaded)}"
+    write_image(out, found.picture)
+    for row, words in enumerate(found.labels, 1):
+        say(f"row {row}: {words}")
+    say(f"{said}: {out}")
 
 
 @data.command("export", short_help="Write a data set as .png files with its labels.")
-@click.argument("name", type=Name("data set", DATASETS), metavar="NAME")
+@click.argument("name", type=choice("data set"), metavar="NAME")
 @click.argument("folder", type=Place(path_type=Path))
 @click.option("--num", type=click.IntRange(min=1), help="How many images, from the first on. Default: all.")
-@corruption()
-@SEVERITY
-@IMAGE_SIZE
-@SPLIT
-@DATA_DIR
-@ON_BAD
-@click.pass_context
-def export_(ctx: click.Context, name: str, folder: Path, num: int | None, split: str, **options: Any) -> None:
+@which_data(choice("corruption"))
+def export_(name: str, folder: Path, num: int | None, **given: Any) -> None:
     """Write a data set as .png files with its labels, in iCLEVR's format.
 
     \b
@@ -135,24 +139,32 @@ def export_(ctx: click.Context, name: str, folder: Path, num: int | None, split:
 
     A second split may go into the same folder. `--dataset iclevr --data-dir FOLDER` reads it all.
     """
-    refuse_lone_severity(ctx)
-    check_new(folder, split)
-    loaded = load(name, split, **options)
+    from tqdm import tqdm
+
+    from minidiff.data.export import check_new, export
+
+    refuse_lone_severity(click.get_current_context())
+    spec = DataSpec(name, **given)
+    check_new(folder, spec.split)
+    loaded = load(spec)
     total = min(len(loaded), num or len(loaded))
-    for _ in tqdm(export(loaded, folder, split, num), total=total, unit="image", delay=1, leave=False, disable=None):
+    files = export(loaded, folder, spec.split, num)
+    for _ in tqdm(files, total=total, unit="image", delay=1, leave=False, disable=None):
         pass
-    say(f"{total:,} images of {name} ({split}), {size_of(loaded)}, and their labels: {folder}")
+    say(f"{total:,} images of {name} ({spec.split}), {size_of(loaded)}, and their labels: {folder}")
 
 
-def load(name: str, split: str, **options: Any) -> ImageData:
-    """The data set, its notes passed on as warnings. options: of `load_data`."""
-    loaded = load_data(name, split=split, **options)
+def load(spec: DataSpec) -> "ImageData":
+    """Load a data set, and print its notes as warnings."""
+    from minidiff.data.datasets import load_data
+
+    loaded = load_data(**vars(spec))
     for note in loaded.notes:
         warn(note + ".")
     return loaded
 
 
-def size_of(loaded: ImageData) -> str:
-    """Height and width, and the corruption if there is one."""
+def size_of(loaded: "ImageData") -> str:
+    """Write height and width, and the corruption if there is one."""
     size = f"{loaded.images.shape[1]}x{loaded.images.shape[2]}"
     return f"{size}, under {loaded.corruption}" if loaded.corruption else size

@@ -1,6 +1,6 @@
-"""Decoded once, kept on disk: whatever takes time to decode or draw becomes an .npy file in the cache folder.
+"""The store of decoded images: what takes time to decode or draw becomes an .npy file in the cache folder.
 
-`Pictures` is the store; `Files` is the same for image files, of which some may be bad. Rests on images.
+`Pictures` is the store. `Files` is a store of image files, some of which may be bad. Rests on images and files.
 """
 
 import hashlib
@@ -22,26 +22,27 @@ from minidiff.files import printable, replacing
 from minidiff.images.convert import Pixels
 from minidiff.images.files import IMAGE_SUFFIXES, crop_resize, read_image
 
-IN_MEMORY = 512 << 20  # bytes of images up to which a set is held in memory
-BLOCK = 256  # images decoded at a time: this, not the size of the set, bounds the memory
-HEADER = 128  # bytes of an .npy header, always the same, so that it can be written after the images
+IN_MEMORY = 512 << 20  # bytes; a smaller set is held in memory, a larger one is mapped
+BLOCK = 256  # images decoded at a time, which bounds the memory for a set of any size
+HEADER = 128  # bytes of an .npy header; its length is fixed, so that it can be written after the images
 
 
 def cache_dir() -> Path:
-    """Where downloads and decoded images are kept: $MINIDIFF_CACHE, or ~/.cache/minidiff."""
+    """Return the folder of downloads and decoded images: $MINIDIFF_CACHE, or ~/.cache/minidiff."""
     return Path(os.environ.get("MINIDIFF_CACHE") or "~/.cache/minidiff").expanduser()
 
 
 def threads() -> int:
-    """Pillow decodes and resizes outside Python's lock, so threads are enough."""
+    """Return how many threads decode. Pillow works outside Python's lock, so threads are enough."""
     return min(8, os.cpu_count() or 1)
 
 
 class Pictures:
-    """Images that come one at a time: `picture(i)` is uint8 of `shape`, or None where there is none to be had.
+    """Images that come one at a time: `picture(i)` is uint8 of `shape`, or None if there is none.
 
-    place: the name of the file in the cache. key: anything JSON can hold that changes whenever a picture does; images
-    stored under another key are replaced. After `load`: images [N,H,W,C]; kept, which pictures they are; notes.
+    place: the name of the file in the cache. key: any JSON value that changes whenever a picture changes; images that
+    were stored under another key are replaced. `load` sets `images` [N,H,W,C], `kept` (the numbers of the pictures
+    they are), and `notes`.
     """
 
     def __init__(
@@ -55,9 +56,9 @@ class Pictures:
         self.notes: list[str] = []
 
     def load(self, workers: int = 1) -> "Pictures":
-        """From the cache when it is there and right, otherwise decoded and stored."""
+        """Take the images from the cache if it holds the right ones; otherwise decode and store them."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow grumbles about metadata; what counts is whether there is a picture
+            warnings.simplefilter("ignore")  # about metadata; what counts is whether there is a picture
             if not self.read():
                 try:
                     self.write(workers)
@@ -66,7 +67,7 @@ class Pictures:
         return self
 
     def blocks(self, workers: int) -> Iterator[Pixels]:
-        """Decode all pictures, BLOCK at a time, noting which were kept; a bar appears when it takes two seconds."""
+        """Decode all pictures, BLOCK at a time, and note which are kept. A bar appears after two seconds."""
         self.kept = []
         name = f"decoding {self.path.stem}"
         bar = tqdm(total=self.count, desc=name, unit="image", delay=2, leave=False, disable=None)
@@ -80,11 +81,11 @@ class Pictures:
         self.notes = self.remarks()
 
     def remarks(self) -> list[str]:
-        """What was noticed while decoding, to be kept with the images."""
+        """Return what was noticed while decoding; it is stored with the images."""
         return []
 
     def read(self) -> bool:
-        """Take the stored images, if they are of this key, whole, and three of them decoded again agree."""
+        """Take the stored images if they have this key, are whole, and three of them agree when decoded again."""
         try:
             about = json.loads(self.path.with_suffix(".json").read_text())
             kept, notes = about["kept"], about["notes"]
@@ -98,14 +99,14 @@ class Pictures:
         if images.shape != shape or images.dtype != np.uint8:
             return False
         for row in {0, len(kept) // 2, len(kept) - 1} if kept else ():
-            again = self.picture(kept[row])  # two levels of grace: another processor may round differently
+            again = self.picture(kept[row])  # within two levels: another processor may round differently
             if again is None or np.abs(again.astype(int) - images[row]).max() > 2:
                 return False
         self.images, self.kept, self.notes = images, kept, notes
         return True
 
     def write(self, workers: int) -> None:
-        """Decode everything into the cache; the .json beside it comes last and vouches for it. Leaves no fragments."""
+        """Decode everything into the cache. The .json beside it is written last, and says that the images are whole."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         needed = HEADER + self.count * math.prod(self.shape)
         if shutil.disk_usage(self.path.parent).free < needed + (64 << 20):
@@ -122,22 +123,22 @@ class Pictures:
         self.images = self.opened(len(self.kept))
 
     def opened(self, count: int) -> Pixels:
-        """The stored file: read when it is small, mapped when it is not."""
+        """Open the stored file: read it when it is small, map it when it is not."""
         large = count * math.prod(self.shape) > IN_MEMORY
         return np.asarray(np.load(self.path, mmap_mode="r")) if large else np.load(self.path)
 
     def do_without(self, error: OSError, workers: int) -> None:
-        """No place to store: a set small enough is decoded into memory, and will be again the next time."""
+        """Decode into memory, because nothing can be stored. Raises UserError for a set that is too large for that."""
         if self.count * math.prod(self.shape) > IN_MEMORY:
             raise UserError(
                 f"cannot store the decoded images in {self.path.parent}: {error.strerror}. "
-                "Set MINIDIFF_CACHE to a folder with room, or take a smaller --image-size."
+                "Set MINIDIFF_CACHE to a folder with room, or take a smaller `image_size`."
             ) from None
         self.images = np.concatenate([np.empty((0, *self.shape), np.uint8), *self.blocks(workers)])
 
 
 def npy_header(shape: Sequence[int]) -> bytes:
-    """The header of an .npy file, version 1.0, of uint8: numpy's own, at a fixed length."""
+    """Return the header of an .npy file of uint8, version 1.0: numpy's own, at a fixed length."""
     text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {tuple(shape)}, }}"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", HEADER - 10) + text.ljust(HEADER - 11).encode() + b"\n"
 
@@ -146,7 +147,7 @@ def npy_header(shape: Sequence[int]) -> bytes:
 
 
 class Files(Pictures):
-    """Image files below `root`, brought to size by `fit`; a bad one is left out, or stops."""
+    """Image files below `root`, brought to size by `fit`. A bad one is skipped, or stops the loading."""
 
     def __init__(
         self, place: str, root: Path, paths: list[str], size: int, on_bad: str,
@@ -165,7 +166,7 @@ class Files(Pictures):
         except Exception as error:  # there is no end to what Pillow raises on damaged files
             if self.stop:
                 message = str(error) if isinstance(error, UserError) else f"{path} is not a readable image ({error})."
-                raise UserError(printable(f"{message} Mend or remove it, or let such files be skipped.")) from None
+                raise UserError(printable(f"{message} Mend or remove it, or let `on_bad` skip such files.")) from None
             self.bad[index] = self.paths[index]
             return None
         if min(image.shape[:2]) < self.shape[0]:
@@ -195,7 +196,7 @@ class Files(Pictures):
 
 
 def state_of(path: Path) -> tuple[int, int]:
-    """Size and time of change: what tells that a file is still the one that was decoded."""
+    """Return size and time of change, which tell whether a file is still the one that was decoded."""
     try:
         state = path.stat()
     except OSError:
@@ -204,12 +205,14 @@ def state_of(path: Path) -> tuple[int, int]:
 
 
 def image_paths(root: Path) -> list[str]:
-    """Every image file below a folder, relative and sorted. Hidden files and __MACOSX are passed over; links to folders
-    are followed, but none is entered twice."""
+    """List every image file below a folder, relative and sorted.
+
+    Hidden files and __MACOSX are passed over. Links to folders are followed, and no folder is entered twice.
+    """
     found: list[str] = []
     entered = set()
 
-    def closed(error: OSError) -> None:  # a folder that cannot be opened goes with the files that cannot be read
+    def closed(error: OSError) -> None:  # list a folder that cannot be opened with the files that cannot be read
         found.append(os.path.relpath(error.filename, root))
 
     for folder, inner, files in os.walk(root, followlinks=True, onerror=closed):

@@ -1,6 +1,6 @@
-"""The published files of a data set: fetched whole or not at all, and checked while they are read.
+"""The published files of data sets: fetch them whole or not at all, and check them while they are read.
 
-Rests on errors and images; torchvision knows the addresses and the checksums.
+Rests on torchvision, which knows the addresses and the checksums.
 LeCun et al. 1998 (MNIST and its IDX files), Liu et al. 2015 (CelebA).
 """
 
@@ -22,9 +22,9 @@ from minidiff.images.convert import Pixels
 
 
 def download(name: str, classes: str, folder: Path, where: str, archive: str = "") -> None:
-    """Let torchvision fetch `folder`, whole or not at all; an `archive` that lies beside it already is unpacked.
+    """Let torchvision fetch `folder`, whole or not at all. An `archive` that lies beside it is unpacked instead.
 
-    classes: torchvision's name for the set; ours is only for the UserError, which tells `where` to put which files.
+    classes: torchvision's name for the set. where: what to put where by hand, for the message. Raises UserError.
     """
     import torchvision
 
@@ -53,16 +53,16 @@ def download(name: str, classes: str, folder: Path, where: str, archive: str = "
 
 
 def reason_of(error: Exception) -> str:
-    """The last line of an error's message, where torchvision puts the reason, without brackets and full stop."""
+    """Return the last line of an error's message, where torchvision puts the reason, without brackets and full stop."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip(" <>.") if lines else type(error).__name__
 
 
 def read_idx(path: Path) -> Pixels:
-    """One IDX file of bytes, gzipped or not: [N,28,28] of images, [N] of labels. Raises UserError, naming the file.
+    """Read an IDX file of bytes, gzipped or not: [N,28,28] for images, [N] for labels. Raises UserError.
 
-    The format: two zero bytes, 8 for unsigned bytes, the number of dimensions; each dimension, 4 bytes, the highest
-    first; the data.
+    The format is: two zero bytes, 8 for unsigned bytes, the number of dimensions; each dimension in 4 bytes, the
+    highest first; the data.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
@@ -76,11 +76,15 @@ def read_idx(path: Path) -> Pixels:
     shape = struct.unpack(f">{content[3]}I", content[4:start])
     if len(content) - start != math.prod(shape):
         raise UserError(f"{path} is {list(shape)} but holds {len(content) - start} bytes. Fetch it again.")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+    values: Pixels = np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+    return values
 
 
 def read_attributes(path: Path, names: list[str]) -> tuple[Pixels, list[str]]:
-    """CelebA's list of attributes: a count; the attributes' names; then a file name and a 1 or -1 for each of them."""
+    """Read CelebA's list of attributes for these files: labels uint8 [N,L], and the names of the L. Raises UserError.
+
+    The file has a count; the attributes' names; then, a line each, a file name and a 1 or -1 for each attribute.
+    """
     try:
         lines = path.read_text().splitlines()
         attributes = lines[1].split()

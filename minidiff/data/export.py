@@ -1,6 +1,6 @@
-"""A data set as files for other programs: .png images, and their labels in the format of iCLEVR.
+"""The export of a data set for other programs: .png images, and their labels in the format of iCLEVR.
 
-Rests on data, iclevr, shapes and images.
+Rests on image_data, iclevr and shapes.
 El-Nouby et al. 2019 (iCLEVR).
 """
 
@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minidiff.data import iclevr, shapes
-from minidiff.data.datasets import ImageData
+from minidiff.data.image_data import ImageData
 from minidiff.errors import UserError, shown
 from minidiff.files import is_empty, replacing, write_errors
 from minidiff.images.files import write_image
 
 
 def image_name(index: int, split: str) -> str:
-    """The file name of an image: 000000.png of `train`, test-000000.png of `test`, so that splits share a folder."""
+    """Name the file of an image: 000000.png in `train`, test-000000.png in `test`. So splits can share a folder."""
     return f"{index:06d}.png" if split == "train" else f"{split}-{index:06d}.png"
 
 
 def check_new(folder: Path, split: str = "train") -> None:
-    """A UserError if there is anything in the way of a new folder, or of one more split in an exported one."""
+    """Raise UserError unless `folder` is new, empty, or an exported set without this split."""
     if not folder.exists() or (folder.is_dir() and is_empty(folder)):
         return
     if not folder.is_dir() or not (folder / iclevr.OBJECTS).is_file():
@@ -32,18 +32,20 @@ def check_new(folder: Path, split: str = "train") -> None:
 
 
 def export(data: ImageData, folder: str | Path, split: str = "train", count: int | None = None) -> Iterator[Path]:
-    """Write the first `count` images as .png with their labels, in iCLEVR's format; yields each image's path.
+    """Write the first `count` images as .png with their labels, in iCLEVR's format. Yields the path of each image.
 
-    images/000000.png, ...; objects.json: label -> number; train.json (<split>-images.json for another split): file
-    name -> labels. For `shapes` also test.json and new_test.json, 32 label lists each: what to draw, not what is there.
-    A folder that holds other splits of the same labels gets this one besides. Raises UserError.
+    The folder gets images/000000.png, ...; objects.json (label -> number); and train.json, or <split>-images.json for
+    another split (file name -> labels). `shapes` also gets test.json and new_test.json, with 32 lists of labels to
+    draw. The folder may hold other splits with the same labels. Raises UserError.
     """
     folder = Path(folder)
     check_new(folder, split)
     if odd := next((name for name in data.label_names if not iclevr.plain(name)), None):
-        raise UserError(f"the label {shown(odd)} cannot go into objects.json: no commas, single spaces. Rename it.")
+        raise UserError(
+            f"the label {shown(odd)} cannot go into objects.json: no commas, and single spaces only. Rename it."
+        )
     if (folder / iclevr.OBJECTS).is_file() and iclevr.read_names(folder) != data.label_names:
-        raise UserError(f"{folder} holds a set of other labels than {data.name}. Give another folder.")
+        raise UserError(f"{folder} holds a set with other labels than {data.name}. Give another folder.")
     listed: dict[str, list[str]] = {}
     for index in range(min(len(data), count or len(data))):
         path = folder / "images" / image_name(index, split)

@@ -1,7 +1,7 @@
 """The embedded data set: scenes of one to three coloured solids on a lit floor, drawn here, in iCLEVR's labels.
 
-Rests on numpy alone. Every solid is ray traced once for each size, depth and turn (a sprite: coverage, light,
-highlight, shadow); a scene is then a few sprites laid over the floor from back to front, in under a millisecond.
+Rests on numpy alone. Each solid is ray traced once for each size, depth and turn, into a sprite with coverage, light,
+highlight and shadow. A scene is a few sprites laid over the floor from back to front, in under a millisecond.
 After Johnson et al. 2017 (CLEVR) and the 24 labels of iCLEVR (El-Nouby et al. 2019).
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 2  # part of every cache key: raise it whenever a pixel or a label of some scene changes
+VERSION = 2  # part of every cache key: raise it when a pixel or a label of any scene changes
 
 SHAPES = ("cube", "sphere", "cylinder")
 COLOURS = {  # RGB of a surface in full light; CLEVR's, a little brighter, so that they stay apart at 32x32
@@ -36,30 +36,30 @@ COUNTS = {"train": 12_000, "test": 2_000, "new_test": 2_000}  # how many scenes 
 
 
 def held_out(labels: tuple[int, ...] | list[int]) -> bool:
-    """Whether a set of labels is kept out of training: it contains two labels whose numbers add up to 0 modulo 13.
+    """Tell whether a set of labels is kept out of training: two of its numbers add up to 0 modulo 13.
 
-    So 21 of the 276 pairs never meet in a training scene, neither alone nor beside a third solid; with the triples that
-    contain them they are about a fifth of all combinations. Every label is in at least one such pair, and every single
-    label is seen: a network that draws the held-out scenes has learned to compose.
+    So 21 of the 276 pairs never meet in a training scene, neither alone nor beside a third solid. With the triples that
+    contain them, they are about a fifth of all combinations. Every label is in at least one of these pairs, and every
+    single label is seen in training. A network that draws the held-out scenes has learned to compose.
     """
     return any((a + b) % 13 == 0 for a, b in combinations(sorted(labels), 2))
 
 
 @lru_cache
 def label_sets(split: str) -> list[list[tuple[int, ...]]]:
-    """All label sets a split draws from, one list for each number of solids; new_test has no single ones."""
+    """List the label sets of a split, one list for each number of solids; new_test has no single ones."""
     wanted = split == "new_test"
     by_count = [[s for s in combinations(range(len(LABELS)), k) if held_out(s) == wanted] for k in (1, 2, 3)]
     return [sets for sets in by_count if sets]
 
 
 def stream(index: int, seed: int, split: str) -> np.random.Generator:
-    """The random numbers of one scene. Only `random()` is called on it: PCG64's plainest use, the same everywhere."""
+    """Return the generator of one scene. Only `random()` may be called on it: it is the same on every machine."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, SPLITS.index(split), index])))
 
 
 def draw_labels(split: str, generator: np.random.Generator) -> list[int]:
-    """The number of solids, each equally likely, then one of the split's label sets of that number."""
+    """Draw the number of solids, each equally likely, then one of the split's label sets of that number."""
     by_count = label_sets(split)
     u, v = generator.random(2)
     sets = by_count[int(u * len(by_count))]
@@ -67,12 +67,12 @@ def draw_labels(split: str, generator: np.random.Generator) -> list[int]:
 
 
 def scene(index: int, seed: int = 0, split: str = "train") -> list[int]:
-    """The labels of scene `index`: one to three different ones, ascending."""
+    """Return the labels of scene `index`: one to three different ones, ascending."""
     return draw_labels(split, stream(index, seed, split))
 
 
 def conditions(split: str, count: int = 32, seed: int = 0) -> list[list[int]]:
-    """The first `count` different label sets of a split: what iCLEVR's test.json and new_test.json list."""
+    """Return the first `count` different label sets of a split, as iCLEVR's test.json and new_test.json list them."""
     found: list[list[int]] = []
     index = 0
     while len(found) < count:
@@ -105,7 +105,7 @@ PATCH = (-1.6, 1.8, -1.3, 0.95)  # left, right, top, bottom of a sprite around i
 
 
 def distance(shape: str, origin: Vectors | Vector, ray: Vectors | Vector) -> Floats:
-    """How far along each ray the solid is entered (negative when it starts inside); infinite where it is missed."""
+    """Return how far along each ray it enters the solid: negative from inside, infinite where it misses."""
     (ox, oy, oz), (dx, dy, dz) = origin, ray
     with np.errstate(divide="ignore", invalid="ignore"):
         if shape == "sphere":
@@ -128,13 +128,13 @@ def distance(shape: str, origin: Vectors | Vector, ray: Vectors | Vector) -> Flo
 
 
 def roots(a: Numbers, half_b: Numbers, c: Numbers) -> tuple[Floats, Floats]:
-    """Both solutions of a t^2 + 2 half_b t + c = 0, the smaller first; NaN where there is none."""
+    """Solve a t^2 + 2 half_b t + c = 0: both solutions, the smaller first; NaN where there is none."""
     root = np.sqrt(half_b * half_b - a * c)
     return (-half_b - root) / a, (-half_b + root) / a
 
 
 def normal(shape: str, point: Vectors) -> Vectors:
-    """The outward unit normal at points of the solid's surface."""
+    """Return the outward unit normal at points of the solid's surface."""
     x, y, z = point
     if shape == "sphere":
         return 2 * x, 2 * y, 2 * z - 1
@@ -147,18 +147,19 @@ def normal(shape: str, point: Vectors) -> Vectors:
 
 
 def unit(vector: Vector) -> Vector:
+    """Scale a vector to length 1."""
     length = sqrt(sum(v * v for v in vector))
     return vector[0] / length, vector[1] / length, vector[2] / length
 
 
 def turned(vector: Vector, angle: float) -> Vector:
-    """Into the frame of a solid that is turned by `angle` about its own axis."""
+    """Turn a vector into the frame of a solid that is turned by `angle` about its own axis."""
     x, y, z = vector
     return x * cos(angle) + y * sin(angle), y * cos(angle) - x * sin(angle), z
 
 
 def spiral(count: int, spread: float) -> list[tuple[float, float]]:
-    """`count` points spread evenly over a disc (Vogel's spiral)."""
+    """Spread `count` points evenly over a disc (Vogel's spiral)."""
     golden = pi * (3 - sqrt(5))
     radii = [spread * sqrt((i + 0.5) / count) for i in range(count)]
     return [(r * cos(golden * i), r * sin(golden * i)) for i, r in enumerate(radii)]
@@ -166,14 +167,14 @@ def spiral(count: int, spread: float) -> list[tuple[float, float]]:
 
 @lru_cache
 def lamp_rays() -> list[tuple[float, Vector]]:
-    """Directions from the floor to the light, with weights: a broad lamp, and the sky for the dark line at the foot."""
+    """Return directions from the floor to the light, with weights: a broad lamp, and the sky."""
     lamp = [(SHADOW / 32, unit((LIGHT[0] + a, LIGHT[1] + b, LIGHT[2]))) for a, b in spiral(32, 0.22)]
     sky = [(OCCLUSION / 40, (a, b, sqrt(1 - a * a - b * b))) for a, b in spiral(40, 0.7)]
     return lamp + sky
 
 
 def neighbours(picture: Floats) -> Floats:
-    """For each pixel, the sum over the 3x3 pixels around it."""
+    """Sum the 3x3 pixels around each pixel."""
     rows = picture + np.roll(picture, 1, axis=0) + np.roll(picture, -1, axis=0)
     return rows + np.roll(rows, 1, axis=1) + np.roll(rows, -1, axis=1)
 
@@ -205,7 +206,8 @@ def sprite(shape: str, scale: float, angle: float, right: float, down: float) ->
 
     def reduced(picture: Floats) -> Floats:
         blocks = picture.reshape(height, SUPERSAMPLE, width, SUPERSAMPLE)
-        return blocks.mean(axis=(1, 3), dtype=np.float32)[..., None]
+        means: Floats = blocks.mean(axis=(1, 3), dtype=np.float32)
+        return means[..., None]
 
     ray = rays(SUPERSAMPLE)
     near = distance(shape, eye, ray)
@@ -244,7 +246,7 @@ TRIES = 48
 
 @lru_cache
 def empty_floor(size: int) -> Floats:
-    """The bare floor, float32 [size,size,3] in [0,255]: a pool of light, darker towards the back and the corners."""
+    """Draw the bare floor, float32 [size,size,3] in [0,255]: a pool of light, darker at the back and the corners."""
     x = (np.arange(size, dtype=np.float32) + 0.5) / size
     y = x[:, None]
     pool = np.exp(-((x - 0.42) ** 2) / 0.5 - (y - 0.62) ** 2 / 0.32)
@@ -253,10 +255,10 @@ def empty_floor(size: int) -> Floats:
 
 
 def places(count: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """Where `count` solids stand: [count,2] of (across, depth) in [0,1], depth 0 at the back.
+    """Place `count` solids: [count,2] of (across, depth) in [0,1], depth 0 at the back.
 
-    The first of TRIES in which each two clear each other, else the one that comes nearest to it: of 3,000 scenes none
-    had a solid of which less than 53% was seen.
+    Takes the first of TRIES in which all solids clear each other, or else the one that comes nearest to that. In 3,000
+    scenes, at least 53% of every solid was visible.
     """
     tries = generator.random((TRIES, count, 2))
     width = FAR + (NEAR - FAR) * tries[..., 1]
@@ -281,9 +283,9 @@ class Piece(NamedTuple):
 
 
 def lay_out(labels: list[int], size: int, generator: np.random.Generator) -> list[Piece]:
-    """Somewhere on the floor for each label's solid, from the back to the front.
+    """Put each label's solid somewhere on the floor, ordered from the back to the front.
 
-    The windows are of a sheet three pictures wide and high, the picture in the middle: a shadow may leave the picture.
+    The windows lie on a sheet three pictures wide and high, with the picture in the middle: a shadow may leave it.
     """
     spots, turns = places(len(labels), generator), generator.random(len(labels))
     steps = max(1, 128 // size)  # feet stand on a grid of 1/128 of the picture, or of pixels where those are finer
@@ -303,7 +305,7 @@ def lay_out(labels: list[int], size: int, generator: np.random.Generator) -> lis
 
 
 def render(labels: list[int], size: int, generator: np.random.Generator) -> NDArray[np.uint8]:
-    """Draw one scene, uint8 [size,size,3]; generators alike draw the same scene at every size."""
+    """Draw one scene, uint8 [size,size,3]; equal generators draw the same scene at every size."""
     pieces = lay_out(labels, size, generator)
     sheet = np.zeros((3 * size, 3 * size, 3), dtype=np.float32)
     picture = sheet[size : 2 * size, size : 2 * size]
@@ -316,7 +318,7 @@ def render(labels: list[int], size: int, generator: np.random.Generator) -> NDAr
 
 
 def draw(index: int, size: int = 32, seed: int = 0, split: str = "train") -> NDArray[np.uint8]:
-    """The picture of `scene(index, seed, split)`, uint8 [size,size,3]."""
+    """Draw the picture of `scene(index, seed, split)`, uint8 [size,size,3]."""
     generator = stream(index, seed, split)
     return render(draw_labels(split, generator), size, generator)
 
@@ -324,7 +326,7 @@ def draw(index: int, size: int = 32, seed: int = 0, split: str = "train") -> NDA
 def make(
     count: int, size: int = 32, seed: int = 0, split: str = "train", start: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Scenes `start` and on of a split: images uint8 [count,size,size,3] and multi-hot labels uint8 [count,24]."""
+    """Draw scenes from `start` on: images uint8 [count,size,size,3] and multi-hot labels uint8 [count,24]."""
     images = np.empty((count, size, size, 3), dtype=np.uint8)
     for i in range(count):
         images[i] = draw(start + i, size, seed, split)
@@ -332,7 +334,7 @@ def make(
 
 
 def make_labels(count: int, seed: int = 0, split: str = "train", start: int = 0) -> NDArray[np.uint8]:
-    """The labels of `make` alone, uint8 [count,24]: drawing them takes no time beside drawing the scenes."""
+    """Return the labels of `make` alone, uint8 [count,24], which takes almost no time."""
     labels = np.zeros((count, len(LABELS)), dtype=np.uint8)
     for i in range(count):
         labels[i, scene(start + i, seed, split)] = 1

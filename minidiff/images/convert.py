@@ -16,7 +16,7 @@ Pixels = NDArray[np.uint8]
 
 
 def to_float(images: Pixels | Tensor) -> Tensor:
-    """uint8 [N,H,W,C] -> float32 [N,C,H,W] in [-1, 1]: 0 becomes -1, 255 becomes 1. Stays on its device."""
+    """Turn uint8 [N,H,W,C] into float32 [N,C,H,W]: 0 becomes -1, 255 becomes 1. It stays on its device."""
     tensor = torch.as_tensor(images)
     if tensor.dtype != torch.uint8 or tensor.ndim != 4:
         raise ValueError(f"to_float takes uint8 [N,H,W,C], not {tensor.dtype} {list(tensor.shape)}")
@@ -24,21 +24,21 @@ def to_float(images: Pixels | Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Pixels:
-    """float [N,C,H,W] in [-1, 1] -> uint8 [N,H,W,3]: rounded and clipped; one channel is repeated to three."""
+    """Turn float [N,C,H,W] in [-1, 1] into uint8 [N,H,W,3]: rounded and clipped, and one channel repeated to three."""
     if not images.is_floating_point() or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"to_uint8 takes float [N,1 or 3,H,W], not {images.dtype} {list(images.shape)}")
     bytes_ = images.detach().float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
     return bytes_.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-# What arrays from elsewhere hold, and how their values become bytes: value * scale + shift, rounded and clipped.
+# The ranges of arrays from elsewhere. Their values become bytes by value * scale + shift, rounded and clipped.
 VALUE_RANGES = {"[0, 1]": (255.0, 0.0), "[-1, 1]": (127.5, 127.5), "[0, 255]": (1.0, 0.0)}
 
 
 def value_range(low: float, high: float) -> str:
-    """Which of VALUE_RANGES an array of floats from `low` to `high` holds; 0.1 beyond an end is resizing's overshoot.
+    """Return which of VALUE_RANGES an array of floats from `low` to `high` fits. Raises UserError where none fits.
 
-    Raises UserError for values that fit none.
+    Resizing overshoots, so values may exceed an end by 0.1.
     """
     if low >= -0.1 and high <= 1.1:
         return "[0, 1]"
@@ -51,6 +51,7 @@ def value_range(low: float, high: float) -> str:
 
 
 def as_bytes(values: NDArray[Any], held: str) -> Pixels:
-    """Numbers of one of VALUE_RANGES as uint8, whatever their shape: rounded and clipped."""
+    """Turn numbers in the range `held`, one of VALUE_RANGES, into uint8: rounded and clipped, of any shape."""
     scale, shift = VALUE_RANGES[held]
-    return np.clip(np.rint(values.astype(np.float32) * scale + shift), 0, 255).astype(np.uint8)
+    clipped: Pixels = np.clip(np.rint(values.astype(np.float32) * scale + shift), 0, 255).astype(np.uint8)
+    return clipped

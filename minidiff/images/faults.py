@@ -1,7 +1,7 @@
-"""Whether a sample is an image at all: white noise, one flat colour and saturation, told from the pixels alone.
+"""Is a sample an image at all? White noise, one flat colour and saturation are recognised from the pixels alone.
 
-Rests on numpy, and on no paper: neighbouring pixels of a picture are alike, those of white noise are not. How alike
-they are in real pictures was measured: docs/images.md.
+Rests on numpy, and on no paper. Neighbouring pixels of a picture are alike, and in white noise they are not;
+docs/images.md has the measurement.
 """
 
 import numpy as np
@@ -9,26 +9,27 @@ from numpy.typing import NDArray
 
 from minidiff.images.convert import Pixels
 
-NOISE_CORRELATION = 0.35  # white noise has 0; of FashionMNIST 99.9% have more than 0.52 (docs/images.md)
-SATURATED_SHARE = 0.97  # well above a picture on a plain black ground
-CONSTANT_DEVIATION = 2.0  # of 255
+NOISE_CORRELATION = 0.35  # white noise has 0; 99.9% of FashionMNIST exceed 0.52 (docs/images.md)
+SATURATED_SHARE = 0.97  # a picture on a plain black ground stays well below
+CONSTANT_DEVIATION = 2.0  # standard deviation, of 255
 NOISE_CAUSES = (
     "trained too briefly, weights that do not belong to this network, or (of a diffusion model) a wrong start timestep"
 )
 
 
 def neighbour_correlation(images: Pixels) -> NDArray[np.float64]:
-    """Correlation between each pixel and its right and lower neighbours, per image: [N]. White noise has 0."""
+    """Correlate each pixel with its right and lower neighbours, for each image: [N]. White noise has 0."""
     grey = images.astype(np.float64).mean(axis=3)
     grey -= grey.mean(axis=(1, 2), keepdims=True)
     variance = (grey**2).mean(axis=(1, 2)) + 1e-12
     right = (grey[:, :, 1:] * grey[:, :, :-1]).mean(axis=(1, 2)) / variance
     below = (grey[:, 1:] * grey[:, :-1]).mean(axis=(1, 2)) / variance
-    return (right + below) / 2
+    mean: NDArray[np.float64] = (right + below) / 2
+    return mean
 
 
 def faults(images: Pixels) -> dict[str, NDArray[np.bool_]]:
-    """Which of uint8 [N,H,W,3] images are white noise, constant, or nearly all at the ends of the range: [N] each."""
+    """Find images, uint8 [N,H,W,3], that are noise, constant, or nearly all at the ends of the range: [N] each."""
     deviation = images.std(axis=(1, 2, 3))
     constant = deviation < CONSTANT_DEVIATION
     saturated = ~constant & (((images == 0) | (images == 255)).mean(axis=(1, 2, 3)) > SATURATED_SHARE)
@@ -45,10 +46,10 @@ FAULT_CAUSES = {
 
 
 def problems(images: Pixels) -> list[str]:
-    """What is statistically wrong with uint8 [N,H,W,3] samples, one line for each kind; empty when nothing is.
+    """Say what is wrong with uint8 [N,H,W,3] samples, in one line for each kind of fault.
 
     Looks for images that are white noise, constant, or nearly all at the ends of the range. A kind is reported when at
-    least a tenth of the images have it: a blank picture among a hundred is life, a dozen are a fault.
+    least a tenth of the images have it: one blank picture among a hundred is chance, a dozen are a fault.
     """
     found = faults(images)
     noise = found["noise"]

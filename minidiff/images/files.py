@@ -1,7 +1,6 @@
-"""Images at the edge of the package: files, uint8 arrays, and grids with names to look at.
+"""Image files: read any of them upright, bring them to size, write them whole.
 
-Inside minidiff an image is float32 [N,C,H,W] in [-1, 1]; on disk and in metrics it is uint8 [N,H,W,3].
-This chapter is the only one that turns one into the other, and the only one that knows Pillow.
+Rests on convert, which says what `Pixels` are, on files, and on Pillow.
 """
 
 import io
@@ -19,11 +18,11 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".ti
 
 
 def read_image(path: str | Path, channels: int = 3) -> Pixels:
-    """One image file as uint8 [H,W,channels], upright.
+    """Read an image file as uint8 [H,W,channels], upright.
 
-    The EXIF rotation is applied, transparent pixels are laid over white, palettes are looked up and 16-bit grey is
-    reduced to 8 bits by dividing by 257, so that full scale stays full scale. Of an animation, the first frame.
-    Raises UserError, naming the file, when it is missing, truncated, not an image, or too large to be safe.
+    The EXIF rotation is applied, transparent pixels are laid over white, and palettes are looked up. 16-bit grey is
+    divided by 257, so that full scale stays full scale. An animation gives its first frame. Raises UserError for a
+    file that is missing, truncated, not an image, or too large to be safe.
     """
     try:
         with Image.open(path) as file:
@@ -47,7 +46,7 @@ def read_image(path: str | Path, channels: int = 3) -> Pixels:
 
 
 def image_shape(path: str | Path) -> tuple[int, int]:
-    """Height and width of an image file, from its first bytes alone. Raises UserError, naming the file."""
+    """Return height and width of an image file, from its first bytes alone. Raises UserError."""
     try:
         with Image.open(path) as file:
             return file.height, file.width
@@ -56,7 +55,7 @@ def image_shape(path: str | Path) -> tuple[int, int]:
 
 
 def crop_resize(image: Pixels, size: int) -> Pixels:
-    """The largest centred square of uint8 [H,W,C], as uint8 [size,size,C]: antialiased, bicubic."""
+    """Resize the largest centred square of uint8 [H,W,C] to [size,size,C]: antialiased, bicubic."""
     height, width, _ = image.shape
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -64,7 +63,7 @@ def crop_resize(image: Pixels, size: int) -> Pixels:
 
 
 def squeeze(image: Pixels, size: int) -> Pixels:
-    """All of uint8 [H,W,C], its proportions given up, as uint8 [size,size,C]: antialiased, bicubic."""
+    """Resize all of uint8 [H,W,C] to [size,size,C], whatever its proportions: antialiased, bicubic."""
     height, width, channels = image.shape
     if (height, width) == (size, size):
         return np.ascontiguousarray(image)
@@ -73,7 +72,7 @@ def squeeze(image: Pixels, size: int) -> Pixels:
 
 
 def image_files(folder: str | Path) -> list[Path]:
-    """The image files of a folder, in the order of their names. Raises UserError when it has none, or is not there."""
+    """List the image files of a folder by name. Raises UserError when it has none, or does not exist."""
     folder = Path(folder)
     try:
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
@@ -85,7 +84,7 @@ def image_files(folder: str | Path) -> list[Path]:
 
 
 def read_images(source: str | Path | Sequence[Path], size: int, channels: int = 3) -> Pixels:
-    """A file, every image of a folder in the order of its names, or a list of files: uint8 [N,size,size,channels]."""
+    """Read a file, all images of a folder by name, or a list of files: uint8 [N,size,size,channels]."""
     if isinstance(source, str | Path):
         source = image_files(source) if Path(source).is_dir() else [Path(source)]
     return np.stack([crop_resize(read_image(path, channels), size) for path in source])
@@ -108,14 +107,14 @@ def write_image(path: str | Path, image: Pixels, flush: bool = True) -> None:
 
 
 def as_webp(image: Pixels, quality: int) -> bytes:
-    """uint8 [H,W,3] as the bytes of a WebP file, for a page that is to stay small. quality: 0 to 100."""
+    """Compress uint8 [H,W,3] to the bytes of a WebP file, for a page that must stay small. quality: 0 to 100."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="WEBP", quality=quality)
     return buffer.getvalue()
 
 
 def free_name(path: Path) -> Path:
-    """`path`, or the first of path-2, path-3, ... that is not taken."""
+    """Return `path`, or the first of path-2, path-3, ... that is free."""
     number, candidate = 1, path
     while candidate.exists():
         number += 1

@@ -1,6 +1,6 @@
-"""Many images as one picture to look at: grids, row labels, captions.
+"""Many images as one picture to look at: grids, names of rows, captions.
 
-Rests on convert.
+Rests on convert, which says what `Pixels` are, and on Pillow for the letters.
 """
 
 import math
@@ -13,10 +13,10 @@ from minidiff.images.convert import Pixels
 
 
 def grid(images: Pixels, columns: int | None = None, pad: int = 2) -> Pixels:
-    """uint8 [N,H,W,3] laid out row by row on white, uint8 [H',W',3].
+    """Lay out uint8 [N,H,W,3] row by row on white: uint8 [H',W',3].
 
-    columns: the square root of N when left out. Images under 64 pixels are enlarged by a whole factor without
-    smoothing, so that a grid of 32x32 samples can be judged on a screen.
+    columns: by default the square root of N. Images under 64 pixels are enlarged by a whole factor without smoothing,
+    so that a grid of 32x32 samples can be judged on a screen.
     """
     count, height, width, _ = images.shape
     columns = min(count, columns or math.ceil(math.sqrt(count)))
@@ -32,23 +32,24 @@ def grid(images: Pixels, columns: int | None = None, pad: int = 2) -> Pixels:
 
 
 def cut(picture: Pixels, size: int, pad: int = 2) -> Pixels:
-    """The images that `grid` laid out, uint8 [N,size,size,3], with the white of empty places at the end."""
+    """Cut a picture that `grid` laid out into its images, uint8 [N,size,size,3]; empty places are white images."""
     scale = max(1, 64 // size)
     side = size * scale + pad
     rows, columns = ((length - pad) // side for length in picture.shape[:2])
     cells = picture[pad : pad + rows * side, pad : pad + columns * side].reshape(rows, side, columns, side, 3)
     shown = cells[:, : side - pad : scale, :, : side - pad : scale]
-    return shown.transpose(0, 2, 1, 3, 4).reshape(-1, size, size, 3)
+    images: Pixels = shown.transpose(0, 2, 1, 3, 4).reshape(-1, size, size, 3)
+    return images
 
 
-LEADING = 4  # pixels by which Pillow's lines are higher than their letters
+LEADING = 4  # pixels between the lines that Pillow writes
 
 
 def label_rows(picture: Pixels, labels: Sequence[str], size: int = 15) -> Pixels:
-    """A grid, uint8 [H,W,3], with a margin at its left that names its rows, which are of equal height.
+    """Name the rows of a grid, uint8 [H,W,3], in a margin at its left. All rows have the same height.
 
-    size: of the letters, in pixels; lines of a label are parted by a newline. Where a row is too low for all of them
-    the letters are smaller, and where even 9 pixels are too many, the last line says how many are left out.
+    size: of the letters, in pixels. A label may have several lines. Where a row is too low for them, the letters are
+    smaller; where even letters of 9 pixels do not fit, the last line says how many lines are left out.
     """
     height = picture.shape[0] // len(labels)
     most = max(label.count("\n") + 1 for label in labels)
@@ -69,7 +70,7 @@ def label_rows(picture: Pixels, labels: Sequence[str], size: int = 15) -> Pixels
 
 
 def first_lines(text: str, count: int) -> str:
-    """A text of at most `count` lines; of a longer one the first, and how many more there are."""
+    """Shorten a text to `count` lines; the last one says how many are left out."""
     lines = text.split("\n")
     if len(lines) <= count:
         return text
@@ -77,9 +78,9 @@ def first_lines(text: str, count: int) -> str:
 
 
 def captioned(images: Pixels, captions: Sequence[str], columns: int | None = None, size: int = 12) -> Pixels:
-    """uint8 [N,H,W,3] laid out as in `grid`, each with words below it, in a cell wide enough for them: [H',W',3].
+    """Lay out uint8 [N,H,W,3] as `grid` does, each with a caption below it: uint8 [H',W',3].
 
-    size: of the letters, in pixels; lines of a caption are parted by a newline.
+    Cells are wide enough for the captions. size: of the letters, in pixels. A caption may have several lines.
     """
     font = ImageFont.load_default(size)
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))

@@ -1,4 +1,4 @@
-"""How near one picture is to another: PSNR and SSIM, on uint8 pixels as they lie in files.
+"""The likeness of two pictures: PSNR and SSIM, on uint8 pixels as they are stored in files.
 
 Rests on numpy and scipy. Wang et al. 2004 (SSIM).
 """
@@ -10,18 +10,17 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from minidiff.errors import UserError
-
-Pixels = NDArray[np.uint8]
+from minidiff.images.convert import Pixels
 
 PEAK = 255
 K1, K2 = 0.01, 0.03  # Wang et al. 2004, section III.C
-SIGMA, RADIUS = 1.5, 5  # the same: a Gaussian window of 11x11
+SIGMA, RADIUS = 1.5, 5  # of its Gaussian window of 11x11 pixels
 
 
 def psnr(image: Pixels, reference: Pixels) -> float:
-    """Peak signal to noise ratio in dB, over all pixels and channels; infinite for equal images.
+    """Return the peak signal to noise ratio in dB, over all pixels and channels; infinite for equal images.
 
-    uint8, of any one shape. UserError if the shapes differ.
+    Both are uint8 of the same shape. Raises UserError if the shapes differ.
     """
     a, b = comparable(image, reference)
     error = float(np.mean((a - b) ** 2))
@@ -29,13 +28,15 @@ def psnr(image: Pixels, reference: Pixels) -> float:
 
 
 def ssim(image: Pixels, reference: Pixels) -> float:
-    """Structural similarity, at most 1: the mean over all places of the 11x11 window inside the image, and channels.
+    """Return the structural similarity, at most 1: the mean over channels and all 11x11 windows inside the image.
 
-    uint8 [H,W] or [H,W,C], each side at least 11. UserError if the shapes differ or are smaller.
+    Both are uint8 [H,W] or [H,W,C], and each side is at least 11. Raises UserError if the shapes differ or are smaller.
     """
     a, b = comparable(image, reference)
     if min(a.shape[:2]) < 2 * RADIUS + 1:
-        raise UserError(f"SSIM looks at windows of 11x11 pixels, an image of {list(a.shape)} has none.")
+        raise UserError(
+            f"SSIM looks at windows of 11x11 pixels, and an image of {list(a.shape)} has none. Use larger images."
+        )
     mean_a, mean_b = window_mean(a), window_mean(b)
     variance_a = window_mean(a * a) - mean_a**2
     variance_b = window_mean(b * b) - mean_b**2
@@ -48,13 +49,14 @@ def ssim(image: Pixels, reference: Pixels) -> float:
 
 
 def window_mean(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The Gaussian-weighted mean around every pixel whose window lies inside: [H-10,W-10,...]."""
-    sigma = (SIGMA, SIGMA, *[0] * (x.ndim - 2))  # channels apart
-    return gaussian_filter(x, sigma, truncate=RADIUS / SIGMA)[RADIUS:-RADIUS, RADIUS:-RADIUS]
+    """Return the Gaussian-weighted mean around every pixel whose window lies inside: [H-10,W-10,...]."""
+    sigma = (SIGMA, SIGMA, *[0] * (x.ndim - 2))  # 0: channels stay apart
+    blurred: NDArray[np.float64] = gaussian_filter(x, sigma, truncate=RADIUS / SIGMA)
+    return blurred[RADIUS:-RADIUS, RADIUS:-RADIUS]
 
 
 def comparable(image: Pixels, reference: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both as float64, if they are uint8 of one shape."""
+    """Return both as float64, if they are uint8 of the same shape. Raises UserError if the shapes differ."""
     if image.dtype != np.uint8 or reference.dtype != np.uint8:
         raise ValueError(f"quality compares uint8 images, not {image.dtype} with {reference.dtype}")
     if image.shape != reference.shape:

@@ -36,9 +36,9 @@ class ImageSink:
             raise UserError(f"cannot tell what '{path}' should be. Give a .png, a .npz, or a folder without a suffix.")
         taken = not is_empty(self.path) if self.path.is_dir() else self.path.exists()
         if taken and not overwrite:
-            raise UserError(f"{path} exists. Give another --out, or --force to replace it.")
+            raise UserError(f"{path} exists. Give another `out`, or `force` to replace it.")
         if self.path.exists() and self.path.is_dir() != (self.kind == "folder"):
-            raise UserError(f"{path} is {'a folder' if self.path.is_dir() else 'a file'}. Give another --out.")
+            raise UserError(f"{path} is {'a folder' if self.path.is_dir() else 'a file'}. Give another `out`.")
         self.first: list[Pixels] = []
         home = self.path if self.kind == "folder" else self.path.parent
         raw = home / f"{self.path.name}.raw"
@@ -56,7 +56,7 @@ class ImageSink:
         there = list(self.path.iterdir())
         ours = [path for path in there if re.fullmatch(r"\d{6}\.png", path.name) or is_working_name(path.name)]
         if foreign := sorted(set(there) - set(ours)):
-            raise UserError(f"{self.path} holds more than samples ({foreign[0].name}). Give another --out.")
+            raise UserError(f"{self.path} holds more than samples ({foreign[0].name}). Give another `out`.")
         for path in ours:
             path.unlink()
 

@@ -266,4 +266,5 @@ def halved(pixels: Pixels) -> Pixels:
     """Shrink uint8 [H,W,3] to [H//2,W//2,3]: each pixel is the mean of four."""
     height, width = (side // 2 for side in pixels.shape[:2])
     blocks = pixels[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3)
-    return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+    means: Pixels = np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+    return means

@@ -253,7 +253,7 @@ def test_preview_and_export(mnist: Path, capsys: pytest.CaptureFixture[str]):
     preview = ["data", "preview", "mnist", "--data-dir", str(mnist), "--image-size", "28"]
     assert cli.run([*preview, "--corruption", "all", "--out", "all.png"]) == 0
     said = capsys.readouterr().out
-    assert "in each row clean, then severity 1 to 5: all.png" in said
+    assert "each row: clean, severity 1 to 5: all.png" in said
     index = int(said.split()[1])
     sheet = read_image("all.png")
     assert sheet.shape[0] == 15 * 58 + 2

@@ -20,8 +20,7 @@ from PIL import Image
 
 from minidiff.cli.data import data as command
 from minidiff.data import cache as decoded
-from minidiff.data import datasets as data_module
-from minidiff.data import shapes
+from minidiff.data import picture_sets, shapes
 from minidiff.data.cache import Pictures, image_paths
 from minidiff.data.datasets import DATASETS, DEBIAN, load_data
 from minidiff.data.export import export
@@ -483,8 +482,8 @@ def test_a_changed_folder_is_decoded_again(tmp_path):
 
 def test_folders_that_hold_nothing(tmp_path):
     """No folder, a file, no images, none readable: each its own line."""
-    assert "--data-dir" in message_of(load_data, "folder")
-    assert "is not there" in message_of(load_data, "folder", data_dir=tmp_path / "nowhere")
+    assert "`data_dir`" in message_of(load_data, "folder")
+    assert "does not exist" in message_of(load_data, "folder", data_dir=tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
     assert "not a folder" in message_of(load_data, "folder", data_dir=tmp_path / "file")
     (tmp_path / "empty").mkdir()
@@ -499,7 +498,7 @@ def test_sub_folders_are_labels_only_when_they_tell_apart(tmp_path, monkeypatch)
     assert load_data("folder", data_dir=tmp_path / "photos").label_names == []
     picture(tmp_path / "photos" / "other" / "a.png")
     assert load_data("folder", data_dir=tmp_path / "photos").label_names == ["all", "other"]
-    monkeypatch.setattr(data_module, "MAX_FOLDER_LABELS", 1)
+    monkeypatch.setattr(picture_sets, "MAX_FOLDER_LABELS", 1)
     loaded = load_data("folder", data_dir=tmp_path / "photos")
     assert loaded.labels.shape == (2, 0) and "2 sub-folders" in loaded.notes[-1]
 

@@ -132,7 +132,7 @@ def test_what_shapes_exports_comes_back(tmp_path, cache):
 
 def test_folders_that_are_none(lab, tmp_path):
     """None named, not there, a file, without its tables: each its own line."""
-    assert "needs --data-dir" in message_of()
+    assert "needs `data_dir`" in message_of()
     assert "nowhere is not there" in message_of(data_dir=tmp_path / "nowhere")
     assert "is no folder" in message_of(data_dir=lab / "train.json")
     assert "has no objects.json" in message_of(data_dir=lab / "iclevr")
@@ -258,7 +258,7 @@ def test_nothing_in_an_export_is_replaced(lab, tmp_path):
     with pytest.raises(UserError, match=r"000000\.png exists: the split 'train'"):
         exported(folder, "train")
     other = load_data("iclevr", data_dir=lab)
-    with pytest.raises(UserError, match="holds a set of other labels than iclevr"):
+    with pytest.raises(UserError, match="holds a set with other labels than iclevr"):
         list(export(other, folder, "valid"))
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "train.json").write_text("{}")

@@ -44,7 +44,7 @@ class TestSink:
         else:
             target.mkdir()
             (target / "mine").touch()
-        with pytest.raises(UserError, match="exists. Give another --out, or --force"):
+        with pytest.raises(UserError, match="exists. Give another `out`, or `force`"):
             ImageSink(target)
         if not target.suffix:
             with pytest.raises(UserError, match="holds more than samples"):
