@@ -159,6 +159,8 @@ def read(folder: Path) -> Study:
         names, models = list(plan["cells"]), list(plan["models"])
         data = list(dict.fromkeys(data_of(name) for name in names))
         models += [model for name in names if (model := model_of(name)) not in models]
+        if any("." not in place for place in data):
+            raise ValueError("a cell is named DATASET.CORRUPTION.MODEL")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / STUDY} lacks what a study has ({error}). Begin anew in another folder.") from None
     cells = {(data_of(name), model_of(name)): read_cell(folder, name) for name in names}

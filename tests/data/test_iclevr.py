@@ -134,7 +134,7 @@ def test_folders_that_are_none(lab, tmp_path):
     """None named, not there, a file, without its tables: each its own line."""
     assert "needs `data_dir`" in message_of()
     assert "nowhere is not there" in message_of(data_dir=tmp_path / "nowhere")
-    assert "is no folder" in message_of(data_dir=lab / "train.json")
+    assert "is not a folder" in message_of(data_dir=lab / "train.json")
     assert "has no objects.json" in message_of(data_dir=lab / "iclevr")
     message = message_of(data_dir=lab, split="test")
     assert "test-images.json is not there" in message and message.endswith("Splits: train.")

@@ -335,8 +335,9 @@ def evaluation(folder: Path) -> Path:
              "confusions": [{"asked": "red cube", "seen": None, "times": 2.5}]}  # fmt: skip
     picture(folder / "pictures" / "test.png")
     picture(folder / "failures" / "test.png")
-    config = {"kind": "evaluate", "run": "runs/x", "sampling": {"sampler": "ddim", "calls": 20, "guidance_scale": 2},
-              "classifier": {"place": "runs/c", "image_size": 32}}  # fmt: skip
+    config = {"minidiff": "0", "kind": "evaluate", "run": "runs/x", "weights": "ab", "image_size": 32,
+              "sampling": {"sampler": "ddim", "calls": 20, "guidance_scale": 2.0, "precision": "fp32"},
+              "classifier": {"place": "runs/c", "sha256": "ab", "image_size": 32}}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "result.json").write_text(json.dumps({"lists": {"test": found}}))
     return folder
