@@ -292,6 +292,7 @@ def same(one: Path, other: Path) -> bool:
     return all(torch.equal(mine[name], theirs[name]) for name in theirs | mine) and told[0] == told[1]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_is_the_run_that_was_left_alone(clothes: Path) -> None:
     """kill -9 in the middle of a training with measurements: the same weights, batch-norm statistics, losses and
     accuracies to the bit. Fails when the shifts, or the statistics, are not of (seed, step)."""
@@ -326,6 +327,7 @@ with distributed.process_group(torch.device("cpu")):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_measure_as_one(clothes: Path) -> None:
     """Trained by two processes, which share an odd number of images: all logits are those of the weights and of the
     batch-norm statistics that were saved. With its own the second process would be off by far more than rounding.

@@ -212,7 +212,7 @@ def test_a_sampling_that_is_stopped_leaves_nothing_half_done(trained: Path, numb
     assert not list(Path("out").iterdir())
 
 
-@pytest.mark.parametrize("kills", [pytest.param(2), pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])
 def test_kill_9_at_any_moment_loses_nothing(photos: Path, kills: int) -> None:
     """Killed again and again at random moments, then resumed: every file can be read at every moment, and the end is
     bit for bit the weights and losses of a run that was left alone."""

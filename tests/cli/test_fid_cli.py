@@ -228,6 +228,7 @@ def test_two_processes_find_what_one_does(
         assert together["metrics"][name]["value"] == pytest.approx(value["value"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_share_an_odd_number_of_batches(
     folders: tuple[Path, Path], clf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -182,6 +182,7 @@ def test_an_init_of_another_size_is_refused(trained: Path) -> None:
         list(load(trained).sample(1, init=torch.zeros(1, 3, 8, 8), start_t=5))
 
 
+@pytest.mark.slow
 def test_two_processes_share_inits_of_different_timesteps(trained: Path, photos: Path, tmp_path: Path) -> None:
     """Under torchrun, 5 of the photos with noise from none to much, batches of 2: what one process draws."""
     for number, path in enumerate(sorted(photos.glob("*.png"))[:5]):

@@ -583,6 +583,7 @@ def test_labels_are_matched_by_name_not_by_place(scenes: Path) -> None:
     assert names_of(run, other) == other.names != shapes.NAMES
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws(scenes: Path) -> None:
     """Under torchrun, with batches of 5 for 32 conditions; only one of them speaks and writes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "minidiff"]

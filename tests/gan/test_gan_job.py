@@ -169,6 +169,7 @@ def test_a_killed_run_goes_on_to_the_bit(kind: str, photos: Path, monkeypatch: p
     assert whole == run and len(run) == 8
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing(photos: Path) -> None:
     """In a process of its own, at whatever it is doing; the resumed run is the one that was left alone."""
     arguments = train("dcgan", photos, "--steps", "60", "--save-every", "5", "--sample-every", "60", "--out", "run")

@@ -125,6 +125,7 @@ def test_it_tells_of_every_call_and_is_float32_in_any_precision(gan: Path) -> No
     assert 0 < (images - exact).abs().max() < 0.1
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_does(gan: Path, tmp_path: Path) -> None:
     """Five images in batches of 2: the second process gets fewer, and nothing of it is lost or twice."""
     output = finish(minidiff(2, f"sample {gan} --device cpu -n 5 --batch-size 2 --seed 1 --out two.npz", tmp_path))

@@ -190,6 +190,7 @@ def test_cifar10_in_full(tmp_path):
     assert distance(theirs, run.model) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "count"), [(CELEBAHQ, 113_673_219), (LAB, 113_686_019)], ids=["celebahq", "lab"])
 def test_the_large_ones_in_full(config, count, tmp_path):
     """All of the architecture; an image of 64x64, which it takes as well. The lab's with its linear label layer."""
