@@ -1,4 +1,4 @@
-"""Scenes to order: a network that is told what its pictures show, guided to what it is asked for.
+"""Scenes to order: a network learns what its pictures show, and guidance leads it to what it is asked for.
 
 python examples/conditional.py           # a quarter of an hour on a CPU; writes conditional.png
 """
@@ -20,7 +20,7 @@ ORDERS = ["blue cube", "red sphere, green cylinder", "yellow cube, cyan sphere, 
 
 
 def main(steps: int = 2500, each: int = 4, out: str | Path = "conditional.png") -> Tensor:
-    """Train on the embedded data set, draw `each` pictures of every order. Returns them, float [3*each,3,32,32]."""
+    """Train on the embedded data set, and draw `each` pictures of every order: float [3*each,3,32,32]."""
     data = minidiff.load_data("shapes", image_size=32)
     schedule = minidiff.Schedule.cosine()
     network = minidiff.UNet(
@@ -35,7 +35,7 @@ def main(steps: int = 2500, each: int = 4, out: str | Path = "conditional.png") 
 
     def loss(model: nn.Module, x0: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         t, noise = draws.randint(schedule.T), draws.randn(*x0.shape[1:])
-        keep = draws.rand() >= 0.1  # of one image in ten it is not told what is there
+        keep = draws.rand() >= 0.1  # the labels of one image in ten are left out
 
         def told(x: Tensor, t: Tensor) -> Tensor:
             return model(x, t, labels, keep)

@@ -114,8 +114,9 @@ class EvaluateConfig:
             raise UserError("an evaluation is of a run, with its weights, image_size and sampling, or else of data.")
 
     def stored(self) -> dict[str, Any]:
-        """Write it as JSON's types, without the keys that are None."""
-        return without_none(to_json(self))
+        """Write it as JSON's types, without the keys that are None, and with the classifier last."""
+        stored = without_none(to_json(self))
+        return stored | {"classifier": stored.pop("classifier")}
 
     @property
     def size(self) -> int:

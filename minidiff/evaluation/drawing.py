@@ -165,7 +165,8 @@ def read_samples(path: Path, labels: Tensor, size: int) -> Pixels:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:  # np.load leaves a bad file open
             images, asked = stored["images"], stored["labels"]
-        if (images.dtype, asked.dtype, images.shape) != (np.uint8, np.uint8, (len(asked), size, size, 3)):
+        of_bytes = images.dtype == asked.dtype == np.uint8
+        if not of_bytes or images.shape != (len(asked), size, size, 3):
             raise ValueError(f"images {images.dtype} {list(images.shape)}, where {size}x{size} in colour belong")
     except Exception as error:  # whatever bytes are there: zip and array fail on them in many ways
         raise UserError(f"{path} is damaged ({one_line(error)}). Remove it, and it is drawn again.") from None

@@ -1,8 +1,9 @@
 """diffusers' U-Net in our words, and back: a table of the names of its layers, and a reading of its config.
 
-Every key of a `config.json` and every tensor is accounted for: it is expressed, or it has the one value under which it
-means what this network does, or it is named in a UserError. Nothing is approximated. Rests on unet; diffusers is not
-needed. The noise schedule is scheduler_config.py's, where the files lie is foreign.py's. docs/interop.md: in words.
+Every key of a `config.json` and every tensor is accounted for. Either it is expressed; or it has the one value under
+which it means what this network does; or a UserError names it. Nothing is approximated. Rests on networks.unet;
+diffusers is not needed. The noise schedule is in scheduler.py, the files are in checkpoints.py. docs/interop.md tells
+all of this in words.
 """
 
 import json
@@ -33,7 +34,7 @@ CLASS_WEIGHT, CLASS_BIAS = "class_embedding.weight", "class_embedding.bias"
 
 
 def layer_names(network: Mapping[str, Any]) -> dict[str, str]:
-    """Our layer -> diffusers' layer, for every layer such a network might have (a shortcut may be missing)."""
+    """Map our layers to diffusers' layers, for every layer that this network might have (a shortcut may be missing)."""
     levels, layers = len(network["channels"]), network["layers_per_block"]
     # Ours are consecutive; theirs are grouped by level, residual blocks and attentions in lists of their own.
     stages = {f"down.{level * (layers + 1) + i}": (f"down_blocks.{level}", i)
@@ -52,7 +53,7 @@ def layer_names(network: Mapping[str, Any]) -> dict[str, str]:
 
 
 def their_keys(network: Mapping[str, Any]) -> dict[str, tuple[str, torch.Size]]:
-    """Every parameter of `UNet(**network)`: our name -> diffusers' name, and the shape, which is the same."""
+    """Map every parameter of `UNet(**network)` to diffusers' name for it, and its shape, which is the same."""
     with torch.device("meta"):  # shapes without memory
         parameters = UNet(**network).state_dict()
     names, keys = layer_names(network), {}
@@ -65,11 +66,11 @@ def their_keys(network: Mapping[str, Any]) -> dict[str, tuple[str, torch.Size]]:
 def from_diffusers(
     network: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str | Path = "the checkpoint"
 ) -> dict[str, Tensor]:
-    """diffusers' tensors under our names, float32, for `UNet(**network)`.
+    """Give diffusers' tensors our names, as float32, for `UNet(**network)`.
 
-    Old names of attention layers and their 1x1 convolutions are understood; a table of class embeddings becomes the
-    linear layer that looks a one-hot label up in it. Raises a UserError that lists what is missing, what is too many
-    and what has another shape, unless all of it fits.
+    Old names of attention layers and their 1x1 convolutions are understood. A table of class embeddings becomes the
+    linear layer that looks a one-hot label up in it. Unless all of it fits, raises a UserError that lists which tensors
+    are missing, unknown, or of another shape.
     """
     tensors = present_names(tensors)
     if network["label_dim"] and CLASS_WEIGHT in tensors and CLASS_BIAS not in tensors:
@@ -95,7 +96,7 @@ def from_diffusers(
 
 
 def to_diffusers(network: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of `UNet(**network)` under diffusers' names: the way back. See `as_embedding` about labels."""
+    """Give the tensors of `UNet(**network)` diffusers' names. For labels see `as_embedding`."""
     theirs = {name: tensors[key].detach().cpu().contiguous() for key, (name, _) in their_keys(network).items()}
     if as_embedding(network, tensors):
         theirs[CLASS_WEIGHT] = theirs[CLASS_WEIGHT].mT.contiguous()
@@ -104,15 +105,15 @@ def to_diffusers(network: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> d
 
 
 def as_embedding(network: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the label layer is a plain table: without a bias, it is what diffusers calls num_class_embeds.
+    """Tell whether the label layer is a plain table: without a bias it is what diffusers calls num_class_embeds.
 
-    A linear layer with a bias, as for multi-hot labels, is in none of its configs: the 2023 lab put it in by hand.
+    No config of diffusers has a linear layer with a bias, as for multi-hot labels: the 2023 lab put it in by hand.
     """
     return bool(network["label_dim"]) and not bool(tensors["label.bias"].any())
 
 
 def present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors with today's names of attention layers, and those layers as matrices, not as convolutions."""
+    """Give attention layers today's names, and make them matrices where they were 1x1 convolutions."""
     present = {}
     for name, tensor in tensors.items():
         found = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)", name)
@@ -127,7 +128,7 @@ def present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def few(items: Iterable[str], between: str = ", ", count: int = 3) -> str:
-    """The first few of a list, and how many more there are."""
+    """List the first few, and tell how many more there are."""
     items = list(items)
     more = f" and {len(items) - count} more" if len(items) > count else ""
     return between.join(items[:count]) + more
@@ -173,8 +174,10 @@ NETWORK_CLASS = "UNet2DModel"
 
 
 def read_network(config: Mapping[str, Any], source: str | Path = "config.json") -> dict[str, Any]:
-    """The arguments of `UNet` that a UNet2DModel's config.json asks for. Raises a UserError that names what does not
-    fit. label_dim is num_class_embeds; a linear label layer is not in the config, see `read_labels`.
+    """Find the arguments of `UNet` that a UNet2DModel's config.json asks for.
+
+    label_dim is num_class_embeds; a linear label layer is not in the config, see `read_labels`. Raises a UserError that
+    names what does not fit.
     """
     check_class(config, (NETWORK_CLASS,), source)
     values = {key: config.get(key, default) for key, (_, default) in SETTINGS.items()}
@@ -220,12 +223,12 @@ BLOCKS = {"down": ("DownBlock2D", "AttnDownBlock2D"), "up": ("UpBlock2D", "AttnU
 
 
 def blocks_of(attention: Iterable[bool], way: str) -> list[str]:
-    """diffusers' name of each level's block, in the order given."""
+    """Name each level's block as diffusers does, in the order given."""
     return [BLOCKS[way][bool(attends)] for attends in attention]
 
 
 def read_labels(network: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The same arguments, with label_dim read off a linear label layer, which no config of diffusers mentions."""
+    """Add label_dim to the arguments, read off a linear label layer, which no config of diffusers mentions."""
     weight = tensors.get(CLASS_WEIGHT)
     if network["label_dim"] == 0 and weight is not None and weight.ndim == 2 and CLASS_BIAS in tensors:
         return network | {"label_dim": weight.shape[1]}
@@ -233,7 +236,7 @@ def read_labels(network: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[
 
 
 def write_network(network: Mapping[str, Any], embedding: bool = False) -> dict[str, Any]:
-    """The config.json of the UNet2DModel that is `UNet(**network)`, with every key said. embedding: `as_embedding`."""
+    """Write the config.json of the UNet2DModel that is `UNet(**network)`, with every key. embedding: `as_embedding`."""
     return {
         "_class_name": NETWORK_CLASS,
         "sample_size": network["image_size"],
@@ -254,7 +257,7 @@ def whole(number: float) -> int | float:
 
 
 def alike(value: object, example: object) -> bool:
-    """Whether a value out of a JSON file is of the type of `example`; of a list, all its items; ints pass as floats."""
+    """Tell whether a value from a JSON file has the type of `example`; in a list, all items. Ints pass as floats."""
     if isinstance(example, list):
         return isinstance(value, list) and bool(value) and all(alike(item, example[0]) for item in value)
     if isinstance(example, bool) or isinstance(value, bool):
@@ -263,7 +266,7 @@ def alike(value: object, example: object) -> bool:
 
 
 def check_class(config: Mapping[str, Any], known: tuple[str, ...], source: str | Path) -> None:
-    """A UserError unless the config is of one of these classes of diffusers."""
+    """Raise UserError unless the config is of one of these classes of diffusers."""
     name = config.get("_class_name")
     if name not in known:
         what = f"is of the class {name}" if name else "names no class of diffusers"
@@ -271,7 +274,7 @@ def check_class(config: Mapping[str, Any], known: tuple[str, ...], source: str |
 
 
 def unknown_keys(config: Mapping[str, Any], known: set[str]) -> list[str]:
-    """The keys that are nobody's; those with an underscore in front say where a file came from."""
+    """List the keys that are not known. Keys that begin with an underscore tell a file's origin, and are skipped."""
     return [f"the key {key}, of which nothing is known" for key in config if key not in known and key[0:1] != "_"]
 
 
@@ -279,7 +282,7 @@ LARGEST = {"image_size": 8192, "channels": 65_536, "layers_per_block": 64, "norm
 
 
 def buildable(network: dict[str, Any], source: str | Path) -> dict[str, Any]:
-    """The arguments as `UNet` orders them; a UserError that names the file when no network can be built from them."""
+    """Order the arguments as `UNet` does. Raises a UserError that names the file if no network can be built."""
     wrong = []
     for name, most in LARGEST.items():
         values = network[name] if isinstance(network.get(name), list) else [network.get(name, 0)]

@@ -1,7 +1,8 @@
 """diffusers' `scheduler_config.json` in our words, and back: the noise schedule, and what the network predicts.
 
-As with the network (interop), every key is expressed, or known and without a say here, or named in a UserError. How
-that scheduler would have sampled is no part of a run: `sampling_notes` tells of it. Rests on schedules and interop.
+As in layers.py, every key is expressed, or known and without an effect here, or named in a UserError. How that
+scheduler would sample is not part of a run; `sampling_notes` tells where it differs. Rests on diffusion.schedules and
+layers.
 """
 
 import json
@@ -26,7 +27,7 @@ VARIANCES = {"fixed_small": "fixed_small", "fixed_small_log": "fixed_small", "fi
 TRAINED = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear",
            "trained_betas": None, "prediction_type": "epsilon", "variance_type": "fixed_small",
            "rescale_betas_zero_snr": False, "predict_epsilon": True}  # fmt: skip
-# How that scheduler would sample. Here that is said when sampling, so these are known and not kept.
+# How that scheduler would sample. Here that is chosen when sampling, so these keys are known and not kept.
 SAMPLING = {
     "clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value",
     "timestep_spacing", "steps_offset", "set_alpha_to_one", "skip_prk_steps", "solver_order", "algorithm_type",
@@ -34,7 +35,7 @@ SAMPLING = {
     "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "predict_x0",
     "disable_corrector", "solver_p", "sigma_min", "sigma_max", "tensor_format", "timestep_values",
 }  # fmt: skip
-# These change what the network's timesteps and outputs mean; under any other value it is no diffusion of this kind.
+# These change what the network's timesteps and outputs mean. With other values it is another kind of diffusion.
 FLOW: dict[str, tuple[object, ...]] = {
     "use_flow_sigmas": (False,), "use_dynamic_shifting": (False,), "flow_shift": (1, None), "shift_terminal": (None,),
     "time_shift_type": ("exponential", "linear"),
@@ -42,7 +43,7 @@ FLOW: dict[str, tuple[object, ...]] = {
 
 
 def read_diffusion(config: Mapping[str, Any], source: str | Path = "scheduler_config.json") -> dict[str, Any]:
-    """What a run's config.json says under `diffusion`, of a scheduler_config.json. Raises UserError."""
+    """Turn a scheduler_config.json into the `diffusion` of a run's config.json. Raises UserError."""
     check_class(config, SCHEDULERS, source)
     said = {key: config.get(key, default) for key, default in TRAINED.items()}
     said["variance_type"] = said["variance_type"] or "fixed_small"  # DPM-Solver's null: it never asks
@@ -89,18 +90,20 @@ def read_diffusion(config: Mapping[str, Any], source: str | Path = "scheduler_co
 
 
 def named_schedule(betas: object, source: str | Path) -> tuple[str, float, float]:
-    """Which schedule a list of betas is, to the rounding of float32, with its ends; a UserError when it is none."""
+    """Find the schedule that a list of betas is, up to the rounding of float32, and its ends. Raises UserError."""
     if alike(betas, [0.0]) and isinstance(betas, list):
         given = torch.tensor(betas, dtype=torch.float64)
         for name, build in BUILD.items():
             ends = () if name == "squaredcos_cap_v2" else (betas[0], betas[-1])
             if given.min() > 0 and given.max() < 1 and torch.allclose(build(len(betas), *ends).betas, given, rtol=1e-6):
                 return name, betas[0], betas[-1]
-    raise UserError(f"{source} has trained_betas, a list that is none of {', '.join(BUILD)}. A run needs a named one.")
+    raise UserError(
+        f"{source} has trained_betas, a list that is not one of {', '.join(BUILD)}. A run needs a schedule with a name."
+    )
 
 
 def sampling_notes(config: Mapping[str, Any]) -> list[str]:
-    """Where this scheduler would sample otherwise than `minidiff sample` does by itself, in words, with the option."""
+    """Tell where this scheduler would sample differently from `minidiff sample`, and which option makes up for it."""
     notes = []
     if config.get("clip_sample") is False and not config.get("thresholding"):
         notes.append("its scheduler does not clip the predicted image: sample with `clip` False to do the same")
@@ -113,7 +116,7 @@ def sampling_notes(config: Mapping[str, Any]) -> list[str]:
 
 
 def write_diffusion(diffusion: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
-    """The scheduler_config.json of a DDPMScheduler with a run's diffusion. schedule: before its zero-SNR rescaling."""
+    """Write a run's diffusion as the scheduler_config.json of a DDPMScheduler. schedule: before zero-SNR rescaling."""
     theirs = {ours: name for name, ours in SCHEDULES.items()}
     config: dict[str, Any] = {
         "_class_name": "DDPMScheduler",
@@ -128,12 +131,12 @@ def write_diffusion(diffusion: Mapping[str, Any], schedule: Schedule) -> dict[st
         "clip_sample": True,
         "clip_sample_range": 1.0,
         "thresholding": False,
-        # With fixed_large diffusers adds noise after any last call but that at t = 0, where `leading` ends.
+        # With fixed_large, diffusers adds noise after the last call unless it is at t = 0, where `leading` ends.
         "timestep_spacing": "leading" if diffusion["variance"] == "fixed_large" else "trailing",
         "steps_offset": 0,
     }
     if diffusion["schedule"] == "cosine":
-        config |= {"beta_start": 1e-4, "beta_end": 0.02}  # not looked at
+        config |= {"beta_start": 1e-4, "beta_end": 0.02}  # diffusers does not use them
     elif not torch.allclose(BUILD[config["beta_schedule"]](schedule.T, config["beta_start"], config["beta_end"]).betas,
                             schedule.betas, rtol=1e-9):  # fmt: skip
         config["trained_betas"] = schedule.betas.tolist()  # few timesteps: some betas were held under 0.999
