@@ -259,7 +259,7 @@ def test_a_cell_that_fails_fails_alone(
     ]  # fmt: skip
     assert [read_state(folder, cell) for cell in study.cells] == ["failed", "failed", "failed", "done"]
     errors = [failure(folder, cell) for cell in study.cells[:3]]
-    assert all("its data: --data-dir" in error and "is not there" in error for error in errors[:2])
+    assert all("its data: `data_dir`" in error and "does not exist" in error for error in errors[:2])
     assert errors[2] == "RuntimeError: a planted fault"
     assert list(processes.carry_out(folder, study, ["cpu"])) == []
     broken = False
