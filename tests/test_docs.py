@@ -11,7 +11,7 @@ from minidiff.diffusion.samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 RUN = ("checkpoint", "training", "unet", "samplers", "dip", "fid", "metrics", "classifier",
-       "conditional", "evaluate", "report")  # have Python to be run  # fmt: skip
+       "conditional", "evaluate", "report", "gan")  # have Python to be run  # fmt: skip
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 
 

@@ -1,6 +1,6 @@
 """The training of a classifier, planned and run in its folder: what `minidiff train classifier` does.
 
-Rests on job and classifier. What the EMA weights are worth on the test split is measured as it goes.
+Rests on training.job and loss. The EMA weights are measured on the test split as it goes.
 
 job = plan(ClassifierRequest(dataset="fashion-mnist", steps=500))
 job.start(); job.run(); print(job.conclusion())
@@ -37,7 +37,7 @@ from minidiff.training.presets import default_preset, training_config
 from minidiff.training.step import TrainStep
 
 RESULT = "result.json"
-AT_ONCE = 500  # images to a batch, where nothing is learnt
+AT_ONCE = 500  # images to a batch when nothing is learnt
 
 
 class ClassifierJob(Job[ClassifierConfig]):
@@ -85,8 +85,11 @@ class ClassifierJob(Job[ClassifierConfig]):
         return f"ResNet-18 {self.parameters}, width {width}; learns {learns}; images {moved}"
 
     def measure(self, step: int) -> dict[str, float]:
-        """The accuracy on the test split, the processes sharing its images; for several labels an image, also how many
-        images are told exactly. Of a data set without a test split, that of the training images."""
+        """Measure the accuracy on the test split, or on training images where there is none.
+
+        If an image can have several labels, measure also how many images have all of them right. The processes share
+        the images.
+        """
         ema, device = self.trainer.ema, self.trainer.device
         distributed.copy_from_main(ema.buffers())  # the statistics of batch normalisation: the ones that are saved
         count = len(self.asked)
@@ -107,12 +110,12 @@ class ClassifierJob(Job[ClassifierConfig]):
             write_json(self.folder / RESULT, result)
 
     def result(self) -> dict[str, Any]:
-        """The last measurement: its step, and what was measured."""
+        """Return the last measurement: its step, and what was measured."""
         assert self.folder is not None
         return [r for r in read_metrics(self.folder) if f"{self.split}_accuracy" in r][-1]
 
     def preview(self, step: int) -> list[str]:
-        """The surest mistakes, and for one label an image who is taken for whom."""
+        """Draw the surest mistakes, and, for one label an image, which class is taken for which."""
         assert self.folder is not None
         if self.answers is None or self.answers[0] != step:
             every = range(len(self.asked))
@@ -125,7 +128,7 @@ class ClassifierJob(Job[ClassifierConfig]):
         return []
 
     def confusion(self, step: int) -> Path:
-        """Where the confusion matrix of a step lies."""
+        """Return where the confusion matrix of a step lies."""
         return self.picture(step).with_stem(f"{step:07d}-confusion")
 
     def conclusion(self) -> str:
@@ -169,14 +172,14 @@ def plan(request: ClassifierRequest) -> ClassifierJob:
 
 
 def some(data: ImageData, most: int) -> ImageData:
-    """The data set, or of a larger one `most` images spread evenly over it."""
+    """Return the data set, or, of a larger one, `most` images spread evenly over it."""
     chosen = np.linspace(0, len(data) - 1, min(len(data), most)).astype(int)
     return replace(data, images=np.array(data.images[chosen]), labels=data.labels[chosen])
 
 
 @torch.no_grad()
 def answer(model: nn.Module, data: ImageData, rows: range, device: torch.device) -> Tensor:
-    """The logits of some images, float32 [n,L], on the device. The model is in eval mode."""
+    """Compute the logits of some images, float32 [n,L], on the device. The model is in eval mode."""
     layout = {"memory_format": torch.channels_last}
     logits = [torch.empty((0, len(data.label_names)), device=device)]
     for first in rows[::AT_ONCE]:
@@ -191,7 +194,7 @@ SHOWN = 25  # of the surest mistakes
 
 
 def class_mistakes(logits: NDArray[np.float32], data: ImageData) -> dict[int, str]:
-    """Where each image has one label: the wrongly told ones, the surest first, and what to write above each."""
+    """Find the wrong answers where each image has one label, the surest first, and what to write above each."""
     chances = torch.from_numpy(logits).softmax(dim=1).numpy()
     said, true, names = logits.argmax(axis=1), data.labels.argmax(axis=1), data.label_names
     surest = [int(i) for i in np.argsort(-chances.max(axis=1), kind="stable") if said[i] != true[i]]
@@ -199,8 +202,10 @@ def class_mistakes(logits: NDArray[np.float32], data: ImageData) -> dict[int, st
 
 
 def label_mistakes(logits: NDArray[np.float32], data: ImageData) -> dict[int, str]:
-    """Where an image has any number of labels: those with a wrong one, the surest first; + and - are what the network
-    adds and leaves out."""
+    """Find the images with a wrong label where each can have several, the surest first, and what to write above each.
+
+    + stands before what the network adds, - before what it leaves out.
+    """
     wrong = (logits > 0) != data.labels.astype(bool)
     sureness = np.where(wrong, np.abs(logits), 0)  # of each wrong label
     titles = {}
@@ -212,12 +217,12 @@ def label_mistakes(logits: NDArray[np.float32], data: ImageData) -> dict[int, st
 
 
 def draw_mistakes(path: Path, titles: dict[int, str], data: ImageData) -> None:
-    """The first SHOWN images of `titles`, by number, each under its title."""
+    """Draw the first SHOWN images of `titles`, by number, each under its title."""
     from matplotlib.figure import Figure
 
     columns = math.isqrt(SHOWN)
     figure = Figure(figsize=(1.6 * columns, 1.9 * columns), layout="constrained")
-    figure.suptitle(f"{len(titles):,} of {len(data):,} images are told wrongly; the surest mistakes", fontsize=10)
+    figure.suptitle(f"{len(titles):,} of {len(data):,} images are wrong; the surest mistakes", fontsize=10)
     panels = figure.subplots(columns, columns).ravel()
     for axes in panels:
         axes.set_axis_off()
@@ -228,7 +233,7 @@ def draw_mistakes(path: Path, titles: dict[int, str], data: ImageData) -> None:
 
 
 def draw_confusion(path: Path, logits: NDArray[np.float32], data: ImageData) -> None:
-    """The confusion matrix: of the images of each class (a row), the share that is taken for each class (a column)."""
+    """Draw the confusion matrix: the share of each class's images (a row) that is taken for each class (a column)."""
     from matplotlib.figure import Figure
 
     names, true, said = data.label_names, data.labels.argmax(axis=1), logits.argmax(axis=1)

@@ -1,6 +1,6 @@
 """What a classifier learns from, and how well it does: loss, augmentation, accuracy.
 
-Rests on networks.resnet.
+Rests on rng alone: a model is any callable.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from minidiff.rng import Draws
 
 
 def shifted(x: Tensor, most: int, draws: Draws) -> Tensor:
-    """Each image moved by its own 0 to `most` pixels up or down, and left or right; the border is repeated.
+    """Move each image by its own 0 to `most` pixels up or down, and left or right. The border is repeated.
 
     x [n,C,H,W] -> [n,C,H,W].
     """
@@ -25,10 +25,10 @@ def shifted(x: Tensor, most: int, draws: Draws) -> Tensor:
 
 
 def classifier_loss(one_hot: bool, shift: int) -> Callable[[nn.Module, Tensor, Tensor, Draws], Tensor]:
-    """The closure that `Trainer` calls: cross entropy of the logits.
+    """Make the closure that `Trainer` calls: the cross entropy of the logits.
 
-    one_hot: whether an image has exactly one label, and the outputs compete for it; else each output says yes or no for
-    itself. shift: of the augmentation, in pixels.
+    one_hot: whether an image has exactly one label, so that the outputs compete for it. Otherwise each output says yes
+    or no for itself. shift: how far images are moved, in pixels.
     """
 
     def loss(model: nn.Module, x: Tensor, labels: Tensor, draws: Draws) -> Tensor:
@@ -41,16 +41,16 @@ def classifier_loss(one_hot: bool, shift: int) -> Callable[[nn.Module, Tensor, T
 
 
 def highest(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which outputs are among the k highest, of an image with k labels: bool, of the shape of both, [...,L]."""
+    """Find the k highest outputs of each image with k labels: bool, of the shape of both, [...,L]."""
     order = logits.argsort(dim=-1, descending=True, stable=True)
     rank = order.argsort(dim=-1)  # of each output, from 0 for the highest
     return rank < labels.bool().sum(dim=-1, keepdim=True)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Of an image with k labels, the share of them among the k highest outputs; the mean over the images that have any.
+    """Return the share of an image's k labels that are among its k highest outputs: the mean over images with labels.
 
-    With one label each this is the usual accuracy. logits: float [n,L]; labels: zeros and ones [n,L].
+    With one label each this is the usual accuracy. logits: float [n,L]. labels: zeros and ones [n,L].
     """
     labels = labels.bool()
     k = labels.sum(dim=1)
@@ -59,5 +59,5 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def exact(logits: Tensor, labels: Tensor) -> float:
-    """The share of images of which every label is told rightly, by the sign of its output. Shapes as in `accuracy`."""
+    """Return the share of images whose labels are all right, by the signs of the outputs. Shapes as in `accuracy`."""
     return ((logits > 0) == labels.bool()).all(dim=1).double().mean().item()

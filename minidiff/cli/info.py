@@ -2,24 +2,25 @@
 
 import click
 
+from minidiff.cli.types import Command
 from minidiff.errors import UserError
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", required=False)
 def info(run: str | None) -> None:
-    """Tell what RUN is: data, network, parameters, steps, last loss, sizes. Without RUN, list the runs under runs/."""
-    from minidiff.reports import describe as report
-    from minidiff.runs import folder as checkpoint
+    """Show what RUN is: data, network, parameters, steps, last loss, sizes. Without RUN, list the runs under runs/."""
+    from minidiff.reports.describe import describe_run, summarise_run
+    from minidiff.runs.folder import list_runs
 
     if run is not None:
-        click.echo(report.describe_run(run))
+        click.echo(describe_run(run))
         return
-    runs = checkpoint.list_runs()
+    runs = list_runs()
     if not runs:
         click.echo("No runs under runs/ yet. Start with: minidiff train ddpm")
     for folder in runs:
         try:
-            click.echo(report.summarise_run(folder))
+            click.echo(summarise_run(folder))
         except UserError as error:  # a damaged run must not hide the others
             click.echo(f"{folder}  {error}")

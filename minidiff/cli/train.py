@@ -38,12 +38,12 @@ def answer(preset: Preset, name: str) -> Any:
 
 
 def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
-    """The options of every training that come first: data, preset, steps, rate."""
+    """Add the options of every training that come first: data, preset, steps, rate."""
     return together(
         click.option(
             "--dataset", type=choice("data set"), default="shapes", show_default=True, help="What to train on."
         ),
-        click.option("--data-dir", type=Place(), help="Where the data set lies, or goes when it is downloaded."),
+        click.option("--data-dir", type=Place(), help="The folder of the data set, or where to download it."),
         click.option("--image-size", type=click.IntRange(8, 1024), help="Pixels a side. Default: the preset's."),
         click.option(
             "--corruption",
@@ -61,19 +61,19 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
             type=Name("choice", ("skip", "stop")),
             default="skip",
             show_default=True,
-            help="What to do about unreadable image files of a folder.",
+            help="What to do about image files that cannot be read.",
         ),
         click.option(
             "--preset",
             type=Name("preset", presets),
-            help="Network and settings for a purpose; any option overrides "
-            "it. Default: gpu where there is one, else cpu. See `minidiff train presets`.",
+            help="A network and its settings, for a purpose. Every other "
+            "option overrides it. Default: gpu where there is one, else cpu. See `minidiff train presets`.",
         ),
         click.option("--steps", type=click.IntRange(min=1), help=default("Optimizer steps.", "steps", presets)),
         click.option(
             "--batch-size",
             type=click.IntRange(min=1),
-            help=default("Images a step, over all processes.", "batch_size", presets),
+            help=default("Images for each step, over all processes.", "batch_size", presets),
         ),
         click.option(
             "--lr",
@@ -89,50 +89,54 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
 
 
 def how_to_run(kind: str, presets: Presets) -> Callable[[Function], Function]:
-    """The options of every training that come last: the loop, the machine, the run folder."""
+    """Add the options of every training that come last: the loop, the machine, the run folder."""
     return together(
         click.option(
             "--ema-decay",
             type=Number(0, 1, max_open=True),
-            help=default("How slowly the averaged weights move.", "ema_decay", presets),
+            help=default("How slowly the averaged weights follow the trained ones.", "ema_decay", presets),
         ),
         click.option(
             "--precision",
             type=Name("precision", ("auto", "fp32", "bf16")),
-            help="auto: bf16 on a GPU that has it. Default: auto.",
+            help="auto takes bf16 on a GPU that has it. Default: auto.",
         ),
         click.option(
             "--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."
         ),
         click.option(
-            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The one seed of the run."
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="The one seed of the run.",
         ),
         click.option(
             "--save-every",
             type=click.IntRange(min=1),
-            help="Steps between checkpoints. Default: a tenth, at most 1000.",
+            help="Steps between checkpoints. Default: a tenth of all steps, at most 1000.",
         ),
         click.option("--out", type=Place(), help=f"The run folder. Default: the next free runs/{kind}-DATASET-N."),
-        click.option("--resume", type=Place(), help="Go on with this run folder, to the bit."),
+        click.option("--resume", type=Place(), help="Go on with the training of this run folder, to the bit."),
         click.option("--dry-run", is_flag=True, help="Say what would be trained, and stop."),
         click.pass_context,
     )
 
 
 def large_networks() -> Callable[[Function], Function]:
-    """The options of the networks that may need more memory, or more speed, than there is."""
+    """Add the options of networks that may need more memory, or more speed, than there is."""
     return together(
         click.option(
             "--accumulate",
             type=click.IntRange(min=1),
-            help="Cut a batch into so many slices, to fit the memory. Default: 1.",
+            help="Cut each batch into this many slices, to fit the memory. Default: 1.",
         ),
         click.option("--compile/--no-compile", default=None, help="torch.compile. Default: on a GPU, in long runs."),
     )
 
 
 def a_gan(kind: str) -> Callable[[Function], Function]:
-    """The options that all GANs share, and those of a kind."""
+    """Add the options that all GANs share, and those of this kind."""
     game, presets = GAMES[kind], GAN_PRESETS[kind]
     own = []
     if game.clip is not None:
@@ -156,7 +160,7 @@ def a_gan(kind: str) -> Callable[[Function], Function]:
         click.option(
             "--latent-dim",
             type=click.IntRange(min=1),
-            help=default("Numbers an image is made of.", "latent_dim", presets),
+            help=default("Numbers of noise that an image is made of.", "latent_dim", presets),
         ),
         click.option(
             "--width",
@@ -177,15 +181,16 @@ def a_gan(kind: str) -> Callable[[Function], Function]:
 
 
 def sample_every() -> Callable[[Function], Function]:
+    """Add the option of every model that draws."""
     return click.option(
         "--sample-every",
         type=click.IntRange(min=1),
-        help="Steps between sample grids. Default: a quarter, at most 5000.",
+        help="Steps between grids of samples. Default: a quarter of all steps, at most 5000.",
     )
 
 
 def together(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
-    """Several decorators as one, to be read from the top."""
+    """Make one decorator of several, in the order in which they are read."""
 
     def decorate(command: Function) -> Function:
         for decorator in reversed(decorators):
@@ -210,11 +215,13 @@ def train() -> None:
 
 @train.command(cls=Command)
 @what_to_train_on(DDPM_PRESETS)
-@click.option("--conditional", is_flag=True, help="Tell the network the labels, to draw for them: sample --labels.")
+@click.option(
+    "--conditional", is_flag=True, help="Tell the network the labels, so that `sample --labels` can ask for them."
+)
 @click.option(
     "--label-dropout",
     type=Number(0, 1, max_open=True),
-    help=f"Share of images whose labels are not told, for guidance. Default: {LABEL_DROPOUT}.",
+    help=f"Share of images whose labels are hidden from it, for guidance. Default: {LABEL_DROPOUT}.",
 )
 @click.option("--schedule", type=choice("schedule"), help=default("The noise schedule.", "schedule"))
 @click.option(
@@ -236,7 +243,9 @@ def train() -> None:
     help=default("What the network learns to predict.", "prediction"),
 )
 @click.option(
-    "--min-snr-gamma", type=Number(0, min_open=True), help="Weigh the loss by min-SNR; 5 is usual. Default: no weights."
+    "--min-snr-gamma",
+    type=Number(0, min_open=True),
+    help="Weigh the loss by min-SNR; 5 is usual. Default: no weighting.",
 )
 @click.option(
     "--zero-terminal-snr/--no-zero-terminal-snr",
@@ -249,10 +258,14 @@ def train() -> None:
     type=click.IntRange(min=0),
     help="Steps between measurements of FID to the training images. Default: 0, it is not measured.",
 )
-@click.option("--fid-samples", type=click.IntRange(min=2), help=f"Samples for it. Default: {FidConfig.samples}.")
-@click.option("--fid-sampler", type=choice("sampler"), help=f"Default: {FidConfig.sampler}.")
 @click.option(
-    "--fid-steps", type=click.IntRange(min=1), help="Calls of the network for a sample. Default: the sampler's own."
+    "--fid-samples", type=click.IntRange(min=2), help=f"Samples for a measurement of FID. Default: {FidConfig.samples}."
+)
+@click.option("--fid-sampler", type=choice("sampler"), help=f"The sampler for it. Default: {FidConfig.sampler}.")
+@click.option(
+    "--fid-steps",
+    type=click.IntRange(min=1),
+    help="Calls of the network for each sample. Default: 50 for ddim, else the sampler's own.",
 )
 @click.option(
     "--fid-features",

@@ -39,10 +39,10 @@ def build_schedule(diffusion: DiffusionConfig) -> Schedule:
 def ddpm_loss(
     schedule: Schedule, prediction: str, min_snr_gamma: float | None, device: torch.device, dropout: float | None = None
 ) -> Loss:
-    """What a DDPM minimises (Ho et al. 2020, algorithm 1), as the closure that `Trainer` calls.
+    """Make the closure that `Trainer` calls: what a DDPM minimises (Ho et al. 2020, algorithm 1).
 
-    dropout: None for a network without labels; else the chance that those of an image are not told
-    (Ho & Salimans 2022, algorithm 1).
+    dropout: the chance that the labels of an image are not told (Ho & Salimans 2022, algorithm 1); None for a network
+    without labels.
     Raises UserError for eps under zero terminal SNR, from which no image can be predicted at T-1.
     """
     check_prediction(schedule, prediction)

@@ -49,4 +49,5 @@ def nearest_other(images: Pixels) -> NDArray[np.float64]:
     squares = (flat**2).sum(axis=1)
     distances = squares[:, None] + squares - 2 * flat @ flat.T
     np.fill_diagonal(distances, np.inf)
-    return np.sqrt(distances.min(axis=1))
+    nearest: NDArray[np.float64] = np.sqrt(distances.min(axis=1))
+    return nearest

@@ -53,7 +53,8 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     with torch.autocast(real.device.type, enabled=False):
         x = (mix * real + (1 - mix) * fake).detach().requires_grad_()  # algorithm 1, line 6
         (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
-        return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+        slopes: Tensor = gradient.flatten(1).norm(dim=1)
+        return (slopes - 1).square().mean()
 
 
 @torch.no_grad()

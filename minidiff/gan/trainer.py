@@ -123,7 +123,7 @@ class GanTrainer:
             mix = draws.rand(1, 1, 1)
             loss = loss + method.game.penalty * gradient_penalty(self.critic, real, fake.float(), mix)
         self.critic_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         average_gradients(self.critic)
         self.critic_optimizer.step()
         if method.game.clip:
@@ -137,7 +137,7 @@ class GanTrainer:
             scores = self.critic(self.make(draws)).float()
         loss = self.method.generator_loss(scores)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         self.critic.requires_grad_(True)
         average_gradients(self.model)
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), math.inf)  # of inf: none of the papers clips it
@@ -146,7 +146,8 @@ class GanTrainer:
 
     def make(self, draws: Draws) -> Tensor:
         """Draw images from the generator as it is, [n,C,H,W]."""
-        return self.model(draws.randn(self.model.config["latent_dim"]))
+        images: Tensor = self.model(draws.randn(self.model.config["latent_dim"]))
+        return images
 
 
 # --- the parts of a step ------------------------------------------------------------------------------------------
@@ -206,5 +207,5 @@ def average_together(tensors: list[Tensor]) -> None:
     if distributed.world_size() == 1 or not tensors:
         return
     mean = distributed.mean_over_processes(torch.cat([tensor.flatten() for tensor in tensors]))
-    for tensor, part in zip(tensors, mean.split([tensor.numel() for tensor in tensors]), strict=True):
+    for tensor, part in zip(tensors, torch.split(mean, [tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))

@@ -42,7 +42,7 @@ class UNetConfig:
     @property
     def stride(self) -> int:
         """How many pixels of the image one pixel of the coarsest level covers, each way."""
-        return 2 ** (len(self.channels) - 1)
+        return 1 << (len(self.channels) - 1)
 
 
 @record

@@ -18,7 +18,7 @@ from minidiff.records import takes, to_json
 
 
 def timestep_embedding(t: Tensor, dim: int, flip_sin_to_cos: bool = False, freq_shift: float = 1) -> Tensor:
-    """The timestep as `dim` waves of rising length: float32 [N,dim] from t [N] (Vaswani et al. 2017, section 3.5).
+    """Turn the timestep t [N] into `dim` waves of rising length, float32 [N,dim] (Vaswani et al. 2017, section 3.5).
 
     Always float32: at t = 999 the fastest wave has turned 159 times, and bfloat16 could not tell t from t + 1.
     DDPM orders [sin | cos] and divides by half - 1; `flip_sin_to_cos=True, freq_shift=0` is the other convention.
@@ -33,11 +33,11 @@ def timestep_embedding(t: Tensor, dim: int, flip_sin_to_cos: bool = False, freq_
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, conv, + timestep, norm, SiLU, dropout, conv; then the input is added. H and W stay.
+    """Compute norm, SiLU, conv, + timestep, norm, SiLU, dropout, conv; then add the input. H and W stay.
 
     The shortcut is the input itself, or a 1x1 convolution of it where the number of channels changes.
-    scale_shift: the timestep does not come before the second norm as a sum, but after it as a factor and a sum, for
-    each channel (Dhariwal & Nichol 2021, section 4.3): it can then turn a channel off, or up.
+    scale_shift: the timestep enters after the second norm, as a factor and a summand for each channel, and not before
+    it as a summand (Dhariwal & Nichol 2021, section 4.3). So it can turn a channel off, or up.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x [N,in_channels,H,W], time [N,time_dim] (already through SiLU) -> [N,out_channels,H,W]."""
-        h = self.conv1(F.silu(self.norm1(x)))
+        h: Tensor = self.conv1(F.silu(self.norm1(x)))
         time = self.time(time)[:, :, None, None]
         if self.scale_shift:
             scale, shift = time.chunk(2, dim=1)
@@ -64,13 +64,14 @@ class ResidualBlock(nn.Module):
         else:
             h = self.norm2(h + time)
         h = self.conv2(self.dropout(F.silu(h)))
-        return self.shortcut(x) + h
+        shortcut: Tensor = self.shortcut(x)
+        return shortcut + h
 
 
 class Attention(nn.Module):
-    """Self-attention over the pixels: each gathers from all others what its query asks for, and adds it to itself.
+    """Let every pixel ask all others, by its query, and add what they answer to itself: self-attention.
 
-    heads: how many look independently, each at channels / heads of the channels.
+    heads: how many ask independently, each about channels / heads of the channels.
     """
 
     def __init__(self, channels: int, heads: int, norm_groups: int, norm_eps: float) -> None:
@@ -92,11 +93,12 @@ class Attention(nn.Module):
         )  # each [N,heads,H*W,C/heads]
         h = F.scaled_dot_product_attention(q, k, v)  # softmax(q k^T / sqrt(C/heads)) v
         h = self.out(h.transpose(1, 2).reshape(n, height * width, c))
-        return x + h.reshape(n, height, width, c).permute(0, 3, 1, 2)
+        answers: Tensor = h.reshape(n, height, width, c).permute(0, 3, 1, 2)
+        return x + answers
 
 
 class Stage(nn.Module):
-    """A residual block and, where the level asks for it, attention: one step of the network at one resolution."""
+    """Take one step of the network at one resolution: a residual block and, if the level has it, attention."""
 
     def __init__(self, block: ResidualBlock, attention: Attention | None) -> None:
         super().__init__()
@@ -105,12 +107,14 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """x [N,in_channels,H,W], time [N,time_dim] -> [N,out_channels,H,W]."""
-        h = self.block(x, time)
-        return h if self.attention is None else self.attention(h)
+        h: Tensor = self.block(x, time)
+        if self.attention is not None:
+            h = self.attention(h)
+        return h
 
 
 class Downsample(nn.Module):
-    """Half the height and width: a 3x3 convolution of stride 2, padded by one pixel, right and bottom or all round."""
+    """Halve height and width by a 3x3 convolution of stride 2. It pads one pixel: right and bottom, or all round."""
 
     def __init__(self, channels: int, padding: int) -> None:
         super().__init__()
@@ -119,14 +123,16 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N,C,H,W] -> [N,C,H/2,W/2]."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.padding == 0 else x)
+        half: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)) if self.padding == 0 else x)
+        return half
 
 
 class Upsample(nn.Module):
-    """Twice the height and width: every pixel becomes four equal ones, and a 3x3 convolution smooths them.
+    """Double height and width: every pixel becomes four equal ones, and a 3x3 convolution smooths them.
 
-    Done in one: over such fours a 3x3 window sees only 2x2 different values, so the two steps are exactly a transposed
-    convolution whose 4x4 kernel holds sums of the 3x3 weights. 16 products instead of 36, half the time on a CPU.
+    Both steps are done in one. After the doubling, a 3x3 window sees only 2x2 different values. So the two steps are
+    exactly a transposed convolution whose 4x4 kernel holds sums of the 3x3 weights: 16 products instead of 36, and half
+    the time on a CPU.
     """
 
     def __init__(self, channels: int) -> None:
@@ -199,8 +205,8 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """x float [N,in_channels,H,W], t int64 [N], labels [N,label_dim] or None -> [N,out_channels,H,W].
 
-        labels None is unconditional: nothing is added. All zeros is something else, an image with no label set: it
-        adds the label layer's bias, which is trained. keep: bool [N], False where a row is unconditional all the same.
+        labels None is unconditional: nothing is added. All zeros mean something else, an image without labels: they add
+        the label layer's bias, which is trained. keep: bool [N], False for a row that is unconditional all the same.
         """
         self.check_input(x, labels)
         time = self.time(self.embed(t.expand(len(x))).to(x.dtype))
@@ -218,10 +224,11 @@ class UNet(nn.Module):
             h = module(h, time)
         for module in self.up:
             h = module(h) if isinstance(module, Upsample) else module(torch.cat([h, skips.pop()], dim=1), time)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        prediction: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return prediction
 
     def check_input(self, x: Tensor, labels: Tensor | None) -> None:
-        """A UserError where x or labels do not fit this network; the shapes alone are looked at."""
+        """Raise UserError if x or labels do not fit this network, by their shapes."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise UserError(
                 f"images of shape {list(x.shape)} do not fit this network, which takes [N,{self.in_channels},H,W]. "
@@ -237,10 +244,10 @@ class UNet(nn.Module):
 
 
 def initialise(network: UNet) -> None:
-    """DDPM's first weights: Xavier uniform, biases 0, and 0 in the last layer of every residual branch.
+    """Set DDPM's first weights: Xavier uniform, biases 0, and 0 in the last layer of every residual branch.
 
-    So each block starts as its shortcut and the network predicts 0: the loss starts at 1, whatever the depth, and the
-    branches come in as they learn to help.
+    So each block starts as its shortcut, and the network predicts 0. The loss starts at 1, whatever the depth, and a
+    branch comes in as it learns to help.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

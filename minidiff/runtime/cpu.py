@@ -1,6 +1,6 @@
-"""What a process can be told before it computes on a CPU: how its threads wait, and what becomes of freed memory.
+"""Two settings of a process that computes on a CPU: how its threads wait, and what becomes of freed memory.
 
-Rests on nothing, torch least of all: it is for the moment before torch is loaded.
+Rests on nothing, not even on torch: it is called before torch is loaded.
 GNU libgomp manual, GOMP_SPINCOUNT; glibc manual, "Malloc Tunable Parameters".
 """
 
@@ -11,10 +11,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def tune() -> None:
-    """Make both settings below, for this process; a second call changes nothing. What the user has set is left alone.
+    """Make both settings for this process. A second call changes nothing, and what the user has set is left alone.
 
-    The first is read when torch is loaded, and passes on to child processes; the second works at any time. The command
-    line calls this. A script that fits or trains on a CPU may do so as well, before it imports torch.
+    The first is read when torch is loaded, and child processes inherit it. The second works at any time. The command
+    line calls this. A script that fits or trains on a CPU may call it as well, before it imports torch.
     """
     # OpenMP threads wait for each other by spinning. Where another program wants a core too, they then spin most of the
     # time away: training ran at a tenth of its speed beside one busy process. Short spins cost some 4% when alone.

@@ -1,7 +1,7 @@
-"""One process or many: the little that minidiff needs of torch.distributed.
+"""One process or many: the few things that minidiff needs of torch.distributed.
 
-Under `torchrun` every process runs the same program; RANK, WORLD_SIZE and LOCAL_RANK tell it which one it is. Without
-torchrun all of this is one process, rank 0 of 1, and costs nothing.
+Rests on errors. Under `torchrun` every process runs the same program; RANK, WORLD_SIZE and LOCAL_RANK tell it which one
+it is. Without torchrun all of this is one process, rank 0 of 1, and costs nothing.
 """
 
 import os
@@ -20,21 +20,23 @@ Value = TypeVar("Value")
 
 
 def rank() -> int:
+    """Return the number of this process: 0, 1, ..."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    """Return how many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this process writes files and prints: rank 0 alone."""
+    """Return whether this process writes files and prints: only rank 0 does."""
     return rank() == 0
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the other processes of a torchrun, over NCCL on GPUs and gloo on CPUs; nothing to do without torchrun."""
+    """Join the other processes of a torchrun, by NCCL on GPUs and gloo on CPUs. Without torchrun, do nothing."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -69,7 +71,7 @@ def local_device(name: str) -> torch.device:
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is up in any process; all of them learn the same answer at the same step."""
+    """Return whether the flag is up in any process. All of them learn the same answer at the same step."""
     if world_size() == 1:
         return flag
     tensor = torch.tensor(float(flag), device=device)
@@ -78,7 +80,7 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a tensor over all processes, in each of them."""
+    """Return the mean of a tensor over all processes, in each of them."""
     if world_size() > 1:
         value = value.clone()
         dist.all_reduce(value)
@@ -87,13 +89,13 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 def shares(num: int, batch_size: int) -> Iterator[range]:
-    """This process's samples of 0 .. num-1, batch by batch: all of them, unless torchrun's processes share them."""
+    """Yield this process's samples of 0 .. num-1, batch by batch: all, unless torchrun's processes share them."""
     for first in range(rank() * batch_size, num + rank() * batch_size, batch_size * world_size()):
         yield range(num)[first : first + batch_size]
 
 
 def gather_rows(rows: Tensor, count: int) -> Tensor:
-    """The rows of all processes, one after the other: each gives at most `count` rows [n,...] and may give none."""
+    """Return the rows of all processes, one after the other. Each gives at most `count` rows [n,...], or none."""
     if world_size() == 1:
         return rows
     home = rows.device
@@ -109,9 +111,9 @@ def gather_rows(rows: Tensor, count: int) -> Tensor:
 
 
 def main_first(work: Callable[[], Value]) -> Value | None:
-    """Do `work` in the main process while the others wait: its result there, None in the others.
+    """Do `work` in the main process while the others wait. Returns its result there, and None in the others.
 
-    A UserError is raised in all of them, so that none is left waiting for the rest.
+    A UserError is raised in all of them, so that none waits for the rest.
     """
     if world_size() == 1:
         return work()
@@ -133,7 +135,7 @@ def main_first(work: Callable[[], Value]) -> Value | None:
 
 
 def from_main(value: Value) -> Value:
-    """What the main process holds, in every process."""
+    """Return the main process's value, in every process."""
     if world_size() == 1:
         return value
     box = [value]

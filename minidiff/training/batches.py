@@ -1,6 +1,7 @@
 """Which images a training step sees, in which order, and how they are read ahead of it.
 
-The order is a function of (seed, step), so a resumed run sees the images that it would have seen.
+Rests on data and rng. The order is a function of (seed, step), so a resumed run sees the images that it would have
+seen.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ from minidiff.training.config import ORDER, TrainConfig
 
 
 def prepare(images: Tensor, flip: bool, draws: Draws) -> Tensor:
-    """uint8 [n,H,W,C] -> float32 [n,C,H,W] in [-1,1]; half of them mirrored left to right where that makes sense."""
+    """Turn uint8 [n,H,W,C] into float32 [n,C,H,W] in [-1,1]. With `flip`, mirror half of them left to right."""
     x = to_float(images)
     if not flip:
         return x
@@ -29,12 +30,12 @@ def prepare(images: Tensor, flip: bool, draws: Draws) -> Tensor:
 
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, count: int, epoch: int) -> np.ndarray:
-    """The permutation of `count` images that epoch 0, 1, ... goes through: a function of the seed and the epoch."""
+    """Return the order of `count` images in epoch 0, 1, ...: a permutation, by the seed and the epoch alone."""
     return np.random.default_rng(seed_from(seed, ORDER, epoch)).permutation(count)
 
 
 def global_batch(seed: int, count: int, batch_size: int, step: int) -> np.ndarray:
-    """The image indices of step 1, 2, ...: one long sequence of epochs, cut into batches. int64 [batch_size]."""
+    """Return the image indices of step 1, 2, ...: one long sequence of epochs, cut into batches. int64 [batch_size]."""
     first = (step - 1) * batch_size
     epochs = range(first // count, (first + batch_size - 1) // count + 1)
     start = first % count
@@ -42,7 +43,7 @@ def global_batch(seed: int, count: int, batch_size: int, step: int) -> np.ndarra
 
 
 def slices_of(count: int, config: TrainConfig, slice_size: int, step: int) -> Iterator[tuple[np.ndarray, slice]]:
-    """Which images this process reads, slice after slice, beyond `step`; and their rows in the global batch."""
+    """Yield which images this process reads after `step`, slice by slice, and their rows in the global batch."""
     for following in range(step + 1, config.steps + 1):
         batch = global_batch(config.seed, count, config.batch_size, following)
         for number in range(config.accumulate):
@@ -51,8 +52,8 @@ def slices_of(count: int, config: TrainConfig, slice_size: int, step: int) -> It
             yield batch[rows], rows
 
 
-class Reader(torch.utils.data.Dataset):
-    """Reads whole slices for the workers of a DataLoader."""
+class Reader(torch.utils.data.Dataset[tuple[Tensor, Tensor, slice]]):
+    """Read whole slices, for the workers of a DataLoader."""
 
     def __init__(self, data: ImageData) -> None:
         self.data = data
@@ -66,7 +67,7 @@ class Reader(torch.utils.data.Dataset):
 def load_batches(
     data: ImageData, config: TrainConfig, slice_size: int, step: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor, slice]]:
-    """uint8 images [n,H,W,C] and float labels [n,L] on the device, with their rows, slice after slice.
+    """Yield uint8 images [n,H,W,C] and float labels [n,L] on the device, with their rows, slice by slice.
 
     A data set that fits a quarter of the GPU's free memory is kept there whole. A larger one is read by worker
     processes into pinned memory, ahead of the network. On a CPU the images are read where they lie.
@@ -89,12 +90,12 @@ def load_batches(
 
 
 def read_by_workers(data: ImageData, items: Iterable[tuple[np.ndarray, slice]], workers: int = 4) -> Iterable[Any]:
-    """The slices in order, read ahead by other processes; in pinned memory where there is a GPU to send them to."""
+    """Read the slices in order, ahead, in other processes; into pinned memory if there is a GPU to send them to."""
     pinned = torch.cuda.is_available()
     return torch.utils.data.DataLoader(
         Reader(data),
         batch_size=None,
         sampler=items,
         num_workers=workers,
-        pin_memory=pinned,  # type: ignore[arg-type]
+        pin_memory=pinned,
     )

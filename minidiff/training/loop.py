@@ -131,7 +131,7 @@ class Trainer:
                 with self.synchronised(last=number == config.accumulate - 1):
                     with self.autocast():
                         loss = self.loss(self.forward, prepare(images, self.data.flip, draws), labels, draws)
-                    (loss / config.accumulate).backward()
+                    torch.autograd.backward(loss / config.accumulate)
                 total += loss.detach() / config.accumulate
             clip = math.inf if config.grad_clip is None else config.grad_clip
             grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
