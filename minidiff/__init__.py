@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from minidiff.data.datasets import ImageData as ImageData
     from minidiff.data.datasets import load_data as load_data
     from minidiff.ddpm.run import Run as Run
+    from minidiff.diffusion.chain import Step as Step
     from minidiff.diffusion.guidance import guided as guided
     from minidiff.diffusion.noise_level import noise_sigma as noise_sigma
     from minidiff.diffusion.noise_level import start_from as start_from
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from minidiff.diffusion.process import q_posterior as q_posterior
     from minidiff.diffusion.process import q_sample as q_sample
     from minidiff.diffusion.samplers import SAMPLERS as SAMPLERS
-    from minidiff.diffusion.samplers import Step as Step
     from minidiff.diffusion.schedules import SCHEDULES as SCHEDULES
     from minidiff.diffusion.schedules import Schedule as Schedule
     from minidiff.dip.config import FitConfig as FitConfig
@@ -94,7 +94,7 @@ PUBLIC = {
     "SAMPLERS": "diffusion.samplers",
     "SCHEDULES": "diffusion.schedules",
     "Schedule": "diffusion.schedules",
-    "Step": "diffusion.samplers",
+    "Step": "diffusion.chain",
     "StudyRequest": "studies.config",
     "TrainConfig": "training.config",
     "Trainer": "training.loop",

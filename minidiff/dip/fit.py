@@ -158,7 +158,7 @@ class Fitter:
                 z = z + config.jitter * draws.randn(*z.shape[1:])
             output = self.forward(z)
             loss = F.mse_loss(self.degrade(output), self.known)  # eq. 2
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             output = output.detach()
