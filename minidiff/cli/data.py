@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import TABLES, choice
-from minidiff.cli.types import Command, Name, Place, refuse_lone_severity, say, typed, warn
+from minidiff.cli.types import Command, Name, Place, in_flags, refuse_lone_severity, say, typed, warn
 from minidiff.data.config import DataSpec
 from minidiff.errors import UserError
 
@@ -77,7 +77,7 @@ def list_(data_dir: Path | None) -> None:
         counts = ", ".join(f"{split} {count:,}" if count else f"{split}: your files" for split, count in sizes.items())
         size = f"{known.image_size}x{known.image_size}x{known.channels}"
         here = "yes" if known.present(data_dir) else "no"
-        rows.append((name, counts, size, known.labels, known.origin, here))
+        rows.append((name, counts, size, known.labels, in_flags(known.origin), here))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -213,6 +213,9 @@ def train() -> None:
     """
 
 
+train.command_class = Command
+
+
 @train.command(cls=Command)
 @what_to_train_on(DDPM_PRESETS)
 @click.option(

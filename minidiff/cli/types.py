@@ -180,11 +180,14 @@ def warn(message: str) -> None:
     """Print a warning on standard error, from the main process only, with flags for arguments in backticks."""
     from minidiff.runtime.distributed import is_main
 
-    context = click.get_current_context(silent=True)
-    if context is not None and isinstance(context.command, Command):
-        message = context.command.translated(message)
     if is_main():
-        click.echo(f"Warning: {message}", err=True)
+        click.echo(f"Warning: {in_flags(message)}", err=True)
+
+
+def in_flags(message: str) -> str:
+    """Replace arguments in backticks by the flags of the command that is running."""
+    context = click.get_current_context(silent=True)
+    return context.command.translated(message) if context and isinstance(context.command, Command) else message
 
 
 def typed(ctx: click.Context, name: str) -> bool:

@@ -36,12 +36,12 @@ DATASETS: dict[str, DataSet] = {
         lambda data_dir: celeba_root(data_dir) is not None,
     ),
     "iclevr": DataSet(
-        load_iclevr, {"train": None}, 64, 3, "of objects.json: 8 colours x 3 solids", "--data-dir",
+        load_iclevr, {"train": None}, 64, 3, "of objects.json: 8 colours x 3 solids", "`data_dir`",
         lambda data_dir: bool(data_dir and os.path.isfile(data_dir / iclevr.OBJECTS) and iclevr.splits_in(data_dir)),
         iclevr.splits_in,
     ),
     "folder": DataSet(
-        load_folder, {"train": None}, 64, 3, "first-level sub-folders", "--data-dir",
+        load_folder, {"train": None}, 64, 3, "first-level sub-folders", "`data_dir`",
         lambda data_dir: bool(data_dir and data_dir.is_dir()),
     ),
 }  # fmt: skip
