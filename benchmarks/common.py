@@ -1,4 +1,4 @@
-"""What the benchmarks share: a clock, rounds in shuffled order, ratios within a round, what to say of the machine."""
+"""What the benchmarks share: a clock, rounds in shuffled order, ratios within a round, and names of the machine."""
 
 import math
 import platform
@@ -21,7 +21,7 @@ clock = "wall"  # a script sets it once
 
 
 def seconds(step: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Seconds of one call by the chosen clock, the GPU's queue emptied before and after."""
+    """Measure one call in seconds, by the chosen clock. The GPU's queue is emptied before and after."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -36,7 +36,7 @@ def seconds(step: Callable[[], object], repeats: int, device: torch.device) -> f
 
 
 def rounds_of(steps: dict[str, Callable[[], float]], rounds: int) -> Times:
-    """Every step once a round, in an order drawn anew; the times of each."""
+    """Run every step once a round, in an order drawn anew each round, and return the times of each."""
     times: Times = {name: [] for name in steps}
     for _ in range(rounds):
         for name in random.sample(list(steps), len(steps)):
@@ -45,8 +45,10 @@ def rounds_of(steps: dict[str, Callable[[], float]], rounds: int) -> Times:
 
 
 def take_turns(step: Callable[[], object], turn: float, device: torch.device, before: int | None) -> None:
-    """Be a contender: for each line of standard input repeat the step for `turn` seconds, and print the seconds of one
-    and the peak memory in bytes, over what there was before."""
+    """Be a contender. For each line of standard input, repeat the step for `turn` seconds.
+
+    Prints the seconds of one step, and the peak memory in bytes beyond `before`.
+    """
     repeats = max(1, math.ceil(turn / seconds(step, 1, device)))
     for _ in sys.stdin:
         time = seconds(step, repeats, device)
@@ -55,7 +57,7 @@ def take_turns(step: Callable[[], object], turn: float, device: torch.device, be
 
 
 class Racer:
-    """A contender in a process of its own: the running script, started again with more words, to `take_turns`."""
+    """Run a contender in a process of its own: this script, started again with more words, to `take_turns`."""
 
     def __init__(self, *words: str) -> None:
         command = [sys.executable, *sys.argv, *words]
@@ -63,7 +65,7 @@ class Racer:
         self.peak: int | None = None
 
     def turn(self) -> float:
-        """Seconds a step. Exits where the process has died: what it said stands above."""
+        """Give the contender its turn and return the seconds of a step. Exits if the contender has died."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -74,31 +76,32 @@ class Racer:
         return float(answer[0])
 
     def close(self) -> None:
-        """Let it end."""
+        """Let the contender end."""
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait()
 
 
 def ratio(base: list[float], other: list[float]) -> str:
-    """How many times faster than the base: the median of the rounds' ratios, and the least and greatest."""
+    """Say how many times faster than the base it is: the median of the rounds' ratios, the least and the greatest."""
     ratios = [a / b for a, b in zip(base, other, strict=True)]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def resident(field: str) -> int | None:
-    """Bytes of this process' memory now (VmRSS) or at most so far (VmHWM); None where there is no /proc."""
+    """Read how many bytes this process holds (VmRSS) or has held at most (VmHWM). None where there is no /proc."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), None)
 
 
 def gib(amount: int | None) -> str:
+    """Write a number of bytes in GiB."""
     return "-" if amount is None else f"{amount / 2**30:.2f}"
 
 
 def machine(device: str) -> str:
-    """The GPU, or the processor."""
+    """Name the GPU, or the processor."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
@@ -108,6 +111,6 @@ def machine(device: str) -> str:
 
 
 def versions(*packages: str) -> str:
-    """Of Python, torch, and those of the packages that are installed."""
+    """Name the versions of Python, torch, and whichever of the packages are installed."""
     found = ["torch", *filter(find_spec, packages)]
     return f"Python {platform.python_version()}, " + ", ".join(f"{package} {version(package)}" for package in found)

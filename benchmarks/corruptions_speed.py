@@ -1,8 +1,7 @@
-"""How many images a second each corruption makes, in batches on one thread, beside one image at a time with
-scikit-image and SciPy, as MNIST-C's own script works.
+"""Count the images a second that each corruption makes, beside scikit-image and SciPy.
 
-The peers do the same to an image at severity 3; the chain of swaps of its glass blur and the 256x256 map of its fog are
-written out here. Prints a Markdown table.
+Ours works in batches on one thread; the peers take one image at a time, as MNIST-C's own script does, and do the
+same to it at severity 3. Its glass blur and its fog are written out here. Prints a Markdown table.
 """
 
 import math

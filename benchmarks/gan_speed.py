@@ -1,5 +1,6 @@
-"""How long is a step of each GAN? One of the generator and those of the critic before it, beside the loop one writes
-first for the same networks and the same losses.
+"""Time a step of each GAN, beside the simplest loop for the same networks and losses.
+
+A step is one of the generator, with the steps of the critic before it.
 
 The two take turns in an order drawn anew each round, and the ratio is taken within a round. Prints a Markdown table.
 """
@@ -33,7 +34,7 @@ def networks(kind: str, width: int, size: int, channels: int) -> tuple[Generator
 
 
 def plain(kind: str, width: int, batches: Tensor, device: torch.device) -> Iterator[None]:
-    """The loop one writes first: tensors as they come, no average, no autocast. batches: [M,N,C,H,W] in [-1,1]."""
+    """Train in the simplest way: no memory format, no average, no autocast. batches: [M,N,C,H,W] in [-1,1]."""
     method, game, count = GANS[kind], GANS[kind].game, batches.shape[1]
     generator, critic = (n.to(device) for n in networks(kind, width, batches.shape[3], batches.shape[2]))
     if game.betas is None:

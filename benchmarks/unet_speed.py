@@ -1,4 +1,4 @@
-"""How fast is our U-Net? A training step and a sampling step of it beside diffusers' UNet2DModel.
+"""Time a training step and a sampling step of our U-Net, beside diffusers' UNet2DModel.
 
 Same architecture, same weights, one process; the contenders take turns in an order drawn anew each round, so that a
 busy machine slows all of them, and the ratio is taken within a round. Prints a Markdown table: see README.md here.

@@ -16,7 +16,7 @@ from minidiff.rng import Draws
 
 
 def main(steps: int = 700, images: int = 36, out: str | Path = "ddpm.png") -> Tensor:
-    """Train on the embedded data set, sample, write a grid. Returns the samples, float [images,3,32,32] in [-1,1]."""
+    """Train on the embedded data set, and write samples as a grid. Returns them, float [images,3,32,32] in [-1,1]."""
     data = minidiff.load_data("shapes", image_size=32)
     schedule = minidiff.Schedule.cosine()
     network = minidiff.UNet(
