@@ -1,6 +1,5 @@
 """`minidiff train ...`: one command for each kind of model. Each builds a request, and the package does the rest."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -9,195 +8,26 @@ import click
 from minidiff.classifier.config import ClassifierRequest
 from minidiff.classifier.presets import CLASSIFIER_PRESETS
 from minidiff.cli.choices import choice
-from minidiff.cli.types import Command, Device, Name, Number, Place, refuse_lone_severity, refuse_options, say, warn
+from minidiff.cli.train_options import (
+    Presets,
+    a_gan,
+    answer,
+    default,
+    how_to_run,
+    large_networks,
+    sample_every,
+    what_to_train_on,
+)
+from minidiff.cli.types import Command, Number, Place, refuse_lone_severity, refuse_options, say, warn
 from minidiff.ddpm.config import LABEL_DROPOUT, DdpmRequest, FidConfig
 from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
-from minidiff.gan.config import CRITIC_NAMES, GAMES, GanRequest
+from minidiff.gan.config import GanRequest
 from minidiff.gan.presets import GAN_PRESETS
 from minidiff.training.config import ResumeRequest, TrainRequest
 from minidiff.training.presets import Preset
 
 # What a resumed run may change: where and how it is trained. The other options are the run itself.
 CHANGES = {field.name for field in fields(ResumeRequest)} - {"on_step"}
-
-Function = Callable[..., Any]
-Presets = Mapping[str, Preset]
-
-
-def default(help: str, name: str, presets: Presets = DDPM_PRESETS) -> str:
-    """Return the help of an option that a preset answers, with the answers of the default presets."""
-    values = [answer(presets[preset], name) for preset in ("cpu", "gpu")]
-    said = f"{values[0]}" if values[0] == values[1] else f"cpu: {values[0]}, gpu: {values[1]}"
-    return f"{help} Default: the preset's ({said})."
-
-
-def answer(preset: Preset, name: str) -> Any:
-    """Return what a preset says of an option: itself, or in its training or its diffusion."""
-    parts = (preset, preset.training, getattr(preset, "diffusion", None))
-    return next(getattr(part, name) for part in parts if hasattr(part, name))
-
-
-def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
-    """Add the options of every training that come first: data, preset, steps, rate."""
-    return together(
-        click.option(
-            "--dataset", type=choice("data set"), default="shapes", show_default=True, help="What to train on."
-        ),
-        click.option("--data-dir", type=Place(), help="The folder of the data set, or where to download it."),
-        click.option("--image-size", type=click.IntRange(8, 1024), help="Pixels a side. Default: the preset's."),
-        click.option(
-            "--corruption",
-            type=choice("corruption"),
-            default="identity",
-            show_default=True,
-            metavar="NAME",
-            help="Damage done to every image: see `minidiff data preview NAME --corruption all`.",
-        ),
-        click.option(
-            "--severity", type=click.IntRange(1, 5), default=3, show_default=True, help="How much of it, 1 to 5."
-        ),
-        click.option(
-            "--on-bad",
-            type=Name("choice", ("skip", "stop")),
-            default="skip",
-            show_default=True,
-            help="What to do about image files that cannot be read.",
-        ),
-        click.option(
-            "--preset",
-            type=Name("preset", presets),
-            help="A network and its settings, for a purpose. Every other "
-            "option overrides it. Default: gpu where there is one, else cpu. See `minidiff train presets`.",
-        ),
-        click.option("--steps", type=click.IntRange(min=1), help=default("Optimizer steps.", "steps", presets)),
-        click.option(
-            "--batch-size",
-            type=click.IntRange(min=1),
-            help=default("Images for each step, over all processes.", "batch_size", presets),
-        ),
-        click.option(
-            "--lr",
-            type=Number(0, 1, min_open=True),
-            help=default("Peak learning rate, after the warm-up.", "lr", presets),
-        ),
-        click.option(
-            "--warmup",
-            type=click.IntRange(min=0),
-            help=default("Steps in which the rate rises to --lr.", "warmup", presets),
-        ),
-    )
-
-
-def how_to_run(kind: str, presets: Presets) -> Callable[[Function], Function]:
-    """Add the options of every training that come last: the loop, the machine, the run folder."""
-    return together(
-        click.option(
-            "--ema-decay",
-            type=Number(0, 1, max_open=True),
-            help=default("How slowly the averaged weights follow the trained ones.", "ema_decay", presets),
-        ),
-        click.option(
-            "--precision",
-            type=Name("precision", ("auto", "fp32", "bf16")),
-            help="auto takes bf16 on a GPU that has it. Default: auto.",
-        ),
-        click.option(
-            "--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."
-        ),
-        click.option(
-            "--seed",
-            type=click.IntRange(min=0),
-            default=0,
-            show_default=True,
-            help="The one seed of the run.",
-        ),
-        click.option(
-            "--save-every",
-            type=click.IntRange(min=1),
-            help="Steps between checkpoints. Default: a tenth of all steps, at most 1000.",
-        ),
-        click.option("--out", type=Place(), help=f"The run folder. Default: the next free runs/{kind}-DATASET-N."),
-        click.option("--resume", type=Place(), help="Go on with the training of this run folder, to the bit."),
-        click.option("--dry-run", is_flag=True, help="Say what would be trained, and stop."),
-        click.pass_context,
-    )
-
-
-def large_networks() -> Callable[[Function], Function]:
-    """Add the options of networks that may need more memory, or more speed, than there is."""
-    return together(
-        click.option(
-            "--accumulate",
-            type=click.IntRange(min=1),
-            help="Cut each batch into this many slices, to fit the memory. Default: 1.",
-        ),
-        click.option("--compile/--no-compile", default=None, help="torch.compile. Default: on a GPU, in long runs."),
-    )
-
-
-def a_gan(kind: str) -> Callable[[Function], Function]:
-    """Add the options that all GANs share, and those of this kind."""
-    game, presets = GAMES[kind], GAN_PRESETS[kind]
-    own = []
-    if game.clip is not None:
-        own += [
-            click.option(
-                "--clip",
-                type=Number(0, min_open=True),
-                help=f"The critic's weights stay within +- this. Default: {game.clip:g}.",
-            )
-        ]
-    if game.penalty is not None:
-        own += [
-            click.option(
-                "--penalty",
-                type=Number(0, min_open=True),
-                help=f"Weight of the gradient penalty, lambda. Default: {game.penalty:g}.",
-            )
-        ]
-    return together(
-        what_to_train_on(presets),
-        click.option(
-            "--latent-dim",
-            type=click.IntRange(min=1),
-            help=default("Numbers of noise that an image is made of.", "latent_dim", presets),
-        ),
-        click.option(
-            "--width",
-            type=click.IntRange(min=1),
-            help=default(
-                "Channels of both networks next to the image; inside up to 8 times as many.", "width", presets
-            ),
-        ),
-        click.option(
-            "--critic-steps",
-            type=click.IntRange(min=1),
-            help=f"Steps of the {CRITIC_NAMES[kind]} to each of the generator. Default: {game.critic_steps}.",
-        ),
-        *own,
-        sample_every(),
-        how_to_run(kind, presets),
-    )
-
-
-def sample_every() -> Callable[[Function], Function]:
-    """Add the option of every model that draws."""
-    return click.option(
-        "--sample-every",
-        type=click.IntRange(min=1),
-        help="Steps between grids of samples. Default: a quarter of all steps, at most 5000.",
-    )
-
-
-def together(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
-    """Make one decorator of several, in the order in which they are read."""
-
-    def decorate(command: Function) -> Function:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
-
-    return decorate
 
 
 @click.group()

@@ -15,6 +15,7 @@ from minidiff.classifier.config import ClassifierRequest
 from minidiff.cli.train import train as command
 from minidiff.ddpm.config import DdpmRequest
 from minidiff.errors import UserError
+from minidiff.files import locked
 from minidiff.gan.config import GanRequest
 from minidiff.runs.folder import read_state, read_tensors
 from minidiff.training.config import ResumeRequest
@@ -108,3 +109,12 @@ def test_every_option_is_a_field(kind: str, request_: type[Any]) -> None:
 def test_an_editor_sees_the_fields() -> None:
     assert "layers_per_block" in inspect.signature(minidiff.UNet).parameters
     assert "fid_every" in inspect.signature(minidiff.resume).parameters
+
+
+def test_a_refused_resume_changes_nothing(photos: Path) -> None:
+    """Another process trains in the folder: its config.json must not be rewritten under it."""
+    minidiff.train("dcgan", dataset="folder", data_dir=photos, width=4, out="run", **SMALL | {"steps": 2})
+    before = Path("run/config.json").read_bytes()
+    with locked(Path("run")), pytest.raises(UserError, match="another process"):
+        minidiff.resume("run", steps=9, device="cpu")
+    assert Path("run/config.json").read_bytes() == before
