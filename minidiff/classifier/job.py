@@ -7,7 +7,6 @@ job.start(); job.run(); print(job.conclusion())
 """
 
 import math
-import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -133,11 +132,10 @@ class ClassifierJob(Job[ClassifierConfig]):
 
     def conclusion(self) -> str:
         value, last = self.result()[f"{self.split}_accuracy"], self.training.steps
-        kind, run = "test" if self.split == "test" else "training", shlex.quote(str(self.folder))
+        kind = "test" if self.split == "test" else "training"
         return (
             f"done      {100 * value:.2f}% accuracy on {len(self.asked):,} {kind} images; "
-            f"its surest mistakes are {self.picture(last)}\n"
-            f"next      minidiff fid samples.npz {self.data.place} --features {run}"
+            f"its surest mistakes are {self.picture(last)}"
         )
 
 

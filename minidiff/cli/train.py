@@ -1,7 +1,8 @@
 """`minidiff train ...`: one command for each kind of model. Each builds a request, and the package does the rest."""
 
+import shlex
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,6 +26,9 @@ from minidiff.gan.config import GanRequest
 from minidiff.gan.presets import GAN_PRESETS
 from minidiff.training.config import ResumeRequest, TrainRequest
 from minidiff.training.presets import Preset
+
+if TYPE_CHECKING:
+    from minidiff.training.job import Job
 
 # What a resumed run may change: where and how it is trained. The other options are the run itself.
 CHANGES = {field.name for field in fields(ResumeRequest)} - {"on_step"}
@@ -194,6 +198,7 @@ def carry_out(
     """Plan a training or take it up again, say what it is, run it."""
     from minidiff.pretrained.train import plan, take_up
     from minidiff.runtime.distributed import local_device, process_group
+    from minidiff.training.journal import Interrupted
 
     with process_group(local_device(options["device"])):
         if resume is not None:
@@ -209,8 +214,29 @@ def carry_out(
         if dry_run:
             return
         say(training.start())
-        training.run()
+        folder = shlex.quote(str(training.folder))
+        try:
+            training.run()
+        except Interrupted as stop:
+            raise Interrupted(f"{stop} Resume with: minidiff train {kind} --resume {folder}", stop.exit_code) from None
         say(training.conclusion())
+        say(f"next      minidiff {next_command(training, folder)}")
+
+
+def next_command(training: "Job[Any]", folder: str) -> str:
+    """Return the command to try on a run that is finished."""
+    from minidiff.classifier.job import ClassifierJob
+    from minidiff.data.conditions import labels_in_words
+    from minidiff.ddpm.job import DdpmJob
+
+    if isinstance(training, ClassifierJob):
+        return f"fid samples.npz {training.data.place} --features {folder}"
+    if not isinstance(training, DdpmJob):
+        return f"sample {folder} --num 64 --out grid.png"
+    order = "--num 64"
+    if training.labels:
+        order = f"--labels {shlex.quote(labels_in_words(training.conditions()[-1], training.labels.names))}"
+    return f"sample {folder} {order} --progressive 10 --out grid.png"
 
 
 @train.command()

@@ -7,7 +7,6 @@ job.start(); job.run(); print(job.conclusion())
 """
 
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -191,13 +190,7 @@ class DdpmJob(Job[DdpmConfig]):
         return examples(self.data.labels, PREVIEW_ROWS) if self.labels else []
 
     def conclusion(self) -> str:
-        order = "--num 64"
-        if self.labels:
-            order = f"--labels {shlex.quote(labels_in_words(self.conditions()[-1], self.labels.names))}"
-        return (
-            f"done      look at {self.picture(self.training.steps)} and {self.folder}/curves.png\n"
-            f"next      minidiff sample {shlex.quote(str(self.folder))} {order} --progressive 10 --out grid.png"
-        )
+        return f"done      look at {self.picture(self.training.steps)} and {self.folder}/curves.png"
 
 
 def plan(request: DdpmRequest) -> DdpmJob:

@@ -7,7 +7,6 @@ job = plan("dcgan", GanRequest(dataset="fashion-mnist", steps=500))
 job.start(); job.run(); print(job.conclusion())
 """
 
-import shlex
 from dataclasses import replace
 from typing import Any, cast
 
@@ -92,10 +91,7 @@ class GanJob(Job[GanConfig]):
         return suspicions(self.kind, read_metrics(self.folder, upto=step), step, images)
 
     def conclusion(self) -> str:
-        return (
-            f"done      look at {self.picture(self.training.steps)} and {self.folder}/curves.png\n"
-            f"next      minidiff sample {shlex.quote(str(self.folder))} --num 64 --out grid.png"
-        )
+        return f"done      look at {self.picture(self.training.steps)} and {self.folder}/curves.png"
 
 
 class Dcgan(GanJob):

@@ -5,7 +5,6 @@ ddpm/job.py, gan/job.py, classifier/job.py.
 """
 
 import os
-import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -87,7 +86,7 @@ class Job(ABC, Generic[Config]):
 
     @abstractmethod
     def conclusion(self) -> str:
-        """Say what to look at, and the command to try next."""
+        """Say what has come of it, and what to look at."""
 
     @classmethod
     def changed(cls, config: Config, request: ResumeRequest) -> Config:
@@ -157,26 +156,22 @@ class Job(ABC, Generic[Config]):
     def steps(self) -> Iterator[TrainStep]:
         """Train to the last step, in the run folder. Yields each step when it is saved, drawn and measured, if it is.
 
-        Raises Interrupted after Ctrl-C or SIGTERM, with how to resume.
+        Raises Interrupted after Ctrl-C or SIGTERM, when the run has been saved.
         """
         if not self.started:
             self.start()
         assert self.folder is not None
         last = self.training.steps
-        try:
-            yield from journal.keep(
-                self.trainer,
-                self.folder,
-                log_every=max(1, min(50, last // 100)),
-                save_every=self.save_every,
-                sample_every=self.sample_every,
-                preview=self.preview,
-                measure=self.measure,
-                measure_every=self.measure_every,
-            )
-        except journal.Interrupted as stop:
-            resume = f"Resume with: minidiff train {self.kind} --resume {shlex.quote(str(self.folder))}"
-            raise journal.Interrupted(f"{stop} {resume}", stop.exit_code) from None
+        yield from journal.keep(
+            self.trainer,
+            self.folder,
+            log_every=max(1, min(50, last // 100)),
+            save_every=self.save_every,
+            sample_every=self.sample_every,
+            preview=self.preview,
+            measure=self.measure,
+            measure_every=self.measure_every,
+        )
         if distributed.is_main() and not self.picture(last).exists():  # killed between the last save and its pictures
             journal.draw(self.folder, self.preview, last)
 
