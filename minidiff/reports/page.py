@@ -87,7 +87,7 @@ class Table(NamedTuple):
     rows: Sequence[Row]
     align: str
     caption: str = ""
-    look: str = ""  # heat: a heat map
+    look: str = ""  # heat: a heat map, which stands beside others where there is room; its caption is a heading
 
 
 class Picture(NamedTuple):

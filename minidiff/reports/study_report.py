@@ -89,7 +89,7 @@ def heat_maps(study: Study) -> page.Blocks:
         if values := study.values(metric):
             names = ["", *study.models, *["real images"] * bool(study.floors)]
             rows = [heat_row(study, data, metric, values) for data in study.data]
-            maps += [page.Text(study.metrics[metric], tag="h3"), page.Table(names, rows, "l" * len(names), look="heat")]
+            maps += [page.Table(names, rows, "l" * len(names), study.metrics[metric], look="heat")]
     return [*maps, page.Text(APART, "soft")] if maps else []
 
 
