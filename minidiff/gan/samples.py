@@ -1,7 +1,6 @@
 """The samples of a GAN as a source for metrics: drawn as they are asked for."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from minidiff.gan.run import GanRun
 from minidiff.images.convert import to_uint8
@@ -9,13 +8,8 @@ from minidiff.metrics.sources import Batch, ImageSource
 from minidiff.runtime import distributed
 
 
-def of_gan(name: str, run: GanRun, num: int, *, seed: int = 0, **sampling: Any) -> ImageSource:
-    """Offer `num` samples of a GAN as a source. They are drawn as they are asked for; sample k is always the same.
-
-    Raises UserError for an option of a reverse chain, such as its sampler.
-    """
-    for option in sampling:
-        run.refuse(f"`{option}`")
+def of_gan(name: str, run: GanRun, num: int, *, seed: int = 0) -> ImageSource:
+    """Offer `num` samples of a GAN as a source. They are drawn as they are asked for; sample k is always the same."""
 
     def batches(batch_size: int) -> Iterator[Batch]:
         for mine in distributed.shares(num, batch_size):

@@ -5,7 +5,6 @@ Rests on metrics (sources, array_files) and on the systems that draw (ddpm, gan)
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -46,12 +45,13 @@ def open_place(
     if path.is_dir():
         if not (path / run_folder.CONFIG).is_file() and not is_foreign(path):
             return open_folder(place)
-        asked: dict[str, Any] = {"sampler": sampler, "steps": steps, "seed": seed}
-        given = {name: value for name, value in asked.items() if value is not None}
         run = load(path, device=device)
         if isinstance(run, GanRun):
-            return of_gan(place, run, num or 10_000, **given)
-        return of_run(place, run, num or 10_000, on_step, **given)
+            for option, value in (("sampler", sampler), ("steps", steps)):
+                if value is not None:
+                    run.refuse(f"`{option}`")
+            return of_gan(place, run, num or 10_000, seed=seed or 0)
+        return of_run(place, run, num or 10_000, on_step, sampler=sampler or "ddim", steps=steps, seed=seed or 0)
     if not path.exists():
         raise UserError(f"{place}: no such file or folder. Give images, an array, statistics, a run, or dataset:NAME.")
     if path.suffix.lower() in (".npy", ".npz"):

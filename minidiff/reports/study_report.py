@@ -9,15 +9,13 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from minidiff.errors import listed
 from minidiff.reports import page
 from minidiff.reports.charts import panels, shades
 from minidiff.runs.log import read_metrics
-from minidiff.studies import results
 from minidiff.studies.config import as_typed
-from minidiff.studies.results import Study, end, headline, ranked, read
+from minidiff.studies.results import Cell, Figure, Findings, headline, ranked, read_findings
 from minidiff.studies.study import DATA, GRID, REAL, RESULT, RUN
 
 REPORT = "report.html"
@@ -33,16 +31,14 @@ AGAIN = (
     "repeat those that failed."
 )
 
-Found = Mapping[str, Any]  # a value of a metric, with its title and, where known, low and high
-
 
 def write(folder: str | Path, out: str | Path | None = None) -> Path:
     """Write the page of a study as it stands: STUDY/report.html, unless `out` names another place. Raises UserError."""
-    study = read(Path(folder))
+    study = read_findings(Path(folder))
     return study_page(study).write(Path(out) if out else study.folder / REPORT)
 
 
-def study_page(study: Study) -> page.Page:
+def study_page(study: Findings) -> page.Page:
     """Make the page of a study."""
     kind = f"A study of {listed(study.models)} on {listed([*dict.fromkeys(study.title(d)[0] for d in study.data)])}"
     ended = [path.stat().st_mtime for cell in study.cells.values() if (path := cell.folder / RESULT).exists()]
@@ -60,11 +56,11 @@ def study_page(study: Study) -> page.Page:
     return page.Page(study.folder.resolve().name, kind, head(study), sections, when or "No cell has ended yet.")
 
 
-def head(study: Study) -> page.Blocks:
+def head(study: Findings) -> page.Blocks:
     """Say what came of it, what is doubtful, and how far it is."""
     cells = list(study.cells.values())
     count = {state: sum(cell.state == state for cell in cells) for state in STATES}
-    spent = sum(sum(cell.result.get("seconds", {}).values()) for cell in cells)
+    spent = sum(sum(cell.done.seconds.values()) for cell in cells if cell.done)
     still = count["begun"] + count["new"]
     told = f"{count['failed']} of the {len(cells)} cells failed. " * bool(count["failed"])
     told += f"{still} of {len(cells)} cells {'is' if still == 1 else 'are'} still to be done." * bool(still)
@@ -82,7 +78,7 @@ def head(study: Study) -> page.Blocks:
 # --- the numbers --------------------------------------------------------------------------------------------------
 
 
-def heat_maps(study: Study) -> page.Blocks:
+def heat_maps(study: Findings) -> page.Blocks:
     """Make a map for each metric: data down, models across, the nearest of each row marked, real images beside them."""
     maps: list[page.Block] = []
     for metric in study.metrics:
@@ -93,28 +89,28 @@ def heat_maps(study: Study) -> page.Blocks:
     return [*maps, page.Text(APART, "soft")] if maps else []
 
 
-def heat_row(study: Study, data: str, metric: str, values: Sequence[float]) -> page.Row:
+def heat_row(study: Findings, data: str, metric: str, values: Sequence[float]) -> page.Row:
     """Make the row of a data set in the map of a metric. values: all of the map, for the decimals."""
     digits, (best, _) = decimals(values), ranked(study, data, metric)
-    measured = [found["value"] for cell in study.row(data) if (found := cell.figure(metric))]
+    measured = [cell.figures[metric].value for cell in study.row(data) if metric in cell.figures]
     shade = shades(measured or values)  # a row of which nothing is done yet has nothing to shade
     dataset, corruption = study.title(data)
     row = [page.Cell(dataset, small=corruption)]
     for model in study.models:
         cell = study.cells.get((data, model))
-        found = cell.figure(metric) if cell else None
+        found = cell.figures.get(metric) if cell else None
         if cell is None or found is None:
             state = cell.state if cell else "new"
             row.append(page.Cell(STATES[state], "failed" if state == "failed" else "none"))
             continue
         said = "warning" if cell.warnings else ""
-        row.append(page.Cell(page.number(found["value"], digits), shade(found["value"]), bold=cell is best, small=said))
+        row.append(page.Cell(page.number(found.value, digits), shade(found.value), bold=cell is best, small=said))
     floor = study.floors.get(data, {}).get(metric)
-    real = [page.Cell(page.number(floor["value"], digits) if floor else "-", "real")] * bool(study.floors)
+    real = [page.Cell(page.number(floor.value, digits) if floor else "-", "real")] * bool(study.floors)
     return page.Row([*row, *real])
 
 
-def distances(study: Study) -> page.Blocks:
+def distances(study: Findings) -> page.Blocks:
     """Make a table of every value with its interval: by data, the nearest model first, real images last."""
     if not study.metrics:
         return []
@@ -130,51 +126,45 @@ def distances(study: Study) -> page.Blocks:
     return [page.Text(said, "soft"), page.Table(names, rows, "l" * len(names))]
 
 
-def distance_rows(study: Study, data: str, columns: int) -> list[page.Row]:
+def distance_rows(study: Findings, data: str, columns: int) -> list[page.Row]:
     """Make the rows of one data set."""
     main, *others = study.metrics
     digits = {metric: decimals(study.values(metric)) for metric in study.metrics}
     best, ties = ranked(study, data, main)
     floor = study.floors.get(data, {})
-    known = [found for figures in (*map(metrics_of, study.row(data)), floor) if (found := figures.get(main))]
-    ends = [end(found, which) for found in known for which in ("low", "high")]
+    known = [figures[main] for figures in (*(cell.figures for cell in study.row(data)), floor) if main in figures]
+    ends = [end for found in known for end in found.span]
     span = (min(0.0, *ends), max(ends)) if ends else (0.0, 1.0)
 
-    def line(name: str, figures: Mapping[str, Found], look: str, chips: Sequence[tuple[str, str]] = ()) -> page.Row:
+    def line(name: str, figures: Mapping[str, Figure], look: str, chips: Sequence[tuple[str, str]] = ()) -> page.Row:
         found = figures[main]
-        place = page.bar(found["value"], found.get("low"), found.get("high"), span)
+        place = page.bar(found.value, found.low, found.high, span)
         more = [value_cell(figures.get(metric), digits[metric]) for metric in others]
         return page.Row([page.Cell(name), value_cell(found, digits[main], chips), page.Cell(bar=place), *more], look)
 
     rows = []
-    for cell in sorted(study.row(data), key=lambda cell: (cell.figure(main) or {"value": math.inf})["value"]):
-        if cell.figure(main) is None:
-            failed = cell.state == "failed"
-            why = str(cell.result["error"]) if failed else STATES[cell.state]
-            rows.append(
-                page.Row([page.Cell(cell.model), page.Cell(why, "bad" if failed else "soft", across=columns - 1)])
-            )
+    for cell in sorted(
+        study.row(data), key=lambda cell: cell.figures[main].value if main in cell.figures else math.inf
+    ):
+        if main not in cell.figures:
+            why = page.Cell(cell.error or STATES[cell.state], "bad" if cell.error else "soft", across=columns - 1)
+            rows.append(page.Row([page.Cell(cell.model), why]))
             continue
         crowned = cell is best and not cell.warnings
         chips = [("nearest", "best" if crowned else "")] * (cell is best) + [("not told apart", "")] * (cell in ties)
         chips += [("see Warnings", "bad")] * bool(cell.warnings)
-        rows.append(line(cell.model, cell.result["metrics"], "best" if crowned else "", chips))
+        rows.append(line(cell.model, cell.figures, "best" if crowned else "", chips))
     return [*rows, line("real images", floor, "floor")] if main in floor else rows
 
 
-def metrics_of(cell: results.Cell) -> Mapping[str, Found]:
-    """Return what was measured of a cell; nothing where it is not done."""
-    return cell.result["metrics"] if cell.state == "done" else {}
-
-
-def value_cell(found: Found | None, digits: int, chips: Sequence[tuple[str, str]] = ()) -> page.Cell:
+def value_cell(found: Figure | None, digits: int, chips: Sequence[tuple[str, str]] = ()) -> page.Cell:
     """Make a cell of a value and its interval."""
     if found is None:
         return page.Cell("-")
     interval = ""
-    if found.get("low") is not None and found.get("high") is not None:
-        interval = f"[{page.number(found['low'], digits)}, {page.number(found['high'], digits)}]"
-    return page.Cell(page.number(found["value"], digits), bold=True, small=interval, chips=chips)
+    if found.low is not None and found.high is not None:
+        interval = f"[{page.number(found.low, digits)}, {page.number(found.high, digits)}]"
+    return page.Cell(page.number(found.value, digits), bold=True, small=interval, chips=chips)
 
 
 def decimals(values: Sequence[float]) -> int:
@@ -186,7 +176,7 @@ def decimals(values: Sequence[float]) -> int:
 # --- pictures and curves ------------------------------------------------------------------------------------------
 
 
-def samples(study: Study) -> page.Blocks:
+def samples(study: Findings) -> page.Blocks:
     """Show the real images of each data set, and beside them what each model drew."""
     room = page.room_for(len(study.data) + len(study.cells))
     blocks: list[page.Block] = []
@@ -196,8 +186,8 @@ def samples(study: Study) -> page.Blocks:
             continue  # nothing to see yet
         shown = [page.picture(real, "real", room) if real.exists() else page.Picture("real", why="not prepared yet")]
         for cell in study.row(data):
-            if cell.state == "failed":
-                shown.append(page.Picture(cell.model, why=f"failed: {cell.result['error']}", bad=True))
+            if cell.error:
+                shown.append(page.Picture(cell.model, why=f"failed: {cell.error}", bad=True))
             elif (cell.folder / GRID).exists():
                 shown.append(page.picture(cell.folder / GRID, cell.model, room))
             else:
@@ -206,7 +196,7 @@ def samples(study: Study) -> page.Blocks:
     return blocks
 
 
-def curves(study: Study) -> page.Blocks:
+def curves(study: Findings) -> page.Blocks:
     """Draw the record of every training that has one."""
     blocks: list[page.Block] = []
     for data in study.data:
@@ -221,22 +211,22 @@ def curves(study: Study) -> page.Blocks:
 # --- what else there is to know -----------------------------------------------------------------------------------
 
 
-def named(study: Study, cell: results.Cell) -> str:
+def named(study: Findings, cell: Cell) -> str:
     """Name a cell in words."""
     return ", ".join([*study.title(cell.data), cell.model])
 
 
-def warnings(study: Study) -> page.Blocks:
+def warnings(study: Findings) -> page.Blocks:
     """Say what failed, and what is doubtful about the others."""
     lines = []
     for cell in study.cells.values():
-        if cell.state == "failed":
-            lines.append((f"{named(study, cell)} failed", str(cell.result["error"])))
+        if cell.error:
+            lines.append((f"{named(study, cell)} failed", cell.error))
         lines += [(named(study, cell), said) for said in cell.warnings]
     return [page.Items(lines)] if lines else []
 
 
-def settings(study: Study) -> page.Blocks:
+def settings(study: Findings) -> page.Blocks:
     """Return study.json in words."""
     plan = study.plan
     known = {"minidiff", "cells", "steps", "seconds_per_step", "datasets", "corruptions", "models", "doubts", *NAMED}
@@ -252,21 +242,19 @@ def settings(study: Study) -> page.Blocks:
     return [page.Facts(told | {"minidiff": str(plan.get("minidiff", "?"))})]
 
 
-def times(study: Study) -> page.Blocks:
+def times(study: Findings) -> page.Blocks:
     """Say how large each network is, how long its training was, and how long everything took."""
     lines = []
     for cell in study.cells.values():
-        if cell.state == "done":
-            seconds = cell.result.get("seconds", {})
-            spent = [
-                page.duration(seconds[what]) if what in seconds else "-" for what in ("train", "sample", "measure")
-            ]
-            sizes = [page.number(cell.result[what]) if what in cell.result else "-" for what in ("parameters", "steps")]
+        if done := cell.done:
+            parts = ("train", "sample", "measure")
+            spent = [page.duration(done.seconds[part]) if part in done.seconds else "-" for part in parts]
+            sizes = [page.number(size) if size else "-" for size in (done.parameters, done.steps)]
             lines.append([named(study, cell), *sizes, *spent])
     return page.simple_table(["", "parameters", "steps", "training", "sampling", "measuring"], lines, "lrrrrr")
 
 
-def command(study: Study) -> str:
+def command(study: Findings) -> str:
     """Return the command that repeats the study."""
     plan = study.plan
     given = {

@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from minidiff.errors import UserError
 from minidiff.files import locked
@@ -28,6 +28,9 @@ POLL = 0.1  # seconds
 PATIENCE = 120  # seconds that stopped processes have to save
 
 
+Stream = int | IO[Any] | None  # where a process writes to, as subprocess takes it
+
+
 class Event(NamedTuple):
     """Something that has begun or ended in a study."""
 
@@ -36,7 +39,9 @@ class Event(NamedTuple):
     text: str = ""  # the distances, or the error
 
 
-def start(arguments: Sequence[str], device: str, share: int = 1, **streams: Any) -> "subprocess.Popen[bytes]":
+def start(
+    arguments: Sequence[str], device: str, share: int = 1, *, stdout: Stream = None, stderr: Stream = None
+) -> "subprocess.Popen[bytes]":
     """Start a process of `cell`. share: how many of them run at once; on a CPU they share the threads.
 
     It gets a session of its own, so that Ctrl-C reaches only the study, which then stops it once, gently. When its
@@ -47,7 +52,9 @@ def start(arguments: Sequence[str], device: str, share: int = 1, **streams: Any)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         environment["OMP_NUM_THREADS"] = str(max(1, int(environment.get("OMP_NUM_THREADS") or cores) // share))
     command = [sys.executable, "-m", "minidiff.studies.cell", *arguments, device]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True, **streams)
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, env=environment, start_new_session=True
+    )
 
 
 def measure_times(settings: Settings, device: str, share: int = 1) -> Times:

@@ -5,6 +5,7 @@ folder of a study.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,7 @@ from minidiff.files import read_json
 from minidiff.records import from_json, record
 from minidiff.runs import folder as run_folder
 from minidiff.studies.config import data_of, model_of
-from minidiff.studies.study import CELLS, DATA, RESULT, RUN
-from minidiff.studies.study import STUDY as STUDY
+from minidiff.studies.study import CELLS, DATA, RESULT, RUN, STUDY
 
 
 @record
@@ -26,6 +26,11 @@ class Figure:
     title: str = ""  # what the number may be called
     low: float | None = None
     high: float | None = None
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Return the ends of the interval; the value itself for both if there is no interval."""
+        return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
 
 
 @record
@@ -103,29 +108,41 @@ class Cell:
     model: str
     folder: Path
     state: str  # done, failed, begun or new
-    result: dict[str, Any]  # result.json; {"error": ...} of a failed cell; {} of one without a result
-
-    def figure(self, metric: str) -> dict[str, Any] | None:
-        """Return the value of a metric, with its title and, if known, low and high."""
-        found: dict[str, Any] | None = self.result["metrics"].get(metric) if self.state == "done" else None
-        return found
+    result: CellResult | CellFailure | None
 
     @property
-    def warnings(self) -> list[str]:
+    def done(self) -> CellResult | None:
+        """Return the result of a cell that is done; None of any other."""
+        return self.result if isinstance(self.result, CellResult) else None
+
+    @property
+    def error(self) -> str:
+        """Return why the cell failed; nothing if it did not."""
+        return self.result.error if isinstance(self.result, CellFailure) else ""
+
+    @property
+    def figures(self) -> Mapping[str, Figure]:
+        """Return what was measured, by the name of the metric; nothing where the cell is not done."""
+        return self.done.metrics if self.done else {}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
         """List what looks wrong with its samples or its training. With a warning, its distance may say little."""
-        return texts_of(self.result.get("warnings")) if self.state == "done" else []
+        return self.done.warnings if self.done else ()
 
 
 @dataclass
-class Study:
+class Findings:
     """All that a study's folder holds for the page."""
 
     folder: Path
-    plan: dict[str, Any]  # study.json
+    plan: Mapping[str, Any]  # study.json, as it is: the page shows what it can
     data: list[str]  # DATASET.CORRUPTION, in order
     models: list[str]
     cells: dict[tuple[str, str], Cell]  # by data and model
-    floors: dict[str, dict[str, Any]]  # of each data set: the metrics between its test split and its training images
+    floors: dict[
+        str, Mapping[str, Figure]
+    ]  # of each data set: the metrics between its test split and its training images
     metrics: dict[str, str]  # name -> title
 
     def row(self, data: str) -> list[Cell]:
@@ -134,7 +151,7 @@ class Study:
 
     def values(self, metric: str) -> list[float]:
         """Return the values of a metric in all cells that are done."""
-        return [found["value"] for cell in self.cells.values() if (found := cell.figure(metric))]
+        return [cell.figures[metric].value for cell in self.cells.values() if metric in cell.figures]
 
     def title(self, data: str) -> tuple[str, str]:
         """Return the data set, and what was done to its images."""
@@ -149,7 +166,7 @@ class Study:
         return texts_of(self.plan.get("doubts"))
 
 
-def read(folder: Path) -> Study:
+def read_findings(folder: Path) -> Findings:
     """Read a study's folder, for the page. Raise UserError if it is not one.
 
     The page shows what it can, so study.json is read less strictly here than where a study goes on.
@@ -165,10 +182,10 @@ def read(folder: Path) -> Study:
         raise UserError(f"{folder / STUDY} lacks what a study has ({error}). Begin anew in another folder.") from None
     cells = {(data_of(name), model_of(name)): read_cell(folder, name) for name in names}
     floors = {place: found for place in data if (found := read_floor(folder / DATA / place / RESULT))}
-    known = [cell.result["metrics"] for cell in cells.values() if cell.state == "done"] + list(floors.values())
-    metrics = {name: found.get("title", name) for of_one in reversed(known) for name, found in of_one.items()}
+    known = [cell.figures for cell in cells.values()] + list(floors.values())
+    metrics = {name: found.title or name for of_one in reversed(known) for name, found in of_one.items()}
     order = [*dict.fromkeys(name for of_one in known for name in of_one)]
-    return Study(folder, plan, data, models, cells, floors, {name: metrics[name] for name in order})
+    return Findings(folder, plan, data, models, cells, floors, {name: metrics[name] for name in order})
 
 
 def texts_of(found: object) -> list[str]:
@@ -178,30 +195,22 @@ def texts_of(found: object) -> list[str]:
 
 def read_cell(folder: Path, name: str) -> Cell:
     """Read a cell as far as it came. A cell whose result is damaged has failed."""
-    result, state = read_result(folder, name), read_state(folder, name)
-    stored: dict[str, Any] = {}
-    if isinstance(result, CellFailure):
-        stored = {"error": result.error}
-    elif result is not None:
-        stored = read_json(folder / CELLS / name / RESULT)
-    return Cell(name, data_of(name), model_of(name), folder / CELLS / name, state, stored)
+    place = folder / CELLS / name
+    return Cell(name, data_of(name), model_of(name), place, read_state(folder, name), read_result(folder, name))
 
 
-def read_floor(path: Path) -> dict[str, Any]:
+def read_floor(path: Path) -> Mapping[str, Figure]:
     """Read the metrics of the test split; nothing if there are none."""
     try:
-        stored = read_json(path)
-        from_json(RealResult, stored, path)
+        return from_json(RealResult, read_json(path), path).metrics
     except UserError:
         return {}
-    metrics: dict[str, Any] = stored["metrics"]
-    return metrics
 
 
 # --- who is nearest ------------------------------------------------------------------------------------------------
 
 
-def headline(study: Study) -> str:
+def headline(study: Findings) -> str:
     """Say which model is nearest to the data, how often, whether that is sure, and whether there is a warning."""
     metric = next(iter(study.metrics), "")
     found = [ranked(study, data, metric) for data in study.data]
@@ -227,18 +236,13 @@ def headline(study: Study) -> str:
 NAMED = 3  # cells with warnings that the headline names
 
 
-def ranked(study: Study, data: str, metric: str) -> tuple[Cell | None, list[Cell]]:
+def ranked(study: Findings, data: str, metric: str) -> tuple[Cell | None, list[Cell]]:
     """Return the cell with the lowest value, and those whose intervals overlap with its own.
 
     Where fewer than two cells are measured, there is no nearest: None.
     """
-    measured = [(found, cell) for cell in study.row(data) if (found := cell.figure(metric))]
+    measured = [(cell.figures[metric], cell) for cell in study.row(data) if metric in cell.figures]
     if len(measured) < 2:
         return None, []
-    (best, cell), *others = sorted(measured, key=lambda pair: pair[0]["value"])
-    return cell, [other for found, other in others if end(found, "low") <= end(best, "high")]
-
-
-def end(found: dict[str, Any], which: str) -> float:
-    """Return the low or high end of an interval; the value itself if there is no interval."""
-    return float(found["value"] if found.get(which) is None else found[which])
+    (best, cell), *others = sorted(measured, key=lambda pair: pair[0].value)
+    return cell, [other for found, other in others if found.span[0] <= best.span[1]]

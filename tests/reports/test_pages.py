@@ -181,7 +181,7 @@ def test_the_headline_claims_no_more_than_the_intervals_allow(tmp_path: Path, va
     plan(tmp_path)
     for (row, model), (value, low, high) in values.items():
         put(tmp_path, DATA[row], model, value, low, high)
-    assert said in results.headline(results.read(tmp_path))
+    assert said in results.headline(results.read_findings(tmp_path))
 
 
 def test_a_cell_with_warnings_is_not_crowned_without_a_word(study: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_cell_with_warnings_is_not_crowned_without_a_word(study: Path) -> None
     put(study, DATA[1], "ddpm", 2.0, 1.5, 2.5, warnings=(noise,))
     html = study_report.write(study).read_text()
     text = Reader(html).text
-    assert results.headline(results.read(study)) in text
+    assert results.headline(results.read_findings(study)) in text
     assert "ddpm in 2 of 2. But there are warnings about ddpm on mnist (motion blur, severity 4): 40 of 40" in text
     assert "are noise. A low distance" in text  # the whole of it stands among the warnings
     rows = re.findall(r"<tr><th scope=\"row\">mnist <small>.*?</tr>", html)
@@ -209,7 +209,7 @@ def test_the_headline_names_three_cells_with_warnings_and_counts_the_others(tmp_
     for name in names:
         put(tmp_path, name, "wgan", 1.0, warnings=("all are flat.",))
         put(tmp_path, name, "ddpm", 2.0)
-    said = results.headline(results.read(tmp_path))
+    said = results.headline(results.read_findings(tmp_path))
     assert "about wgan on d0 (clean), wgan on d1 (clean), wgan on d2 (clean) and 2 more: all are flat. A low" in said
 
 
@@ -253,7 +253,7 @@ def test_damaged_cells_fail_and_the_page_is_written(study: Path) -> None:
     for content in ("{", "[]", "{}", '{"metrics": {"fid": {}}}', '{"metrics": {"fid": {"title": "x", "value": "a"}}}',
                     '{"metrics": {"fid": 3}}', '{"metrics": {"fid": {"value": 1, "low": "x"}}}'):  # fmt: skip
         (cell / "result.json").write_text(content)
-        assert results.read(study).cells[DATA[0], "dcgan"].state == "failed", content
+        assert results.read_findings(study).cells[DATA[0], "dcgan"].state == "failed", content
         text = Reader(study_report.write(study).read_text()).text
         assert "2 of the 6 cells failed" in text and "ddpm" in text
     (study / "cells" / f"{DATA[0]}.wgan" / "grid.png").write_bytes(b"\x89PNG no picture")
@@ -498,7 +498,10 @@ def test_a_section_without_blocks_is_left_out() -> None:
 
 def test_the_same_folder_gives_the_same_page(study: Path, tmp_path: Path) -> None:
     run = dip_run(tmp_path / "d")
-    for make in (lambda: run_report.run_page(run).html(), lambda: study_report.study_page(results.read(study)).html()):
+    for make in (
+        lambda: run_report.run_page(run).html(),
+        lambda: study_report.study_page(results.read_findings(study)).html(),
+    ):
         assert make() == make()
 
 
