@@ -65,7 +65,8 @@ def in_one_line(wrong: Mapping[str, Any]) -> str:
     """One of pydantic's errors as a sentence: "training.lr" is 'fast', and should be a valid number."""
     key = '"' + ".".join(map(str, wrong["loc"])) + '"'
     if wrong["type"] == "value_error":  # a record's own check, which does not know where the record lies
-        return f"in {key}, {wrong['ctx']['error']}" if wrong["loc"] else str(wrong["ctx"]["error"])
+        said = str(wrong["ctx"]["error"]).replace("`", '"')  # here they are keys of a file, not arguments
+        return f"in {key}, {said}" if wrong["loc"] else said
     if wrong["type"] == "missing":
         return f"{key} is missing."
     if wrong["type"] == "unexpected_keyword_argument":

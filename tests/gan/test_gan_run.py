@@ -155,7 +155,7 @@ def test_what_is_missing_or_does_not_fit_is_said(tmp_path: Path) -> None:
         ({"network": config["network"] | {"size": 3}}, 'config.json: "network.size" is not a key'),
         ({"network": {"width": 4}}, '"network.[a-z_]*" is missing'),
         ({"network": None}, '"network" is None, and should be an object'),
-        ({"network": config["network"] | {"image_size": 0}}, 'config.json: in "network", `image_size` is 0'),
+        ({"network": config["network"] | {"image_size": 0}}, 'config.json: in "network", "image_size" is 0'),
         ({"gan": config["gan"] | {"optimizer": "sgd"}}, '"gan.optimizer" is .sgd., and should be .adam. or .rmsprop.'),
         ({"training": {}}, '"training.[a-z_]*" is missing'),
         ({"network": config["network"] | {"image_size": 30}}, "`image_size` 30"),
