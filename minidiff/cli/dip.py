@@ -57,7 +57,7 @@ FIT_OPTIONS = [
     ),
     click.option(
         "--save-every", type=click.IntRange(min=1), default=DEFAULTS.save_every, show_default=True,
-        help="Save the output every so many steps.",
+        help="Steps between saved outputs.",
     ),
     click.option("--reference", type=Place(), metavar="IMAGE", help="The clean picture, to measure PSNR and SSIM."),
     click.option(

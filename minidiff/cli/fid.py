@@ -36,10 +36,12 @@ if TYPE_CHECKING:
 @click.option(
     "--dims",
     type=click.Choice([str(dims) for dims in INCEPTION_DIMS]),
-    help="Cut Inception off where it has so many features. Default: 2048.",
+    help="Take the layer of Inception that has this many features. Default: 2048.",
 )
 @click.option(
-    "--mode", type=choice("mode"), help="Resize and scale as this package does, with Inception. Default: pytorch-fid."
+    "--mode",
+    type=choice("mode"),
+    help="Which package's way of resizing and scaling to copy, with Inception. Default: pytorch-fid.",
 )
 @click.option("-n", "--num", type=click.IntRange(min=2), help="Draw this many samples from a run. Default: 10000.")
 @click.option("--sampler", type=choice("sampler"), help="Draw from a DDPM with this sampler. Default: ddim.")
