@@ -58,7 +58,7 @@ train.command_class = Command
 @click.option(
     "--label-dropout",
     type=Number(0, 1, max_open=True),
-    help=f"Share of images whose labels are hidden from it, for guidance. Default: {LABEL_DROPOUT}.",
+    help=f"Share of images whose labels the network is not told, for guidance. Default: {LABEL_DROPOUT}.",
 )
 @click.option("--schedule", type=choice("schedule"), help=default("The noise schedule.", "schedule"))
 @click.option(
@@ -198,8 +198,10 @@ def carry_out(
     """Plan a training or take it up again, say what it is, run it."""
     from minidiff.pretrained.train import plan, take_up
     from minidiff.runtime.distributed import local_device, process_group
-    from minidiff.training.journal import Interrupted
+    from minidiff.training import journal
 
+    assert isinstance(ctx.command, Command)
+    with_flags = ctx.command.translated
     with process_group(local_device(options["device"])):
         if resume is not None:
             refuse_options(ctx, CHANGES | {"resume", "dry_run"})
@@ -210,6 +212,7 @@ def carry_out(
             training = plan(kind, request(**options))
         for note in training.data.notes:
             warn(note + ".")
+        training.warn = lambda message: journal.warn(with_flags(message))
         say(training.describe())
         if dry_run:
             return
@@ -217,8 +220,9 @@ def carry_out(
         folder = shlex.quote(str(training.folder))
         try:
             training.run()
-        except Interrupted as stop:
-            raise Interrupted(f"{stop} Resume with: minidiff train {kind} --resume {folder}", stop.exit_code) from None
+        except journal.Interrupted as stop:
+            resume_by = f"minidiff train {kind} --resume {folder}"
+            raise journal.Interrupted(f"{stop} Resume with: {resume_by}", stop.exit_code) from None
         say(training.conclusion())
         say(f"next      minidiff {next_command(training, folder)}")
 
@@ -239,7 +243,7 @@ def next_command(training: "Job[Any]", folder: str) -> str:
     return f"sample {folder} {order} --progressive 10 --out grid.png"
 
 
-@train.command()
+@train.command(cls=Command)
 def presets() -> None:
     """List the presets of every kind of training."""
     tables: dict[str, Presets] = {"ddpm": DDPM_PRESETS, **GAN_PRESETS, "classifier": CLASSIFIER_PRESETS}

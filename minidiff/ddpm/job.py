@@ -7,7 +7,6 @@ job.start(); job.run(); print(job.conclusion())
 """
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +86,8 @@ class DdpmJob(Job[DdpmConfig]):
         try:
             network = features.choose(fid.features, weights=fid.weights, device=device)
         except UserError as error:
-            raise UserError(f"{error} {mend}" if fid.network else str(error)) from None
+            said = str(error).replace("`weights`", "`fid_weights`")  # so a training calls them
+            raise UserError(f"{said} {mend}" if fid.network else said) from None
         known = to_json(network.identity)
         if fid.network not in (None, known):
             raise UserError(
@@ -158,7 +158,7 @@ class DdpmJob(Job[DdpmConfig]):
             side = extraction.extract(source, self.feature_network, batch_size=at_once, on_images=bar.update)
         if distributed.is_main() and not self.doubted:
             for doubt in doubts(side, self.reference, self.feature_network):
-                tqdm.write(f"Warning: {doubt}", file=sys.stderr)
+                self.warn(doubt)
         self.doubted = True
         value = measure.compute_metrics(side, self.reference, self.feature_network)["fid"]
         assert isinstance(value, float)

@@ -27,7 +27,7 @@ def spaced(
     spread, T = lookup("spacing", spacing, SPACINGS), len(sigmas)
     top = T - 1 if start_t is None else start_t
     if not 0 <= top < T:
-        raise UserError(f"start_t {start_t} is outside this schedule's timesteps. Take 0 to {T - 1}.")
+        raise UserError(f"`start_t` {start_t} is outside this schedule's timesteps. Take 0 to {T - 1}.")
     if steps is None:
         return list(range(top, -1, -1))
     if not 1 <= steps <= top + 1:

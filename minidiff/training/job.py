@@ -48,6 +48,7 @@ class Job(ABC, Generic[Config]):
     sample_every: int  # steps between two calls of `preview`
     measure_every: int | None = None  # steps between two calls of `measure`; None: it is not called
     started = False  # whether `start` has been called
+    warn: journal.Warn = staticmethod(journal.warn)  # prints a warning; the command line puts flags for arguments
 
     def __init__(
         self,
@@ -171,9 +172,10 @@ class Job(ABC, Generic[Config]):
             preview=self.preview,
             measure=self.measure,
             measure_every=self.measure_every,
+            warn=self.warn,
         )
         if distributed.is_main() and not self.picture(last).exists():  # killed between the last save and its pictures
-            journal.draw(self.folder, self.preview, last)
+            journal.draw(self.folder, self.preview, last, self.warn)
 
 
 AnyJob = TypeVar("AnyJob", bound=Job[Any])

@@ -38,6 +38,14 @@ class Interrupted(Exception):
         self.exit_code = code
 
 
+Warn = Callable[[str], None]
+
+
+def warn(message: str) -> None:
+    """Print a warning on standard error, above the progress bar."""
+    tqdm.write(f"Warning: {message}", file=sys.stderr)
+
+
 def keep(
     trainer: Training,
     folder: Path,
@@ -48,6 +56,7 @@ def keep(
     preview: Callable[[int], list[str]] | None = None,
     measure: Callable[[int], dict[str, float]] | None = None,
     measure_every: int | None = None,
+    warn: Warn = warn,
 ) -> Iterator[TrainStep]:
     """Run `trainer` to its last step, and keep the run folder up to date. Yields each step when that is done.
 
@@ -55,6 +64,7 @@ def keep(
     measure: returns what the EMA weights are worth, by name, for a record of its own in metrics.jsonl. Every process
     calls it, every measure_every steps and at the last; never, if that is None. It comes after the step has been saved:
     what a kill left unmeasured is measured on resuming, and nothing twice.
+    warn: prints one of the preview's warnings.
     Raises Interrupted after Ctrl-C or SIGTERM, UserError on a loss or gradient that is not finite. A caller who stops
     in between loses what was not saved.
     """
@@ -112,7 +122,7 @@ def keep(
                 raise Interrupted(f"Stopped by {number.name} at step {step} of {last}; saved.", 128 + number)
             news = measured(step)
             if main and preview and sampling:
-                draw(folder, preview, step)
+                draw(folder, preview, step, warn)
             elif main and news:
                 draw_curves(folder)
             yield record
@@ -120,11 +130,11 @@ def keep(
                 since = time.perf_counter()
 
 
-def draw(folder: Path, preview: Callable[[int], list[str]], step: int) -> None:
-    """Draw the pictures of a step: the curves and the preview. Its warnings are printed above the progress bar."""
+def draw(folder: Path, preview: Callable[[int], list[str]], step: int, warn: Warn = warn) -> None:
+    """Draw the pictures of a step: the curves and the preview. `warn` prints the preview's warnings."""
     draw_curves(folder)
     for warning in preview(step):
-        tqdm.write(f"Warning: {warning}", file=sys.stderr)
+        warn(warning)
 
 
 def save(trainer: Training, folder: Path) -> None:

@@ -481,8 +481,8 @@ def test_dtypes_of_images_are_kept(name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"start_t": 1000}, "start_t 1000 is outside"),
-        ({"start_t": -1}, "start_t -1 is outside"),
+        ({"start_t": 1000}, "`start_t` 1000 is outside"),
+        ({"start_t": -1}, "`start_t` -1 is outside"),
         ({"steps": 202, "start_t": 100}, "202 steps do not fit"),
         ({"steps": 0}, "0 steps do not fit"),
         ({"spacing": "quadratik"}, "Did you mean 'quadratic'"),

@@ -271,8 +271,8 @@ def test_without_steps_every_timestep_is_called():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"start_t": 1000}, "start_t 1000 is outside .* 0 to 999"),
-        ({"start_t": -1, "steps": 5}, "start_t -1 is outside .* 0 to 999"),
+        ({"start_t": 1000}, "`start_t` 1000 is outside .* 0 to 999"),
+        ({"start_t": -1, "steps": 5}, "`start_t` -1 is outside .* 0 to 999"),
         ({"steps": 0}, "0 steps do not fit .* 1 to 1000"),
         ({"steps": 1001}, "1001 steps do not fit .* 1 to 1000"),
         ({"steps": 102, "start_t": 100}, "102 steps do not fit in 101 timesteps .* 1 to 101"),

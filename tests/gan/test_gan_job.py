@@ -234,6 +234,7 @@ def test_samples_that_are_alike_are_warned_of_at_every_preview(
     error = capsys.readouterr().err
     for step in (3, 6):
         assert f"the samples at step {step} are too alike: their diversity is 0.00" in error
+    assert "start again with another --seed, or try wgan-gp." in error and "`" not in error  # flags, not arguments
     assert [r["diversity"] for r in read_metrics(Path("run")) if "diversity" in r] == pytest.approx([0, 0])
     monkeypatch.undo()
     job = gan_job.plan("dcgan", request(photos))
