@@ -39,13 +39,13 @@ def demand(holds: bool, name: str, value: object, expected: str) -> None:
 
 
 def to_json(value: object) -> dict[str, Any]:
-    """The record as JSON's types: dicts with every field by its name, and lists for tuples."""
+    """Turn a record into JSON's types: dicts with every field by its name, and lists for tuples."""
     stored: dict[str, Any] = json.loads(json.dumps(asdict(value), allow_nan=False))  # type: ignore[call-overload]
     return stored
 
 
 def from_json(cls: type[Record], stored: Mapping[str, Any], where: object) -> Record:
-    """The record that `stored` holds, checked. where: the file, for the message.
+    """Make the record that `stored` holds, and check it. where: the file, for the message.
 
     Raises UserError for a value of a wrong type, a key that is missing or unknown, and what the record itself refuses.
     The line names the key, the value and what was expected.
@@ -62,7 +62,7 @@ def from_json(cls: type[Record], stored: Mapping[str, Any], where: object) -> Re
 
 
 def in_one_line(wrong: Mapping[str, Any]) -> str:
-    """One of pydantic's errors as a sentence: "training.lr" is 'fast', and should be a valid number."""
+    """Say one of pydantic's errors as a sentence: "training.lr" is 'fast', and should be a valid number."""
     key = '"' + ".".join(map(str, wrong["loc"])) + '"'
     if wrong["type"] == "value_error":  # a record's own check, which does not know where the record lies
         said = str(wrong["ctx"]["error"]).replace("`", '"')  # here they are keys of a file, not arguments

@@ -14,17 +14,17 @@ Noise = torch.Generator | Sequence[torch.Generator] | None
 
 
 def seed_from(*parts: int) -> int:
-    """One 63-bit seed out of several non-negative integers, well mixed: (1, 2) and (2, 1) share nothing."""
+    """Mix one 63-bit seed out of several non-negative integers: (1, 2) and (2, 1) share nothing."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def sample_generators(seed: int, indices: Iterable[int]) -> list[torch.Generator]:
-    """One CPU generator for each sample index: on the CPU, so that every device draws the same images."""
+    """Make one generator for each sample index: on the CPU, so that every device draws the same images."""
     return [torch.Generator().manual_seed(seed_from(seed, index)) for index in indices]
 
 
 def randn(shape: Sequence[int], generator: Noise, like: Tensor) -> Tensor:
-    """Standard normal noise of `shape` [N,...], on the device and in the dtype of `like`.
+    """Draw standard normal noise of `shape` [N,...], on the device and in the dtype of `like`.
 
     generator: None for torch's global one, one generator for the whole batch, or a list of N, where row i comes from
     generator i alone.

@@ -53,12 +53,12 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def choice(kind: str) -> Name:
-    """The parameter type of one name out of the table of this kind."""
+    """Make the parameter type that takes one name out of the table of this kind."""
     return Name(kind, lambda: table(kind), TABLES[kind][1])
 
 
 def table(kind: str) -> list[str]:
-    """The names of a table as they are now. Imports the module that holds it."""
+    """List the names of a table as they are now. Imports the module that holds it."""
     module, name = TABLES[kind][0].split(":")
     return list(getattr(import_module(f"minidiff.{module}"), name))
 

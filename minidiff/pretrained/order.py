@@ -78,6 +78,6 @@ def journey(run: Run, request: SampleRequest) -> str:
 
 
 def shortened(timesteps: Sequence[int]) -> str:
-    """999, 979, 959, ..., 19: enough of the list to see the start, the stride and the end."""
+    """Shorten a list to show its start, stride and end: 999, 979, 959, ..., 19."""
     words = [str(t) for t in timesteps]
     return ", ".join(words if len(words) <= 5 else [*words[:3], "...", words[-1]])

@@ -166,7 +166,7 @@ def listed(labels: Labels) -> str:
 
 
 def describe_dip(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """A fit of one picture, or of all pictures of a folder."""
+    """Describe a fit of one picture, or of all pictures of a folder."""
     read = read_dip(folder, config)
     if isinstance(read, DipFolderConfig):
         return {"images": read.images, "progress": summarise_dip(folder, config)}
@@ -183,7 +183,7 @@ def describe_dip(folder: Path, config: dict[str, Any]) -> dict[str, str]:
 
 
 def read_dip(folder: Path, config: dict[str, Any]) -> DipConfig | DipFolderConfig:
-    """The config of a dip run as a record. Raises UserError."""
+    """Read the config of a dip run as a record. Raises UserError."""
     where = folder / CONFIG
     return from_json(DipFolderConfig, config, where) if "images" in config else from_json(DipConfig, config, where)
 
@@ -205,7 +205,7 @@ def summarise_dip(folder: Path, config: dict[str, Any]) -> str:
 
 
 def fit_progress(folder: Path, steps: int) -> str:
-    """How a fit ended, or how far it is. Raises UserError for a damaged result."""
+    """Say how a fit ended, or how far it is. Raises UserError for a damaged result."""
     if not (folder / RESULT).exists():
         return progress(folder, steps)
     result = from_json(FitResult, read_json(folder / RESULT), folder / RESULT)
@@ -214,7 +214,7 @@ def fit_progress(folder: Path, steps: int) -> str:
 
 
 def describe_restore(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """A restoration: its picture, its model, and whether it is done."""
+    """Describe a restoration: its picture, its model, and whether it is done."""
     read = from_json(RestoreConfig, config, folder / CONFIG)
     return {"image": read.image, "model": read.model, "progress": restore_progress(folder)}
 

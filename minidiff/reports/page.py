@@ -164,7 +164,7 @@ class Page:
 
 @lru_cache
 def environment() -> jinja2.Environment:
-    """The templates of this folder. Everything is escaped; a name that is missing is an error."""
+    """Open the templates of this folder. Everything is escaped; a name that is missing is an error."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
