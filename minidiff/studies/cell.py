@@ -51,6 +51,7 @@ from minidiff.studies.reference import SHOWN, check_data, digest_of, measure_sam
 from minidiff.studies.results import CellResult
 from minidiff.studies.study import GRID, RESULT, RUN, SAMPLES, folder_of, read_study
 from minidiff.studies.timing import take_times
+from minidiff.training import journal
 from minidiff.training.config import ResumeRequest
 from minidiff.training.job import Job, resume
 from minidiff.training.journal import Diverged, Interrupted
@@ -118,6 +119,7 @@ def train(settings: Settings, cell: str, run: Path, device: torch.device, digest
         job = training(settings, cell, run, device)
         print(job.describe())
     check_data(cell, digest, job.config.data.fingerprint)
+    job.warn = lambda message: journal.warn(message.replace("`", ""))  # nobody gave this training its arguments
     print(job.start(), flush=True)
     try:
         job.run()
