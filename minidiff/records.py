@@ -7,14 +7,18 @@ other records. Its `__post_init__` checks what a type cannot say, such as a rang
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import wraps
 from inspect import signature
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin, overload
 
 from typing_extensions import dataclass_transform
 
-from minidiff.errors import UserError, shown
+from minidiff.errors import UserError, listed, shown
 
 Record = TypeVar("Record")
 Record_co = TypeVar("Record_co", covariant=True)
@@ -27,9 +31,44 @@ P = ParamSpec("P")  # the fields of a record
 
 @dataclass_transform(frozen_default=True)
 def record(cls: type[Record]) -> type[Record]:
-    """Make a class a record: `dataclass(frozen=True)`, of which `from_json` refuses unknown keys and NaN."""
+    """Make a class a record: `dataclass(frozen=True)`, of which `from_json` refuses unknown keys and NaN.
+
+    It raises UserError for a number, a text or a path of the wrong type, also when a script makes it. It can be read
+    like a dict, too: `config["data"]["name"]` is what scripts wrote before there were records.
+    """
     setattr(cls, "__pydantic_config__", {"extra": "forbid", "allow_inf_nan": False})  # noqa: B010
-    return dataclass(frozen=True)(cls)
+    setattr(cls, "__getitem__", lambda self, name: getattr(self, name))  # noqa: B010
+    made = dataclass(frozen=True)(cls)
+    init, parameters = made.__init__, list(signature(made).parameters)
+    expected = {each.name: each.type for each in fields(made)}  # type: ignore[arg-type]
+
+    @wraps(init)
+    def checked(self: Any, *given: Any, **named: Any) -> None:
+        for name, value in (dict(zip(parameters, given, strict=False)) | named).items():
+            check_type(name, value, expected.get(name))
+        init(self, *given, **named)
+
+    setattr(made, "__init__", checked)  # noqa: B010
+    return made
+
+
+# What may be given for a field of a plain type, and how to say it. A truth value is no number here.
+PLAIN: dict[Any, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a text"),
+    Path: (PathLike, "a path"),
+    NoneType: (NoneType, "None"),
+}
+
+
+def check_type(name: str, value: object, expected: object) -> None:
+    """Raise UserError for a value that is of none of the plain types which a field allows. Other fields pass."""
+    kinds = get_args(expected) if get_origin(expected) in (Union, UnionType) else (expected,)
+    if not all(kind in PLAIN for kind in kinds):
+        return
+    if not isinstance(value, tuple(PLAIN[kind][0] for kind in kinds)) or isinstance(value, bool):
+        demand(False, name, value, listed([PLAIN[kind][1] for kind in kinds], "or"))
 
 
 def demand(holds: bool, name: str, value: object, expected: str) -> None:

@@ -3,6 +3,7 @@
 import inspect
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from minidiff.errors import UserError
@@ -84,3 +85,24 @@ def test_a_function_takes_the_fields_of_a_record() -> None:
     assert list(inspect.signature(owner.after_self).parameters) == ["lr", "steps", "decay", "channels", "clip"]
     with pytest.raises(TypeError, match="unexpected keyword argument 'rate'"):
         alone(rate=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"steps": "3"}, "`steps` is '3'. Use a whole number."),
+        ({"steps": True}, "`steps` is True. Use a whole number."),
+        ({"steps": 1.5}, "`steps` is 1.5. Use a whole number."),
+        ({"lr": "fast"}, "`lr` is 'fast'. Use a number."),
+        ({"clip": "1"}, "`clip` is '1'. Use a number or None."),
+    ],
+)
+def test_a_script_is_told_of_a_wrong_type(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        Inner(**wrong)
+    assert str(error.value) == said
+    assert Inner(lr=1, clip=None, steps=np.int64(4)).steps == 4
+
+
+def test_a_record_can_be_read_like_a_dict() -> None:
+    assert Outer("a", Inner(steps=7))["inner"]["steps"] == 7  # type: ignore[index]

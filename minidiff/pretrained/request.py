@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from minidiff.ddpm.request import ChainOptions
 from minidiff.errors import UserError
-from minidiff.records import record
+from minidiff.records import demand, record
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,9 @@ class DrawRequest(ChainOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        demand(self.num is None or self.num >= 1, "num", self.num, "1 or more, or None")
+        if isinstance(self.compare, str):
+            raise UserError(f"`compare` is a list of (sampler, calls), not the text '{self.compare}'.")
         if self.init is not None and self.start_t is None:
             raise UserError("`init` needs `start_t`, the timestep to start from. Try `start_t` 100, or auto.")
         alone = ["`init_steps`"] * bool(self.init_steps) + ["`init_mode`"] * bool(self.init_mode)

@@ -38,7 +38,7 @@ HARDLY_ANY = 3 / 127.5
 def sample(request: DrawRequest) -> Drawn:
     """Draw images from a trained model into a file: all that `minidiff sample` does, see `DrawRequest`.
 
-    Returns what was written and the first images. Raises UserError.
+    Returns what was written, the first images, and what looks wrong. Raises UserError.
     """
     order = plan(request)
     total, done = order.total, 0
@@ -49,7 +49,8 @@ def sample(request: DrawRequest) -> Drawn:
         if request.on_progress is not None:
             request.on_progress(done, total)
 
-    return order.draw(advance, lambda line: None)
+    drawn = order.draw(advance, lambda line: None)
+    return drawn._replace(problems=[*order.warnings, *drawn.problems])
 
 
 def plan(request: DrawRequest) -> Order:
@@ -64,7 +65,7 @@ def plan(request: DrawRequest) -> Order:
     if isinstance(run, GanRun):
         for option in request.of_chains():
             run.refuse(f"`{option}`")
-        num = request.num or 16
+        num = 16 if request.num is None else request.num
         how = f"each in one call of the {run.config.kind} generator, seed {request.seed}"
         lines.append(f"sampling  {counted(num)}, {how}")
         return GanPictures(target, request.force, lines, [], run, num, request.seed, request.batch_size)
@@ -89,7 +90,7 @@ def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) 
     elif request.start_t is not None:
         warnings.append("`start_t` without `init` starts from pure noise, which is what x looks like at T-1 only.")
     wanted = len(conditions) if request.labels_file is not None else 8 if request.compare else 16
-    num = request.num or (wanted if init is None else len(init))
+    num = (wanted if init is None else len(init)) if request.num is None else request.num
     samplers = request.compare or [(sampler_of(request), request.steps)]
     asked = [
         SampleRequest(

@@ -35,6 +35,11 @@ class StudyRequest:
     steps: Steps | None = None  # of each training; None: the presets'
     device: str | None = None  # whose presets to take, and where to run: cpu, cuda, mps
 
+    def __post_init__(self) -> None:
+        for name in ("datasets", "corruptions", "models"):
+            if isinstance(value := getattr(self, name), str):
+                raise UserError(f"`{name}` is a list of names, not the text '{value}'. Write ('{value}',).")
+
 
 @record
 class Settings:
