@@ -56,7 +56,7 @@ def resolve(run: Trained, request: Request) -> Request:
     """
     if request.init is not None and tuple(request.init.shape[1:]) != run.shape:
         size = list(request.init.shape[1:])
-        raise UserError(f"an init is {size}, and this run's images are {list(run.shape)}. Resize it.")
+        raise UserError(f"an init has the shape {size}, and this run's images have {list(run.shape)}. Resize it.")
     run.labels.check(request.labels, request.guidance_scale)
     decided: dict[str, Any] = {}
     if request.labels is not None:

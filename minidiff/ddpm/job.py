@@ -101,7 +101,10 @@ class DdpmJob(Job[DdpmConfig]):
     def changed(cls, config: DdpmConfig, request: ResumeRequest) -> DdpmConfig:
         if config.fid is None:
             if request.fid_every:
-                raise UserError("this run's first steps were not measured. Measure it from outside: `minidiff fid`.")
+                raise UserError(
+                    "the first steps of this run were not measured, so `fid_every` cannot be added now. "
+                    "Use `minidiff fid`."
+                )
             return config
         if request.fid_every == 0:
             return replace(config, fid=None)
@@ -197,7 +200,7 @@ def plan(request: DdpmRequest) -> DdpmJob:
     """Plan a new training: a preset, with what the request says put over it. Raises UserError."""
     # All that can be wrong with the request is found before the data are read, or downloaded.
     if request.label_dropout is not None and not request.conditional:
-        raise UserError("`label_dropout` needs `conditional`, a network that is told the labels. Add it.")
+        raise UserError("`label_dropout` needs `conditional`, a network that gets the labels. Add it.")
     device = distributed.local_device(request.device)
     name = request.preset or default_preset(device.type)
     preset = lookup("preset", name, DDPM_PRESETS)
@@ -246,7 +249,7 @@ def fid_config(request: DdpmRequest) -> FidConfig | None:
     asked = given(request, ("fid_samples", "fid_sampler", "fid_steps", "fid_features", "fid_weights"))
     if not request.fid_every:
         if asked:
-            raise UserError(f"`{next(iter(asked))}` needs `fid_every`, how often to measure. Try 3000.")
+            raise UserError(f"`{next(iter(asked))}` needs `fid_every`, which says how often to measure. Try 3000.")
         return None
     fid = FidConfig(request.fid_every)
     if request.fid_sampler not in (None, fid.sampler):

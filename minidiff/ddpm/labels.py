@@ -37,8 +37,8 @@ class LabelSet:
         found += read_conditions(file, self.names) if file is not None else []
         if several := next((one for one in found if self.one_hot and len(one) > 1), None):
             raise UserError(
-                f"an image of this run has one label, and '{labels_in_words(several, self.names)}' are {len(several)}. "
-                "For images of each, ask for them one by one."
+                f"an image of this run has one label, but '{labels_in_words(several, self.names)}' are {len(several)}. "
+                "To draw images of each, ask for one label at a time."
             )
         return found
 
@@ -46,21 +46,21 @@ class LabelSet:
         """Raise UserError for labels that the run does not take, or needs; and for guidance it was not trained for."""
         if labels is None:
             if guidance_scale is not None:
-                raise UserError(
-                    "`guidance_scale` leads towards `labels`, and there are none. Give labels, or leave it out."
-                )
+                raise UserError("`guidance_scale` needs `labels`, and there are none. Give labels, or leave it out.")
             if self.names and not self.dropout:
                 raise UserError(f"{self.run} draws nothing without labels. Give `labels`, such as '{self.names[0]}'.")
             return
         if not self.names:
             raise UserError(self.takes_none())
         if not len(labels):
-            raise UserError("the labels are of no image at all. Leave them out, or give at least one row.")
+            raise UserError("the labels have no rows. Leave them out, or give at least one row.")
         if isinstance(labels, Tensor) and labels.shape[1:] != (len(self.names),):
-            raise UserError(f"the labels are {list(labels.shape)}, and this run takes [M,{len(self.names)}].")
+            raise UserError(
+                f"the labels have the shape {list(labels.shape)}, and this run takes [M,{len(self.names)}]."
+            )
         if guidance_scale not in (None, 1) and not self.dropout:
             raise UserError(
-                f"{self.run} was always told the labels, so there is nothing to guide away from. "
+                f"{self.run} was never trained without labels, so guidance has nothing to compare with. "
                 "Leave out `guidance_scale`."
             )
 

@@ -53,7 +53,9 @@ class ChainOptions:
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise UserError(f"`eta` {self.eta} is outside [0, 1]. Take 0 for no noise, 1 for the noise of ddpm.")
         if self.guidance_scale is not None and not 0 <= self.guidance_scale < math.inf:
-            raise UserError(f"`guidance_scale` {self.guidance_scale} is no number from 0. Take 1 for no guidance.")
+            raise UserError(
+                f"`guidance_scale` {self.guidance_scale} is not a number from 0 on. Take 1 for no guidance."
+            )
         if self.seed < 0 or self.batch_size < 1:
             raise UserError(f"`seed` {self.seed} must be 0 or more, and `batch_size` {self.batch_size} 1 or more.")
         if isinstance(self.start_t, str) and self.start_t != "auto":

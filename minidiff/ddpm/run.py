@@ -150,7 +150,10 @@ def load_ddpm(
     """
     if is_foreign(folder):
         if weights != "ema":
-            raise UserError(f"{folder} was not trained by minidiff and has one set of weights. Take `weights` ema.")
+            raise UserError(
+                f"{folder} was not trained by minidiff and has only one set of weights. "
+                "Leave out `weights`, or take ema."
+            )
         source, stored, tensors = open_checkpoint(folder)
         folder = source
         config = read_ddpm(stored, source)

@@ -59,5 +59,7 @@ def training_data(run: Run) -> ImageData:
     """Load the data set that a run was trained on. Raises UserError if it is not there, or the run does not name it."""
     known = run.config.data
     if known.name not in DATASETS:
-        raise UserError(f"{run.folder} takes labels, and its training images are not known. Sample it to a file first.")
+        raise UserError(
+            f"{run.folder} needs labels, and its training images are not known. Draw its samples into a file first."
+        )
     return load_together(**vars(known.spec))

@@ -25,7 +25,7 @@ def denoiser(model: Model, kind: Prediction, clip: bool | float = True, keep_eps
     Both results are new tensors, even if the model returns the same memory every time. UserError for a wrong clip.
     """
     if not isinstance(clip, bool) and not 0 < clip < 1:
-        raise UserError(f"clip {clip} is no quantile. Take one between 0 and 1, such as 0.995, or True, or False.")
+        raise UserError(f"clip {clip} is not a quantile. Take one between 0 and 1, such as 0.995, or True, or False.")
 
     def denoise(x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         t = torch.full((len(x),), level.t, device=x.device)

@@ -55,7 +55,7 @@ def noise_sigma(image: Tensor) -> float:
     for fewer than 8x8 pixels.
     """
     if image.ndim != 4 or len(image) != 1:
-        raise ValueError(f"noise is measured in one image [1,C,H,W], not {list(image.shape)}")
+        raise ValueError(f"the noise of one image [1,C,H,W] can be measured, not of {list(image.shape)}")
     if min(image.shape[-2:]) < 8:
         raise UserError(f"an image of {list(image.shape[-2:])} is too small to tell noise from it. Take 8x8 or more.")
     if bool((image[:, :1] == image).all()):

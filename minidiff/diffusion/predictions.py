@@ -58,7 +58,9 @@ def check_prediction(schedule: NoiseSchedule, kind: str) -> None:
     """
     if lookup("prediction", kind, PREDICTIONS).needs_signal and schedule.levels([schedule.T - 1])[0].alpha_bar == 0:
         able = " or ".join(name for name, other in reversed(PREDICTIONS.items()) if not other.needs_signal)
-        raise UserError(f"{kind} prediction cannot find x0 where the schedule has zero SNR (t = T-1). Predict {able}.")
+        raise UserError(
+            f"a network that predicts {kind} cannot find x0 where the schedule has zero SNR (t = T-1). Predict {able}."
+        )
 
 
 def prediction_of(model: Model, schedule: NoiseSchedule, prediction: str | None = None) -> Prediction:

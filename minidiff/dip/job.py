@@ -119,7 +119,7 @@ class DipJob:
                     if not math.isfinite(record["loss"]):
                         raise UserError(
                             f"the loss became {record['loss']} by step {step.step}. "
-                            "Start anew with a third of the `lr`, and the usual `jitter`."
+                            "Start again with a third of the `lr`, and the usual `jitter`."
                         )
                     append_metrics(folder, record)
                     write_image(step_file(folder, step.step), to_uint8(step.output)[0])

@@ -63,7 +63,9 @@ def reopen(folder: str | Path, device: Device = "cpu") -> DipJob:
     config = from_json(DipConfig, run_folder.read_config(folder, kind="dip"), folder / run_folder.CONFIG)
     job = build(config, device, folder)
     if digest_of(job.target, job.mask) != config.digest:
-        raise UserError(f"{config.image}, or its mask, is not what {folder} began with. Bring it back, or start anew.")
+        raise UserError(
+            f"{config.image}, or its mask, is not what {folder} began with. Bring it back, or start a new run."
+        )
     job.folder = folder
     state = run_folder.read_state(folder)
     if state is not None:
@@ -175,7 +177,7 @@ def read_mask(path: str, config: DipConfig, target: Pixels) -> Pixels:
     """Read a mask, uint8 [H,W,1]: 255 where the target is known, 0 in the holes. Raises UserError."""
     mask = np.where(read_picture(path, config.size)[..., :1] > 127, 255, 0).astype(np.uint8)
     if mask.all():
-        raise UserError(f"{path} is white everywhere, so there is nothing to fill in. Make the holes black.")
+        raise UserError(f"{path} is white everywhere, so there are no holes to fill. Make the holes black.")
     if mask.shape[:2] != target.shape[:2]:
         raise UserError(f"{path} is {sides(mask)}, {config.image} is {sides(target)}. Give a mask of that size.")
     return mask

@@ -58,7 +58,7 @@ class EvaluateRequest:
             raise UserError(f"`seeds` {self.seeds} and `per_class` {self.per_class} must be 1 or more.")
         for name in ("num", "data_dir", "image_size"):
             if not self.of_data and getattr(self, name) is not None:
-                raise UserError(f"`{name}` is for a dataset:NAME, and {self.source} is none. Leave it out.")
+                raise UserError(f"`{name}` is for dataset:NAME, but {self.source} is not a data set. Leave it out.")
 
 
 # --- config.json ------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         of_run = (self.run, self.weights, self.image_size, self.sampling)
         if None in of_run if self.data is None else any(value is not None for value in of_run):
-            raise UserError("an evaluation is of a run, with its weights, image_size and sampling, or else of data.")
+            raise UserError("an evaluation needs either a run, with its weights, image_size and sampling, or data.")
 
     def stored(self) -> dict[str, Any]:
         """Write it as JSON's types, without the keys that are None, and with the classifier last."""

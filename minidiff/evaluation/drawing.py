@@ -36,7 +36,7 @@ def names_of(run: Run, evaluator: Evaluator) -> list[str]:
     """
     if not run.label_names:
         raise UserError(
-            f"{run.folder} was trained without labels, so nothing can be asked of it. Train a conditional run."
+            f"{run.folder} was trained without labels, so you cannot ask it for any. Train a conditional run."
         )
     if not run.labels.named and len(run.label_names) == len(evaluator.names):
         return evaluator.names
@@ -167,9 +167,11 @@ def read_samples(path: Path, labels: Tensor, size: int) -> Pixels:
             images, asked = stored["images"], stored["labels"]
         of_bytes = images.dtype == asked.dtype == np.uint8
         if not of_bytes or images.shape != (len(asked), size, size, 3):
-            raise ValueError(f"images {images.dtype} {list(images.shape)}, where {size}x{size} in colour belong")
+            raise ValueError(f"the images are {images.dtype} {list(images.shape)}, not {size}x{size} in colour")
     except Exception as error:  # whatever bytes are there: zip and array fail on them in many ways
-        raise UserError(f"{path} is damaged ({one_line(error)}). Remove it, and it is drawn again.") from None
+        raise UserError(
+            f"{path} is damaged ({one_line(error)}). Remove it, and the pictures are drawn again."
+        ) from None
     if asked.shape != tuple(labels.shape) or (asked != labels.numpy()).any():
         raise UserError(f"{path} was drawn for other labels than the list has now. Give another `out`.")
     return images

@@ -75,12 +75,14 @@ def open_images(
     which = split or ("test" if "test" in splits_of(name, data_dir) else "train")
     data = load_together(name, split=which, data_dir=data_dir, image_size=image_size or evaluator.size, **corruption)
     if not data.label_names:
-        raise UserError(f"{name} has no labels to hold the classifier against.")
+        raise UserError(f"{name} has no labels, so the classifier cannot be examined on it.")
     evaluator.columns(data.label_names)  # raises where the classifier has others
     chosen = np.linspace(0, len(data) - 1, min(len(data), num or len(data))).astype(int)
     labels = torch.from_numpy(data.labels[chosen])
     if not labels.any():
-        raise UserError(f"none of the {len(labels)} images of {name}:{which} has a label: nothing to score.")
+        raise UserError(
+            f"none of the {len(labels)} images of {name}:{which} has a label, so there is nothing to score."
+        )
     called = "-".join(filter(None, (name, which, data.corruption)))
     return LabelledImages(called, data.rgb(chosen), labels, data.label_names)
 

@@ -48,7 +48,7 @@ def collapse(records: Records, kind: str) -> list[str]:
     if latest is None or latest["diversity"] >= TOO_ALIKE:
         return []
     return [
-        f"the samples at step {latest['step']} are too alike: their diversity is {latest['diversity']:.2f} beside 1 of "
+        f"the samples at step {latest['step']} are too alike: their diversity is {latest['diversity']:.2f}, and 1 for "
         "the data. If it does not rise, the generator has collapsed: start again with another `seed`"
         + ("." if kind == "wgan-gp" else ", or try wgan-gp.")
     ]
@@ -90,7 +90,8 @@ def flat(records: Records, kind: str) -> list[str]:
     if share >= FLAT:
         return []
     return [
-        f"the critic's estimate has fallen to {100 * share:.1f}% of its largest and is lost in its own spread. Unless "
-        "the samples are as good as the data, the critic has gone flat, and nothing tells the generator where to go. "
+        f"the critic's estimate has fallen to {100 * share:.1f}% of its largest value, less than its own spread. "
+        "Unless the "
+        "samples are as good as the data, the critic's output hardly varies, and the generator gets no direction. "
         "Lower the learning rate `lr`, raise `clip`, or try wgan-gp."
     ]

@@ -75,7 +75,7 @@ class GanTrainer:
         """Go on from a saved state; a state of other networks is a UserError."""
         if missing := sorted(self.state_dict().keys() - state.keys()):
             what = f"it has no {missing[0]}"
-            raise UserError(f"{source} is no training state of a GAN: {what}. Start again, in another folder.")
+            raise UserError(f"{source} is not the training state of a GAN: {what}. Start again, in another folder.")
         for name, network in (("model", self.model), ("ema", self.ema), ("critic", self.critic)):
             load_exactly(network, state[name], source)
         self.optimizer.load_state_dict(state["optimizer"])

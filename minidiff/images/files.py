@@ -31,7 +31,7 @@ def read_image(path: str | Path, channels: int = 3) -> Pixels:
                 wide = np.asarray(image, dtype=np.int64)
                 image = Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
             elif image.mode == "F":
-                raise UserError(f"{path} holds floating-point pixels of unknown range. Save it as 8 or 16 bit.")
+                raise UserError(f"{path} holds floating-point pixels of unknown range. Save it with 8 or 16 bits.")
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

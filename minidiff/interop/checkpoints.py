@@ -83,7 +83,7 @@ def open_checkpoint(source: str | Path) -> Foreign:
     tensors = read_tensor_file(weights_file)
     other = [name for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
     if other:
-        raise UserError(f"{weights_file}: {few(other)} is no tensor. Give the file that diffusers saved.")
+        raise UserError(f"{weights_file}: {few(other)} is not a tensor. Give the file that diffusers saved.")
     network = read_labels(network, tensors)
     notes = sampling_notes(scheduler)
     if network["label_dim"]:
@@ -120,8 +120,8 @@ def find_scheduler(folder: Path) -> Path:
         if place.is_file():
             return place
     raise UserError(
-        f"{folder} has no {SCHEDULER}, neither there nor under scheduler/. Without it nobody knows which noise "
-        "the network was trained on. Put it there."
+        f"{folder} has no {SCHEDULER}, neither there nor under scheduler/. It says which noise the network "
+        "was trained on. Put it there."
     )
 
 
@@ -132,4 +132,4 @@ def find_weights(folder: Path) -> Path:
             return folder / name
     others = sorted(path.name for path in folder.glob("diffusion_pytorch_model*"))
     found = f"; {few(others)} cannot be read" if others else ""
-    raise UserError(f"{folder} has no weights ({' or '.join(TENSOR_FILES)}{found}). Download it again, whole.")
+    raise UserError(f"{folder} has no weights ({' or '.join(TENSOR_FILES)}{found}). Download it again.")

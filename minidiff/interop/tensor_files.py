@@ -33,7 +33,7 @@ def read_tensor_file(path: Path) -> dict[str, Tensor]:
         if called:
             raise UserError(
                 f"{path} holds more than tensors: it asks to call {called[1]}, which was not done. "
-                "Get the weights as safetensors, or from someone you trust."
+                "Get the weights as safetensors, or from a source you trust."
             ) from None
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror
@@ -47,7 +47,7 @@ def read_tensor_file(path: Path) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if isinstance(tensor, Tensor) and (tensor.layout != torch.strided or tensor.device.type != "cpu"):
             kind = f"{tensor.layout} on {tensor.device}"
-            raise UserError(f"{path}: {name} is {kind}, no plain tensor. Save it as one, on the CPU.")
+            raise UserError(f"{path}: {name} is {kind}, not a plain tensor. Save it as a plain tensor on the CPU.")
     return tensors
 
 
@@ -70,11 +70,13 @@ def refuse_file(path: Path) -> None:
             raise UserError(
                 f"{path} is of denoising-diffusion-pytorch ({lucid_size(tensors, prefix)}{trained}). Its Unet cannot "
                 "be expressed as minidiff's: it convolves before it normalises, by RMSNorm, scales by the timestep, "
-                "and has linear attention with memory. Sample it there; `minidiff fid` reads the images."
+                "and has linear attention with memory. Draw the images there; `minidiff fid` reads them."
             )
     if any(key.startswith("down_blocks.") for key in tensors):
         raise UserError(f"{path} holds weights without their settings. Give the folder, with its {CONFIG}.")
-    raise UserError(f"{path} holds weights of no network known here. Give a run, or a folder that diffusers saved.")
+    raise UserError(
+        f"minidiff does not know the network of the weights in {path}. Give a run, or a folder that diffusers saved."
+    )
 
 
 def lucid_size(tensors: Mapping[str, Tensor], prefix: str) -> str:

@@ -93,7 +93,7 @@ def open_array(place: str, array: ArrayFile) -> ImageSource:
     if not (channels_first or len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))) or 0 in shape:
         raise UserError(f"{array} is {shape}. Images are [N,H,W,3], [N,H,W,1], [N,H,W] or [N,3,H,W].")
     if len(shape) == 3 and shape[2] == 3:
-        raise UserError(f"{array} is {shape}, a single image. A distance is between many. Give [N,H,W,3].")
+        raise UserError(f"{array} is {shape}, a single image. A distance needs many. Give [N,H,W,3].")
     height, width = shape[2:] if channels_first else shape[1:3]
     grey = len(shape) == 3 or shape[1 if channels_first else 3] == 1
     held = value_range_of(array)

@@ -55,8 +55,8 @@ def check_wanted(
             asks_nothing = label == "B" and metric == "is"
             if isinstance(side, ImageSource) and side.count < NEEDED[metric] and not asks_nothing:
                 raise UserError(
-                    f"{label} has {side.count} image{'s' * (side.count != 1)}, and {metric} needs {NEEDED[metric]} at "
-                    "least. Give more."
+                    f"{label} has {side.count} image{'s' * (side.count != 1)}, and {metric} needs at least "
+                    f"{NEEDED[metric]}. Give more."
                 )
         if metric == "is" and network.name == "inception" and network.dims != 2048:
             raise UserError(f"is needs the whole network, not its first {network.dims} features. Leave out `dims`.")

@@ -50,8 +50,9 @@ def doubts(a: MeasuredSet, b: MeasuredSet, network: FeatureNetwork, wanted: Iter
             )
         if not len(b.features):
             found.append(
-                f"B is statistics: {title('fid-inf', network)} takes them for the truth, and removes only the bias "
-                "of the images of A."
+                f"B is a file of statistics. {title('fid-inf', network)} takes them as exact, and removes only "
+                "the bias "
+                "that comes from the images of A."
             )
     found += faults_of("A", a) + faults_of("B", b)
     if {a.held, b.held} == {"[0, 1]", "[-1, 1]"}:
@@ -61,7 +62,8 @@ def doubts(a: MeasuredSet, b: MeasuredSet, network: FeatureNetwork, wanted: Iter
         )
     if a.size and b.size and a.size != b.size:
         found.append(
-            f"A is {a.size} and B {b.size}: what is enlarged more is smoother, and this alone makes a distance."
+            f"A is {a.size} and B is {b.size}. Images that are enlarged more are smoother, and this alone makes a "
+            "distance."
         )
     if a.same is not None and a.same == b.same:
         found.append("A and B are the same images, so the distance is only rounding.")
@@ -87,7 +89,8 @@ def faults_of(label: str, side: MeasuredSet) -> list[str]:
         found.append(f"no value in {label} is above 1 of 255: floats in [0, 1] were cut to bytes. Save them times 255.")
     elif side.looked_at and (side.low >= 120 or side.high <= 135):
         found.append(
-            f"the values of {label} go from {side.low} to {side.high} of 255, which is half of the range: floats in "
-            "[0, 1] and in [-1, 1] were taken for each other."
+            f"the values of {label} go from {side.low} to {side.high} of 255, which is half of the range. "
+            "Probably floats in "
+            "[0, 1] and floats in [-1, 1] were mixed up."
         )
     return found

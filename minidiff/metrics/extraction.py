@@ -146,14 +146,14 @@ def check_stored(stored: StoredStatistics, network: FeatureNetwork) -> None:
     if len(stored.mean) != network.dims:
         raise UserError(
             f"{stored.name} has statistics of {len(stored.mean)} features, this network has {network.dims}. They are "
-            "of another feature network: compute them anew, or choose that network with `features` and `dims`."
+            "of another feature network. Compute them again, or choose that network with `features` and `dims`."
         )
     for name, mine in asdict(network.identity).items():
         theirs = stored.about.get(name)
         if stored.about and theirs != mine:
             raise UserError(
                 f"{stored.name} has statistics of another feature network: {name} {theirs}, here {mine}. "
-                "Compute them anew from the images, or measure with that network."
+                "Compute them again from the images, or measure with that network."
             )
 
 

@@ -62,7 +62,7 @@ def inception_features(
     lookup("mode", mode, MODES)
     if dims not in DIMS:
         raise UserError(
-            f"`dims` is {dims}, and Inception has no {dims} features anywhere. Known: {', '.join(map(str, DIMS))}."
+            f"`dims` is {dims}, and no layer of Inception has {dims} features. Choose from {', '.join(map(str, DIMS))}."
         )
     network, path, sha256 = load_inception(weights)
     network.to(device)
@@ -134,7 +134,7 @@ def choose(
     if name != "inception":
         given = {"weights": weights, "dims": dims, "mode": mode}
         if wrong := next((option for option, value in given.items() if value is not None), None):
-            raise UserError(f"`{wrong}` is for Inception, and the features are of {name}. Leave one of the two out.")
+            raise UserError(f"`{wrong}` is for Inception, but `features` is {name}. Leave one of the two out.")
         if not Path(name).expanduser().exists():
             raise UserError(f"the features {name} are neither inception nor a run. `minidiff info` lists the runs.")
         return classifier_features(name, device)

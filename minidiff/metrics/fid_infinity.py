@@ -40,7 +40,8 @@ def fid_infinity(
     counts = [len(side) for side in sides]
     if not 3 <= groups <= min(counts):
         raise UserError(
-            f"FID-infinity with {groups} groups has {min(counts)} images. Take 3 groups or more, with an image in each."
+            f"FID-infinity cannot have {groups} groups of {min(counts)} images. "
+            "Take 3 groups or more, with an image in each."
         )
 
     def distance(statistics: list[FeatureStatistics]) -> float:

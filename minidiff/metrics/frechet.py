@@ -137,7 +137,9 @@ def check_gaussian(mean: Tensor, covariance: Tensor) -> None:
         raise UserError("mean or covariance hold NaN or infinity. Compute them again from finite features.")
     weights = torch.linspace(1, 2, len(mean), dtype=torch.float64)  # sums of rows against sums of columns: quick
     if (covariance @ weights - weights @ covariance).norm() > 1e-5 * (covariance @ weights).norm():
-        raise UserError("the matrix is not symmetric, so it is no covariance. Check which array of the file was meant.")
+        raise UserError(
+            "the matrix is not symmetric, so it is not a covariance. Check which array of the file was meant."
+        )
 
 
 def trace_of_root(a: Tensor, b: Tensor) -> Tensor:
@@ -178,8 +180,6 @@ def factor(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     smallest, largest = values[0].item(), values[-1].item()
     if smallest < -1e-4 * largest:
-        raise UserError(
-            f"the matrix has the eigenvalue {smallest:g} beside {largest:g}. A covariance has none below 0."
-        )
+        raise UserError(f"the matrix has the eigenvalues {smallest:g} and {largest:g}. A covariance has none below 0.")
     kept = values > max(-smallest, len(values) * torch.finfo(torch.float64).eps * largest)
     return vectors[:, kept] * values[kept].sqrt()

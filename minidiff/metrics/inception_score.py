@@ -25,7 +25,7 @@ def inception_score(logits: Features, splits: int = 10, seed: int = 2020) -> Est
     count = len(logits)
     if len(logits.shape) != 2 or splits < 2 or count < splits:
         raise UserError(
-            f"an Inception Score in {splits} splits cannot be taken of logits {list(logits.shape)}. "
+            f"no Inception Score in {splits} splits can be computed from logits {list(logits.shape)}. "
             "Give [N,classes] with N >= splits >= 2."
         )
     order = np.random.RandomState(seed).permutation(count)

@@ -80,7 +80,7 @@ def load_inception(weights: Path | None = None) -> tuple[Inception, Path, str]:
     if weights is None and sha256 != PUBLISHED_SHA256:
         raise UserError(
             f"{path} is not the published file: {path.stat().st_size:,} bytes with the SHA-256 {sha256[:8]}..., not "
-            f"{PUBLISHED_BYTES:,} with {PUBLISHED_SHA256[:8]}.... Remove it to download it anew, or name it with "
+            f"{PUBLISHED_BYTES:,} with {PUBLISHED_SHA256[:8]}.... Remove it to download it again, or name it with "
             "`weights` to use it as it is."
         )
     try:

@@ -35,7 +35,7 @@ class RowFile:
         except OSError as error:
             raise UserError(
                 f"cannot store features in {tempfile.gettempdir()}: {error.strerror}. Set TMPDIR to a folder with "
-                "room, or leave out of `metrics` all but fid, which needs no features of single images."
+                "room, or measure only fid (`metrics`), which needs no features of single images."
             ) from None
 
     def __len__(self) -> int:

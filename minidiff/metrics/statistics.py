@@ -38,7 +38,7 @@ def open_statistics(place: str) -> StoredStatistics:
         if not isinstance(about, dict) or not isinstance(about.get("seen", {}), dict):
             raise ValueError("its description is not a table")
     except (ValueError, KeyError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise UserError(f"{place} is damaged ({one_line(error)}). Compute the statistics anew.") from None
+        raise UserError(f"{place} is damaged ({one_line(error)}). Compute the statistics again.") from None
     if mean.dtype.kind not in "fiu" or covariance.dtype.kind not in "fiu":
         raise UserError(f"{place}: mu is {mean.dtype} and sigma {covariance.dtype}. Statistics are real numbers.")
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not len(mean):
@@ -48,11 +48,13 @@ def open_statistics(place: str) -> StoredStatistics:
         )
     mean, covariance = mean.astype(np.float64), np.ascontiguousarray(covariance, np.float64)
     if not np.isfinite(mean).all() or not np.isfinite(covariance).all():
-        raise UserError(f"{place} holds values that are not finite numbers. Compute the statistics anew.")
+        raise UserError(f"{place} holds values that are not finite numbers. Compute the statistics again.")
     if not np.allclose(covariance, covariance.T, rtol=1e-5, atol=1e-6 * np.abs(covariance).max()):
-        raise UserError(f"{place}: sigma is not symmetric, so it is not a covariance. Compute the statistics anew.")
+        raise UserError(f"{place}: sigma is not symmetric, so it is not a covariance. Compute the statistics again.")
     if (covariance.diagonal() < 0).any():
-        raise UserError(f"{place}: sigma has a negative variance, so it is no covariance. Compute the statistics anew.")
+        raise UserError(
+            f"{place}: sigma has a negative variance, so it is not a covariance. Compute the statistics again."
+        )
     return StoredStatistics(place, mean, covariance, about.get("count"), about)
 
 

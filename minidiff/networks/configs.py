@@ -90,7 +90,7 @@ def check_unet(config: UNetConfig) -> None:
     assert config.out_channels is not None
     counts = (config.in_channels, config.out_channels, config.layers_per_block, groups, *channels)
     if not channels or min(counts) < 1 or config.label_dim < 0:
-        raise UserError("a network needs at least one level, and one or more channels, layers and groups. See `UNet`.")
+        raise UserError("a network needs at least one level, and at least one channel, layer and group. See `UNet`.")
     if len(attention) != len(channels):
         raise UserError(
             f"attention has {len(attention)} entries for {len(channels)} levels of channels {list(channels)}. "

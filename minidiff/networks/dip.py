@@ -72,7 +72,7 @@ class CNN(DipNet):
     ) -> None:
         super().__init__(in_channels)
         if layers < 2:
-            raise UserError(f"{layers} layers leave nothing between input and output. Take 2 or more.")
+            raise UserError(f"a network of {layers} layers has nothing between input and output. Take 2 or more.")
         if kernel_size % 2 == 0:
             raise UserError(f"a kernel of {kernel_size} pixels has no middle. Take an odd size, such as 3.")
         widths = [in_channels, *[channels] * (layers - 1), out_channels]

@@ -87,7 +87,9 @@ def devices_for(device: str, parallel: int) -> list[str]:
     count = torch.cuda.device_count()
     there = {"cuda": count > int(device.partition(":")[2] or 0), "mps": torch.backends.mps.is_available()}
     if not there.get(device.split(":")[0], True):
-        raise UserError(f"this study was begun on {device}, which is not here. Go on where it is.")
+        raise UserError(
+            f"this study was begun on {device}, which this machine does not have. Go on with it on that machine."
+        )
     if device != "cuda":
         return [device] * parallel
     return [f"cuda:{number % count}" for number in range(parallel)]

@@ -43,8 +43,8 @@ def network_of(study: Study, device: torch.device) -> FeatureNetwork:
     network = features.choose(study.features, device=device)
     if study.network is not None and study.network.weights != network.sha256:
         raise UserError(
-            f"{study.features} is another network than this study began with. Bring back its weights, or begin anew in "
-            "another `out`: distances in two networks cannot stand in one table."
+            f"{study.features} is not the network this study began with. Bring back its weights, or begin a new study "
+            "in another `out`: one table cannot hold distances in two networks."
         )
     return network
 
@@ -88,8 +88,8 @@ def check_data(name: str, digest: str | None, trained_on: str | None) -> None:
     """Raise UserError unless a training was on the images with this fingerprint."""
     if digest not in (None, trained_on):
         raise UserError(
-            f"the images of {name} are not those that its study began with. Bring them back, or begin anew in "
-            "another `out`: trainings on two data sets cannot stand in one table."
+            f"the images of {name} are not the ones that its study began with. Bring them back, or begin a new study "
+            "in another `out`: one table cannot hold trainings on two data sets."
         )
 
 

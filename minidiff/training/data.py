@@ -52,7 +52,7 @@ def open_again(config: DataConfig, labels: Labels | None, folder: object) -> Ima
     """Load the data set that a run was trained on. Raises UserError if its images or labels are not the same now."""
     data = load_together(**vars(config.spec))
     if labels is not None and labels_of(data) != Labels(labels.names, labels.one_hot, labels.fingerprint):
-        raise UserError(f"{config.name} has other labels now than {folder} began with. Bring those back.")
+        raise UserError(f"the labels of {config.name} are not the ones that {folder} began with. Bring those back.")
     if (len(data.images), data.fingerprint()) != (config.images, config.fingerprint):
         raise UserError(
             f"{folder} was trained on {config.images} images and {config.name} now holds {len(data.images)} "

@@ -200,7 +200,10 @@ def resume(kind: type[AnyJob], folder: str | Path, request: ResumeRequest = AS_I
     folder = Path(folder)
     config = kind.read(read_config(folder, kind=kind.kind), folder / CONFIG)
     if config.training is None:
-        raise UserError(f"{folder} was imported, weights alone: there is no training to go on with. Sample it.")
+        raise UserError(
+            f"{folder} was imported, so it has weights but no training to go on with. "
+            "Draw from it with `minidiff sample`."
+        )
     check_changes(kind, request)
     config = kind.changed(config, request)
     config = replace(
@@ -219,7 +222,7 @@ def resume(kind: type[AnyJob], folder: str | Path, request: ResumeRequest = AS_I
     elif (folder / MODEL).exists():
         raise UserError(
             f"{folder} has weights but no {STATE}, without which training cannot go on. "
-            "Bring it back, or start a new run; the weights can be used without it."
+            "Bring it back, or start a new run. You can still draw with the weights."
         )
     return job
 

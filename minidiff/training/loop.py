@@ -108,7 +108,9 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any], source: str = "state") -> None:
         """Go on from a saved state; a state of another network is a UserError."""
         if missing := sorted({"model", "ema", "optimizer", "step"} - state.keys()):
-            raise UserError(f"{source} is no training state: it has no {missing[0]}. Start again, in another folder.")
+            raise UserError(
+                f"{source} is not a training state: it has no {missing[0]}. Start again, in another folder."
+            )
         load_exactly(self.model, state["model"], source)
         load_exactly(self.ema, state["ema"], source)
         self.optimizer.load_state_dict(state["optimizer"])

@@ -358,7 +358,7 @@ BAD = {
     "train ddpm --resume {learnt}": "is a classifier run; this command needs a ddpm run",
     "sample {learnt}": "is a classifier run; this command needs a ddpm, dcgan, wgan or wgan-gp run",
     "train classifier --resume hollow": 'hollow/config.json: "data" is missing',
-    "train classifier --resume other": "has other labels now than other began with",
+    "train classifier --resume other": "are not the ones that other began with",
     "train classifier --resume wide": "does not fit this network: ",
     "train classifier --dataset folder --data-dir two --batch-size 1": "one image at a time is too little",
     "train classifier --dataset folder --data-dir two --shift 30": "--shift 30 would move most of a 32x32 image",

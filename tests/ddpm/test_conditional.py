@@ -197,7 +197,7 @@ def test_conditions_are_taken_as_they_are_given(told: Path) -> None:
     for wrong, message in (
         (torch.zeros(0, 2), "of no image at all"),
         ([], "of no image at all"),
-        (torch.zeros(2, 3), r"the labels are \[2, 3\], and this run takes \[M,2\]"),
+        (torch.zeros(2, 3), r"the labels have the shape \[2, 3\], and this run takes \[M,2\]"),
         (torch.zeros(2), r"the labels are \[2\], and this run"),
         ([[1], [-1]], r"\[-1\] are no numbers of labels, which are 0 to 1 here"),
         ([[2]], r"\[2\] are no numbers of labels"),
@@ -234,7 +234,7 @@ def test_other_labels_are_noticed_on_resume(told: Path, tmp_path: Path, capsys: 
     config = read_config(run)
     write_json(run / "config.json", config | {"labels": config["labels"] | {"fingerprint": "0" * 16}})
     assert cli.run(["train", "ddpm", "--resume", str(run)]) == 1
-    assert "folder has other labels now than" in capsys.readouterr().err
+    assert "are not the ones that" in capsys.readouterr().err
 
 
 def test_fid_samples_the_labels_of_the_training_images(told: Path) -> None:
@@ -329,7 +329,7 @@ BAD = {
     "unknown": (["--labels", "lihgt"], 1, "unknown label 'lihgt'. Did you mean 'light'?"),
     "empty": (["--labels", "light,,dark"], 1, "'light,,dark' has an empty label"),
     "no words": (["--labels", ""], 1, "'' names no label. Write names with commas between, such as 'dark'"),
-    "two of one": (["--labels", "light, dark"], 1, "an image of this run has one label, and 'dark, light' are 2"),
+    "two of one": (["--labels", "light, dark"], 1, "an image of this run has one label, but 'dark, light' are 2"),
     "both": (["--labels", "light", "--labels-file", "a.json"], 2, "both say what to draw"),
     "guidance alone": (["--guidance", "2"], 1, "--guidance leads towards --labels"),
     "negative": (["--labels", "light", "--guidance", "-1"], 2, "--guidance"),
@@ -365,7 +365,7 @@ def test_runs_that_cannot_be_asked(
     assert cli.run(["sample", str(always), *out]) == 1
     assert "draws nothing without labels. Give --labels, such as 'dark'" in capsys.readouterr().err
     assert cli.run(["sample", str(always), "--labels", "dark", "--guidance", "2", *out]) == 1
-    assert "was always told the labels" in capsys.readouterr().err
+    assert "was never trained without labels" in capsys.readouterr().err
     assert cli.run(["sample", str(always), "--labels", "dark", *out]) == 0
     assert "guidance 1" in capsys.readouterr().out
     assert cli.run(tiny_training(photos, "--conditional", "--out", str(tmp_path / "no"))) == 1

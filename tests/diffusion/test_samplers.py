@@ -506,5 +506,5 @@ def test_the_samplers_own_options_are_checked():
         with pytest.raises(UserError, match="Predict v or x0"):
             next(sampler(model, ZERO_SNR, x, prediction="eps"))
         for clip in (0.0, 1.0, 1.5, 1, -0.5, float("nan")):
-            with pytest.raises(UserError, match="is no quantile. Take one between 0 and 1"):
+            with pytest.raises(UserError, match="is not a quantile. Take one between 0 and 1"):
                 next(sampler(model, LINEAR, x, clip=clip))

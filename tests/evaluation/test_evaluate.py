@@ -432,7 +432,7 @@ def test_an_evaluation_is_of_one_model_one_classifier_and_one_list(
 
 STORED = {  # what stands in a samples file in the place of images uint8 [2,16,16,3]: what is said of it
     "an array alone": "damaged",
-    "other size": r"images uint8 \[2, 8, 8, 3\], where 16x16 in colour belong",
+    "other size": r"the images are uint8 \[2, 8, 8, 3\], not 16x16",
     "grey": r"images uint8 \[2, 16, 16, 1\]",
     "empty": r"images uint8 \[2, 0, 0, 3\]",
     "floats": "images float32",
@@ -623,7 +623,7 @@ BAD = {
     "nowhere": (1, "nowhere"),
     "dataset:shapez": (1, "Did you mean 'shapes'"),
     "dataset:shapes:valid": (1, "unknown split of shapes 'valid'"),
-    "dataset:folder --data-dir {photos}": (1, "folder has no labels to hold the classifier against"),
+    "dataset:folder --data-dir {photos}": (1, "folder has no labels"),
     "dataset:shapes --guidance 2": (2, "--guidance is for a run, and dataset:shapes is a data set"),
 }
 

@@ -318,7 +318,7 @@ BAD_NETWORKS = {
     "odd size": ({"sample_size": 15}, "15 does not divide by 2"),
     "odd groups": ({"norm_num_groups": 5}, "do not divide into 5 norm groups"),
     "odd heads": ({"attention_head_dim": 5}, "head_dim 5 does not divide"),
-    "levels": ({"block_out_channels": [16, 32, 64]}, "describes no network that can be built"),
+    "levels": ({"block_out_channels": [16, 32, 64]}, "no network can be built from"),
     "latents": ({"in_channels": 4, "out_channels": 4}, "takes 4 channels and gives 4"),
     "learned variance": ({"out_channels": 6}, "takes 3 channels and gives 6"),
 }  # fmt: skip
@@ -495,7 +495,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "another shape": (weights_of(lambda t: t.update({BIAS: torch.ones(7)})), r"conv1.bias is .7., not .16."),
     "integers": (weights_of(lambda t: t.update({BIAS: t[BIAS].int()})), "conv1.bias holds int32, not floats"),
     "many missing": (weights_of(lambda tensors: [tensors.pop(name) for name in list(tensors)[:9]]), "and 6 more"),
-    "not tensors": (as_bin({"conv_in.weight": 3}), "conv_in.weight is no tensor"),
+    "not tensors": (as_bin({"conv_in.weight": 3}), "conv_in.weight is not a tensor"),
     "a pipeline of more": (
         lambda folder: (folder / "model_index.json").write_text(
             '{"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"], "unet": ["diffusers", "UNet2DModel"]}'
@@ -547,7 +547,7 @@ def test_a_checkpoint_of_denoising_diffusion_pytorch_is_told_what_it_is(form, ca
 def test_weights_by_themselves_are_told_what_they_lack(folder, capsys):
     refused(folder / "diffusion_pytorch_model.safetensors", "holds weights without their settings", capsys)
     torch.save({"w": torch.zeros(1)}, "some.pt")
-    refused("some.pt", "of no network known here", capsys)
+    refused("some.pt", "does not know the network", capsys)
 
 
 # ---- the Hub ----

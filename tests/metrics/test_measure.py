@@ -269,7 +269,7 @@ def test_only_what_was_asked_for_is_doubted(tmp_path: Path) -> None:
     equal = list_doubts(a, sides(saved(tmp_path, 40, seed=2), saved(tmp_path, 40), ("fid-inf",))[0], NETWORK)
     assert any("KID (12 features) and FID∞ (12 features) are not" in doubt for doubt in equal)
     of_statistics = replace(b, features=extraction.RowFile())
-    assert "takes them for the truth" in "\n".join(list_doubts(a, of_statistics, NETWORK, ("fid-inf",)))
+    assert "takes them as exact" in "\n".join(list_doubts(a, of_statistics, NETWORK, ("fid-inf",)))
 
 
 MEMORY = """

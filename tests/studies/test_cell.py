@@ -204,7 +204,7 @@ def test_a_table_is_of_one_data_set_and_one_network(
     shutil.move(folder / "cells", tmp_path / "before")
     list(processes.carry_out(folder, study, ["cpu"]))
     said = failure(folder, cell)
-    assert said.startswith("the images of folder.identity.wgan are not those that its study began with. Bring")
+    assert said.startswith("the images of folder.identity.wgan are not the ones that its study began with. Bring")
     assert not (folder / "cells" / cell / "run").exists()
     shutil.rmtree(folder / "data")
     shutil.copytree(tmp_path / "before" / cell, folder / "cells" / cell, dirs_exist_ok=True)
@@ -213,7 +213,7 @@ def test_a_table_is_of_one_data_set_and_one_network(
     network = references.network_of(study, torch.device("cpu"))
     same = replace(study, network=network.identity)
     assert references.network_of(same, torch.device("cpu")).sha256 == network.sha256
-    with pytest.raises(UserError, match="is another network than this study began with"):
+    with pytest.raises(UserError, match="is not the network this study began with"):
         references.network_of(replace(study, network=INCEPTION), torch.device("cpu"))
 
 

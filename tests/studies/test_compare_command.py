@@ -92,7 +92,7 @@ def test_a_study_of_another_machine_can_be_looked_at(
     assert cli.run(["compare", "--out", "s", "--dry-run"]) == 0
     assert "on cuda" in capsys.readouterr().out
     assert cli.run(["compare", "--out", "s"]) == 1
-    assert "Error: this study was begun on cuda, which is not here. Go on where it is.\n" in capsys.readouterr().err
+    assert "Error: this study was begun on cuda, which this machine does not have." in capsys.readouterr().err
 
 
 def test_the_command_ends_with_what_was_found_and_what_was_not(
