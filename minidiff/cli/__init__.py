@@ -1,6 +1,6 @@
 """The command line: each command parses its options, builds a request, calls one function of the package, and prints.
 
-Nothing here computes, so a script can do all that a command does. Flags are named in this folder only.
+Nothing is computed here, so a script can do all that a command does. Flags are named in this folder only.
 """
 
 import os
@@ -37,7 +37,7 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """Look up a command in COMMANDS, and suggest the nearest name where there is none."""
+    """Look up a command in COMMANDS. If there is none of that name, suggest the nearest."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

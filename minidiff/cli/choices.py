@@ -1,8 +1,8 @@
 """What can be chosen by name on the command line: where each table is, and its names for the help.
 
-A table stands beside its functions, most of which need torch, and torch takes a second to import. Help must not wait
-for that, so the names are repeated here; a test holds them to the tables. What is typed is looked up in the table
-itself, so an entry that a user registers can be typed, too.
+A table stands beside its functions. Most of them need torch, and torch takes a second to import. Help must not wait for
+that, so the names are repeated here, and a test compares them with the tables. A name that a user types is looked up in
+the table itself, so an entry that a user registers works, too.
 """
 
 from importlib import import_module
@@ -67,5 +67,5 @@ GUIDANCE_SCALE = 2.0  # what help says of guidance.GUIDANCE_SCALE; the same test
 
 
 def own_steps() -> str:
-    """Say how many calls each sampler makes when it is not told."""
+    """Say how many calls each sampler makes by default."""
     return ", ".join(f"{name} {plan.steps or 'every timestep'}" for name, plan in PLANS.items())

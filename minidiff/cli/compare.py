@@ -1,4 +1,4 @@
-"""`minidiff compare`: which generator holds up on which data, clean and corrupted, measured the same way."""
+"""`minidiff compare`: which model does best on which data, clean and corrupted, all measured in the same way."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from minidiff.studies.config import StudyRequest, as_typed
 
 
 class ModelSteps(Name):
-    """`2000` for every model, or `ddpm=2000,wgan=5000`. Gives the number, or a number for each name."""
+    """Take `2000` for every model, or `ddpm=2000,wgan=5000`. Gives the number, or a number for each name."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         found = {}
@@ -108,7 +108,7 @@ DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data s
     show_default=True,
     help="Cells at once: each on the next GPU, or with its share of the CPU's threads.",
 )
-@click.option("--retry", is_flag=True, help="Try the cells that failed again.")
+@click.option("--retry", is_flag=True, help="Try again the cells that failed.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and how long it takes, and stop.")
 @click.pass_context
 def compare(
@@ -179,7 +179,7 @@ def note(kind: str, line: str) -> None:
 
 
 def write_page(folder: Path) -> None:
-    """Write report.html anew. If that goes wrong, only a warning is printed."""
+    """Write report.html again. If that fails, print a warning and go on."""
     from minidiff.reports import study_report
 
     try:

@@ -23,7 +23,7 @@ DATA_DIR = click.option(
 
 
 def which_data(corruption: Name) -> Callable[[Function], Function]:
-    """Add the options that say which images: all of `load_data`. corruption: the names that are allowed."""
+    """Add the options that choose the images: all options of `load_data`. corruption: the names that are allowed."""
     more = "" if corruption.shown == TABLES["corruption"][1] else ", all"
     options = [
         click.option(

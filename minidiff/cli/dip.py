@@ -25,12 +25,12 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 FIT_OPTIONS = [
     click.option("--net", type=choice("net"), default=DEFAULTS.net, show_default=True, help="The network to fit."),
     click.option("--layers", type=click.IntRange(min=2), help="Layers of cnn. Default: 4."),
-    click.option("--channels", type=click.IntRange(min=1), help="Channels inside. Default: 128; conv2 64."),
+    click.option("--channels", type=click.IntRange(min=1), help="Channels of the inner layers. Default: 128; conv2 64.",),
     click.option("--kernel-size", type=click.IntRange(min=1), help="Kernel size of cnn, odd. Default: 3."),
     click.option("--scales", type=click.IntRange(1, 8), help="Scales of hourglass. Default: 5, fewer if small."),
     click.option("--weights", type=Name("weights", ("imagenet",)), help="Encoder of resnet18. Default: untrained."),
     click.option(
-        "--steps", type=click.IntRange(min=1), default=DEFAULTS.steps, show_default=True, help="Fit at most this long."
+        "--steps", type=click.IntRange(min=1), default=DEFAULTS.steps, show_default=True, help="Fit at most this many steps.",
     ),
     click.option(
         "--lr", type=Number(0, 1, min_open=True), default=DEFAULTS.lr, show_default=True, help="Adam's learning rate."
@@ -61,7 +61,7 @@ FIT_OPTIONS = [
     ),
     click.option("--reference", type=Place(), metavar="IMAGE", help="The clean picture, to measure PSNR and SSIM."),
     click.option(
-        "--seed", type=click.IntRange(min=0), default=DEFAULTS.seed, show_default=True, help="Seed of all randomness."
+        "--seed", type=click.IntRange(min=0), default=DEFAULTS.seed, show_default=True, help="Seed of all random numbers.",
     ),
     click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
     click.option(
@@ -95,7 +95,9 @@ def dip() -> None:
 
 @dip.command()
 @click.argument("image", type=Place(), required=False)
-@click.option("--task", type=choice("task"), default=DEFAULTS.task, show_default=True, help="What is wrong with it.")
+@click.option(
+    "--task", type=choice("task"), default=DEFAULTS.task, show_default=True, help="What is wrong with the picture."
+)
 @click.option(
     "--mask", type=Place(), metavar="IMAGE", help="For inpaint: white where the picture is known, black in the holes."
 )
@@ -111,7 +113,7 @@ def dip() -> None:
 )
 @fit_options
 @click.option("--out", type=Place(), help="The run folder. Default: the next free runs/dip-IMAGE-N, and ./dip.png.")
-@click.option("--resume", type=Place(), metavar="RUN", help="Go on with this run folder, to the bit.")
+@click.option("--resume", type=Place(), metavar="RUN", help="Go on with this run folder, as if it had never stopped.")
 @click.option(
     "--force", is_flag=True, help="Replace ./dip.png. Without it an existing one is kept: then dip-2.png, ..."
 )
@@ -179,7 +181,7 @@ def fit_folder(job: "FolderJob") -> None:
 
 
 def begun(job: "DipJob") -> str:
-    """Make the run folder, and say where it is, or at which step it goes on."""
+    """Make the run folder, and say where it is; of a resumed fit, at which step it goes on."""
     resuming = job.folder is not None
     return f"resuming  {job.start()} at step {job.fitter.step:,}" if resuming else f"run       {job.start()}"
 

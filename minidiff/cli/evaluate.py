@@ -20,7 +20,7 @@ OF_DATA = ("num", "data_dir", "image_size")
     "--classifier",
     type=Place(),
     required=True,
-    help="What looks at the pictures: a classifier run of the same labels, or a checkpoint of the lab's evaluator.",
+    help="The classifier: a classifier run with the same labels, or a checkpoint of the 2023 course lab's evaluator.",
 )
 @click.option(
     "--labels-file",
@@ -65,10 +65,10 @@ OF_DATA = ("num", "data_dir", "image_size")
 )
 @click.pass_context
 def command(ctx: click.Context, /, **given: Any) -> None:
-    """Have RUN, a conditional model, draw lists of labels, and a classifier say what it sees.
+    """Let RUN, a conditional model, draw lists of labels, and let a classifier say what it sees.
 
-    The score is the one of the 2023 lab. Where k labels were asked for, the classifier's k highest outputs are taken;
-    the score is the share of all labels that are among them. RUN can also be
+    The score is the share of all labels asked for that the classifier finds. If a picture should show k labels, they
+    must be among the classifier's k highest outputs. (The 2023 course lab scored in this way.) RUN can also be
     dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]: real images, which show how good the classifier is.
 
     \b

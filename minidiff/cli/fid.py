@@ -1,4 +1,4 @@
-"""`minidiff fid`: how far two sets of images are apart, and whether the number can be trusted."""
+"""`minidiff fid`: how far two sets of images are apart, and whether you can trust the number."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 @click.option(
     "--mode",
     type=choice("mode"),
-    help="Which package's way of resizing and scaling to copy, with Inception. Default: pytorch-fid.",
+    help="With Inception: resize and scale images as this package does. Default: pytorch-fid.",
 )
 @click.option("-n", "--num", type=click.IntRange(min=2), help="Draw this many samples from a run. Default: 10000.")
 @click.option("--sampler", type=choice("sampler"), help="Draw from a DDPM with this sampler. Default: ddim.")
@@ -58,7 +58,9 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Images at a time in each process. Default: 32 with Inception on a CPU, else 64.",
 )
-@click.option("--save-stats", type=Place(), metavar="FILE.npz", help="Write mu and sigma of A, to stand for A later.")
+@click.option(
+    "--save-stats", type=Place(), metavar="FILE.npz", help="Write mu and sigma of A, to be used in place of A later."
+)
 @click.option("--force", is_flag=True, help="Replace the file at --save-stats if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and the rest on standard error.")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")

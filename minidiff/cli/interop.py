@@ -1,4 +1,4 @@
-"""`minidiff import` and `minidiff export`: runs out of checkpoints of diffusers, and the other way round."""
+"""`minidiff import` and `minidiff export`: make a run from a checkpoint of diffusers, or a checkpoint from a run."""
 
 import shlex
 from pathlib import Path
@@ -13,9 +13,9 @@ from minidiff.cli.types import Command, Name, Place, say
 @click.argument("source")
 @click.argument("run", type=Place(path_type=Path), required=False)
 def import_(source: str, run: Path | None) -> None:
-    """Write RUN, a run folder, out of SOURCE: a folder that diffusers saved, or owner/name on the Hugging Face Hub.
+    """Make a run folder, RUN, from SOURCE: a folder that diffusers saved, or owner/name on the Hugging Face Hub.
 
-    Without RUN it is written to runs/NAME. To draw images once, no import is needed: `minidiff sample SOURCE`.
+    The default of RUN is runs/NAME. To draw images only once, you need no import: `minidiff sample SOURCE`.
 
     \b
     minidiff import google/ddpm-celebahq-256
@@ -36,7 +36,7 @@ def import_(source: str, run: Path | None) -> None:
 
 
 def formats() -> list[str]:
-    """List what can be exported to."""
+    """List the formats that a run can be exported to."""
     from minidiff.interop.writing import FORMATS
 
     return list(FORMATS)

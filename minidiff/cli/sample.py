@@ -31,7 +31,7 @@ def clip_flags(message: str) -> str:
 
 @contextmanager
 def usage(ctx: click.Context) -> Iterator[None]:
-    """Turn what a record refuses into wrong usage of this command."""
+    """Turn the error of a record into an error about the usage of this command."""
     try:
         yield
     except UserError as error:

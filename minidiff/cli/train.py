@@ -58,11 +58,11 @@ train.command_class = Command
 @click.option(
     "--label-dropout",
     type=Number(0, 1, max_open=True),
-    help=f"Share of images whose labels the network is not told, for guidance. Default: {LABEL_DROPOUT}.",
+    help=f"Share of images whose labels are hidden in training, for guidance. Default: {LABEL_DROPOUT}.",
 )
 @click.option("--schedule", type=choice("schedule"), help=default("The noise schedule.", "schedule"))
 @click.option(
-    "--timesteps", type=click.IntRange(2, 100_000), help=default("T, the length of the diffusion.", "timesteps")
+    "--timesteps", type=click.IntRange(2, 100_000), help=default("T, the number of noise levels.", "timesteps")
 )
 @click.option(
     "--beta-start",
@@ -82,7 +82,7 @@ train.command_class = Command
 @click.option(
     "--min-snr-gamma",
     type=Number(0, min_open=True),
-    help="Weigh the loss by min-SNR; 5 is usual. Default: no weighting.",
+    help="Weight the loss by min-SNR with this gamma; 5 is usual. Default: no weighting.",
 )
 @click.option(
     "--zero-terminal-snr/--no-zero-terminal-snr",
@@ -172,7 +172,7 @@ def wgan_gp(ctx: click.Context, **options: Any) -> None:
 @click.option(
     "--shift",
     type=click.IntRange(min=0),
-    help="Pixels by which a training image may be moved, each way. Default: a 16th of its size.",
+    help="Move training images by up to this many pixels each way. Default: a 16th of their size.",
 )
 @click.option(
     "--measure-every",
@@ -195,7 +195,7 @@ def classifier(ctx: click.Context, **options: Any) -> None:
 def carry_out(
     ctx: click.Context, kind: str, request: type[TrainRequest], *, resume: str | None, dry_run: bool, **options: Any
 ) -> None:
-    """Plan a training or take it up again, say what it is, run it."""
+    """Plan a training, or resume one; describe it and run it."""
     from minidiff.pretrained.train import plan, take_up
     from minidiff.runtime.distributed import local_device, process_group
     from minidiff.training import journal

@@ -1,4 +1,4 @@
-"""The options of `minidiff train ...` that several commands share. Their help tells what the presets answer."""
+"""The options of `minidiff train ...` that several commands share. Their help names the values of the presets."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,14 +17,14 @@ Presets = Mapping[str, Preset]
 
 
 def default(help: str, name: str, presets: Presets = DDPM_PRESETS) -> str:
-    """Return the help of an option that a preset answers, with the answers of the default presets."""
+    """Return the help of an option whose default is in the preset, with the values of the default presets."""
     values = [answer(presets[preset], name) for preset in ("cpu", "gpu")]
     said = f"{values[0]}" if values[0] == values[1] else f"cpu: {values[0]}, gpu: {values[1]}"
     return f"{help} Default: the preset's ({said})."
 
 
 def answer(preset: Preset, name: str) -> Any:
-    """Return what a preset says of an option: itself, or in its training or its diffusion."""
+    """Find an option's value in a preset, in its training or in its diffusion."""
     parts = (preset, preset.training, getattr(preset, "diffusion", None))
     return next(getattr(part, name) for part in parts if hasattr(part, name))
 
@@ -36,7 +36,9 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
             "--dataset", type=choice("data set"), default="shapes", show_default=True, help="What to train on."
         ),
         click.option("--data-dir", type=Place(), help="The folder of the data set, or where to download it."),
-        click.option("--image-size", type=click.IntRange(8, 1024), help="Pixels a side. Default: the preset's."),
+        click.option(
+            "--image-size", type=click.IntRange(8, 1024), help="Height and width in pixels. Default: the preset's."
+        ),
         click.option(
             "--corruption",
             type=choice("corruption"),
@@ -46,7 +48,11 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
             help="Damage done to every image: see `minidiff data preview NAME --corruption all`.",
         ),
         click.option(
-            "--severity", type=click.IntRange(1, 5), default=3, show_default=True, help="How much of it, 1 to 5."
+            "--severity",
+            type=click.IntRange(1, 5),
+            default=3,
+            show_default=True,
+            help="Severity of the corruption, 1 to 5.",
         ),
         click.option(
             "--on-bad",
@@ -65,12 +71,12 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
         click.option(
             "--batch-size",
             type=click.IntRange(min=1),
-            help=default("Images for each step, over all processes.", "batch_size", presets),
+            help=default("Images in each step, of all processes together.", "batch_size", presets),
         ),
         click.option(
             "--lr",
             type=Number(0, 1, min_open=True),
-            help=default("Peak learning rate, after the warm-up.", "lr", presets),
+            help=default("Highest learning rate, reached after the warm-up.", "lr", presets),
         ),
         click.option(
             "--warmup",
@@ -101,7 +107,7 @@ def how_to_run(kind: str, presets: Presets) -> Callable[[Function], Function]:
             type=click.IntRange(min=0),
             default=0,
             show_default=True,
-            help="The one seed of the run.",
+            help="The seed of all random numbers of the run.",
         ),
         click.option(
             "--save-every",
@@ -109,21 +115,25 @@ def how_to_run(kind: str, presets: Presets) -> Callable[[Function], Function]:
             help="Steps between checkpoints. Default: a tenth of all steps, at most 1000.",
         ),
         click.option("--out", type=Place(), help=f"The run folder. Default: the next free runs/{kind}-DATASET-N."),
-        click.option("--resume", type=Place(), help="Go on with the training of this run folder, to the bit."),
+        click.option(
+            "--resume", type=Place(), help="Go on with the training of this run folder, as if it had never stopped."
+        ),
         click.option("--dry-run", is_flag=True, help="Say what would be trained, and stop."),
         click.pass_context,
     )
 
 
 def large_networks() -> Callable[[Function], Function]:
-    """Add the options of networks that may need more memory, or more speed, than there is."""
+    """Add the options that make a large network need less memory, or run faster."""
     return together(
         click.option(
             "--accumulate",
             type=click.IntRange(min=1),
-            help="Cut each batch into this many slices, to fit the memory. Default: 1.",
+            help="Cut each batch into this many slices, so that it fits into memory. Default: 1.",
         ),
-        click.option("--compile/--no-compile", default=None, help="torch.compile. Default: on a GPU, in long runs."),
+        click.option(
+            "--compile/--no-compile", default=None, help="Use torch.compile. Default: on a GPU, in long runs."
+        ),
     )
 
 
@@ -136,7 +146,7 @@ def a_gan(kind: str) -> Callable[[Function], Function]:
             click.option(
                 "--clip",
                 type=Number(0, min_open=True),
-                help=f"The critic's weights stay within +- this. Default: {game.clip:g}.",
+                help=f"Clip the critic's weights to -CLIP ... CLIP. Default: {game.clip:g}.",
             )
         ]
     if game.penalty is not None:
@@ -152,19 +162,19 @@ def a_gan(kind: str) -> Callable[[Function], Function]:
         click.option(
             "--latent-dim",
             type=click.IntRange(min=1),
-            help=default("Numbers of noise that an image is made of.", "latent_dim", presets),
+            help=default("How many random numbers an image is made from.", "latent_dim", presets),
         ),
         click.option(
             "--width",
             type=click.IntRange(min=1),
             help=default(
-                "Channels of both networks next to the image; inside up to 8 times as many.", "width", presets
+                "Channels of both networks next to the image; inside there are up to 8 times as many.", "width", presets
             ),
         ),
         click.option(
             "--critic-steps",
             type=click.IntRange(min=1),
-            help=f"Steps of the {CRITIC_NAMES[kind]} to each of the generator. Default: {game.critic_steps}.",
+            help=f"Steps of the {CRITIC_NAMES[kind]} for each step of the generator. Default: {game.critic_steps}.",
         ),
         *own,
         sample_every(),
@@ -173,7 +183,7 @@ def a_gan(kind: str) -> Callable[[Function], Function]:
 
 
 def sample_every() -> Callable[[Function], Function]:
-    """Add the option of every model that draws."""
+    """Add the option that says how often to draw samples."""
     return click.option(
         "--sample-every",
         type=click.IntRange(min=1),
@@ -182,7 +192,7 @@ def sample_every() -> Callable[[Function], Function]:
 
 
 def together(*decorators: Callable[[Function], Function]) -> Callable[[Function], Function]:
-    """Make one decorator of several, in the order in which they are read."""
+    """Combine several decorators into one, in the order in which they are read."""
 
     def decorate(command: Function) -> Function:
         for decorator in reversed(decorators):

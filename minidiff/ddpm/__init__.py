@@ -1,1 +1,1 @@
-"""Denoising diffusion probabilistic models: a training, and a trained run to sample from."""
+"""Denoising diffusion probabilistic models: how to train one, and how to draw from a trained one."""

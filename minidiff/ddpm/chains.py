@@ -1,7 +1,7 @@
-"""Chapter 3, from a request to reverse chains: everything that was left open is decided here, once.
+"""Chapter 3, from a request to reverse chains: everything that the request left open is decided here, once.
 
 Rests on request, labels and inits, and on diffusion.chain, which knows the timesteps a sampler calls.
-`resolve` puts in what suits the run; `chains_of` then says which samples share a chain, and where it begins and goes.
+`resolve` fills in the values that suit the run; `chains_of` then says which samples share a chain, and its timesteps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ Request = TypeVar("Request", bound=Sampling)
 
 
 class Trained(Protocol):
-    """What must be known of a run to plan its chains; `run.Run` is one."""
+    """The part of a run that is needed to plan its chains; `run.Run` has it."""
 
     @property
     def schedule(self) -> Schedule: ...
@@ -49,10 +49,10 @@ class Chain:
 
 
 def resolve(run: Trained, request: Request) -> Request:
-    """Decide what the request leaves open, as it suits this run. A request that is resolved stays as it is.
+    """Decide what the request leaves open, to suit this run. A resolved request stays as it is.
 
-    Labels become multi-hot rows; `start_t` auto becomes numbers, see `enter`. Raises UserError where the request does
-    not fit the run.
+    Labels become multi-hot rows; `start_t` auto becomes numbers, see `enter`. Raises UserError if the request does not
+    fit the run.
     """
     if request.init is not None and tuple(request.init.shape[1:]) != run.shape:
         size = list(request.init.shape[1:])
@@ -71,9 +71,9 @@ def resolve(run: Trained, request: Request) -> Request:
 
 
 def enter(run: Trained, request: Request) -> tuple[Request, list[Start]]:
-    """Turn `start_t` auto into the timestep of the noise in each init, which is then only scaled, unless it is told.
+    """Turn `start_t` auto into the timestep that has an init's noise. The init mode is then `scale`, unless given.
 
-    Returns what was measured, too; nothing where `start_t` is not auto.
+    Returns the measured noise, too; nothing if `start_t` is not auto.
     """
     if request.start_t != "auto" or request.init is None:
         return request, []
@@ -83,7 +83,7 @@ def enter(run: Trained, request: Request) -> tuple[Request, list[Start]]:
 
 
 def chains_of(run: Trained, indices: Sequence[int], request: Sampling) -> Iterator[Chain]:
-    """Yield the chains that draw these samples: those that start from the same timestep share one, up to batch_size.
+    """Yield the chains that draw these samples. Samples with the same start share a chain, up to batch_size.
 
     Raises UserError for timesteps that the schedule does not have.
     """
@@ -113,7 +113,7 @@ def planned(
     run: Trained, request: Sampling, rows: list[int], indices: list[int], t: int | None, init: Tensor | None,
     labels: Tensor | None,
 ) -> Chain:  # fmt: skip
-    """Plan one chain from t; where t belongs to single inits, `steps` is cut to the calls that it leaves."""
+    """Plan one chain from t. If each init has its own t, cut `steps` to the calls that are possible from there."""
     steps = request.steps
     if t is not None and t != request.start_t and steps is not None:
         steps = min(steps, 2 * t + 1 if SAMPLERS[request.sampler].plan.twice else t + 1)
@@ -127,7 +127,7 @@ def in_turn(values: Any, indices: Sequence[int]) -> Tensor | None:
 
 
 def first_timesteps(indices: Sequence[int], request: Sampling) -> list[int | None]:
-    """Find the timestep that each sample starts from, of a request that is resolved."""
+    """Find the timestep that each sample of a resolved request starts from."""
     start_t = request.start_t
     if start_t is None or isinstance(start_t, int):
         return [start_t] * len(indices)

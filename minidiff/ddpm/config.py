@@ -1,7 +1,7 @@
-"""What a DDPM is asked for, and what its run folder says of it.
+"""The settings of a DDPM: what a user can ask for, and what the config.json of its run holds.
 
 Rests on records alone, so that help and `minidiff info` need no torch. Ho et al. 2020 (DDPM); the other papers are
-beside the functions that the names choose.
+cited beside the functions that the names choose.
 """
 
 from dataclasses import KW_ONLY
@@ -18,7 +18,7 @@ LABEL_DROPOUT = 0.1  # Ho & Salimans 2022, section 4.1
 
 @record
 class DiffusionConfig:
-    """The noise that images drown in, and what the network learns of it. The defaults are the DDPM paper's."""
+    """The noise schedule, and what the network learns to predict. The defaults are the DDPM paper's."""
 
     schedule: str = "linear"  # one of SCHEDULES
     timesteps: int = 1000  # T
@@ -41,7 +41,7 @@ class DiffusionConfig:
 
 @record
 class ToldLabels(Labels):
-    """The labels that a conditional network is told in training, and how often it is not."""
+    """The labels that a conditional network gets in training, and how often they are left out."""
 
     dropout: float = LABEL_DROPOUT  # the share of images whose labels are not told, for guidance
 
@@ -98,7 +98,7 @@ def read_ddpm(stored: dict[str, Any], where: object) -> DdpmConfig:
 
 @record
 class DdpmRequest(TrainRequest):
-    """What `minidiff train ddpm` can be asked for. None: the preset decides."""
+    """The options of `minidiff train ddpm`. None: the preset decides."""
 
     conditional: bool = False  # tell the network the labels, to draw for them later
     label_dropout: float | None = None  # the share of images whose labels are not told; None: LABEL_DROPOUT

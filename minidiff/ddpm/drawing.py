@@ -23,7 +23,7 @@ from minidiff.runtime.precision import mixed_precision
 
 
 class Drawing(Trained, Protocol):
-    """What must be there to draw; `run.Run` is one."""
+    """The part of a run that is needed to draw; `run.Run` has it."""
 
     @property
     def model(self) -> UNet: ...
@@ -32,15 +32,15 @@ class Drawing(Trained, Protocol):
 
 
 def device_of(run: Drawing) -> torch.device:
-    """Find where the run's network is."""
+    """Find the device of the run's network."""
     return next(run.model.parameters()).device
 
 
 def denoiser(run: Drawing, labels: Tensor | None = None, guidance_scale: float | None = None) -> Model:
     """Wrap the network as samplers call it: in the run's precision, float32 out.
 
-    labels: multi-hot [N,L], for batches of N; None draws without. guidance_scale: see `guided`; None is what suits the
-    run. Raises UserError for labels or guidance that do not fit the run.
+    labels: multi-hot [N,L], for batches of N; None draws without labels. guidance_scale: see `guided`; None takes the
+    scale that suits the run. Raises UserError for labels or guidance that do not fit the run.
     """
     run.labels.check(labels, guidance_scale)
     autocast = mixed_precision(run.precision, device_of(run))

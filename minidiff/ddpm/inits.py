@@ -1,4 +1,4 @@
-"""Chapter 3, from an image to x_t: where the reverse chain is entered when it does not begin with pure noise.
+"""Chapter 3, from an image to x_t: how a reverse chain starts if it does not start with pure noise.
 
 Rests on diffusion: process (q_sample) and noise_level (which timestep has as much noise as an image).
 Ho et al. 2020 (DDPM), eq. 4.
@@ -16,7 +16,7 @@ AUTO_MODE = "scale"  # the init mode that goes with a measured timestep: the ini
 
 
 def scaled(schedule: Schedule, init: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Scale an image that has the noise of t in it already: x_t = sqrt(alpha_bar_t) * init [N,C,H,W].
+    """Scale an image that already has the noise of t: x_t = sqrt(alpha_bar_t) * init [N,C,H,W].
 
     No noise is added; `noise` is here because every init mode is called with it.
     """

@@ -77,11 +77,11 @@ class DdpmJob(Job[DdpmConfig]):
 
     @property
     def fid(self) -> FidConfig | None:
-        """How FID is measured; None where it is not."""
+        """How FID is measured; None if it is not measured."""
         return self.config.fid
 
     def choose_features(self, fid: FidConfig, device: torch.device) -> features.FeatureNetwork:
-        """Open the network to measure in. A run that is resumed needs the same as before, wherever it now lies."""
+        """Open the network to measure in. A resumed run needs the same network as before, but it may have moved."""
         mend = "Where it lies now goes to `fid_features` or `fid_weights`; a `fid_every` of 0 measures no more."
         try:
             network = features.choose(fid.features, weights=fid.weights, device=device)
@@ -197,7 +197,7 @@ class DdpmJob(Job[DdpmConfig]):
 
 
 def plan(request: DdpmRequest) -> DdpmJob:
-    """Plan a new training: a preset, with what the request says put over it. Raises UserError."""
+    """Plan a new training from a preset, and replace what the request sets. Raises UserError."""
     # All that can be wrong with the request is found before the data are read, or downloaded.
     if request.label_dropout is not None and not request.conditional:
         raise UserError("`label_dropout` needs `conditional`, a network that gets the labels. Add it.")
@@ -238,7 +238,7 @@ def plan(request: DdpmRequest) -> DdpmJob:
 
 
 def diffusion_config(preset: DiffusionConfig, request: DdpmRequest) -> DiffusionConfig:
-    """Put what a request says over a preset's diffusion."""
+    """Replace in a preset's diffusion what a request sets."""
     if request.schedule not in (None, preset.schedule):
         preset = replace(preset, beta_start=None, beta_end=None)  # that range was made for another schedule
     return replace(preset, **given(request, vars(preset)))
@@ -259,7 +259,7 @@ def fid_config(request: DdpmRequest) -> FidConfig | None:
 
 
 def absolute(place: str | Path | None) -> str | None:
-    """Return a path that holds wherever a run is resumed from. "inception" is a name, and stays."""
+    """Make a path absolute, so that a run can be resumed from any folder. "inception" is a name, and stays."""
     if place is None or place == "inception":
         return place
     return os.path.abspath(os.path.expanduser(place))

@@ -1,4 +1,4 @@
-"""Chapter 5, what a run can be asked to draw: its labels, in words and as the network takes them.
+"""Chapter 5, the labels of a run: in words, and as the network takes them.
 
 Rests on data.conditions (words to numbers) and guidance. Ho & Salimans 2022 (classifier-free guidance).
 """
@@ -17,7 +17,7 @@ from minidiff.errors import UserError
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The labels of a run. Without any names the run takes none."""
+    """The labels of a run. A run without names takes no labels."""
 
     run: Path  # whose labels they are, for messages
     names: list[str]
@@ -43,7 +43,7 @@ class LabelSet:
         return found
 
     def check(self, labels: "Labels | None", guidance_scale: float | None) -> None:
-        """Raise UserError for labels that the run does not take, or needs; and for guidance it was not trained for."""
+        """Raise UserError for labels the run does not take, for missing labels, and for guidance it cannot do."""
         if labels is None:
             if guidance_scale is not None:
                 raise UserError("`guidance_scale` needs `labels`, and there are none. Give labels, or leave it out.")
@@ -69,11 +69,11 @@ class LabelSet:
         return f"{self.run} was trained without labels. Leave them out, or train a conditional run."
 
     def multi_hot(self, labels: "Labels") -> Tensor:
-        """Write labels as rows of zeros and ones: float32 [M,L]. Raises UserError for a number of no label."""
+        """Write labels as rows of zeros and ones: float32 [M,L]. Raises UserError for a number that no label has."""
         return labels if isinstance(labels, Tensor) else multi_hot(labels, len(self.names))
 
     def guidance(self, scale: float | None = None) -> float:
-        """Choose the guidance scale where none is asked for: 1 for a run that was always told its labels."""
+        """Choose the default guidance scale: 1 for a run that never learnt to draw without labels."""
         if scale is not None:
             return scale
         return GUIDANCE_SCALE if self.dropout else 1.0

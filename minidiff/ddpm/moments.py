@@ -36,7 +36,7 @@ class Moments(NamedTuple):
 def record_moments(run: Drawing, indices: Sequence[int], columns: int, request: Sampling) -> Moments:
     """Draw a few samples, and keep pictures of `columns` calls, spread evenly from the first to the last.
 
-    Where no chain has that many calls there are fewer columns; a chain shorter than the others shows some calls twice.
+    If no chain has that many calls there are fewer columns. A chain shorter than the others shows some calls twice.
     """
     walks = list(chains_of(run, indices, request))
     columns = min(columns, max(len(chain.timesteps) for chain in walks))

@@ -11,7 +11,7 @@ DDPM_PAPER = DiffusionConfig()  # what its defaults are
 
 @dataclass(frozen=True)
 class DdpmPreset:
-    """One purpose. The network's image_size, channels of the images and labels are put in from the data."""
+    """A preset for one purpose. The network's image_size, channels of the images and labels come from the data."""
 
     help: str
     image_size: int

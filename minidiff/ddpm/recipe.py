@@ -1,6 +1,6 @@
-"""What a ddpm run's config.json describes: the network, the schedule, and the loss they are trained by.
+"""From a ddpm run's config.json to its parts: the network, the schedule, and the loss they are trained by.
 
-Rests on unet, schedules, diffusion and train. Ho et al. 2020 (DDPM); Ho & Salimans 2022 (labels left untold).
+Rests on unet, schedules, diffusion and train. Ho et al. 2020 (DDPM); Ho & Salimans 2022 (labels left out at random).
 """
 
 from functools import partial
@@ -41,7 +41,7 @@ def ddpm_loss(
 ) -> Loss:
     """Make the closure that `Trainer` calls: what a DDPM minimises (Ho et al. 2020, algorithm 1).
 
-    dropout: the chance that the labels of an image are not told (Ho & Salimans 2022, algorithm 1); None for a network
+    dropout: the chance that the labels of an image are left out (Ho & Salimans 2022, algorithm 1); None for a network
     without labels.
     Raises UserError for eps under zero terminal SNR, from which no image can be predicted at T-1.
     """

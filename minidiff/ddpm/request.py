@@ -1,6 +1,6 @@
-"""Chapter 3, what can be asked: which images of a trained DDPM, by which reverse chain, of what, and from where.
+"""Chapter 3, the request: which images to draw from a trained DDPM, by which chain, for which labels, from which start.
 
-Rests on records. A request is checked where it is made; what it means for one run, chains.py decides.
+Rests on records. A request is checked where it is made; chains.py decides what it means for one run.
 Nothing here needs torch until a request is made, so that help can show the defaults.
 """
 
@@ -32,7 +32,7 @@ LABELS_SPACING = "trailing"
 
 @record
 class ChainOptions:
-    """How a reverse chain goes. None stands for what suits the sampler and the run: chains.py puts it in."""
+    """The options of a reverse chain. None stands for the value that suits sampler and run; chains.py fills it in."""
 
     _: KW_ONLY
     steps: int | None = None  # calls of the network; None: the sampler's own number
@@ -64,7 +64,7 @@ class ChainOptions:
 
 @record
 class Sampling(ChainOptions):
-    """How a run draws samples: by which chain, of what, and from where."""
+    """How a run draws samples: by which chain, for which labels, and from which start."""
 
     _: KW_ONLY
     sampler: str = "ddim"  # one of SAMPLERS
@@ -90,7 +90,7 @@ class Sampling(ChainOptions):
             raise UserError(f"{len(several)} timesteps for {inits} inits: give one for each.")
 
     def check_names(self) -> tuple[str, ...]:
-        """Raise UserError for a name that stands in no table; returns the options that this sampler has of its own."""
+        """Raise UserError for a name that no table has; return the options that only this sampler has."""
         from minidiff.ddpm.inits import INIT_MODES
         from minidiff.diffusion.samplers import SAMPLERS, VARIANCES
         from minidiff.diffusion.spacings import SPACINGS

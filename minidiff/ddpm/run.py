@@ -1,4 +1,4 @@
-"""A trained run, ready to sample from: everything a run folder needs to say is said by its config.json.
+"""A trained run, ready to sample from. Its config.json says all that is needed to rebuild it.
 
 run = minidiff.load("runs/ddpm-shapes-1")
 run.model, run.schedule             # a callable (x_t, t) -> prediction, and the noise it was trained on
@@ -56,7 +56,7 @@ class Run:
 
     @property
     def labels(self) -> LabelSet:
-        """What the run can be asked to draw. An imported run does not know the names: numbers stand for them."""
+        """The labels that the run can draw. An imported run does not know their names, so numbers stand for them."""
         known = self.config.labels
         if known is None:
             return LabelSet(self.folder, [str(number) for number in range(self.config.network.label_dim)], named=False)
@@ -64,7 +64,7 @@ class Run:
 
     @property
     def label_names(self) -> list[str]:
-        """The names of what it can be asked for; empty for a run that takes no labels."""
+        """The names of the labels that it can draw; empty for a run without labels."""
         return self.labels.names
 
     @property
@@ -73,7 +73,7 @@ class Run:
         return self.labels.dropout
 
     def guidance(self, scale: float | None = None) -> float:
-        """Choose the guidance scale where none is asked for: see `LabelSet.guidance`."""
+        """Choose the default guidance scale: see `LabelSet.guidance`."""
         return self.labels.guidance(scale)
 
     def conditions(self, texts: str | Sequence[str] = (), file: str | Path | None = None) -> list[list[int]]:
@@ -105,7 +105,7 @@ class Run:
 
     @takes(Sampling)
     def start(self, indices: Sequence[int], request: Sampling) -> tuple[Tensor, list[torch.Generator]]:
-        """Make what `chain` begins with: x [n,C,H,W], and the generators of its further noise."""
+        """Make the start of `chain`: x [n,C,H,W], and the generators of its further noise."""
         return drawing.begin(self, single(self, indices, request))
 
     @takes(Sampling)
@@ -141,10 +141,10 @@ class Run:
 def load_ddpm(
     folder: str | Path, weights: str = "ema", device: str | torch.device = "cpu", precision: str | None = None
 ) -> Run:
-    """Open a ddpm run folder, or a checkpoint of diffusers: what has a reverse chain.
+    """Open a model that has a reverse chain: a ddpm run folder, or a checkpoint of diffusers.
 
-    folder: a run; a folder that diffusers saved; or owner/name on the Hugging Face Hub. Nothing is written but the
-    Hub's own cache. weights: `ema`, the averaged ones to sample from, or `raw`, the ones being trained; diffusers has
+    folder: a run; a folder that diffusers saved; or owner/name on the Hugging Face Hub. Only the Hub's own cache is
+    written. weights: `ema`, the averaged ones to sample from, or `raw`, the ones being trained; diffusers has
     one set, which counts as averaged. precision: fp32, bf16 or auto; None is the one it was trained in.
     Raises UserError when the folder is none of these, has no weights yet, or has weights that do not fit exactly.
     """

@@ -1,4 +1,4 @@
-"""The samples of a DDPM as something to measure: an image source for metrics, drawn when its images are asked for.
+"""The samples of a DDPM as an image source for metrics. They are drawn when the metric reads them.
 
 Rests on drawing, and on metrics.sources, which says what a source is.
 """
@@ -31,7 +31,7 @@ def of_run(
     steps: int | None = None,
     seed: int = 0,
 ) -> ImageSource:
-    """Make a source of `num` samples of a run. They are drawn when they are asked for; sample k is always the same.
+    """Make a source of `num` samples of a run. They are drawn when they are read; sample k is always the same.
 
     A conditional run draws for the labels of its training images, without guidance, which would make the samples less
     varied. data: the training images, loaded if they are needed and not given. on_step: called after each network call.
