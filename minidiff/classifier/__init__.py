@@ -1,1 +1,1 @@
-"""A ResNet-18 for small images: it judges samples, and lends its features to metrics."""
+"""A ResNet-18 for small images. It judges samples, and metrics use its features."""

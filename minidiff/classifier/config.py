@@ -1,4 +1,4 @@
-"""What a classifier is asked for, and what its run folder says of it.
+"""The settings of a classifier: what a user can ask for, and what the config.json of its run holds.
 
 Rests on records alone, so that help and `minidiff info` need no torch.
 """
@@ -35,7 +35,7 @@ def read_classifier(stored: dict[str, Any], where: object) -> ClassifierConfig:
 
 @record
 class ClassifierRequest(TrainRequest):
-    """What `minidiff train classifier` can be asked for. None: the preset decides."""
+    """The options of `minidiff train classifier`. None: the preset decides."""
 
     width: int | None = None  # channels of the first stage; the last has 8 times as many
     shift: int | None = None  # pixels by which a training image may be moved, each way; None: a 16th of its size

@@ -1,6 +1,6 @@
 """The training of a classifier, planned and run in its folder: what `minidiff train classifier` does.
 
-Rests on training.job and loss. The EMA weights are measured on the test split as it goes.
+Rests on training.job and loss. During the training, the EMA weights are measured on the test split.
 
 job = plan(ClassifierRequest(dataset="fashion-mnist", steps=500))
 job.start(); job.run(); print(job.conclusion())
@@ -84,7 +84,7 @@ class ClassifierJob(Job[ClassifierConfig]):
         return f"ResNet-18 {self.parameters}, width {width}; learns {learns}; images {moved}"
 
     def measure(self, step: int) -> dict[str, float]:
-        """Measure the accuracy on the test split, or on training images where there is none.
+        """Measure the accuracy on the test split, or on training images if there is no test split.
 
         If an image can have several labels, measure also how many images have all of them right. The processes share
         the images.
@@ -114,7 +114,7 @@ class ClassifierJob(Job[ClassifierConfig]):
         return [r for r in read_metrics(self.folder) if f"{self.split}_accuracy" in r][-1]
 
     def preview(self, step: int) -> list[str]:
-        """Draw the surest mistakes, and, for one label an image, which class is taken for which."""
+        """Draw the surest mistakes; with one label an image also the confusion matrix."""
         assert self.folder is not None
         if self.answers is None or self.answers[0] != step:
             every = range(len(self.asked))
@@ -127,7 +127,7 @@ class ClassifierJob(Job[ClassifierConfig]):
         return []
 
     def confusion(self, step: int) -> Path:
-        """Return where the confusion matrix of a step lies."""
+        """Return the path of the confusion matrix of a step."""
         return self.picture(step).with_stem(f"{step:07d}-confusion")
 
     def conclusion(self) -> str:
@@ -170,7 +170,7 @@ def plan(request: ClassifierRequest) -> ClassifierJob:
 
 
 def some(data: ImageData, most: int) -> ImageData:
-    """Return the data set, or, of a larger one, `most` images spread evenly over it."""
+    """Return the data set; if it has more than `most` images, `most` of them, spread evenly."""
     chosen = np.linspace(0, len(data) - 1, min(len(data), most)).astype(int)
     return replace(data, images=np.array(data.images[chosen]), labels=data.labels[chosen])
 
@@ -192,7 +192,7 @@ SHOWN = 25  # of the surest mistakes
 
 
 def class_mistakes(logits: NDArray[np.float32], data: ImageData) -> dict[int, str]:
-    """Find the wrong answers where each image has one label, the surest first, and what to write above each."""
+    """Find the wrong answers for images with one label, the surest first, and what to write above each."""
     chances = torch.from_numpy(logits).softmax(dim=1).numpy()
     said, true, names = logits.argmax(axis=1), data.labels.argmax(axis=1), data.label_names
     surest = [int(i) for i in np.argsort(-chances.max(axis=1), kind="stable") if said[i] != true[i]]
@@ -200,9 +200,9 @@ def class_mistakes(logits: NDArray[np.float32], data: ImageData) -> dict[int, st
 
 
 def label_mistakes(logits: NDArray[np.float32], data: ImageData) -> dict[int, str]:
-    """Find the images with a wrong label where each can have several, the surest first, and what to write above each.
+    """Find the wrong answers for images with several labels, the surest first, and what to write above each.
 
-    + stands before what the network adds, - before what it leaves out.
+    A + marks a label that the network adds, a - a label that it misses.
     """
     wrong = (logits > 0) != data.labels.astype(bool)
     sureness = np.where(wrong, np.abs(logits), 0)  # of each wrong label

@@ -1,4 +1,4 @@
-"""What a classifier learns from, and how well it does: loss, augmentation, accuracy.
+"""The loss, the augmentation and the accuracy of a classifier.
 
 Rests on rng alone: a model is any callable.
 """

@@ -7,7 +7,7 @@ from minidiff.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class ClassifierPreset:
-    """One purpose. width: channels of the first stage of the ResNet-18."""
+    """A preset for one purpose. width: channels of the first stage of the ResNet-18."""
 
     help: str
     image_size: int

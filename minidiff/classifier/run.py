@@ -1,6 +1,6 @@
 """A trained classifier, opened from its run folder.
 
-Rests on networks.resnet and runs. `minidiff.open_evaluator` asks it about images, and `minidiff.distance` can measure
+Rests on networks.resnet and runs. `minidiff.open_evaluator` lets it look at images, and `minidiff.distance` can measure
 in its last layer.
 """
 
@@ -27,14 +27,14 @@ class ClassifierRun:
 
     @property
     def label_names(self) -> list[str]:
-        """What its outputs mean."""
+        """The name of the label behind each output."""
         return list(self.config.labels.names)
 
 
 def load_classifier(folder: str | Path, device: str | torch.device = "cpu") -> ClassifierRun:
     """Open the run folder of a classifier.
 
-    Raises UserError when the folder is no classifier run, has no weights yet, or has some that do not fit exactly.
+    Raises UserError when the folder is not a classifier run, has no weights yet, or has weights that do not fit.
     """
     folder = Path(folder).expanduser()
     config = read_classifier(read_config(folder, kind="classifier"), folder / CONFIG)

@@ -25,12 +25,12 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 FIT_OPTIONS = [
     click.option("--net", type=choice("net"), default=DEFAULTS.net, show_default=True, help="The network to fit."),
     click.option("--layers", type=click.IntRange(min=2), help="Layers of cnn. Default: 4."),
-    click.option("--channels", type=click.IntRange(min=1), help="Channels of the inner layers. Default: 128; conv2 64.",),
+    click.option("--channels", type=click.IntRange(min=1), help="Inner channels. Default: 128; conv2 64."),
     click.option("--kernel-size", type=click.IntRange(min=1), help="Kernel size of cnn, odd. Default: 3."),
     click.option("--scales", type=click.IntRange(1, 8), help="Scales of hourglass. Default: 5, fewer if small."),
     click.option("--weights", type=Name("weights", ("imagenet",)), help="Encoder of resnet18. Default: untrained."),
     click.option(
-        "--steps", type=click.IntRange(min=1), default=DEFAULTS.steps, show_default=True, help="Fit at most this many steps.",
+        "--steps", type=click.IntRange(min=1), default=DEFAULTS.steps, show_default=True, help="Most steps of the fit."
     ),
     click.option(
         "--lr", type=Number(0, 1, min_open=True), default=DEFAULTS.lr, show_default=True, help="Adam's learning rate."
@@ -61,7 +61,7 @@ FIT_OPTIONS = [
     ),
     click.option("--reference", type=Place(), metavar="IMAGE", help="The clean picture, to measure PSNR and SSIM."),
     click.option(
-        "--seed", type=click.IntRange(min=0), default=DEFAULTS.seed, show_default=True, help="Seed of all random numbers.",
+        "--seed", type=click.IntRange(min=0), default=DEFAULTS.seed, show_default=True, help="The random seed."
     ),
     click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
     click.option(

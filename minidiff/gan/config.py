@@ -1,4 +1,4 @@
-"""What a GAN is asked for, and what its run folder says of it.
+"""The settings of a GAN: what a user can ask for, and what the config.json of its run holds.
 
 Rests on records alone, so that help and `minidiff info` need no torch.
 Radford et al. 2016 (DCGAN); Arjovsky et al. 2017 (WGAN); Gulrajani et al. 2017 (WGAN-GP).
@@ -64,7 +64,7 @@ def read_gan(stored: dict[str, Any], where: object) -> GanConfig:
 
 @record
 class GanRequest(TrainRequest):
-    """What `minidiff train dcgan`, `wgan` and `wgan-gp` can be asked for. None: the preset decides."""
+    """The options of `minidiff train dcgan`, `wgan` and `wgan-gp`. None: the preset decides."""
 
     latent_dim: int | None = None  # numbers of noise that an image is made of
     width: int | None = None  # channels of both networks next to the image; inside up to 8 times as many

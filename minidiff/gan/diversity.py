@@ -1,4 +1,4 @@
-"""How varied a set of samples is beside the data: the alarm for a generator that draws the same few pictures.
+"""How varied a set of samples is compared with the data: the alarm for a generator that repeats a few pictures.
 
 Rests on numpy. Samples that lie close to each other are the oldest sign of mode collapse (Goodfellow 2016, NIPS
 tutorial on GANs, section 5.1). This is quick enough for every preview of a training, and FID is not.
@@ -18,14 +18,14 @@ TOO_ALIKE = 0.4
 
 
 def diversity(samples: Pixels, real: Pixels) -> float:
-    """Divide how far a sample is from the nearest other sample by the same for real images: >= 0.
+    """Measure how varied samples are: a sample's distance to its nearest neighbour, over the same for real images.
 
     Distances are Euclidean, over all pixels, and the median of each set is taken. At 1 the samples are as varied as the
     data. At 0 they are one image again and again, or a few images, each several times. This does not measure quality:
     noise is more varied than any data.
     samples, real: uint8 [n,H,W,C] of the same H and W; C may be 1 or 3 in either. The first of both are compared, as
     many as the smaller set has. 256 are enough: with 64, real images beside others give 0.89 to 1.08.
-    Returns 1 where there is nothing to compare with: fewer than two images, or real ones that are all the same.
+    The result is >= 0. It is 1 if there is nothing to compare with: fewer than two images, or equal real ones.
     Raises ValueError for images of other shapes.
     """
     for images in (samples, real):

@@ -1,7 +1,7 @@
 """The training of a GAN, planned and run in its folder: what `minidiff train dcgan`, `wgan` and `wgan-gp` do.
 
 Rests on training.job, trainer and suspicions. A GAN has no loss that falls as its pictures get better, so each preview
-looks for what goes wrong: samples that grow alike, a discriminator that nothing deceives.
+looks for what goes wrong: samples that grow alike, or a discriminator that recognises everything.
 
 job = plan("dcgan", GanRequest(dataset="fashion-mnist", steps=500))
 job.start(); job.run(); print(job.conclusion())
@@ -139,7 +139,7 @@ def plan(kind: str, request: GanRequest) -> GanJob:
 
 
 def game_config(kind: str, request: GanRequest) -> GameConfig:
-    """Put what a request says over the game of a kind of GAN. Raises UserError for what this kind does not have."""
+    """Replace in a kind's game what a request sets. Raises UserError for a setting that this kind does not have."""
     game = GAMES[kind]
     for name in ("clip", "penalty"):
         if getattr(request, name) is not None and getattr(game, name) is None:

@@ -1,4 +1,4 @@
-"""The losses that the two networks of a GAN play for, of DCGAN, WGAN and WGAN-GP, and the table of these kinds.
+"""The losses of the two networks, in DCGAN, WGAN and WGAN-GP, and the table of these kinds.
 
 Rests on gan.config.
 Goodfellow et al. 2014 (GAN); Radford et al. 2016 (DCGAN); Arjovsky et al. 2017 (WGAN); Gulrajani et al. 2017 (WGAN-GP).
@@ -66,7 +66,7 @@ def clip_weights(critic: nn.Module, clip: float) -> None:
 
 @dataclass(frozen=True)
 class Method:
-    """A kind of GAN: what both networks play for, and how. Its rate and batch are with its presets, GAN_PRESETS."""
+    """A kind of GAN: the losses and the rules of its game. Its rate and batch are in its presets, GAN_PRESETS."""
 
     title: str
     paper: str

@@ -11,7 +11,7 @@ from minidiff.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class GanPreset:
-    """One purpose. latent_dim, width: of the generator; the critic has the same width."""
+    """A preset for one purpose. latent_dim, width: of the generator; the critic has the same width."""
 
     help: str
     image_size: int

@@ -1,7 +1,7 @@
 """A trained GAN, ready to sample from: noise goes in, and images come out of one call of the generator.
 
-Rests on networks.gan and rng. `minidiff.load` opens its folder. What only a reverse chain can do (start from an image,
-take more or fewer steps) has no meaning here, and is refused by name.
+Rests on networks.gan and rng. `minidiff.load` opens its folder. The options of a reverse chain
+(a start from an image, a number of steps) have no meaning here, and are refused by name.
 
 run = minidiff.load("runs/dcgan-shapes-1")
 for images in run.sample(64): ...   # float [n,C,H,W] in [-1,1]
@@ -44,11 +44,11 @@ class GanRun:
 
     @property
     def label_names(self) -> list[str]:
-        """The labels that it can be asked for, as a `Run` has them: none."""
+        """The labels that it can draw, as a `Run` has them: none."""
         return []
 
     def latents(self, indices: Sequence[int], seed: int = 0) -> Tensor:
-        """Draw the noise that these samples are made of: standard normal [n,latent_dim], on the run's device.
+        """Draw the noise that these samples are made from: standard normal [n,latent_dim], on the run's device.
 
         Sample k of a seed always has the same noise, in any batch, process and device.
         """
@@ -105,9 +105,9 @@ class GanRun:
 def load_gan(
     folder: str | Path, weights: str = "ema", device: str | torch.device = "cpu", precision: str | None = None
 ) -> GanRun:
-    """Open the run folder of a GAN. Its config.json says all that is needed; the critic is left in state.pt.
+    """Open the run folder of a GAN. Its config.json says all that is needed; the critic stays in state.pt.
 
-    weights, precision: see `load_ddpm`. Raises UserError when the folder is no GAN's, has no weights yet, or
+    weights, precision: see `load_ddpm`. Raises UserError when the folder is not a GAN's, has no weights yet, or
     has weights that do not fit exactly.
     """
     folder = Path(folder).expanduser()

@@ -1,4 +1,4 @@
-"""The samples of a GAN as a source for metrics: drawn as they are asked for."""
+"""The samples of a GAN as an image source for metrics. They are drawn when the metric reads them."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from minidiff.runtime import distributed
 
 
 def of_gan(name: str, run: GanRun, num: int, *, seed: int = 0) -> ImageSource:
-    """Offer `num` samples of a GAN as a source. They are drawn as they are asked for; sample k is always the same."""
+    """Make a source of `num` samples of a GAN. They are drawn when they are read; sample k is always the same."""
 
     def batches(batch_size: int) -> Iterator[Batch]:
         for mine in distributed.shares(num, batch_size):

@@ -1,4 +1,4 @@
-"""What looks wrong with the training of a GAN: by its samples, and by what its metrics say of the game.
+"""Find what looks wrong with the training of a GAN, from its samples and from its metrics.
 
 Rests on diversity and images.faults. Goodfellow 2016 (NIPS tutorial on GANs), section 5.1; Arjovsky et al. 2017 (WGAN).
 """
@@ -24,17 +24,16 @@ FLAT = 0.05
 
 
 def suspicions(kind: str, records: Records, step: int, images: Pixels) -> list[str]:
-    """Say what looks wrong after a step: with samples of it, uint8 [n,H,W,3], and with the game, by its metrics.
+    """Say what looks wrong after a step, from its samples, uint8 [n,H,W,3], and from the metrics.
 
-    kind: one of GANS. records: the metrics up to this step. A young training looks wrong without being so: see
-    `is_young`.
+    kind: one of GANS. records: the metrics up to this step. Every training looks wrong at first: see `is_young`.
     """
     looked = [f"samples at step {step}: {problem}" for problem in problems(images)]
     return looked + collapse(records, kind) + unequal(records, kind)
 
 
 def is_young(kind: str, preset: str | None, steps: int, step: int) -> bool:
-    """Return whether a run goes on after this step, and has not come to a tenth of its preset's steps.
+    """Return whether a run goes on after this step and has done less than a tenth of its preset's steps.
 
     Every GAN begins with grey noise, all alike, and with a discriminator that recognises it.
     """
@@ -55,7 +54,7 @@ def collapse(records: Records, kind: str) -> list[str]:
 
 
 def unequal(records: Records, kind: str) -> list[str]:
-    """Warn when one side of the game has nothing more to learn from the other. kind: of any run."""
+    """Warn when one of the two networks can learn nothing more from the other. kind: of any run."""
     return one_sided(records) + flat(records, kind)
 
 
@@ -75,10 +74,10 @@ def one_sided(records: Records) -> list[str]:
 
 
 def flat(records: Records, kind: str) -> list[str]:
-    """Warn when the estimate of a wgan's critic has been next to nothing for the latest fifth of what was logged.
+    """Warn when the estimate of a wgan's critic has been nearly 0 for the latest fifth of what was logged.
 
-    It must also be smaller than its own spread. Clipped weights bound the critic's slope only from above, so the critic
-    can go flat. The penalty of wgan-gp holds the slope up.
+    It must also be smaller than its own spread. Clipped weights bound the critic's slope only from above, so its output
+    can stop varying. The penalty of wgan-gp keeps the slope near 1.
     """
     if kind != "wgan":
         return []

@@ -1,4 +1,4 @@
-"""The training of a GAN: critic and generator move in turn, each against the other.
+"""The training of a GAN: critic and generator learn in turn, each against the other.
 
 Rests on losses, networks.gan and training. This is algorithm 1 of Arjovsky et al. 2017 (WGAN) and of Gulrajani et al.
 2017 (WGAN-GP). With cross entropy, and one step of the critic to each of the generator, it is the algorithm of
@@ -32,10 +32,10 @@ from minidiff.training.step import TrainStep
 
 
 class GanTrainer:
-    """Generator, its EMA, critic and both optimizers at one step of a run; `steps()` moves them on.
+    """A generator, its EMA, a critic and both optimizers at one step of a run; `steps()` moves them on.
 
     One step is a step of the generator, after `game.critic_steps` of the critic, each on a batch of its own. Batch
-    normalisation goes by the images of a process, so two processes of 32 are not the same training as one of 64.
+    normalisation uses the images of one process, so two processes of 32 do not train as one process of 64.
     Raises UserError when the batch does not divide, or leaves a process a single image.
     """
 
@@ -72,7 +72,7 @@ class GanTrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any], source: str = "state") -> None:
-        """Go on from a saved state; a state of other networks is a UserError."""
+        """Go on from a saved state. Raise UserError for the state of other networks."""
         if missing := sorted(self.state_dict().keys() - state.keys()):
             what = f"it has no {missing[0]}"
             raise UserError(f"{source} is not the training state of a GAN: {what}. Start again, in another folder.")
@@ -108,7 +108,7 @@ class GanTrainer:
             yield TrainStep(step, distributed.mean_over_processes(loss), grad_norm, lr, also)
 
     def critic_step(self, real: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """Move the critic one step against the present generator. Returns what is to be logged of it.
+        """Move the critic one step against the present generator. Returns the numbers to log.
 
         real: float [n,C,H,W] in [-1,1].
         """
@@ -162,7 +162,7 @@ def optimizer_of(game: GameConfig, parameters: Iterable[nn.Parameter], lr: float
 
 @torch.no_grad()
 def told_apart(method: Method, real: Tensor, fake: Tensor) -> Mapping[str, Tensor]:
-    """Measure how well the critic tells real images from made ones, by its scores.
+    """Measure how well the critic tells real images from generated ones, by its scores.
 
     For a critic this is the Wasserstein estimate, in the critic's own units. For a discriminator it is the share of
     each that it recognises.
@@ -177,9 +177,9 @@ def average_with_statistics(ema: nn.Module, model: nn.Module, decay: float) -> N
     """Move the average towards the generator: ema <- decay * ema + (1 - decay) * model, with its running statistics.
 
     The generator never settles while the critic answers, so the statistics of batch normalisation that it has at one
-    step do not fit its averaged weights. Measured on FashionMNIST (dcgan, width 8, step 300), averaged means were off
-    by 0.012 standard deviations from those that the averaged network has, and copied ones by 0.058. For a network that
-    settles it is the other way round: see `training.loop.average_weights`.
+    step do not fit its averaged weights. On FashionMNIST (dcgan, width 8, step 300), averaged means differed by 0.012
+    standard deviations from the true means of the averaged network, and copied means by 0.058. For a network that
+    settles, copied statistics fit better: see `training.loop.average_weights`.
     """
     mine, theirs = ema.state_dict(), model.state_dict()
     averaged = [name for name, tensor in mine.items() if tensor.is_floating_point()]
@@ -191,7 +191,7 @@ def average_with_statistics(ema: nn.Module, model: nn.Module, decay: float) -> N
 def average_gradients(module: nn.Module) -> None:
     """Give every process the mean of the gradients of all.
 
-    DDP does not go with the penalty's second derivatives, and these are a few megabytes.
+    DDP cannot handle the penalty's second derivatives, and the gradients are only a few megabytes.
     """
     average_together([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
 
@@ -203,7 +203,7 @@ def average_buffers(module: nn.Module) -> None:
 
 @torch.no_grad()
 def average_together(tensors: list[Tensor]) -> None:
-    """Replace the tensors by their means over all processes; they travel as one."""
+    """Replace the tensors by their means over all processes; all are sent together."""
     if distributed.world_size() == 1 or not tensors:
         return
     mean = distributed.mean_over_processes(torch.cat([tensor.flatten() for tensor in tensors]))

@@ -1,7 +1,7 @@
-"""Which images a training step sees, in which order, and how they are read ahead of it.
+"""Which images a training step sees, in which order, and how they are read in advance.
 
-Rests on data and rng. The order is a function of (seed, step), so a resumed run sees the images that it would have
-seen.
+Rests on data and rng. The order is a function of (seed, step), so a resumed run sees the same images as a run that was
+never interrupted.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,7 +30,7 @@ def prepare(images: Tensor, flip: bool, draws: Draws) -> Tensor:
 
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, count: int, epoch: int) -> np.ndarray:
-    """Return the order of `count` images in epoch 0, 1, ...: a permutation, by the seed and the epoch alone."""
+    """Return the order of `count` images in epoch 0, 1, ...: a permutation that depends only on seed and epoch."""
     return np.random.default_rng(seed_from(seed, ORDER, epoch)).permutation(count)
 
 

@@ -1,4 +1,4 @@
-"""What a training is asked for, and what its run folder says of it: the settings that all kinds share.
+"""The settings that trainings of all kinds share: what a user can ask for, and what config.json holds.
 
 Rests on records and data.config, so that help and `minidiff info` need no torch. The rest is each kind's own config.py.
 """
@@ -61,7 +61,7 @@ class TrainConfig:
         return self.lr * 0.5 * (1 + math.cos(math.pi * done))
 
     def ema_decay_at(self, step: int) -> float:
-        """Return the decay of the EMA at a step. It rises, or the initial weights would linger in the average."""
+        """Return the decay of the EMA at a step. It starts low, so the initial weights are soon forgotten."""
         return min(self.ema_decay, (1 + step) / (10 + step))
 
 
@@ -73,7 +73,7 @@ ORDER, NOISE, DROPOUT, INITIAL_WEIGHTS = range(4)  # what a seed is for; keeps t
 
 @record
 class TrainRequest:
-    """What every kind of training can be asked for. None: the preset decides."""
+    """The options of every kind of training. None: the preset decides."""
 
     dataset: str = "shapes"  # one of DATASETS
     data_dir: str | Path | None = None  # where its files are or will be put; None: the cache folder
@@ -95,7 +95,7 @@ class TrainRequest:
     on_step: OnStep = field(default=None, compare=False)  # called after each step, for a progress of your own
 
     def __post_init__(self) -> None:
-        """Raise UserError for a number that no training can have; the rest is checked with what the preset says."""
+        """Raise UserError for a number that no training can have; the rest is checked together with the preset."""
         for name in ("image_size", "steps", "batch_size", "save_every"):
             value = getattr(self, name)
             demand(value is None or value >= 1, name, value, "1 or more, or None")
@@ -103,9 +103,10 @@ class TrainRequest:
 
 @record
 class ResumeRequest:
-    """What a training that is taken up again may change: where and how it runs. Everything else is the run itself.
+    """The changes that are allowed when a training is resumed: where and how it runs. All else defines the run.
 
-    None: as it was. Without a change it goes on to the bit. Some are of one kind of run alone, and refused by others.
+    None: as it was. Without a change, the resumed run gives the same bits. Some options belong to one kind of run, and
+    other kinds refuse them.
     """
 
     data_dir: str | Path | None = None
@@ -125,7 +126,7 @@ class ResumeRequest:
 
 
 def given(request: object, names: Iterable[str]) -> dict[str, Any]:
-    """Return those of the named fields of a request that are not None: what `replace` puts over a preset's."""
+    """Return the named fields of a request that are not None; `replace` puts them in place of a preset's."""
     values = {name: getattr(request, name, None) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -135,7 +136,7 @@ def given(request: object, names: Iterable[str]) -> dict[str, Any]:
 
 @record
 class RunConfig:
-    """What the config.json of every training holds; each kind has a record with more."""
+    """The part of config.json that every training has; each kind adds to it in a record of its own."""
 
     _: KW_ONLY
     minidiff: str = __version__  # the version that made the run
@@ -171,7 +172,7 @@ def read_as(cls: type[AnyConfig], stored: dict[str, Any], where: object) -> AnyC
 
 
 def missing_keys(cls: type[Any], stored: dict[str, Any], before: str = "") -> Iterator[str]:
-    """Yield the fields of a record that a JSON object lacks, and those of the records in it, such as "training.lr"."""
+    """Yield the fields that a JSON object lacks for a record and for the records in it, such as "training.lr"."""
     types = get_type_hints(cls)
     for each in fields(cls):
         name, value = before + each.name, stored.get(each.name)

@@ -1,4 +1,4 @@
-"""The images and labels that a training asks for, and what its config.json says of them.
+"""Load the images and labels of a training, and describe them for its config.json.
 
 Rests on data. Under torchrun the main process reads first, so that a download or a decoding happens once.
 """
@@ -18,7 +18,7 @@ from minidiff.training.config import TrainRequest
 
 @takes(DataSpec)
 def load_together(spec: DataSpec) -> ImageData:
-    """Load a data set, as `load_data` does: the main process first, then the others, from the cache it has filled."""
+    """Load a data set as `load_data` does: first in the main process, then in the others, from the filled cache."""
     return main_first(lambda: load_data(**vars(spec))) or load_data(**vars(spec))
 
 
@@ -71,7 +71,7 @@ def labels_of(data: ImageData) -> Labels:
 
 
 def check_labels(data: ImageData, use: str) -> None:
-    """Raise UserError unless there are at least two labels, and images that have some. use: what needs them."""
+    """Raise UserError unless there are two labels or more, and images with labels. use: what needs them."""
     if len(data.label_names) < 2:
         has = "only one label" if data.label_names else "no labels"
         notes = f" ({'; '.join(data.notes)})" if data.notes else ""

@@ -1,4 +1,4 @@
-"""What a training of any kind does: it is planned, or taken up again, and then runs in its folder.
+"""A training of any kind in its run folder: how it is planned, resumed and run.
 
 Rests on loop and journal. Each kind is a `Job` with a chapter of its own, which says what is trained and what is drawn:
 ddpm/job.py, gan/job.py, classifier/job.py.
@@ -87,15 +87,15 @@ class Job(ABC, Generic[Config]):
 
     @abstractmethod
     def conclusion(self) -> str:
-        """Say what has come of it, and what to look at."""
+        """Say how the training ended, and what to look at."""
 
     @classmethod
     def changed(cls, config: Config, request: ResumeRequest) -> Config:
-        """Return the config of a run that is taken up again, with what only this kind of run may change."""
+        """Return the config of a resumed run, with the changes that only this kind of run allows."""
         return config
 
     def measure(self, step: int) -> dict[str, float]:
-        """Measure what the EMA weights are worth. All processes call it, and each returns the same."""
+        """Measure how good the EMA weights are. All processes call it, and each returns the same."""
         return {}
 
     # --- what all of them do ---
@@ -127,7 +127,7 @@ class Job(ABC, Generic[Config]):
         return f"{sum(parameter.numel() for parameter in self.model.parameters()) / 1e6:.1f}M parameters"
 
     def picture(self, step: int) -> Path:
-        """Return where the picture of a step lies; of several, the one that `preview` writes last."""
+        """Return the path of a step's picture; if there are several, the one that `preview` writes last."""
         assert self.folder is not None
         return self.folder / "samples" / f"{step:07d}.png"
 
@@ -191,11 +191,10 @@ def check_out(out: str | Path | None) -> None:
 
 
 def resume(kind: type[AnyJob], folder: str | Path, request: ResumeRequest = AS_IT_WAS) -> AnyJob:
-    """Take up the training of a run folder at its last checkpoint, with what the request changes.
+    """Resume the training of a run folder at its last checkpoint, with the changes of the request.
 
-    A run at its last step has nothing left to do but the measurement and the pictures it may lack.
-    Raises UserError when the folder is no run of this kind, its state is damaged or gone, or the data are not those it
-    began with.
+    A run at its last step only makes the measurement and the pictures that it may lack.
+    Raises UserError when the folder is not a run of this kind, its state is damaged or gone, or its data have changed.
     """
     folder = Path(folder)
     config = kind.read(read_config(folder, kind=kind.kind), folder / CONFIG)

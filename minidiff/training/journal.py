@@ -1,8 +1,8 @@
 """Between the steps of a training: progress, metrics, pictures, checkpoints, and the ways a run can end.
 
-Rests on loop and runs. `keep` drives any `Training` inside a run folder. Killed at any moment, the folder holds the
-last checkpoint whole. Stopped by Ctrl-C or SIGTERM, the run saves first. A loss that is not a number ends the run
-before it can be saved.
+Rests on loop and runs. `keep` drives any `Training` inside a run folder. If the run is killed at any moment, the folder
+holds the whole last checkpoint. After Ctrl-C or SIGTERM the run saves before it stops. A loss that is not a number ends
+the run before it can be saved.
 """
 
 import math
@@ -31,7 +31,7 @@ from minidiff.training.step import TrainStep
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved. exit_code: the shell's, for that signal."""
+    """A signal asked the run to stop, and the run has saved. exit_code: the shell's code for that signal."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -61,9 +61,9 @@ def keep(
     """Run `trainer` to its last step, and keep the run folder up to date. Yields each step when that is done.
 
     preview: draws pictures of a step into the folder and returns warnings about them. Only the main process calls it.
-    measure: returns what the EMA weights are worth, by name, for a record of its own in metrics.jsonl. Every process
-    calls it, every measure_every steps and at the last; never, if that is None. It comes after the step has been saved:
-    what a kill left unmeasured is measured on resuming, and nothing twice.
+    measure: returns numbers by name, which say how good the EMA weights are; they become a record in metrics.jsonl.
+    Every process calls it, every measure_every steps and at the last step; never if measure_every is None. It comes
+    after the step is saved. After a kill, a missing measurement is made when the run is resumed; none is made twice.
     warn: prints one of the preview's warnings.
     Raises Interrupted after Ctrl-C or SIGTERM, UserError on a loss or gradient that is not finite. A caller who stops
     in between loses what was not saved.
@@ -152,7 +152,7 @@ def log(folder: Path, board: Any, entry: dict[str, Any]) -> None:
 
 
 class Diverged(UserError):
-    """A loss or a gradient is no longer a number. The same training again would come to the same end."""
+    """A loss or a gradient is no longer a number. The same training would end in the same way again."""
 
 
 def diverged(step: int, means: dict[str, float], folder: Path) -> str:
@@ -195,7 +195,7 @@ def stop_signals() -> Iterator[list[int]]:
 def tensorboard(folder: Path | None, next_step: int) -> Iterator[Any]:
     """Open a TensorBoard writer in the run folder; None without TensorBoard (the extra `tensorboard`).
 
-    What an earlier process wrote from next_step on is dropped from the plots: those steps come again.
+    The plots leave out what an earlier process wrote from next_step on, because those steps are run again.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

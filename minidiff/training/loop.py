@@ -1,7 +1,7 @@
 """The training loop: one for every network that learns alone.
 
 A `Trainer` owns the state (weights, EMA, optimizer, step), and yields its steps. What happens between them (saving,
-pictures, progress) is the business of `journal`. What is trained is a closure, `loss(model, images, labels, draws)`, so
+pictures, progress) is done by `journal`. What is trained is a closure, `loss(model, images, labels, draws)`, so
 a DDPM and a classifier share this loop. Two networks that play against each other have their own, in gan/trainer.py,
 with the same surface: a `Training`.
 
@@ -34,7 +34,7 @@ Loss = Callable[[nn.Module, Tensor, Tensor, Draws], Tensor]
 
 
 class Training(Protocol):
-    """What `journal` and `Job` need of a trainer, whatever it trains."""
+    """The part of a trainer that `journal` and `Job` need, whatever it trains."""
 
     config: TrainConfig
     device: torch.device
@@ -66,7 +66,7 @@ def slice_size(config: TrainConfig) -> int:
 
 
 class Trainer:
-    """Model, EMA and optimizer at one step of a run; `steps()` moves them on.
+    """A model, its EMA and its optimizer at one step of a run; `steps()` moves them on.
 
     Raises UserError when the batch does not divide.
     """
@@ -106,7 +106,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any], source: str = "state") -> None:
-        """Go on from a saved state; a state of another network is a UserError."""
+        """Go on from a saved state. Raise UserError for the state of another network."""
         if missing := sorted({"model", "ema", "optimizer", "step"} - state.keys()):
             raise UserError(
                 f"{source} is not a training state: it has no {missing[0]}. Start again, in another folder."
@@ -144,7 +144,7 @@ class Trainer:
             yield TrainStep(step, distributed.mean_over_processes(total), grad_norm, lr)
 
     def synchronised(self, last: bool) -> AbstractContextManager[Any]:
-        """Let gradients travel between processes once a step: with the last accumulation slice."""
+        """Exchange gradients between processes only once a step, with the last accumulation slice."""
         wrapped = getattr(self.forward, "_orig_mod", self.forward)
         if isinstance(wrapped, DistributedDataParallel) and not last:
             return wrapped.no_sync()

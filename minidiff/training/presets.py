@@ -12,7 +12,7 @@ from minidiff.training.config import TrainConfig, TrainRequest, given
 
 
 class Preset(Protocol):
-    """What every preset says; each kind adds its network."""
+    """The part of a preset that every kind of training has; each kind adds its network."""
 
     @property
     def help(self) -> str: ...
@@ -33,7 +33,7 @@ TRAINING = ("steps", "batch_size", "lr", "warmup", "ema_decay", "accumulate", "p
 
 
 def training_config(preset: TrainConfig, request: TrainRequest) -> TrainConfig:
-    """Put what a request says over a preset's settings."""
+    """Replace in a preset's settings what a request sets."""
     training = replace(preset, **given(request, TRAINING))
     if request.warmup is None:  # a short run must get past it
         training = replace(training, warmup=min(training.warmup, training.steps // 6))

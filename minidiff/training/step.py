@@ -1,4 +1,4 @@
-"""What one step of a training reports: the record that training loops yield.
+"""The report of one training step: the record that training loops yield.
 
 Rests on nothing, so that a request can name it without waiting for torch.
 """
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class TrainStep(NamedTuple):
-    """What an optimizer step did, after weights and EMA have moved. The tensors stay on the device, unread."""
+    """The result of an optimizer step, after weights and EMA have moved. The tensors stay on the device."""
 
     step: int  # 1, 2, ...
     loss: "Tensor"
