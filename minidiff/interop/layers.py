@@ -290,7 +290,7 @@ def buildable(network: dict[str, Any], source: str | Path) -> dict[str, Any]:
     if not network.get("norm_eps", 1) > 0:
         wrong.append(f"norm_eps {network['norm_eps']} is not above 0")
     if wrong:
-        raise UserError(f"no network can be built from {source}: {few(wrong)}.")
+        raise UserError(f"{source} describes no network that can be built: {few(wrong)}.")
     try:
         with torch.device("meta"):
             return UNet(**network).config

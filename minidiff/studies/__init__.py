@@ -1,1 +1,1 @@
-"""Studies: many trainings measured alike."""
+"""Studies: many trainings, all measured in the same way."""

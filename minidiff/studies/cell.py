@@ -1,12 +1,12 @@
-"""One cell of a study, in a process of its own: train a model, draw from it, measure what it drew.
+"""One cell of a study, in a process of its own: train a model, draw from it, measure the samples.
 
 python -m minidiff.studies.cell STUDY fashion-mnist.identity.ddpm cpu     a cell
 python -m minidiff.studies.cell STUDY fashion-mnist.identity cpu          the real images that its models share
 python -m minidiff.studies.cell time '{"models": ...}' cpu                how long a step takes, for the plan
 
-A cell can be stopped at any moment and taken up again: the training is an ordinary run, samples are written as they are
-drawn, and result.json comes last. `processes` starts one process for each cell, so that its memory is given back when
-it ends, and a crash takes only that cell.
+A cell can be stopped at any moment and resumed: the training is an ordinary run, samples are written as they are drawn,
+and result.json comes last. `processes` starts one process for each cell. So a cell gives its memory back when it ends,
+and a crash ends only that cell.
 """
 
 import json
@@ -63,7 +63,7 @@ RAW, DRAWN = "samples.raw", "samples.json"  # of a cell: its samples before all 
 
 @record
 class Drawn:
-    """What is kept of the drawing of a cell's samples, beside the samples."""
+    """The facts that are kept beside a cell's samples."""
 
     seconds: float
     warnings: tuple[str, ...]
@@ -73,7 +73,7 @@ class Drawn:
 
 
 def run_cell(study: Study, folder: Path, cell: str, device: torch.device) -> None:
-    """Do all of a cell. What is done already is not done again."""
+    """Run a cell to its end. Finished parts are not repeated."""
     place, digest = folder_of(folder, cell), digest_of(folder, data_of(cell))
     drawn = drawn_before(place, study)
     if drawn is None:
@@ -106,9 +106,9 @@ def run_cell(study: Study, folder: Path, cell: str, device: torch.device) -> Non
 
 
 def train(settings: Settings, cell: str, run: Path, device: torch.device, digest: str | None = None) -> Job[Any]:
-    """Begin the training of a cell, or take it up again, and bring it to its end.
+    """Begin the training of a cell, or resume it, and run it to its end.
 
-    digest: the fingerprint that its images must have. Raise Interrupted when it is stopped, and saved; UserError.
+    digest: the fingerprint that its images must have. Raise Interrupted when it is stopped, after saving; UserError.
     """
     if run.exists() and not (run / run_folder.CONFIG).exists():
         shutil.rmtree(run)  # the process was killed while it made the folder
@@ -136,7 +136,7 @@ def training_seconds(run: Path) -> float:
 
 
 def drawn_before(place: Path, study: Study) -> Drawn | None:
-    """Return what `draw` left of a cell, if its samples are there and whole; None if they must be drawn."""
+    """Return the facts that `draw` kept, if the samples are there and whole; None if they must be drawn."""
     try:
         with open(place / SAMPLES, "rb") as file, np.load(file) as stored:
             check_samples(place.name, stored["images"], study.num, study.image_size)
@@ -180,7 +180,7 @@ def draw(study: Study, place: Path, data: ImageData, device: torch.device) -> Dr
 
 
 def store_samples(path: Path, images: NDArray[Any], num: int, size: int) -> None:
-    """Write the samples of a cell in the one form of all studies: uint8 [num,size,size,3], as `images` in a .npz."""
+    """Write the samples of a cell in the form of all studies: uint8 [num,size,size,3], as `images` in a .npz."""
     check_samples(path.parent.name, images, num, size)
     write_atomically(path, lambda file: np.savez(file, images=images))
 
@@ -202,7 +202,7 @@ def check_samples(cell: str, images: NDArray[Any], num: int, size: int) -> None:
 def suspicions(samples: Pixels, real: Pixels) -> list[str]:
     """List what looks wrong with uint8 [n,H,W,3] samples: what `problems` finds, and samples that are too alike.
 
-    What is true of the real images, too, is not listed: pictures of edges are black and white.
+    A fault that the real images have, too, is not listed: pictures of edges, for example, are black and white.
     """
     natural = [what for what, mask in faults(real).items() if mask.mean() >= 0.1]
     found = problems(samples[evenly(len(samples), LOOKED_AT)])
@@ -261,7 +261,7 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def alone(place: Path, patience: float = 60) -> Iterator[None]:
-    """Hold a cell's folder. patience: the seconds that the process of a killed study has, to save and end."""
+    """Lock a cell's folder. patience: how many seconds the process of a killed study has to save and end."""
     until = time.monotonic() + patience
     while True:
         with ExitStack() as held:
@@ -277,7 +277,7 @@ def alone(place: Path, patience: float = 60) -> Iterator[None]:
 
 
 def stop_with_the_parent() -> None:
-    """Stop, as by SIGTERM, when standard input ends: the study that started this process is gone."""
+    """Stop, as after SIGTERM, when standard input ends: the study that started this process is gone."""
 
     def wait() -> None:
         while os.read(0, 4096):

@@ -3,7 +3,7 @@
     for event in minidiff.compare("STUDY", datasets=("shapes",), models=("ddpm", "wgan"), steps=500):
         print(event.name, event.state, event.text)
 
-Rests on planning (what is to be done) and processes (doing it).
+Rests on planning (which decides what to do) and processes (which does it).
 """
 
 import os
@@ -33,8 +33,8 @@ class StudyCall(StudyRequest):
 def compare(out: str | Path, call: StudyCall) -> Iterator[Event]:
     """Train every model on every data set, clean and corrupted, and measure what each draws.
 
-    Yield an event whenever something begins or has ended. out: the folder of the study, new or to go on with. What is
-    done already is not done again. `minidiff.reports.study_report.write(out)` writes the page. Raise UserError.
+    Yield an event when something begins and when it ends. out: the folder of the study, a new one or one to go on with.
+    Finished cells are not repeated. `minidiff.reports.study_report.write(out)` writes the page. Raise UserError.
     """
     folder, request = Path(out), request_of(call)
     study = plan_study(folder, request, call.parallel)
@@ -44,13 +44,13 @@ def compare(out: str | Path, call: StudyCall) -> Iterator[Event]:
 
 
 def request_of(call: StudyCall) -> StudyRequest:
-    """Return the part of a call that says what the study is."""
+    """Return the part of a call that defines the study."""
     request = StudyRequest(**{one.name: getattr(call, one.name) for one in fields(StudyRequest)})
     return replace(request, device=usual_device()) if request.device == "auto" else request
 
 
 def plan_study(folder: Path, request: StudyRequest, parallel: int = 1, note: Note = lambda kind, line: None) -> Study:
-    """Return the complete study of a request: as the folder has it, or new, or grown. Write nothing.
+    """Return the complete study of a request: the one in the folder, a new one, or one that has grown. Write nothing.
 
     Models that are new are timed, with as many threads as a cell will have. Raise UserError.
     """
@@ -63,7 +63,7 @@ def plan_study(folder: Path, request: StudyRequest, parallel: int = 1, note: Not
 
 
 def time_untimed(draft: Draft, device: str | None, parallel: int, note: Note) -> Times | None:
-    """Time the models of a draft that are not timed yet; None if there are none."""
+    """Time the models of a draft that are not timed yet; return None if there are none."""
     if not draft.untimed:
         return None
     note("timing", f"a few steps of {', '.join(draft.untimed)}")

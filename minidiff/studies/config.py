@@ -1,4 +1,4 @@
-"""What a study can be asked for, and what study.json holds: records that need no torch.
+"""The settings of a study: what a user can ask for, and what study.json holds. Needs no torch.
 
 A `StudyRequest` says what the user wants. `Settings` is the same with every choice made. A `Study` adds what was timed
 on this machine, the steps of each model, and the cells; it is stored as study.json. Rests on records.
@@ -20,7 +20,7 @@ DataDir = str | dict[str, str]  # of every data set, or of each
 
 @record
 class StudyRequest:
-    """What a study is asked for. None means: as the study in the folder has it, or the default of a new one."""
+    """The options of a study. None stands for the value of the study in the folder, or for the default of a new one."""
 
     datasets: tuple[str, ...] | None = None  # names of DATASETS; a new study needs them
     corruptions: tuple[str, ...] | None = None  # names of CORRUPTIONS
@@ -67,17 +67,17 @@ class Settings:
 
     @property
     def data(self) -> list[str]:
-        """Return DATASET.CORRUPTION for each of both."""
+        """Return DATASET.CORRUPTION for every combination."""
         return [f"{dataset}.{corruption}" for dataset in self.datasets for corruption in self.corruptions]
 
     def folder_of(self, dataset: str) -> str | None:
-        """Return where the files of a data set lie, or None for the cache."""
+        """Return the folder with the files of a data set, or None for the cache."""
         return self.data_dir.get(dataset) if isinstance(self.data_dir, dict) else self.data_dir
 
 
 @record
 class Times:
-    """How long things take on this machine, and what else is known once the models have been built."""
+    """The times of steps, samples and measurements on this machine, and facts about the models."""
 
     steps: dict[str, int]  # of each model: its preset's, or as asked
     seconds_per_step: dict[str, float]  # of each model
@@ -121,7 +121,7 @@ class Study(Settings):
 class Draft:
     """A study that is not complete: some of its models are not timed yet.
 
-    known: the study as it was, if it grows by what was named beside all it had.
+    known: the study as it was, if this one adds to it.
     """
 
     settings: Settings
@@ -129,13 +129,13 @@ class Draft:
 
     @property
     def untimed(self) -> tuple[str, ...]:
-        """Return the models for which it is not known how long a step takes."""
+        """Return the models that are not timed yet."""
         timed = self.known.seconds_per_step if self.known else {}
         return tuple(model for model in self.settings.models if model not in timed)
 
 
 def cells_of_grid(settings: Settings) -> tuple[str, ...]:
-    """Return DATASET.CORRUPTION.MODEL for each of the three."""
+    """Return DATASET.CORRUPTION.MODEL for every combination."""
     return tuple(f"{data}.{model}" for data in settings.data for model in settings.models)
 
 
@@ -150,7 +150,7 @@ def model_of(cell: str) -> str:
 
 
 def as_typed(value: object) -> str:
-    """Write a setting as it is given on the command line."""
+    """Write a setting as a user types it on the command line."""
     if isinstance(value, dict):
         return ",".join(f"{name}={number}" for name, number in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -1,6 +1,6 @@
-"""How far images are from real ones, as every cell of a study measures it: FID and KID with their intervals.
+"""The distances that every cell of a study measures: FID and KID to real images, with their intervals.
 
-Rests on metrics. Images are chosen evenly from a set, so that a set ordered by class is not cut short.
+Rests on metrics. Images are chosen evenly from a set, so that all classes of an ordered set are among them.
 """
 
 from collections.abc import Iterator
@@ -40,10 +40,10 @@ def rows_source(name: str, data: ImageData, rows: NDArray[np.int64]) -> ImageSou
 def distances(
     measured: MeasuredSet, real: MeasuredSet, real_features: NDArray[np.float32], network: FeatureNetwork
 ) -> dict[str, Figure]:
-    """Return FID and KID of a set whose features are at hand, each with its 95% interval.
+    """Return FID and KID of a set from its features, each with its 95% interval.
 
-    The interval of FID is the jackknife's of `fid_infinity`, laid about FID itself, with the bias that all cells have
-    in common. It says how far other samples of the same model would move FID.
+    The interval of FID is the jackknife interval of `fid_infinity`, centred on FID itself, with the bias that all cells
+    have in common. It says how much FID would change with other samples of the same model.
     """
     fid = frechet_distance(measured.mean, measured.covariance, real.mean, real.covariance)
     unbiased = fid_infinity(measured.features, (real.mean, real.covariance))

@@ -37,7 +37,7 @@ MODELS: dict[str, Model] = {
 
 
 def data_options(settings: Settings, name: str) -> dict[str, Any]:
-    """Return what to ask a training, or `load_data`, for the images of a cell or of DATASET.CORRUPTION."""
+    """Return the options with which a training, or `load_data`, gets the images of a cell or of DATASET.CORRUPTION."""
     dataset, corruption = name.split(".")[:2]
     asked: dict[str, Any] = {"dataset": dataset, "image_size": settings.image_size}
     if where := settings.folder_of(dataset):

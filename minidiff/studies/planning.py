@@ -1,7 +1,7 @@
-"""How a study is planned, or taken up again, or grows: from what is asked for to a complete study.
+"""How a study is planned, continued or enlarged: from a request to a complete study.
 
-decide() compares the request with the study that the folder holds; foresee() says what will be missing; complete() adds
-the times and with them the steps of each model. Rests on study (the folder) and config (the records).
+decide() compares the request with the study in the folder; foresee() says what will be missing; complete() adds the
+times, and from them the steps of each model. Rests on study (the folder) and config (the records).
 """
 
 import math
@@ -25,10 +25,10 @@ GRID_NAMES = ("datasets", "corruptions", "models")
 
 
 def decide(folder: Path, request: StudyRequest, usual_device: str) -> Study | Draft:
-    """Return the study of the folder, or a draft of a new one or of one that grows.
+    """Return the study of the folder, or a draft of a new study or of a larger one.
 
-    A study grows if a list names all that it has and more. usual_device: cpu, cuda or mps, for a new study that does
-    not ask for one. Raise UserError if the request contradicts the study, or if a new study lacks something.
+    A study grows if a list names all entries that it has, and new ones. usual_device: cpu, cuda or mps, for a new study
+    that does not ask for one. Raise UserError if the request contradicts the study, or if a new study lacks something.
     """
     request = with_whole_paths(request)
     if (folder / STUDY).exists():
@@ -61,7 +61,7 @@ def decide(folder: Path, request: StudyRequest, usual_device: str) -> Study | Dr
 
 
 def with_whole_paths(request: StudyRequest) -> StudyRequest:
-    """Make paths absolute, name each entry of a list once, and leave the number off a device."""
+    """Make paths absolute, keep each entry of a list once, and drop the number of a device."""
     places = request.data_dir
     if isinstance(places, dict):
         places = {name: absolute(place) for name, place in places.items()}
@@ -86,9 +86,9 @@ def each_once(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def take_up(folder: Path, request: StudyRequest) -> Study | Draft:
-    """Return the study of the folder, or a draft of it with the names that it lacks.
+    """Return the study of the folder, or a draft that adds the new names to it.
 
-    Raise UserError if the request is for another study, or for less than this one has.
+    Raise UserError if the request is for another study, or leaves out something that this one has.
     """
     known = read_study(folder)
     grown = {
@@ -120,9 +120,9 @@ def settings_of(study: Settings, **changed: tuple[str, ...]) -> Settings:
 
 
 def agrees(name: str, asked: object, had: object) -> bool:
-    """Say whether what is asked for is what the study has.
+    """Say whether a requested setting agrees with the study's.
 
-    Lists can be in any order. Of what each model or data set has for itself, only what is asked for is compared.
+    Lists can be in any order. If each model or data set has a value, only the requested ones are compared.
     """
     if name in GRID_NAMES and isinstance(asked, tuple) and isinstance(had, tuple):
         return set(asked) == set(had)
@@ -133,7 +133,7 @@ def agrees(name: str, asked: object, had: object) -> bool:
 
 
 def contradiction(folder: Path, name: str, asked: object, had: object) -> str:
-    """Say that something else is asked for than the study has, with both values."""
+    """Make the error for a setting that contradicts the study; it names both values."""
     if isinstance(asked, dict) and isinstance(had, dict):
         had = {key: had[key] for key in asked if key in had}
     has = f"without `{name}`, not with" if had is None or had == {} else f"with `{name}` {as_typed(had)}, not"
@@ -153,7 +153,7 @@ def check_places(where: DataDir | None, datasets: Sequence[str]) -> None:
 
 
 def absolute(place: str) -> str:
-    """Return a path that holds wherever the study is gone on with."""
+    """Make a path absolute, so that the study can go on from any folder."""
     return os.path.abspath(os.path.expanduser(place))
 
 
@@ -172,7 +172,7 @@ def steps_of_each(steps: Steps, models: Sequence[str]) -> dict[str, int]:
 def foresee(settings: Settings) -> list[str]:
     """List the data sets that must be downloaded, before anything is timed or trained.
 
-    Raise UserError for what cannot be had at all: images, an image size, or a feature network.
+    Raise UserError for images, an image size or a feature network that is not to be had.
     """
     downloads = []
     for dataset in settings.datasets:
@@ -199,9 +199,9 @@ def foresee(settings: Settings) -> list[str]:
 
 
 def complete(draft: Draft, times: Times | None) -> Study:
-    """Add to a draft the steps of each model and the cells. What a study knew before it grew stays as it was.
+    """Add to a draft the steps of each model and the cells. The values of the study before it grew stay.
 
-    times: of the untimed models; None if there are none.
+    times: of the models that were not timed yet; None if there are none.
     """
     settings, known = draft.settings, draft.known
     first = known or times
@@ -230,7 +230,7 @@ def complete(draft: Draft, times: Times | None) -> Study:
 
 
 def doubts(settings: Settings, dims: int) -> list[str]:
-    """List what could mislead in all cells of a study. dims: features of the network."""
+    """List what could make all distances of a study mislead. dims: features of the network."""
     if settings.num > dims:
         return []
     name = "FID" if settings.features == "inception" else "FD(classifier)"

@@ -76,7 +76,7 @@ def measure_times(settings: Settings, device: str, share: int = 1) -> Times:
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """Make sure that a process has ended, and let go of it."""
+    """Wait until a process has ended, and free what belongs to it."""
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):
@@ -97,11 +97,11 @@ def ending(code: int) -> str:
 
 
 def carry_out(folder: Path, study: Study, devices: Sequence[str], retry: bool = False) -> Iterator[Event]:
-    """Do every cell that is not done, and yield an event whenever something begins or has ended.
+    """Run every cell that is not finished, and yield an event when something begins and when it ends.
 
-    devices: one for each process that may run at once. retry: do the cells that failed, too. If a cell fails, that is
-    written down, and the rest goes on. Raise Interrupted after Ctrl-C or SIGTERM, when the processes have saved, and
-    UserError if another process is at work in the folder.
+    devices: one for each process that may run at once. retry: run the failed cells, too. If a cell fails, its error is
+    stored, and the rest goes on. Raise Interrupted after Ctrl-C or SIGTERM, when the processes have saved. Raise
+    UserError if another process works in the folder.
     """
     running: dict[str, tuple[subprocess.Popen[bytes], str]] = {}
     with locked(folder), stop_signals() as stopped:
@@ -140,7 +140,7 @@ def carry_out(folder: Path, study: Study, devices: Sequence[str], retry: bool = 
 
 
 def next_of(folder: Path, waiting: Sequence[str], running: Collection[str]) -> str | None:
-    """Return the next thing to do: the first cell whose data are prepared, or else its data. None: all is under way."""
+    """Return what to start next: the first cell whose data are prepared, or else its data; None if all are started."""
     for cell in waiting:
         data = data_of(cell)
         name = cell if is_prepared(folder, data) and data not in running else data
@@ -162,7 +162,7 @@ def begin(folder: Path, name: str, device: str, share: int) -> "subprocess.Popen
 
 
 def conclude(folder: Path, study: Study, name: str, code: int) -> Event:
-    """Return what became of a process that has ended, and write its failure down if it could not do that itself."""
+    """Return how a process ended, and store its failure if it could not do that itself."""
     line = f"{ending(code)}. Try it again with `retry`."
     if name not in study.cells:
         if is_prepared(folder, name):

@@ -1,6 +1,6 @@
-"""How far a study is, cell by cell, how long the rest of it takes, and what it found, in words.
+"""How far a study is, cell by cell, how long the rest takes, and what was measured, in words.
 
-Rests on study, the folder, and on results, which reads what the cells have left there.
+Rests on study (the folder) and results (which reads the files of the cells).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,20 +16,20 @@ from minidiff.studies.study import DATA, RESULT, STATISTICS, folder_of
 
 
 def is_prepared(folder: Path, name: str) -> bool:
-    """Say whether what the cells of DATASET.CORRUPTION share is there."""
+    """Say whether the data that the cells of DATASET.CORRUPTION share are prepared."""
     return (folder / DATA / name / STATISTICS).exists()
 
 
 def unfinished(folder: Path, study: Study, retry: bool) -> list[str]:
-    """List the cells that are to be done, in order. retry: those that failed, too."""
+    """List the cells that are still to run, in order. retry: include the ones that failed."""
     over = ("done",) if retry else ("done", "failed")
     return [cell for cell in study.cells if read_state(folder, cell) not in over]
 
 
 def write_failure(study: Study, folder: Path, name: str, error: str) -> bool:
-    """Write down why a cell failed, or all cells that need the data of this name. Return whether that could be done.
+    """Store why a cell failed, or all cells that need the data of this name. Return whether that was possible.
 
-    Where a disk is full the failure is only said, and the study goes on with the other cells.
+    If the disk is full, the failure is only printed, and the study goes on with the other cells.
     """
     line = error if name in study.cells else f"its data: {error}"
     try:
@@ -75,7 +75,7 @@ def duration(seconds: float) -> str:
 
 
 def describe(study: Study, folder: Path, todo: Sequence[str]) -> list[str]:
-    """Describe a study in a few lines, and how long what is still to do takes at most."""
+    """Describe a study in a few lines, and say how long the rest of it takes at most."""
     counts = [len(study.datasets), len(study.corruptions), len(study.models)]
     grid = " x ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in zip(counts, GRID_OF, strict=True))
     size, done = study.image_size, len(study.cells) - len(todo)
@@ -97,7 +97,7 @@ GRID_OF = ("data set", "corruption", "model")
 
 
 def timetable(study: Study, folder: Path) -> Iterator[str]:
-    """Yield a line for each thing that a study does: how long it should take in all, and how far it is."""
+    """Yield a line for each part of a study: how long it should take in all, and how far it is."""
     width = max(len(cell) for cell in study.cells)
     for data in study.data:
         there = "done" if is_prepared(folder, data) else "new"
@@ -108,7 +108,7 @@ def timetable(study: Study, folder: Path) -> Iterator[str]:
 
 
 def table(study: Study, folder: Path) -> Iterator[str]:
-    """Yield a line for each cell: what was measured, or what became of it."""
+    """Yield a line for each cell: its distances, or its state."""
     width = max(len(cell) for cell in study.cells)
     for cell in study.cells:
         result = read_result(folder, cell)

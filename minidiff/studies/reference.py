@@ -1,7 +1,7 @@
-"""What the cells of one data set are measured against: its real images, clean or corrupted, in one feature network.
+"""The real images that the cells of one data set are measured against, clean or corrupted, in one feature network.
 
-The statistics say which images they are of. A cell that was trained on others is refused, and so is a network whose
-weights have changed: all of a table must be of one data set and one network. Rests on measuring.
+The statistics hold a fingerprint of their images. A cell that was trained on other images is refused, and so is a
+network whose weights have changed, because a table must belong to one data set and one network. Rests on measuring.
 """
 
 from pathlib import Path
@@ -50,11 +50,11 @@ def network_of(study: Study, device: torch.device) -> FeatureNetwork:
 
 
 def prepare(study: Study, folder: Path, name: str, device: torch.device) -> None:
-    """Prepare what the cells of DATASET.CORRUPTION share.
+    """Prepare the files that the cells of DATASET.CORRUPTION share.
 
-    That is a grid of real images, the features of at most 10,000 of them, the statistics of all, and the distance of
+    They are a grid of real images, the features of at most 10,000 of them, the statistics of all, and the distance of
     as many images of the test split, which perfect samples would have. The statistics are written last: if they are
-    there, so is the rest.
+    there, the other files are there too.
     """
     place = folder_of(folder, name)
     data, network = load_images(study, name), network_of(study, device)
@@ -94,7 +94,7 @@ def check_data(name: str, digest: str | None, trained_on: str | None) -> None:
 
 
 def digest_of(folder: Path, name: str) -> str | None:
-    """Return the fingerprint of the images behind the statistics of DATASET.CORRUPTION."""
+    """Return the fingerprint of the images from which the statistics of DATASET.CORRUPTION were computed."""
     reference = open_place(str(folder / DATA / name / STATISTICS))
     assert isinstance(reference, StoredStatistics)
     found: str | None = reference.about.get("fingerprint")

@@ -1,7 +1,7 @@
-"""What the cells of a study have left in its folder, and which model came nearest to which data.
+"""The results of a study, read from its folder, and which model came nearest to which data.
 
-A cell that failed or is not done is a finding like any other, and so is a file that cannot be read. Rests on study, the
-folder of a study.
+A cell that failed or is not finished is reported like any other, and so is a file that cannot be read.
+Rests on study, the folder of a study.
 """
 
 from collections import Counter
@@ -127,13 +127,13 @@ class Cell:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """List what looks wrong with its samples or its training. With a warning, its distance may say little."""
+        """List what looks wrong with its samples or its training. If there is a warning, do not trust the distance."""
         return self.done.warnings if self.done else ()
 
 
 @dataclass
 class Findings:
-    """All that a study's folder holds for the page."""
+    """The content of a study's folder, as the page needs it."""
 
     folder: Path
     plan: Mapping[str, Any]  # study.json, as it is: the page shows what it can
@@ -154,7 +154,7 @@ class Findings:
         return [cell.figures[metric].value for cell in self.cells.values() if metric in cell.figures]
 
     def title(self, data: str) -> tuple[str, str]:
-        """Return the data set, and what was done to its images."""
+        """Name the data set and its corruption."""
         dataset, corruption = data.rsplit(".", 1)
         if corruption == "identity":
             return dataset, "clean"
@@ -162,7 +162,7 @@ class Findings:
 
     @property
     def doubts(self) -> list[str]:
-        """List what could mislead in all of its distances."""
+        """List what could make all of its distances mislead."""
         return texts_of(self.plan.get("doubts"))
 
 
@@ -211,7 +211,7 @@ def read_floor(path: Path) -> Mapping[str, Figure]:
 
 
 def headline(study: Findings) -> str:
-    """Say which model is nearest to the data, how often, whether that is sure, and whether there is a warning."""
+    """Say which model is nearest to the data, for how many sets, with what certainty, and with which warning."""
     metric = next(iter(study.metrics), "")
     found = [ranked(study, data, metric) for data in study.data]
     nearest = [(best, ties) for best, ties in found if best is not None]
@@ -237,9 +237,9 @@ NAMED = 3  # cells with warnings that the headline names
 
 
 def ranked(study: Findings, data: str, metric: str) -> tuple[Cell | None, list[Cell]]:
-    """Return the cell with the lowest value, and those whose intervals overlap with its own.
+    """Return the cell with the lowest value, and the cells whose intervals overlap with its own.
 
-    Where fewer than two cells are measured, there is no nearest: None.
+    If fewer than two cells are measured, the first is None.
     """
     measured = [(cell.figures[metric], cell) for cell in study.row(data) if metric in cell.figures]
     if len(measured) < 2:

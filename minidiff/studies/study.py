@@ -32,7 +32,7 @@ def folder_of(folder: Path, name: str) -> Path:
 
 
 def keep_study(folder: Path, study: Study) -> None:
-    """Write study.json, and make its folder, unless it is there and says the same. Raise UserError."""
+    """Write study.json, and make its folder, unless the same file is there already. Raise UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -42,7 +42,7 @@ def keep_study(folder: Path, study: Study) -> None:
 
 
 def read_study(folder: Path) -> Study:
-    """Read the study.json of a folder. Raise UserError if it is missing, damaged, or of things that do not exist."""
+    """Read the study.json of a folder. Raise UserError if it is missing or damaged, or names something unknown."""
     stored = read_json(folder / STUDY, mend="Give the folder of a study.")
     try:
         study = from_json(Study, stored, folder / STUDY)
@@ -54,7 +54,7 @@ def read_study(folder: Path) -> Study:
 
 
 def check_names(settings: Settings) -> None:
-    """Raise UserError for a data set, corruption or model that does not exist, or where there is none at all."""
+    """Raise UserError for a data set, corruption or model that does not exist, and for an empty list of them."""
     for name in settings.datasets:
         lookup("data set", name, DATASETS)
     for name in settings.corruptions:

@@ -1,6 +1,7 @@
 """How long things take on this machine: a few steps of every model, a few samples of it, a few images measured.
 
-Rests on models. It is done once, before the study begins: `minutes` become steps by it, and the plan tells its hours.
+Rests on models. This is done once, before the study begins. With these times, `minutes` become steps, and the plan says
+how long the study takes.
 """
 
 import time
@@ -26,7 +27,7 @@ AT_ONCE = 16  # samples, and images for the feature network
 def take_times(settings: Settings, device: torch.device) -> Times:
     """Time every model of these settings, on the first data of the study.
 
-    Raise UserError if a model does not go with the settings, or if the data or the feature network cannot be had.
+    Raise UserError if a model does not fit the settings, or if the data or the feature network is not to be had.
     """
     name = settings.data[0]
     network = features.choose(settings.features, device=device)
@@ -50,7 +51,7 @@ def take_times(settings: Settings, device: torch.device) -> Times:
 
 
 def typical(work: Iterable[object]) -> float:
-    """Return the seconds for a piece of this work: the median after a warm-up, where a GPU chooses its algorithms."""
+    """Return the median seconds for a piece of this work, after a warm-up in which a GPU chooses its algorithms."""
     times: list[float] = []
     began = time.perf_counter()
     for _ in work:

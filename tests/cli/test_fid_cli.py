@@ -413,7 +413,7 @@ def test_another_classifier_under_the_same_name_is_refused(
     assert cli.run([*resume, "6", "--fid-every", "0"]) == 0
     assert list(measured_in("a")) == [2, 4]
     assert cli.run([*resume, "8", "--fid-every", "2"]) == 1
-    assert "first steps were not measured" in capsys.readouterr().err
+    assert "first steps of this run were not measured" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_said_before_the_training(

@@ -318,7 +318,7 @@ BAD_NETWORKS = {
     "odd size": ({"sample_size": 15}, "15 does not divide by 2"),
     "odd groups": ({"norm_num_groups": 5}, "do not divide into 5 norm groups"),
     "odd heads": ({"attention_head_dim": 5}, "head_dim 5 does not divide"),
-    "levels": ({"block_out_channels": [16, 32, 64]}, "no network can be built from"),
+    "levels": ({"block_out_channels": [16, 32, 64]}, "describes no network that can be built"),
     "latents": ({"in_channels": 4, "out_channels": 4}, "takes 4 channels and gives 4"),
     "learned variance": ({"out_channels": 6}, "takes 3 channels and gives 6"),
 }  # fmt: skip
@@ -670,7 +670,7 @@ def test_import_writes_a_run_that_every_command_takes(folder, capsys, monkeypatc
     capsys.readouterr()
     assert cli.run(["train", "ddpm", "--resume", "runs/theirs"]) == 1
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "there is no training to go on with" in said
+    assert said.count("\n") == 1 and "no training to go on with" in said
 
 
 def test_a_script_imports_and_exports_as_the_commands_do(folder):
@@ -791,8 +791,8 @@ def test_untidy_files_of_weights_are_one_line(folder, capsys):
     refused(folder, f"{name} holds NaN or infinity", capsys)
     weights.unlink()
     for change, message in (
-        ({name: tensors[name].flatten(1).to_sparse()}, f"{name} is torch.sparse_coo on cpu, no plain tensor"),
-        ({name: tensors[name].to("meta")}, f"{name} is torch.strided on meta, no plain tensor"),
+        ({name: tensors[name].flatten(1).to_sparse()}, f"{name} is torch.sparse_coo on cpu, not a plain tensor"),
+        ({name: tensors[name].to("meta")}, f"{name} is torch.strided on meta, not a plain tensor"),
         ({7: tensors[name]}, "not a table of tensors"),
     ):
         torch.save(tensors | change, folder / "diffusion_pytorch_model.bin")

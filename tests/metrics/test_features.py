@@ -132,7 +132,7 @@ def test_what_is_said_of_it(weights: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert network.sha256 == sha256 and not network.published
     monkeypatch.setattr(inception_weights, "PUBLISHED_SHA256", sha256)
     assert inception_features(weights=weights).published
-    with pytest.raises(UserError, match="`dims` is 100.* Known: 64, 192, 768, 2048."):
+    with pytest.raises(UserError, match="`dims` is 100.* Choose from 64, 192, 768, 2048."):
         inception_features(100, weights=weights)
 
 

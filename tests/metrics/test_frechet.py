@@ -186,5 +186,5 @@ def test_what_is_no_covariance_is_refused() -> None:
         frechet_distance(mean, good, mean, good * torch.nan)
     with pytest.raises(UserError, match="not symmetric"):
         frechet_distance(mean, torch.eye(3).roll(1, dims=0), mean, good)
-    with pytest.raises(UserError, match="eigenvalue -1 "):
+    with pytest.raises(UserError, match="eigenvalues -1 "):
         frechet_distance(mean, torch.tensor([[1.0, 2, 0], [2, 1, 0], [0, 0, 1]]), mean, good)

@@ -208,7 +208,7 @@ def test_a_table_is_of_one_data_set_and_one_network(
     assert not (folder / "cells" / cell / "run").exists()
     shutil.rmtree(folder / "data")
     shutil.copytree(tmp_path / "before" / cell, folder / "cells" / cell, dirs_exist_ok=True)
-    with pytest.raises(UserError, match=f"the images of {cell} are not those"):  # the cell is older than the change
+    with pytest.raises(UserError, match=f"the images of {cell} are not the ones"):  # the cell is older than the change
         references.prepare(study, folder, "folder.identity", torch.device("cpu"))
     network = references.network_of(study, torch.device("cpu"))
     same = replace(study, network=network.identity)
