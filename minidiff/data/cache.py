@@ -1,4 +1,4 @@
-"""The store of decoded images: what takes time to decode or draw becomes an .npy file in the cache folder.
+"""The store of decoded images: images that take time to decode or draw are kept in an .npy file in the cache folder.
 
 `Pictures` is the store. `Files` is a store of image files, some of which may be bad. Rests on images and files.
 """
@@ -207,7 +207,7 @@ def state_of(path: Path) -> tuple[int, int]:
 def image_paths(root: Path) -> list[str]:
     """List every image file below a folder, relative and sorted.
 
-    Hidden files and __MACOSX are passed over. Links to folders are followed, and no folder is entered twice.
+    Hidden files and __MACOSX are ignored. Links to folders are followed, and no folder is entered twice.
     """
     found: list[str] = []
     entered = set()

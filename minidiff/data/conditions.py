@@ -1,4 +1,4 @@
-"""Chapter 5, pictures to order: what is asked for, in words, in files and as the network takes it.
+"""Chapter 5, pictures of what you ask for: conditions in words, in files and as the network takes them.
 
 Rests on shapes (the lists of the embedded data set) and iclevr (reading such lists).
 Ho & Salimans 2022 (classifier-free guidance).
@@ -119,7 +119,7 @@ def condition_of(labels: Tensor | NDArray[np.uint8]) -> list[int]:
 def evenly_spread(labels: NDArray[np.uint8], count: int) -> Tensor:
     """Pick `count` rows of the labels [N,L] of a data set, spread evenly from first to last: float32 [count,L].
 
-    Where there are fewer rows they are repeated. Samples drawn for these labels show the same things as the whole set,
+    If there are fewer rows they are repeated. Samples drawn for these labels show the same things as the whole set,
     equally often.
     """
     rows = np.linspace(0, len(labels), min(count, len(labels)), endpoint=False).astype(int)
@@ -129,7 +129,7 @@ def evenly_spread(labels: NDArray[np.uint8], count: int) -> Tensor:
 def examples(labels: NDArray[np.uint8], count: int) -> list[list[int]]:
     """Pick the first `count` different conditions that appear in a data set with labels [N,L].
 
-    Where each image has one class, these are the classes in order.
+    If each image has one class, these are the classes in order.
     """
     if (labels.sum(axis=1) == 1).all():
         return [[number] for number in range(min(count, labels.shape[1]))]

@@ -1,4 +1,4 @@
-"""What is asked of a data set, and what a run folder says of the data that it was trained on.
+"""The options of a data set, and the description of the training data in a run's config.json.
 
 Rests on records alone, so that help and `minidiff info` wait neither for numpy nor for torch.
 """
@@ -12,7 +12,7 @@ from minidiff.records import demand, record
 
 @record
 class DataSpec:
-    """Name one split of a data set, and say how to read it. See `load_data`."""
+    """One split of a data set, and how to read it. See `load_data`."""
 
     name: str  # one of DATASETS
     data_dir: str | Path | None = None  # where its files are or will be put; None: the cache folder
@@ -44,7 +44,7 @@ class DataConfig:
 
     @property
     def spec(self) -> DataSpec:
-        """What to ask `load_data` for, to have these images again."""
+        """The options with which `load_data` gives these images again."""
         return DataSpec(self.name, self.data_dir, self.image_size, "train", self.on_bad, self.corruption, self.severity)
 
 

@@ -1,4 +1,4 @@
-"""A whole data set under a corruption: an array that corrupts the images when they are read, and the word for it.
+"""A whole data set under a corruption: an array that corrupts images when they are read, and the corruption's name.
 
 Rests on corruptions. The word, `motion_blur-3`, is part of the names of run folders, and of `dataset:NAME:SPLIT:`.
 """
@@ -36,7 +36,7 @@ def seed_of(split: str) -> int:
 
 
 def all_of(image: NDArray[np.uint8], index: int, seed: int) -> tuple[NDArray[np.uint8], list[str]]:
-    """Put one image, uint8 [H,W,C], number `index` of its set, under every corruption.
+    """Apply every corruption to one image, uint8 [H,W,C], number `index` of its set.
 
     Returns uint8 [6 n,H,W,3], the clean image and severities 1 to 5 for each of n corruptions, and the n names.
     """
@@ -61,7 +61,7 @@ class Corrupted:
 
     @property
     def digest(self) -> str:
-        """A text that tells these images from the clean ones, and from those of another corruption."""
+        """A text that differs from the clean images' text and from every other corruption's."""
         return f"{self.name}-{self.severity} seed {self.seed} version {VERSION}"
 
     def __len__(self) -> int:

@@ -1,8 +1,8 @@
 """Corrupted images: MNIST-C's fifteen kinds of damage at five severities, for grey and colour images of any size.
 
-Rests on damage_light and damage_shape, which have a function for each kind. Random damage belongs to an image by its
-number, so the image has the same damage in any batch. It does not depend on the severity: more of it is more of the
-same. Mu & Gilmer 2019 (MNIST-C), after Hendrycks & Dietterich 2019 (ImageNet-C).
+Rests on damage_light and damage_shape, which have a function for each kind. Random damage depends on the
+number of an image, so the image has the same damage in any batch. It does not depend on the severity: a higher severity
+only makes it stronger. Mu & Gilmer 2019 (MNIST-C), after Hendrycks & Dietterich 2019 (ImageNet-C).
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ ONE_WAY = {"motion_blur", "dotted_line", "zigzag"}  # a mirrored image would sho
 def corrupt(
     images: NDArray[np.uint8], name: str, severity: int, indices: Sequence[int] | NDArray[np.integer], seed: int = 0
 ) -> NDArray[np.uint8]:
-    """Put images, uint8 [N,H,W,C] with 1 or 3 channels, under one of CORRUPTIONS.
+    """Corrupt images, uint8 [N,H,W,C] with 1 or 3 channels, by one of CORRUPTIONS.
 
     severity: 1 to 5. indices: their numbers in the data set, [N]; image k of a seed always has the same damage.
     Raises UserError.

@@ -1,4 +1,4 @@
-"""What the corruptions share: random numbers, lengths, blurs, maps and strokes.
+"""Tools that the corruptions share: random numbers, lengths, blurs, maps and strokes.
 
 The constants of MNIST-C are for 28x28 pixels, so every length grows with the image. Rests on torch alone.
 """
@@ -23,7 +23,7 @@ def signs(random: Random, count: int = 1) -> Tensor:
 
 
 def unit(x: Tensor) -> float:
-    """Return how many pixels of this image are as long as one of MNIST's."""
+    """Return how many pixels of this image make up one pixel of MNIST."""
     return min(x.shape[2:]) / 28
 
 

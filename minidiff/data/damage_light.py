@@ -24,7 +24,7 @@ def identity(x: Tensor, severity: int, random: Random) -> Tensor:
 
 
 def shot_noise(x: Tensor, severity: int, random: Random) -> Tensor:
-    """Let light come in few pieces: each value v becomes Poisson(c v) / c."""
+    """Let light arrive in few photons: each value v becomes Poisson(c v) / c."""
     pieces = (60, 25, 12, 5, 3)[severity - 1]
     level = (x * 255).round().long()
     # Look up the Poisson number that belongs to a uniform one: level + P(count <= k) ascends through the whole table.
@@ -117,7 +117,7 @@ FOG = 0.34  # the coarsest octave as a share of the range of the whole map, meas
 
 
 def fog(x: Tensor, severity: int, random: Random) -> Tensor:
-    """Put a bank of fog before the image: a fractal, of which each octave is `decay`^2 weaker than the one before.
+    """Put fog in front of the image: a fractal in which each octave is `decay`^2 weaker than the one before.
 
     MNIST-C makes a map of 256x256 by the diamond-square algorithm, scales it to [0, 1], and takes a corner of 28x28.
     Here only the corner is made, from midpoints and noise at 64 pixels down to 1, and FOG replaces the range of the

@@ -21,7 +21,7 @@ PLACES = ("images", "iclevr", "train", ".")  # where images are looked for, from
 
 
 def listing(split: str) -> str:
-    """Name the table of a split. test.json is taken: in the lab it lists what to draw, not what is there."""
+    """Name the table of a split. It cannot be test.json, which lists labels to draw in the lab, not images."""
     return "train.json" if split == "train" else f"{split}-images.json"
 
 
@@ -50,7 +50,7 @@ def read_names(root: Path) -> list[str]:
 
 
 def plain(name: str) -> bool:
-    """Tell whether a label can be asked for in a line of labels with commas between, see `parse_condition`."""
+    """Tell whether a label can stand in a line of labels with commas between, see `parse_condition`."""
     return bool(name) and name.isprintable() and "," not in name and name == " ".join(name.split())
 
 
@@ -94,7 +94,7 @@ def read_label_json(path: Path, kind: str, what: str) -> Any:
 
 
 def find_images(root: Path, table: str, files: list[str], on_bad: str) -> tuple[Path, list[str], list[str]]:
-    """Find where the images lie, which of `files` are there, and what the user should know, a line each.
+    """Find the folder of the images, the `files` that are there, and notes for the user, a line each.
 
     The images lie in the one of PLACES that has the most of them. table: the file that lists them. on_bad: "skip"
     leaves missing images out, "stop" raises UserError for them. If all are missing, UserError is raised either way.

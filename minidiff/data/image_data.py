@@ -1,4 +1,4 @@
-"""A data set in memory, an entry of the table of data sets, and what a loader is asked for.
+"""A data set in memory, an entry of the table of data sets, and the options of a loader.
 
 Rests on cache and corrupted. The loaders are in small_sets and picture_sets, the table in datasets.
 """
@@ -72,7 +72,7 @@ class ImageData:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What a loader is asked for; every value is decided."""
+    """The options of a loader. Every value is decided."""
 
     name: str
     split: str

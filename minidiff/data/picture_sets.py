@@ -1,4 +1,4 @@
-"""Sets of image files: a folder of one's own, CelebA, iCLEVR.
+"""Sets of image files: a folder of your own, CelebA, iCLEVR.
 
 Rests on cache (decode once) and iclevr (the tables of labels).
 Liu et al. 2015 (CelebA), El-Nouby et al. 2019 (iCLEVR).
@@ -85,8 +85,8 @@ def load_celeba(request: LoadRequest) -> ImageData:
 def load_iclevr(request: LoadRequest) -> ImageData:
     """Load iCLEVR's scenes, or what `minidiff data export` writes; see `iclevr.py` for the files.
 
-    The 320x240 images are squeezed to a square: a solid outside the centre square is on the list of labels, too. The
-    lamps have their sides, so the images must not be mirrored.
+    The 320x240 images are squeezed into a square, because the labels include solids outside the centre square. The
+    lamps have fixed sides, so the images must not be mirrored.
     """
     if request.data_dir is None:
         raise UserError("the data set 'iclevr' needs `data_dir`, the folder with objects.json, train.json and images.")

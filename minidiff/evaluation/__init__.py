@@ -1,1 +1,1 @@
-"""Whether a picture shows what was asked for."""
+"""Evaluations: does a picture show what was asked for?"""

@@ -1,6 +1,6 @@
-"""An evaluation as records: what is asked for, and what its config.json says. Nothing here needs torch.
+"""The settings of an evaluation: what a user can ask for, and what its config.json holds. Nothing here needs torch.
 
-config.json                what draws and what looks, with all settings
+config.json                the model and the classifier, with all settings
 samples/test-0.npz         the pictures of seed 0 for the list `test`: images uint8 [M,H,W,3], labels uint8 [M,L]
 pictures/test.png          a picture for each condition, with what was asked and what the classifier sees
 failures/test.png          the pictures that are not exactly as asked
@@ -28,7 +28,7 @@ Progress = Callable[[int, int, str], object]  # called with (network calls done,
 
 @record
 class EvaluateRequest:
-    """What a model is asked to draw, and what looks at it."""
+    """The options of an evaluation: the model, what it draws, and the classifier."""
 
     source: str  # a conditional ddpm run; or dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]], to examine the classifier
     classifier: str | Path  # a classifier run of the same labels, or a checkpoint of the 2023 lab's evaluator
@@ -50,7 +50,7 @@ class EvaluateRequest:
 
     @property
     def of_data(self) -> bool:
-        """Whether real images are looked at, and nothing is drawn."""
+        """Whether real images are looked at, so that nothing is drawn."""
         return self.source.startswith("dataset:")
 
     def __post_init__(self) -> None:
@@ -114,7 +114,7 @@ class EvaluateConfig:
             raise UserError("an evaluation needs either a run, with its weights, image_size and sampling, or data.")
 
     def stored(self) -> dict[str, Any]:
-        """Write it as JSON's types, without the keys that are None, and with the classifier last."""
+        """Turn it into JSON's types, without the keys that are None, and with the classifier last."""
         stored = without_none(to_json(self))
         return stored | {"classifier": stored.pop("classifier")}
 
@@ -136,6 +136,6 @@ def without_none(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_config(folder: str | Path) -> EvaluateConfig:
-    """Read the config.json of an evaluation. Raises UserError where it is not one."""
+    """Read the config.json of an evaluation. Raises UserError if it is something else."""
     stored = run_folder.read_config(folder, KIND)
     return from_json(EvaluateConfig, stored, Path(folder) / run_folder.CONFIG)

@@ -1,4 +1,4 @@
-"""What a run is asked to draw, and its pictures as files: drawn once, and read again when the evaluation goes on.
+"""The conditions that a run draws, and its pictures as files: drawn once, and read again when the evaluation goes on.
 
 Rests on ddpm (which draws) and data.conditions (what to draw).
 """
@@ -30,9 +30,9 @@ from minidiff.runtime.precision import mixed_precision
 
 
 def names_of(run: Run, evaluator: Evaluator) -> list[str]:
-    """Find the names of what a run can be asked for, and check that they are the classifier's. Raises UserError.
+    """Find the names of a run's labels, and check that the classifier has the same names. Raises UserError.
 
-    An imported run does not know its names. It is taken to have the classifier's, in their order.
+    An imported run does not know its names. It is assumed to have the classifier's names, in their order.
     """
     if not run.label_names:
         raise UserError(
@@ -45,7 +45,7 @@ def names_of(run: Run, evaluator: Evaluator) -> list[str]:
 
 
 def open_lists(run: Run, names: Sequence[str], places: Sequence[str], per_class: int = PER_CLASS) -> dict[str, Tensor]:
-    """Read what to ask a run for: name of the list -> multi-hot float32 [M,L].
+    """Read the lists of conditions to draw: name of the list -> multi-hot float32 [M,L].
 
     places: labels files, see `read_conditions`; a list has the name of its file, without the suffix. Without any, a run
     of single classes draws each class `per_class` times, and a run of the embedded data set its two lists.
@@ -73,7 +73,7 @@ def open_lists(run: Run, names: Sequence[str], places: Sequence[str], per_class:
 def settings_for(
     run: Run, sampler: str = "ddim", steps: int | None = None, guidance_scale: float | None = None
 ) -> SamplingSettings:
-    """Decide how a run draws, as config.json keeps it. None is what suits the run. Raises UserError."""
+    """Decide how a run draws, as config.json keeps it. None: the value that suits the run. Raises UserError."""
     labels = torch.zeros(1, len(run.label_names))
     request = resolve(run, Sampling(sampler=sampler, steps=steps, guidance_scale=guidance_scale, labels=labels))
     wide = mixed_precision(run.precision, next(run.model.parameters()).device) is nullcontext
@@ -89,7 +89,7 @@ def settings_for(
 
 
 def fingerprint(run: Run) -> str:
-    """Compute the SHA-256 of a run's tensors: which weights draw."""
+    """Compute the SHA-256 of a run's tensors, by which its weights are recognised."""
     digest = hashlib.sha256()
     for name, tensor in sorted(run.model.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
@@ -105,7 +105,7 @@ def samples_path(folder: Path, name: str, seed: int) -> Path:
 
 
 def drawn_seeds(folder: Path, name: str) -> list[int]:
-    """List the seeds whose samples of a list are there, ascending."""
+    """List the seeds from which a list has been drawn, ascending."""
     pattern = re.compile(re.escape(name) + r"-(0|[1-9]\d*)\.npz")
     found = [pattern.fullmatch(path.name) for path in (folder / SAMPLES).glob("*.npz")]
     return sorted(int(match[1]) for match in found if match)
@@ -114,7 +114,7 @@ def drawn_seeds(folder: Path, name: str) -> list[int]:
 def missing(folder: Path, lists: Mapping[str, Tensor], size: int, seeds: Iterable[int]) -> list[tuple[str, int]]:
     """List what is not drawn yet, as (name of the list, seed).
 
-    Under torchrun the main process looks, and tells the others. Raises UserError where samples are damaged, or were
+    Under torchrun the main process looks, and tells the others. Raises UserError if samples are damaged, or were
     drawn for other labels or in another size.
     """
 
@@ -159,7 +159,7 @@ def draw_samples(
 def read_samples(path: Path, labels: Tensor, size: int) -> Pixels:
     """Read the images of a file that `draw_samples` wrote: uint8 [M,size,size,3].
 
-    Raises UserError where it is damaged, or was drawn for other labels than `labels` [M,L].
+    Raises UserError if it is damaged, or was drawn for other labels than `labels` [M,L].
     """
     images: Pixels
     try:

@@ -1,8 +1,8 @@
-"""Was it drawn as asked? Pictures for lists of labels, looked at by a classifier, and scored as in the 2023 course lab.
+"""Does a model draw what you ask for? A classifier looks at its pictures, and the score is the 2023 course lab's.
 
-Rests on drawing (what is asked for and drawn), looking (what is seen), figures and pictures. Everything is kept in a
-folder, see config.py. Pictures that are there are not drawn again: an evaluation that was stopped goes on where it was,
-and more seeds or lists add to it.
+Rests on drawing (conditions and their pictures), looking (what the classifier sees), figures and pictures. Everything
+is kept in a folder, see config.py. Pictures that exist are not drawn again, so an evaluation that was stopped goes on
+where it was, and more seeds or lists add to it.
 
 found = minidiff.evaluate("runs/ddpm-shapes-1", "runs/classifier-shapes-1", labels_files=["test"])
 print(found.lists["test"]["score"]["value"])
@@ -53,7 +53,7 @@ from minidiff.runtime import distributed
 
 
 class Evaluated(NamedTuple):
-    """What an evaluation found. Under torchrun the main process alone looks, so it alone has something here."""
+    """The result of an evaluation. Under torchrun only the main process has it, because only that process looks."""
 
     folder: Path
     lists: Mapping[str, ListFigures]  # the figures of each list
@@ -63,7 +63,7 @@ class Evaluated(NamedTuple):
 
 @takes(EvaluateRequest)
 def evaluate(request: EvaluateRequest) -> Evaluated:
-    """Have a model draw lists of labels, and a classifier look at the pictures: all that `minidiff evaluate` does.
+    """Let a model draw lists of labels, and let a classifier look at the pictures: all that `minidiff evaluate` does.
 
     Raises UserError.
     """
@@ -72,7 +72,7 @@ def evaluate(request: EvaluateRequest) -> Evaluated:
 
 @dataclass
 class Evaluation:
-    """An evaluation with everything open: what is looked at, what looks, and where it is kept."""
+    """An evaluation that is ready to run: the model or the images, the classifier and the folder are open."""
 
     request: EvaluateRequest
     evaluator: Evaluator
@@ -86,7 +86,7 @@ class Evaluation:
     real: LabelledImages | None = None  # real images, in place of a model
 
     def run(self, on_progress: Progress) -> Evaluated:
-        """Draw what is missing, look at all of it, and write what was found."""
+        """Draw the missing pictures, look at all pictures, and write the result."""
         if self.model is not None:
             with locked(self.folder) if distributed.is_main() else nullcontext():
                 self.draw(self.model, on_progress)
@@ -94,7 +94,7 @@ class Evaluation:
         return self.report(self.look()) if distributed.is_main() else self.nothing()
 
     def draw(self, model: Run, on_progress: Progress) -> None:
-        """Draw the lists and seeds that are not there yet."""
+        """Draw the lists and seeds that have no pictures yet."""
         request, settings = self.request, self.config.sampling
         assert settings is not None
         seeds = range(request.seed, request.seed + request.seeds)
@@ -171,7 +171,7 @@ def plan(request: EvaluateRequest) -> Evaluation:
 
 
 def plan_images(request: EvaluateRequest, evaluator: Evaluator, looks: LookedBy, lines: list[str]) -> Evaluation:
-    """Open real images, to examine the classifier itself. lines: those that are already said. Raises UserError."""
+    """Open real images, to examine the classifier itself. lines: the messages so far. Raises UserError."""
     real = open_images(evaluator, request.source, request.num, request.data_dir, request.image_size)
     count, size, _, _ = real.images.shape
     config = EvaluateConfig(__version__, KIND, looks, data=ShownImages(real.name, count, size))
@@ -182,7 +182,7 @@ def plan_images(request: EvaluateRequest, evaluator: Evaluator, looks: LookedBy,
 
 
 def say_resized(evaluator: Evaluator, size: int) -> list[str]:
-    """Tell that pictures are resized for the classifier, if they are."""
+    """Say that pictures are resized for the classifier, if they are."""
     if size == evaluator.size:
         return []
     return [f"resized   for the classifier, from {size}x{size} to {evaluator.size}x{evaluator.size}"]
@@ -194,7 +194,8 @@ def say_resized(evaluator: Evaluator, size: int) -> list[str]:
 def open_folder(out: str | Path | None, name: str, config: EvaluateConfig) -> Path:
     """Open the folder of an evaluation: a new one, or an evaluation of the same pictures by the same classifier.
 
-    out: where; None is runs/evaluate-NAME-1, -2, ... Under torchrun the main process makes it. Raises UserError.
+    out: the folder; None takes the next free one of runs/evaluate-NAME-1, -2, ... Under torchrun the main process makes
+    it. Raises UserError.
     """
 
     def make() -> Path:
@@ -223,7 +224,7 @@ def check_same(out: Path, config: EvaluateConfig) -> None:
 
 
 def difference(mine: object, theirs: object) -> tuple[str, str]:
-    """Tell two settings, reduced to what differs in them."""
+    """Reduce two settings to the parts that differ."""
     if not isinstance(mine, dict) or not isinstance(theirs, dict):
         return str(mine)[:20], str(theirs)[:20]
     keys = [key for key in mine | theirs if mine.get(key) != theirs.get(key)]

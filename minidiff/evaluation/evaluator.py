@@ -1,4 +1,4 @@
-"""The examiner: a classifier that says which labels it sees in a picture. It is ours, or the 2023 course lab's.
+"""The evaluator: a classifier that says which labels it sees in a picture, one of ours or the 2023 course lab's.
 
 Rests on classifier (a run of our own), features (an image as that network was trained on it) and shapes (iCLEVR's
 labels). He et al. 2016 (ResNet); El-Nouby et al. 2019 (iCLEVR).
@@ -26,7 +26,7 @@ LAB_SIZE = 64  # pixels of an image as the lab's evaluator takes it, in [-1,1]
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A function from images to a number for each label, and what must be known about it.
+    """A function from images to a number for each label, with its names and its image size.
 
     logits: takes uint8 [n,H,W,3] of any size, resizes them to the size the network was trained on, and gives
     float32 [n,L] on the CPU. Where an image can have several labels, a number above 0 is a yes.
@@ -41,7 +41,7 @@ class Evaluator:
     logits: Callable[[Pixels], Tensor]
 
     def columns(self, names: Sequence[str]) -> list[int]:
-        """Find the output of each name. Raises UserError unless the classifier knows just these names."""
+        """Find the output of each name. Raises UserError unless the classifier knows exactly these names."""
         for who, lacking in (
             ("the classifier", [name for name in names if name not in self.names]),
             ("the model", [name for name in self.names if name not in names]),
@@ -90,7 +90,7 @@ def load_lab(path: Path) -> nn.Module:
 
     It is torchvision's ResNet-18, with the paper's stem of 7x7 and max-pool, and a last layer followed by a sigmoid.
     The sigmoid is left out here. It does not change which output is higher, but in float32 it makes all outputs above
-    17 equal. The file holds {"model": tensors by name}, or the tensors alone; nothing in it is run. Raises UserError.
+    17 equal. The file holds {"model": tensors by name}, or the tensors alone; no code in it is run. Raises UserError.
     """
     from torchvision.models import resnet18
 

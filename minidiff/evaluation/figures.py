@@ -1,4 +1,4 @@
-"""The figures of an evaluation: the score of the 2023 course lab, and what else a look at the pictures tells.
+"""The figures of an evaluation: the score of the 2023 course lab, and others that show what it misses.
 
 Rests on classifier.loss (which outputs are the highest) and looking.
 """
@@ -18,9 +18,9 @@ from minidiff.evaluation.result import Confusion, Estimate, ListFigures
 def score(logits: Tensor, labels: Tensor) -> float:
     """Compute the lab's score of logits [n,L] for labels [n,L], zeros and ones.
 
-    It is the share of all labels that were asked for, in all images, that are among the k highest outputs of their
-    image, where k were asked for. An image with three labels counts three times; in `classifier.loss.accuracy` every
-    image counts alike.
+    If k labels were asked for in an image, the k highest outputs are taken. The score is the share of all labels that
+    were asked for, in all images, that are among these outputs. An image with three labels counts three times; in
+    `classifier.loss.accuracy` every image counts once.
     """
     asked = labels.bool()
     return int((highest(logits, asked) & asked).sum()) / int(asked.sum())
@@ -37,7 +37,7 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def summarise(looked: Looked) -> ListFigures:
-    """Compute all figures of a list. Where the outputs compete there is no `exact`: it would be the score."""
+    """Compute all figures of a list. If the outputs compete there is no `exact`, because it would equal the score."""
     of_seed = looked.logits
     count, size = of_seed.shape[:2]
     logits, labels = of_seed.flatten(0, 1), looked.labels.bool().repeat(count, 1)  # [S*M,L]
@@ -68,8 +68,8 @@ def summarise(looked: Looked) -> ListFigures:
 def confusions(names: Sequence[str], labels: Tensor, among: Tensor, yes: Tensor) -> list[Confusion]:
     """Count what is taken for what, the most frequent first.
 
-    A pair is a label that was asked for and missed, and the label among the k highest in its place; or None, if that
-    one is not seen either, as in an empty picture. Where an image has several of both, each pair counts in part.
+    A pair is a label that was asked for and missed, and the label among the k highest in its place. The second is None
+    if its output says no, as in an empty picture. If an image has several of both, each pair counts in part.
 
     labels: what was asked; among: the k highest; yes: what is seen. All are bool [n,L].
     """
@@ -83,7 +83,7 @@ def confusions(names: Sequence[str], labels: Tensor, among: Tensor, yes: Tensor)
 
 
 def table(found: Mapping[str, ListFigures]) -> list[str]:
-    """Tell the figures of lists: a line for each, and a line for what went wrong most often."""
+    """Write the figures of lists as a table, with a line for the mistakes that were made most often."""
     counts = sorted({k for of_list in found.values() for k in of_list["by_count"]}, key=int)
     counts = counts if len(counts) > 1 else []
     width = max(9, *map(len, found))

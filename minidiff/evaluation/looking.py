@@ -1,4 +1,4 @@
-"""What a classifier sees: in the pictures that were drawn, or in real images, whose labels are known.
+"""Look at pictures with a classifier: at drawn pictures, or at real images, whose labels are known.
 
 Rests on evaluator (which looks), drawing (the pictures) and training.job (data sets).
 """
@@ -22,7 +22,7 @@ from minidiff.training.data import load_together
 
 @dataclass
 class Looked:
-    """What a classifier sees in the pictures of one list of M conditions, drawn from S seeds."""
+    """The outputs of a classifier for the pictures of one list of M conditions, drawn from S seeds."""
 
     name: str  # of the list
     labels: Tensor  # [M,L], zeros and ones: what was asked
@@ -36,7 +36,7 @@ class Looked:
 def look(
     evaluator: Evaluator, folder: Path, name: str, labels: Tensor, size: int, names: Sequence[str]
 ) -> Looked:  # fmt: skip
-    """Look at the samples of a list, of all seeds that are there. Raises UserError."""
+    """Look at the samples of a list, of all seeds that have been drawn. Raises UserError."""
     columns, seeds = evaluator.columns(names), drawn_seeds(folder, name)
     images = np.stack([read_samples(samples_path(folder, name, seed), labels, size) for seed in seeds])
     logits = torch.stack([evaluator.logits(of_seed)[:, columns] for of_seed in images])
@@ -47,7 +47,7 @@ def look_at_data(
     evaluator: Evaluator, place: str, num: int | None = None, data_dir: str | Path | None = None,
     image_size: int | None = None,
 ) -> Looked:  # fmt: skip
-    """Look at real images and hold what is seen against their own labels: so the classifier itself is examined.
+    """Look at real images and compare with their own labels, to examine the classifier itself.
 
     Arguments: see `open_images`. Raises UserError.
     """
@@ -55,7 +55,7 @@ def look_at_data(
 
 
 class LabelledImages(NamedTuple):
-    """Real images, and what is on them."""
+    """Real images with their labels."""
 
     name: str  # of the data set, its split and its corruption
     images: Pixels  # uint8 [M,H,W,3]
@@ -67,7 +67,7 @@ def open_images(
     evaluator: Evaluator, place: str, num: int | None = None, data_dir: str | Path | None = None,
     image_size: int | None = None,
 ) -> LabelledImages:  # fmt: skip
-    """Load the images of `dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]`; where no split is named, of the test split.
+    """Load the images of `dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]`, by default of the test split.
 
     num: at most this many, spread evenly. image_size: by default the classifier's. Raises UserError.
     """

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: what was asked for, what was drawn, and what the classifier sees in it.
+"""Sheets of an evaluation's pictures, with the labels that were asked for and the ones that the classifier sees.
 
 Rests on looking (what was seen) and files.
 """
@@ -20,10 +20,10 @@ RIGHT, MISSED, BESIDE = "black", "#c00000", "#c06000"  # also told by - and +, f
 
 
 def caption(looked: Looked, seed: int, row: int) -> list[tuple[str, str]]:
-    """Say what to write below a picture: a line for each label, and its colour.
+    """Make the caption of a picture: a line for each label, and its colour.
 
-    A label that was asked for and missed has a -; one that is seen instead or in addition has a +. In an empty picture
-    nothing is seen, so there is no +, although there are k highest outputs there as well.
+    A - marks a label that was asked for and missed, a + one that is seen instead or in addition. In an empty picture
+    nothing is seen, so there is no +, although some outputs are the k highest there as well.
     """
     logits, asked = looked.logits[seed, row], looked.labels[row].bool()
     among = highest(logits, asked)
@@ -42,7 +42,7 @@ def caption(looked: Looked, seed: int, row: int) -> list[tuple[str, str]]:
 def failures(looked: Looked) -> list[tuple[int, int]]:
     """List the pictures that are not exactly as asked, as (seed, row).
 
-    Those that lower the score come first, and among them the ones that the classifier is most certain of.
+    The ones that lower the score come first, and among them the ones of which the classifier is surest.
     """
     asked = looked.labels.bool().expand(looked.logits.shape)
     among = highest(looked.logits, asked)
@@ -54,7 +54,7 @@ def failures(looked: Looked) -> list[tuple[int, int]]:
 
 
 def draw_grid(path: Path, looked: Looked) -> None:
-    """Draw a picture for each condition, of the first seed; of more than SHOWN conditions, SHOWN spread evenly."""
+    """Draw a picture for each condition, from the first seed; of at most SHOWN conditions, spread evenly."""
     count = len(looked.labels)
     rows = np.linspace(0, count, min(count, SHOWN), endpoint=False).astype(int).tolist()
     cut = f", {len(rows)} of them shown" if len(rows) < count else ""
@@ -65,7 +65,7 @@ def draw_grid(path: Path, looked: Looked) -> None:
 def across(labels: Tensor) -> int:
     """Choose how many pictures stand in a row, for pictures of these labels [n,L].
 
-    Where each condition comes several times, a row holds whole conditions.
+    If each condition comes several times, a row holds whole conditions.
     """
     same = int((labels == labels[0]).all(dim=1).cumprod(dim=0).sum())  # the first one, before another comes
     if same > 20 or len(labels) % same or (labels != labels[::same].repeat_interleave(same, dim=0)).any():
@@ -74,9 +74,9 @@ def across(labels: Tensor) -> int:
 
 
 def draw_failures(path: Path, looked: Looked) -> int:
-    """Draw the failures of all seeds; returns how many there are.
+    """Draw the failures of all seeds, and return their number.
 
-    Where there are none nothing is drawn, and the page of an earlier look is removed.
+    If there are none, nothing is drawn, and the page of an earlier look is removed.
     """
     failing = failures(looked)
     of = looked.logits.shape[0] * looked.logits.shape[1]

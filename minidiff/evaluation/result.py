@@ -10,7 +10,7 @@ from minidiff.files import read_json, write_json
 
 
 class Estimate(TypedDict, total=False):
-    """A mean over seeds; where there are two or more, with its standard error and Student's 95% interval."""
+    """A mean over seeds; with two seeds or more, also its standard error and Student's 95% interval."""
 
     value: float
     se: float
@@ -20,7 +20,7 @@ class Estimate(TypedDict, total=False):
 
 
 class Confusion(TypedDict):
-    """A label that was asked for and missed, and what is seen in its place: None is nothing."""
+    """A label that was asked for and missed, and the label seen in its place; None if none is seen."""
 
     asked: str
     seen: str | None
@@ -41,7 +41,7 @@ class ListFigures(TypedDict, total=False):
 
 
 def write_result(folder: Path, found: Mapping[str, ListFigures]) -> None:
-    """Write the settings and the figures of every list; lists that were looked at before stay."""
+    """Write the settings and the figures of every list. The figures of earlier lists stay."""
     about = {key: value for key, value in read_config(folder).stored().items() if key != "kind"}
     try:
         before: Mapping[str, object] = read_json(folder / RESULT)["lists"]

@@ -1,1 +1,1 @@
-"""Images at the edge of the package: files, grids, streams of samples, faults, quality."""
+"""Images on their way in and out: files, grids, streams of samples, faults, quality."""

@@ -36,7 +36,7 @@ VALUE_RANGES = {"[0, 1]": (255.0, 0.0), "[-1, 1]": (127.5, 127.5), "[0, 255]": (
 
 
 def value_range(low: float, high: float) -> str:
-    """Return which of VALUE_RANGES an array of floats from `low` to `high` fits. Raises UserError where none fits.
+    """Return which of VALUE_RANGES an array of floats from `low` to `high` fits. Raises UserError if none fits.
 
     Resizing overshoots, so values may exceed an end by 0.1.
     """

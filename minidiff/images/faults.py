@@ -1,4 +1,4 @@
-"""Is a sample an image at all? White noise, one flat colour and saturation are recognised from the pixels alone.
+"""Find samples that are no images: white noise, one flat colour and saturation are recognised from the pixels alone.
 
 Rests on numpy, and on no paper. Neighbouring pixels of a picture are alike, and in white noise they are not;
 docs/images.md has the measurement.

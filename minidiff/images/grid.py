@@ -48,8 +48,8 @@ LEADING = 4  # pixels between the lines that Pillow writes
 def label_rows(picture: Pixels, labels: Sequence[str], size: int = 15) -> Pixels:
     """Name the rows of a grid, uint8 [H,W,3], in a margin at its left. All rows have the same height.
 
-    size: of the letters, in pixels. A label may have several lines. Where a row is too low for them, the letters are
-    smaller; where even letters of 9 pixels do not fit, the last line says how many lines are left out.
+    size: of the letters, in pixels. A label may have several lines. If a row is too low for them, the letters are
+    smaller; if even letters of 9 pixels do not fit, the last line says how many lines are left out.
     """
     height = picture.shape[0] // len(labels)
     most = max(label.count("\n") + 1 for label in labels)

@@ -1,4 +1,4 @@
-"""Where a stream of samples goes: a grid, an array or a folder. Memory holds no more of it than a grid shows.
+"""Write a stream of samples to a grid, an array or a folder. Memory holds only the images that a grid shows.
 
 Rests on files, which writes whole or not at all, and on the images of this folder. An array is npy format 1.0 in an
 uncompressed zip, as numpy's savez makes it.

@@ -1,1 +1,1 @@
-"""Checkpoints of diffusers, read and written."""
+"""Read and write checkpoints of diffusers."""

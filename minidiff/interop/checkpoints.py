@@ -34,8 +34,8 @@ class Foreign(NamedTuple):
 def is_foreign(source: str | Path) -> bool:
     """Tell whether `source` is for `open_checkpoint`: a folder of diffusers, a file of weights, or a name on the Hub.
 
-    What is on this machine comes first. `owner/name` is looked up on the Hub only where neither that folder nor `owner`
-    exists, so that a mistyped folder name does not travel.
+    Folders on this machine come first. `owner/name` is looked up on the Hub only if neither that folder nor `owner`
+    exists, so a mistyped folder name is not sent to the Hub.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -113,7 +113,7 @@ def check_pipeline(folder: Path) -> None:
 
 
 def find_scheduler(folder: Path) -> Path:
-    """Find the scheduler_config.json of a folder; where a unet/ is given, beside it. Raises UserError."""
+    """Find the scheduler_config.json of a folder; if a unet/ is given, look beside it. Raises UserError."""
     places = [folder / "scheduler" / SCHEDULER, folder / SCHEDULER]
     places += [folder.absolute().parent / "scheduler" / SCHEDULER] * (folder.absolute().name == "unet")
     for place in places:
@@ -126,7 +126,7 @@ def find_scheduler(folder: Path) -> Path:
 
 
 def find_weights(folder: Path) -> Path:
-    """Find the file of weights: safetensors where there is one. Raises UserError."""
+    """Find the file of weights, safetensors if there is one. Raises UserError."""
     for name in TENSOR_FILES:
         if (folder / name).is_file():
             return folder / name

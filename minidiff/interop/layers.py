@@ -1,9 +1,9 @@
-"""diffusers' U-Net in our words, and back: a table of the names of its layers, and a reading of its config.
+"""Translate the U-Net of diffusers into minidiff's, and back: the names of its layers, and the keys of its config.
 
-Every key of a `config.json` and every tensor is accounted for. Either it is expressed; or it has the one value under
-which it means what this network does; or a UserError names it. Nothing is approximated. Rests on networks.unet;
-diffusers is not needed. The noise schedule is in scheduler.py, the files are in checkpoints.py. docs/interop.md tells
-all of this in words.
+Every key of a `config.json` and every tensor is accounted for. Either minidiff has the same setting, or the key has the
+only value that minidiff's network can have, or a UserError names it. Nothing is approximated. docs/interop.md explains
+all of this. Rests on networks.unet; diffusers is not needed. The noise schedule is in scheduler.py, the files are in
+checkpoints.py.
 """
 
 import json
@@ -107,13 +107,14 @@ def to_diffusers(network: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> d
 def as_embedding(network: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
     """Tell whether the label layer is a plain table: without a bias it is what diffusers calls num_class_embeds.
 
-    No config of diffusers has a linear layer with a bias, as for multi-hot labels: the 2023 lab put it in by hand.
+    No config of diffusers describes a linear layer with a bias, as multi-hot labels need. The 2023 course lab added one
+    by hand.
     """
     return bool(network["label_dim"]) and not bool(tensors["label.bias"].any())
 
 
 def present_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give attention layers today's names, and make them matrices where they were 1x1 convolutions."""
+    """Give attention layers today's names, and turn their 1x1 convolutions into matrices."""
     present = {}
     for name, tensor in tensors.items():
         found = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)", name)

@@ -1,6 +1,6 @@
-"""diffusers' `scheduler_config.json` in our words, and back: the noise schedule, and what the network predicts.
+"""Translate the `scheduler_config.json` of diffusers, and back: the noise schedule, and what the network predicts.
 
-As in layers.py, every key is expressed, or known and without an effect here, or named in a UserError. How that
+As in layers.py, minidiff has the setting of a key, or the key has no effect here, or a UserError names it. How that
 scheduler would sample is not part of a run; `sampling_notes` tells where it differs. Rests on diffusion.schedules and
 layers.
 """

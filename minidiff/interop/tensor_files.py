@@ -57,7 +57,7 @@ LUCID = ("init_conv.weight", "time_mlp.1.weight", "downs.0.0.block1.proj.weight"
 
 
 def refuse_file(path: Path) -> None:
-    """Raise UserError for weights without a config: it says what they are, and what to do."""
+    """Raise UserError for weights without a config. The error says what they are, and what to do."""
     tensors = read_tensor_file(path)
     step = tensors.get("step")
     for part in ("ema", "model", "state_dict"):  # of a trainer's file, its network

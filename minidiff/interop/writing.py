@@ -1,4 +1,4 @@
-"""Writing for another library, and writing a run that came from one: a new folder, whole or not at all.
+"""Write a folder for another library, or a run that came from one: a new folder, whole or not at all.
 
 Rests on layers and scheduler (diffusers' words) and files.
 """
@@ -29,7 +29,7 @@ def check_new(folder: Path) -> None:
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Call `write(other)` on a folder beside `folder`, then rename it: `folder` is there whole or not at all.
 
-    Nothing that is there already is written over. Raises UserError.
+    No existing file is overwritten. Raises UserError.
     """
     check_new(folder)
     with write_errors(folder), replacing_folder(folder) as place:
@@ -49,7 +49,7 @@ def write_run(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Ten
 def write_diffusers(
     folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], schedule: Schedule
 ) -> list[str]:
-    """Write a run as the folder of a DDPMPipeline; returns what that folder cannot say, in words. Raises UserError.
+    """Write a run as the folder of a DDPMPipeline; return notes about what that folder cannot hold. Raises UserError.
 
     config: of the run. tensors: of its network. schedule: as its config names it, before the zero-SNR rescaling.
     """

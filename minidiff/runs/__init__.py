@@ -1,1 +1,1 @@
-"""Run folders: what is in them, their log, their curves, and how they describe themselves."""
+"""Run folders: their files, their log and their curves."""

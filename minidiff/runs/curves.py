@@ -1,4 +1,4 @@
-"""How a training went, as a picture: curves.png, drawn from metrics.jsonl.
+"""A picture of a training's progress: curves.png, drawn from metrics.jsonl.
 
 Rests on log. matplotlib is loaded when a picture is drawn, so that nothing else waits for it.
 """
@@ -67,7 +67,7 @@ def draw_losses(axes: "Axes", training: list[dict[str, Any]], losses: list[str])
 
 
 def names_in(records: list[dict[str, Any]], without: set[str]) -> list[str]:
-    """Return the names of what the records hold, in the order in which they first come."""
+    """Return the names of the values in the records, in the order in which they first appear."""
     return list(dict.fromkeys(name for record in records for name in record if name not in without))
 
 
@@ -82,7 +82,7 @@ def plot_smoothed(axes: "Axes", records: list[dict[str, Any]], name: str) -> Non
 def running_median(values: Sequence[float]) -> list[float]:
     """Return the median of a fifteenth of the values around each, fewer at the ends.
 
-    It does not lag behind a loss that falls, and one step that went astray does not tear it away.
+    It does not lag behind a loss that falls, and a single outlier does not move it.
     """
     most, last = max(2, len(values) // 30), len(values) - 1
     reaches = [min(most, place, last - place) for place in range(len(values))]

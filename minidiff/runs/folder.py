@@ -1,4 +1,4 @@
-"""Run folders: what is in them, written whole or not at all, and read exactly.
+"""Run folders: files that are written whole or not at all, and read exactly.
 
 A run folder explains itself:
 
@@ -86,7 +86,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
 
 
 def read_weights(folder: Path, weights: str = "ema") -> tuple[dict[str, "Tensor"], Path]:
-    """Read one of WEIGHTS of the network that draws, and return with them the file they are from. Raises UserError."""
+    """Read one of WEIGHTS of the network that draws. Return the weights and their file. Raises UserError."""
     if weights not in WEIGHTS:
         raise UserError(f"unknown weights '{weights}'. Known: {', '.join(WEIGHTS)}.")
     if weights == "ema":

@@ -34,9 +34,9 @@ def read_metrics(folder: Path, upto: int | None = None) -> list[dict[str, Any]]:
 
 
 def seconds_of_steps(records: list[dict[str, Any]], batch_size: int) -> float:
-    """Return how long the steps of a training took, by the speed that each record was made at.
+    """Return how long the steps of a training took, from the speed in each record.
 
-    The time for pictures and measurements is not in it, nor what a kill lost.
+    It does not include the time for pictures and measurements, or for steps that were lost by a kill.
     """
     step, total = 0, 0.0
     for record in records:
@@ -47,13 +47,13 @@ def seconds_of_steps(records: list[dict[str, Any]], batch_size: int) -> float:
 
 
 def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
-    """Write metrics.jsonl anew: after a resume it must not hold steps that are about to be run again."""
+    """Write metrics.jsonl again: after a resume it must not hold steps that will be run once more."""
     text = "".join(json.dumps(record) + "\n" for record in records)
     write_atomically(folder / METRICS, lambda file: file.write(text.encode()))
 
 
 def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
-    """Add a line. A kill can cut it short, which `read_metrics` forgives."""
+    """Add a line. A kill can cut it short; `read_metrics` ignores such a line."""
     try:
         with open(folder / METRICS, "a") as file:
             file.write(json.dumps(record) + "\n")
@@ -62,5 +62,5 @@ def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def is_measurement(record: Mapping[str, Any]) -> bool:
-    """Return whether a record is one of a measurement, not of the training itself."""
+    """Return whether a record comes from a measurement, not from the training itself."""
     return "loss" not in record

@@ -1,1 +1,1 @@
-"""Where the work is done: processes, precision, processors."""
+"""The machine that does the work: processes, precision, processors."""

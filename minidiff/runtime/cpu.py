@@ -1,4 +1,4 @@
-"""Two settings of a process that computes on a CPU: how its threads wait, and what becomes of freed memory.
+"""Two settings for a process that computes on a CPU: how its threads wait, and whether it keeps freed memory.
 
 Rests on nothing, not even on torch: it is called before torch is loaded.
 GNU libgomp manual, GOMP_SPINCOUNT; glibc manual, "Malloc Tunable Parameters".
@@ -11,7 +11,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def tune() -> None:
-    """Make both settings for this process. A second call changes nothing, and what the user has set is left alone.
+    """Make both settings for this process. A second call changes nothing, and the user's own settings stay.
 
     The first is read when torch is loaded, and child processes inherit it. The second works at any time. The command
     line calls this. A script that fits or trains on a CPU may call it as well, before it imports torch.

@@ -1,4 +1,4 @@
-"""One process or many: the few things that minidiff needs of torch.distributed.
+"""One process or many: the few functions that minidiff needs of torch.distributed.
 
 Rests on errors. Under `torchrun` every process runs the same program; RANK, WORLD_SIZE and LOCAL_RANK tell it which one
 it is. Without torchrun all of this is one process, rank 0 of 1, and costs nothing.

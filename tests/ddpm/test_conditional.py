@@ -195,8 +195,8 @@ def test_conditions_are_taken_as_they_are_given(told: Path) -> None:
     assert torch.equal(rows, same)
     assert run.conditions("light") == run.conditions(["light"]) == [[1]]
     for wrong, message in (
-        (torch.zeros(0, 2), "of no image at all"),
-        ([], "of no image at all"),
+        (torch.zeros(0, 2), "have no rows"),
+        ([], "have no rows"),
         (torch.zeros(2, 3), r"the labels have the shape \[2, 3\], and this run takes \[M,2\]"),
         (torch.zeros(2), r"the labels are \[2\], and this run"),
         ([[1], [-1]], r"\[-1\] are no numbers of labels, which are 0 to 1 here"),
@@ -331,7 +331,7 @@ BAD = {
     "no words": (["--labels", ""], 1, "'' names no label. Write names with commas between, such as 'dark'"),
     "two of one": (["--labels", "light, dark"], 1, "an image of this run has one label, but 'dark, light' are 2"),
     "both": (["--labels", "light", "--labels-file", "a.json"], 2, "both say what to draw"),
-    "guidance alone": (["--guidance", "2"], 1, "--guidance leads towards --labels"),
+    "guidance alone": (["--guidance", "2"], 1, "--guidance needs --labels"),
     "negative": (["--labels", "light", "--guidance", "-1"], 2, "--guidance"),
     "both, one empty": (["--labels", "light", "--labels-file", ""], 2, "both say what to draw"),
     "no name": (["--labels-file", ""], 1, "the name of the labels file is empty. Give one"),
