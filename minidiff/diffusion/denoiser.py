@@ -20,7 +20,7 @@ def denoiser(model: Model, kind: Prediction, clip: bool | float = True, keep_eps
     """Turn a network into a function that calls it once and returns its x0 and eps.
 
     kind: what the network predicts. clip: see `clipped`; False leaves x0 as it is.
-    Where clipping changes x0, eps is worked out anew, so that the two still explain x_t. keep_eps keeps the network's
+    If clipping changes x0, eps is computed again, so that the two still make x_t. keep_eps keeps the network's
     own eps: diffusers' default (`use_clipped_model_output=False`).
     Both results are new tensors, even if the model returns the same memory every time. UserError for a wrong clip.
     """

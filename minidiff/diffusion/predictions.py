@@ -1,4 +1,4 @@
-"""Chapter 2, what a network can be asked to predict: eps, x0 or v. As x_t is known, each of them gives the others.
+"""Chapter 2, what a network can learn to predict: eps, x0 or v. As x_t is known, each of them gives the others.
 
 Rests on levels. A kind of prediction is one entry of PREDICTIONS; to add a kind, add an entry.
 Ho et al. 2020 (DDPM); Salimans & Ho 2022 (v prediction); Hang et al. 2023 (min-SNR weights).

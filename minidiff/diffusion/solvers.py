@@ -1,4 +1,4 @@
-"""Chapter 4: the reverse chain in few calls. An image from noise is the end of a differential equation; solve it well.
+"""Chapter 4: the reverse chain in few calls. The way from noise to an image is a differential equation: solve it well.
 
 Rests on chain. ddim keeps its guess at x0 over a whole step. The rules here let the guess change in a straight line,
 which makes the error fall with steps^2 instead of steps.
@@ -42,8 +42,8 @@ def dpm_solver(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise = None)
 def sde_dpm_solver(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise = None) -> Iterator[Step]:
     """Take the same step for the equation with noise: SDE-DPM-Solver++ "2M" (Lu et al. 2022b).
 
-    Its first order is ddim with eta = 1. Some of what the network got wrong before is drowned in new noise, so it wants
-    more steps and forgives more.
+    Its first order is ddim with eta = 1. New noise covers some of the network's earlier mistakes, so it forgives more,
+    but needs more steps.
     """
     x0_before, h_before = None, math.nan
     for level, below in levels:
@@ -58,7 +58,7 @@ def sde_dpm_solver(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise = N
 
 
 def unipc(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise = None) -> Iterator[Step]:
-    """Take dpm_solver's step, and mend it after the next call: UniPC-2 (Zhao et al. 2023, algorithm 1).
+    """Take dpm_solver's step, and correct it after the next call: UniPC-2 (Zhao et al. 2023, algorithm 1).
 
     When the network has been called at the step's end, the new guess is known, too. The step is taken again, with x0 as
     a parabola through three guesses. The call is the next step's, so this costs nothing; but the x that comes next is

@@ -1,4 +1,4 @@
-"""What can be asked of a deep image prior, and what a fit leaves in its config.json and result.json.
+"""The settings of a deep image prior: what a user can ask for, and what config.json and result.json hold.
 
 Rests on records, and needs no torch: so help texts and `minidiff info` are quick.
 `FitRequest` is what a user asks for. `DipConfig` is what became of it for one picture, with nothing left open.
@@ -80,7 +80,7 @@ class StopConfig:
 
 @record
 class FitRequest:
-    """What a user can ask of a fit. None leaves the choice to what suits the picture and the network."""
+    """The options of a fit. None stands for the value that suits the picture and the network."""
 
     task: str = FitConfig.task  # what is wrong with the picture; one of TASKS
     mask: str | None = None  # for inpaint: an image file, white where the picture is known

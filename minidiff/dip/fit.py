@@ -1,4 +1,4 @@
-"""The deep image prior: fit an untrained network to one spoilt image, and stop before it learns the spoiling too.
+"""The deep image prior: fit an untrained network to one damaged image, and stop before it learns the damage too.
 
 Rests on networks.dip. A `Fitter` is a generator of steps, like a training; dip/early_stop.py says when to stop it.
 Ulyanov et al. 2018 (Deep Image Prior).

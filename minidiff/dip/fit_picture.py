@@ -20,7 +20,7 @@ from minidiff.runs import folder as run_folder
 
 @dataclass(frozen=True)
 class FitCall(FitRequest):
-    """A request, and what is not part of the result: where it goes, where to compute, and whom to tell."""
+    """A request, and what does not change the result: where to write, where to compute, and whom to tell."""
 
     _: KW_ONLY
     out: str | Path | None = None  # the run folder to make; None: the next free one under runs/

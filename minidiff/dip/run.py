@@ -1,4 +1,4 @@
-"""What a fit has left for others: its answer, and its output at the steps that were saved.
+"""Find the files of a fit that others use: its answer, and its output at the saved steps.
 
 Rests on dip.config and runs.folder; no network is built.
 """

@@ -1,1 +1,1 @@
-"""Opening any trained model by its name or folder."""
+"""Open, sample and measure any trained model by its name or folder."""

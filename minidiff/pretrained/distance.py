@@ -1,4 +1,4 @@
-"""The distance between any two places, in one call: what `minidiff fid` does, from a script.
+"""The distance between any two sets of images, in one call: what `minidiff fid` does, from a script.
 
     found = minidiff.distance("samples.npz", "dataset:cifar10", metrics=("fid", "kid"))
     found.values["fid"], found.warnings
@@ -46,7 +46,7 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Distance:
-    """What was measured between A and B, and what could make it mislead.
+    """The numbers measured between A and B, and what could make them mislead.
 
     Under torchrun only the main process has the values.
     """
@@ -63,11 +63,11 @@ class Distance:
         return {name: title(name, self.network) for name in self.values}
 
     def save_statistics(self, path: Path) -> None:
-        """Write mu and sigma of A to a .npz, which can stand for A from then on."""
+        """Write mu and sigma of A to a .npz, which can be used in place of A from then on."""
         save_statistics(path, extraction.statistics_of(self.a, self.network))
 
     def to_json(self) -> dict[str, Any]:
-        """Return all that must be known later about these numbers, as JSON's types."""
+        """Return the numbers and all that is needed to interpret them, as JSON's types."""
         metrics: dict[str, dict[str, Any]] = {}
         for name, value in self.values.items():
             numbers = {"value": value} if isinstance(value, float) else asdict(value)
@@ -85,7 +85,7 @@ class Comparison:
     """A and B, opened and checked, with the network that will measure them. `measure` does the long work."""
 
     def __init__(self, a: Place, b: Place | None, request: MeasureRequest, device: torch.device) -> None:
-        """Open everything. b: None to measure A alone, for its statistics. Raise UserError for what cannot go well."""
+        """Open everything. b: None to measure A alone, for its statistics. Raise UserError if something would fail."""
         self.request, self.device = request, device
         self.on_step: Callable[[Step], None] = lambda step: None
         places = [place for place in (a, b) if place is not None]
@@ -132,7 +132,7 @@ class Comparison:
     def measured(
         self, label: str, source: ImageSource | StoredStatistics, wanted: tuple[str, ...], tell: OnProgress
     ) -> MeasuredSet:
-        """Measure one side, and tell after every batch, and after every step of a reverse chain, how far it is."""
+        """Measure one side. Report the progress after every batch, and after every step of a reverse chain."""
         done, total = 0, source.count or 0
 
         def on_images(count: int) -> None:
@@ -147,7 +147,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class DistanceCall(MeasureRequest):
-    """A request, and what is not part of the result: where to compute, and whom to tell."""
+    """A request, and two things that do not change the result: where to compute, and whom to tell."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps; auto: a GPU if there is one
     on_progress: OnProgress | None = None  # called again and again during the work

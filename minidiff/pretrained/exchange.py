@@ -1,4 +1,4 @@
-"""What `minidiff import` and `minidiff export` do, from a script: runs out of checkpoints of diffusers, and back.
+"""What `minidiff import` and `minidiff export` do, from a script: make runs from checkpoints of diffusers, and back.
 
 Rests on interop and ddpm.
 
@@ -20,7 +20,7 @@ from minidiff.records import to_json
 
 
 class Imported(NamedTuple):
-    """A run that was written out of a checkpoint."""
+    """A run that was made from a checkpoint."""
 
     folder: Path
     config: DdpmConfig
@@ -29,7 +29,7 @@ class Imported(NamedTuple):
 
 
 def import_run(source: str | Path, run: str | Path | None = None) -> Imported:
-    """Write a run folder out of a folder that diffusers saved, or of owner/name on the Hugging Face Hub.
+    """Make a run folder from a folder that diffusers saved, or from owner/name on the Hugging Face Hub.
 
     run: the new folder; None is runs/NAME. Raises UserError.
     """
@@ -43,7 +43,7 @@ def import_run(source: str | Path, run: str | Path | None = None) -> Imported:
 
 
 def export_run(run: str | Path, folder: str | Path, kind: str = "diffusers", weights: str = "ema") -> list[str]:
-    """Write a run as a new folder for another library; returns what that folder cannot say, in words.
+    """Write a run as a new folder for another library. Returns notes about what that folder cannot hold.
 
     kind: one of FORMATS. weights: `ema`, the averaged ones, or `raw`. Raises UserError.
     """

@@ -1,4 +1,4 @@
-"""Where `init` leads: the images that reverse chains start from, out of a file, a folder or the run of a DIP.
+"""The images that reverse chains start from (`init`), read from a file, a folder or the run of a DIP.
 
 Rests on dip (its run folders) and images.
 """

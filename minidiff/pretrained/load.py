@@ -1,4 +1,4 @@
-"""Opening a trained model of any kind that draws: a DDPM or a GAN, ours or a checkpoint of diffusers.
+"""Open a trained model that draws: a DDPM or a GAN of ours, or a checkpoint of diffusers.
 
 Rests on ddpm.run and gan.run, which open a model of one kind, and on interop.
 """

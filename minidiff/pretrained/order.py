@@ -1,4 +1,4 @@
-"""What every kind of drawing has in common: what will be drawn, in words, and what was drawn.
+"""The common part of all kinds of drawing: a description of what will be drawn, and the result.
 
 Rests on ddpm.chains and images.
 """
@@ -23,7 +23,7 @@ Say = Callable[[str], object]  # called with a line for the user
 
 
 class Drawn(NamedTuple):
-    """What was drawn. Under torchrun only the main process writes, so it alone has something here."""
+    """The result of a drawing. Under torchrun only the main process has it, because only that process writes."""
 
     written: list[str]  # each file, in words
     shown: Pixels  # the first images, at most 256: uint8 [n,H,W,3]
@@ -47,14 +47,14 @@ class Order(ABC):
     @property
     @abstractmethod
     def total(self) -> int:
-        """How much there is to do."""
+        """The amount of work, for a progress bar."""
 
     @abstractmethod
     def draw(self, advance: Advance, say: Say) -> Drawn:
         """Draw the images, and write them. Raises UserError."""
 
     def open_sink(self) -> ImageSink:
-        """Open the target, before the long work. Raises UserError where it cannot be written."""
+        """Open the target before the long work. Raises UserError if it cannot be written."""
         return ImageSink(self.target, overwrite=self.force)
 
 
@@ -69,7 +69,7 @@ def take_turns(captions: Sequence[str], count: int) -> list[str]:
 
 
 def journey(run: Run, request: SampleRequest) -> str:
-    """Tell where the chains of a request go: "4 calls, t = 995, 968, 523, 0"."""
+    """Describe the timesteps of a request's chains: "4 calls, t = 995, 968, 523, 0"."""
     timesteps = {chain.start_t: chain.timesteps for chain in chains_of(run, range(request.num), request)}
     if len(timesteps) > 1:
         return f"from {len(timesteps)} different t, one chain after another"

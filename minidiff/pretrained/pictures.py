@@ -55,7 +55,7 @@ class GanPictures(Order):
 
 @dataclass
 class ChainPictures(Order):
-    """The images of reverse chains; with `progressive` also a strip of how the first ones came about."""
+    """The images of reverse chains; with `progressive` also a strip that shows how the first ones developed."""
 
     run: Run
     request: SampleRequest  # resolved
@@ -138,7 +138,7 @@ class InitRows(Order):
 
 
 def legend(steps: Sequence[int], timesteps: list[list[int]]) -> str:
-    """Tell what the rows and columns of the grid are."""
+    """Describe the rows and columns of the grid."""
     if all(t == timesteps[0] for t in timesteps):
         return (
             f"a row for each of the steps {', '.join(map(str, steps))}\n"

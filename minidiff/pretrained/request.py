@@ -1,4 +1,4 @@
-"""What `minidiff sample` can be asked for, as a record: a trained model, how it draws, and where the images go.
+"""The options of `minidiff sample`, as a record: a trained model, how it draws, and where the images go.
 
 Rests on ddpm.request. Nothing here needs torch.
 """
@@ -20,7 +20,7 @@ OF_ANY = {"run", "num", "out", "force", "seed", "weights", "batch_size", "precis
 
 @record
 class DrawRequest(ChainOptions):
-    """Images from a trained model into a file. What belongs to reverse chains is for a DDPM alone."""
+    """A request for images from a trained model, in a file. The options of reverse chains are only for a DDPM."""
 
     run: str | Path | None = None  # a DDPM or a GAN, ours or of diffusers; None: the newest under runs/
     _: KW_ONLY

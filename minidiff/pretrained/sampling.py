@@ -73,7 +73,7 @@ def plan(request: DrawRequest) -> Order:
 
 
 def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) -> Order:
-    """Decide what is drawn by reverse chains. lines: those that are already said. Raises UserError."""
+    """Decide what is drawn by reverse chains. lines: the messages so far. Raises UserError."""
     notes = run.config.source.notes if run.config.source else ()
     warnings = [f"{note}." for note in notes]  # of a checkpoint from elsewhere
     conditions = run.conditions(request.labels, request.labels_file)
@@ -117,13 +117,13 @@ def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) 
 
 
 def sampler_of(request: DrawRequest) -> str:
-    """Choose the sampler where none is named: the one that an option belongs to, or what suits the start."""
+    """Choose the sampler if none is named: the one that an option belongs to, or the one that suits the start."""
     owner = next((owner for option, owner in OWNERS.items() if getattr(request, option) is not None), None)
     return request.sampler or owner or (FROM_NOISE if request.init is None else FROM_INIT)
 
 
 def options_for(request: DrawRequest, sampler: str) -> dict[str, Any]:
-    """Take out what says how a chain goes, except for its steps; in a comparison only what this sampler can have."""
+    """Pick the options of a chain, except for its steps. In a comparison, pick only the ones that this sampler has."""
     named = [each.name for each in fields(ChainOptions) if each.name != "steps"]
     if request.compare:
         options = lookup("sampler", sampler, SAMPLERS).plan.options
@@ -136,7 +136,7 @@ def counted(num: int) -> str:
 
 
 def say_labels(run: Run, conditions: Sequence[Sequence[int]], guidance_scale: float | None) -> list[str]:
-    """Tell what is asked for; nothing for a run without labels."""
+    """Say which labels are drawn; nothing for a run without labels."""
     if conditions:
         first = "; ".join(labels_in_words(one, run.label_names) for one in conditions[:3])
         more = f" and {len(conditions) - 3} more" * (len(conditions) > 3)
@@ -147,7 +147,7 @@ def say_labels(run: Run, conditions: Sequence[Sequence[int]], guidance_scale: fl
 
 
 def say_starts(names: Sequence[str], starts: Sequence[Start]) -> list[str]:
-    """Tell which noise was found in each init, and the timestep it leads to; of more than eight the range."""
+    """Say which noise was found in each init, and the timestep it leads to; for more than eight, only the range."""
     told = [
         f"{name}: noise {sigma:.3f} ({127.5 * sigma:.1f} of 255), so t = {t}"
         for name, (t, sigma, _) in zip(names[:8], starts, strict=False)

@@ -1,4 +1,4 @@
-"""Opening any place that can be measured: images, arrays, statistics, data sets, and models that draw.
+"""Open anything that can be measured: images, arrays, statistics, data sets, and models that draw.
 
 Rests on metrics (sources, array_files) and on the systems that draw (ddpm, gan).
 """

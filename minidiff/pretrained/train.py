@@ -1,4 +1,4 @@
-"""Training a model of any kind by one call: what `minidiff train` does, from a script.
+"""Train a model of any kind in one call: what `minidiff train` does, from a script.
 
 Rests on the jobs of every kind. `plan` and `take_up` prepare a training; `train` and `resume` run it as well, and open
 what it has learnt.
@@ -50,7 +50,7 @@ def plan(kind: str, request: Any) -> Job[Any]:
 
 
 def take_up(folder: str | Path, request: ResumeRequest, kind: str | None = None) -> Job[Any]:
-    """Take up the training of a run folder, which must be of this kind if one is named. Raises UserError."""
+    """Prepare to resume the training of a run folder. If a kind is named, the run must be of it. Raises UserError."""
     if kind is None:
         kind = str(read_config(folder, kind=tuple(JOBS))["kind"])
     return resume_job(JOBS[kind], folder, request)
@@ -93,7 +93,7 @@ def train(kind: str, *given: Any, **fields: Any) -> Trained:
 
 @takes(ResumeRequest)
 def resume(folder: str | Path, request: ResumeRequest) -> Trained:
-    """Take up the training of a run folder to its end, and open it. Only the fields of `ResumeRequest` may change.
+    """Resume the training of a run folder, finish it, and open it. Only the fields of `ResumeRequest` may change.
 
     run = minidiff.resume("runs/ddpm-fashion-mnist-1", steps=1000)
     """
@@ -111,7 +111,7 @@ def plan_training(kind: GanKind, request: GanRequest) -> gan.GanJob: ...
 @takes(ClassifierRequest)
 def plan_training(kind: Literal["classifier"], request: ClassifierRequest) -> classifier.ClassifierJob: ...
 def plan_training(kind: str, *given: Any, **fields: Any) -> Job[Any]:
-    """Plan a training as `train` does, without running it: to look at what it is, or to go through its steps oneself.
+    """Plan a training as `train` does, but do not run it. You can look at the plan, or go through the steps yourself.
 
     job = minidiff.plan_training("ddpm", dataset="fashion-mnist", steps=500)
     print(job.describe())

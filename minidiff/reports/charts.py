@@ -76,7 +76,7 @@ def panels(
 
 
 def called(name: str, names: Sequence[str]) -> str:
-    """Name a number beside others: where there is a critic's loss, too, the loss is the generator's."""
+    """Name a number for its chart. If there is a critic's loss, too, `loss` is the generator's loss."""
     adversarial = name == "loss" and {"critic_loss", "discriminator_loss"} & set(names)
     return "generator loss" if adversarial else name.replace("_", " ")
 
@@ -157,7 +157,7 @@ def draw(lines: Sequence[Line], shown: Shown, salt: str) -> Markup:
 
 
 def for_a_page(svg: str) -> str:
-    """Take out of matplotlib's SVG what belongs to a file of its own, and put the colours of the page in."""
+    """Turn matplotlib's SVG file into a part of a page: drop the file's header, and use the page's colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
@@ -192,7 +192,7 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def shades(values: Sequence[float]) -> Callable[[float], str]:
-    """Return a function from a value in a row of these to the class of its shade.
+    """Return a function that gives each value of a row the class of its shade.
 
     Where all are positive, the logarithm decides: near values are told apart beside one that is far off. The darkest
     shade is for DECADE times the lowest value, or for the highest if that is more; so values that hardly differ share a

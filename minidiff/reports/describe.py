@@ -1,4 +1,4 @@
-"""What a run folder says about itself, read from its files without building the network.
+"""Describe a run folder from its files, without building the network.
 
 Rests on the records of every kind of run, and on none of their code, so that `minidiff info` needs no torch.
 """
@@ -145,7 +145,7 @@ def on_data(data: DataConfig) -> str:
 
 
 def damage(data: DataConfig, before: str) -> str:
-    """Return the corruption of the data, after these words; nothing where there is none."""
+    """Return the corruption of the data, after these words; nothing if there is none."""
     return "" if data.corruption == "identity" else f"{before}{data.corruption}-{data.severity}"
 
 
@@ -228,7 +228,7 @@ def restore_progress(folder: Path) -> str:
 
 
 def describe_evaluation(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Tell what is looked at, by what, and the score of each list."""
+    """Describe an evaluation: the model or the images, the classifier, and the score of each list."""
     evaluation = from_json(EvaluateConfig, config, folder / CONFIG)
     shown = f"{evaluation.data.name}: {evaluation.data.images:,} images" if evaluation.data else ""
     if sampling := evaluation.sampling:
@@ -243,7 +243,7 @@ def describe_evaluation(folder: Path, config: dict[str, Any]) -> dict[str, str]:
 
 
 def summarise_evaluation(folder: Path, config: dict[str, Any]) -> str:
-    """Tell what is looked at, and the scores, in one line."""
+    """Describe an evaluation in one line: the model or the images, and the scores."""
     evaluation = from_json(EvaluateConfig, config, folder / CONFIG)
     shown = evaluation.data.name if evaluation.data else evaluation.run
     scores = [f"{name} {figures['score']['value']:.3f}" for name, figures in read_lists(folder).items()]

@@ -41,13 +41,13 @@ class Text(NamedTuple):
 
 
 class Items(NamedTuple):
-    """A list; each line has a name, which is bold and may be empty, and what is said of it."""
+    """A list; each line has a name, which is bold and may be empty, and a text."""
 
     lines: Sequence[tuple[str, str]]
 
 
 class Facts(NamedTuple):
-    """Names and what they are, in two columns; what is empty is left out. tiles: a few figures to be seen first."""
+    """Names and values in two columns; empty ones are left out. tiles: a few figures to be seen first."""
 
     pairs: Mapping[str, str]
     title: str = ""
@@ -178,7 +178,7 @@ def environment() -> jinja2.Environment:
 
 
 def simple_table(head: Sequence[str], lines: Sequence[Sequence[str]], align: str, caption: str = "") -> list[Table]:
-    """Return a table of plain text, or nothing where it has no lines."""
+    """Return a table of plain text, or nothing if it has no lines."""
     rows = [Row([Cell(text) for text in line]) for line in lines]
     return [Table(head, rows, align, caption)] if rows else []
 
@@ -241,7 +241,7 @@ def room_for(count: int) -> int:
 
 
 def picture(path: Path, caption: str, room: int) -> Picture:
-    """Put an image file into about `room` bytes; where it cannot be read, the reason takes its place.
+    """Fit an image file into about `room` bytes. If it cannot be read, the reason takes its place.
 
     A .png that is small enough goes in as it is, to the bit. Any other file is compressed as WebP, and halved until it
     fits.

@@ -1,4 +1,4 @@
-"""The page of one run of any kind: how far it is, what came of it, its pictures, curves and settings.
+"""The page of one run of any kind: its progress, its result, its pictures, curves and settings.
 
 Rests on describe (what a run folder says about itself), page and charts. It computes nothing anew, so it takes a second
 or two, and a run that is still in training can be looked at.
@@ -38,7 +38,7 @@ def write(folder: str | Path, out: str | Path | None = None) -> Path:
 
 
 def run_page(folder: Path) -> page.Page:
-    """Make the page of a run folder. Raises UserError where it is none."""
+    """Make the page of a run folder. Raises UserError if it is not one."""
     config = read_config(folder)
     about = describe.about(folder, config)
     try:
@@ -71,7 +71,7 @@ def settings(config: Config) -> dict[str, dict[str, str]]:
 
 
 def training(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
-    """Show a run of steps: its last pictures, some earlier ones, and all curves."""
+    """Show a training: its last pictures, some earlier ones, and all curves."""
     draws = config["kind"] != "classifier"  # a classifier shows its mistakes, and only the last count
     records = read_metrics(folder)
     pictures = sorted((folder / "samples").glob("*.png"))
@@ -172,7 +172,7 @@ def restoration(folder: Path, config: Config) -> tuple[dict[str, str], Sections]
 
 
 def evaluation(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
-    """Show what a classifier sees in pictures that were drawn to order."""
+    """Show the scores of an evaluation, and what the classifier sees in the pictures."""
     lists: dict[str, Any] = read_json(folder / RESULT, missing={}).get("lists") or {}
     paths = [*sorted((folder / "pictures").glob("*.png")), *sorted((folder / "failures").glob("*.png"))]
     pictures = [page.picture(path, f"{path.parent.name}: {path.stem}", page.room_for(len(paths))) for path in paths]
@@ -223,7 +223,7 @@ def by_label(lists: Mapping[str, Any]) -> page.Blocks:
 
 
 def album(paths: Sequence[Path], room: int, look: str, title: str = "") -> page.Blocks:
-    """Show pictures of steps, under a title; nothing where there are none."""
+    """Show pictures of steps under a title; nothing if there are none."""
     shown = [page.picture(path, called(path), room) for path in paths]
     return [*[page.Text(title, tag="h3")] * bool(title), page.Album(shown, look)] if shown else []
 
@@ -243,7 +243,7 @@ def some(paths: Sequence[Path], most: int) -> list[Path]:
 
 
 def first_of(folder: Path, *names: str) -> list[Path]:
-    """Return the first of these files that is there, in a list; an empty list where none is."""
+    """Return the first of these files that exists, in a list; an empty list if none does."""
     return [folder / name for name in names if (folder / name).exists()][:1]
 
 

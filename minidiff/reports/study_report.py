@@ -1,4 +1,4 @@
-"""The page of a study: which model came how near to which data, with pictures, curves and all there is to know.
+"""The page of a study: how near each model came to each data set, with pictures, curves and settings.
 
 Rests on studies/results (what there is), page and charts. It is written anew after each cell, so it also shows how far
 a study is.
@@ -57,7 +57,7 @@ def study_page(study: Findings) -> page.Page:
 
 
 def head(study: Findings) -> page.Blocks:
-    """Say what came of it, what is doubtful, and how far it is."""
+    """Make the head of the page: the result, the doubts, and the progress."""
     cells = list(study.cells.values())
     count = {state: sum(cell.state == state for cell in cells) for state in STATES}
     spent = sum(sum(cell.done.seconds.values()) for cell in cells if cell.done)
@@ -217,7 +217,7 @@ def named(study: Findings, cell: Cell) -> str:
 
 
 def warnings(study: Findings) -> page.Blocks:
-    """Say what failed, and what is doubtful about the others."""
+    """List the cells that failed, and the doubts about the others."""
     lines = []
     for cell in study.cells.values():
         if cell.error:

@@ -1,1 +1,1 @@
-"""A noisy photo made whole: a deep image prior, then a reverse chain."""
+"""Clean a noisy photo: fit a deep image prior, then finish with a reverse chain."""

@@ -1,4 +1,4 @@
-"""What can be asked of a restoration, and what it leaves in its config.json and result.json.
+"""The settings of a restoration: what a user can ask for, and what config.json and result.json hold.
 
 Rests on records and dip.config, and needs no torch.
 """
@@ -27,7 +27,7 @@ class ChainConfig:
 
 @record
 class RestoreRequest:
-    """What a user can ask of a restoration. The size of the fit is always the model's."""
+    """The options of a restoration. The size of the fit is always the model's."""
 
     mix: float = 0.75  # how much of the picture itself goes into the chain; the rest is the fit's answer
     start_t: int | Literal["auto"] = ChainConfig.start_t

@@ -198,7 +198,7 @@ def test_conditions_are_taken_as_they_are_given(told: Path) -> None:
         (torch.zeros(0, 2), "have no rows"),
         ([], "have no rows"),
         (torch.zeros(2, 3), r"the labels have the shape \[2, 3\], and this run takes \[M,2\]"),
-        (torch.zeros(2), r"the labels are \[2\], and this run"),
+        (torch.zeros(2), r"the labels have the shape \[2\], and this run"),
         ([[1], [-1]], r"\[-1\] are no numbers of labels, which are 0 to 1 here"),
         ([[2]], r"\[2\] are no numbers of labels"),
         (["light"], "'light' are no numbers of labels"),
