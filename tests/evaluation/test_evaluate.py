@@ -613,7 +613,7 @@ BAD = {
     "{model} --classifier {model}": (1, "is a ddpm run; this command needs a classifier run"),
     "{model} --out taken": (1, "taken is not empty"),
     "{model} --out {seen}": (1, "is a classifier run. Give another --out"),
-    "{model} --num 5": (2, "--num is for dataset:NAME"),
+    "{model} --num 5": (2, "--num is for a dataset:NAME"),
     "{model} --guidance -1": (2, "guidance"),
     "{model} --seeds 0": (2, "seeds"),
     "{model} --steps 500": (1, "500"),

@@ -388,12 +388,12 @@ def test_the_page_of_a_run_says_what_went_wrong(tmp_path: Path) -> None:
         return Reader(page.Page("a", "gan", [page.Facts(figures, tiles=True)], sections).html()).text
 
     html = said(noise, 0.05)
-    assert "Warnings" in html and "9 of 9 images are noise" in html and "their diversity is 0.05 beside 1" in html
+    assert "Warnings" in html and "9 of 9 images are noise" in html and "their diversity is 0.05" in html
     assert "diversity; 1: as varied as the data 0.05" in html
     assert "Warnings" not in said(smooth, 0.9) and "Warnings" not in said(noise, 0.05, step=100)
     config["kind"] = "ddpm"
     html = said(noise, 0.05)
-    assert "9 of 9 images are noise" in html and "beside 1" not in html and "Warnings" not in said(smooth, 0.9)
+    assert "9 of 9 images are noise" in html and "their diversity" not in html and "Warnings" not in said(smooth, 0.9)
 
 
 def test_a_grid_is_cut_into_its_images() -> None:
