@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import wraps
 from inspect import signature
 from numbers import Integral, Real
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin, overload
@@ -44,9 +44,9 @@ def record(cls: type[Record]) -> type[Record]:
 
     @wraps(init)
     def checked(self: Any, *given: Any, **named: Any) -> None:
-        for name, value in (dict(zip(parameters, given, strict=False)) | named).items():
-            check_type(name, value, expected.get(name))
-        init(self, *given, **named)
+        values = [checked_type(name, value, expected.get(name)) for name, value in zip(parameters, given, strict=False)]
+        more = {name: checked_type(name, value, expected.get(name)) for name, value in named.items()}
+        init(self, *values, *given[len(values) :], **more)
 
     setattr(made, "__init__", checked)  # noqa: B010
     return made
@@ -62,13 +62,19 @@ PLAIN: dict[Any, tuple[type, str]] = {
 }
 
 
-def check_type(name: str, value: object, expected: object) -> None:
-    """Raise UserError for a value that is of none of the plain types which a field allows. Other fields pass."""
+def checked_type(name: str, value: object, expected: object) -> object:
+    """Return the value for a field, with a path as text where the field is a text.
+
+    Raises UserError for a value that is of none of the plain types which the field allows. Other fields take any value.
+    """
     kinds = get_args(expected) if get_origin(expected) in (Union, UnionType) else (expected,)
     if not all(kind in PLAIN for kind in kinds):
-        return
+        return value
+    if isinstance(value, PathLike) and str in kinds and Path not in kinds:
+        return fspath(value)
     if not isinstance(value, tuple(PLAIN[kind][0] for kind in kinds)) or isinstance(value, bool):
         demand(False, name, value, listed([PLAIN[kind][1] for kind in kinds], "or"))
+    return value
 
 
 def demand(holds: bool, name: str, value: object, expected: str) -> None:

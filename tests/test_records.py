@@ -1,6 +1,7 @@
 """Records go to JSON and back unchanged, and what is wrong in a file is one line that names key and value."""
 
 import inspect
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -106,3 +107,8 @@ def test_a_script_is_told_of_a_wrong_type(wrong: dict[str, Any], said: str) -> N
 
 def test_a_record_can_be_read_like_a_dict() -> None:
     assert Outer("a", Inner(steps=7))["inner"]["steps"] == 7  # type: ignore[index]
+
+
+def test_a_path_may_be_given_for_a_text() -> None:
+    assert Outer(Path("a") / "b").kind == str(Path("a") / "b")  # type: ignore[arg-type]
+    assert to_json(Outer(kind=Path("c")))["kind"] == "c"  # type: ignore[arg-type]

@@ -14,11 +14,11 @@ from minidiff.dip.folder import FolderJob, OnEnd, OnStart, reopen_folder
 from minidiff.dip.job import DipJob, OnStep
 from minidiff.dip.recipe import Device, begin, reopen
 from minidiff.errors import UserError
-from minidiff.records import takes
+from minidiff.records import record, takes
 from minidiff.runs import folder as run_folder
 
 
-@dataclass(frozen=True)
+@record
 class FitCall(FitRequest):
     """A request, and what does not change the result: where to write, where to compute, and whom to tell."""
 

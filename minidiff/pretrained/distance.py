@@ -7,7 +7,7 @@ Rests on sources (what can be opened) and on metrics (what is then measured).
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from minidiff.metrics.features import FeatureNetwork, choose
 from minidiff.metrics.sources import ImageSource
 from minidiff.metrics.statistics import StoredStatistics, save_statistics
 from minidiff.pretrained.sources import open_place
-from minidiff.records import takes
+from minidiff.records import record, takes
 from minidiff.runtime import distributed
 
 Place = str | Path | ImageSource | StoredStatistics  # what can be a side: a name for `open_place`, or what it returns
@@ -145,7 +145,7 @@ class Comparison:
         return extraction.measure_set(source, self.network, wanted=wanted, batch_size=size, on_images=on_images)
 
 
-@dataclass(frozen=True)
+@record
 class DistanceCall(MeasureRequest):
     """A request, and two things that do not change the result: where to compute, and whom to tell."""
 
@@ -160,8 +160,6 @@ def distance(a: Place, b: Place, call: DistanceCall) -> Distance:
     Each is a folder of images, a .npy or .npz file, a run folder, which is then sampled, or `dataset:NAME`; or what
     `open_place` returned. Under torchrun the processes share the images. Raise UserError.
     """
-    asked = MeasureRequest(**{one.name: getattr(call, one.name) for one in fields(MeasureRequest)})
-    usual = "cuda" if torch.cuda.is_available() else "cpu"
-    device = distributed.local_device(usual if call.device == "auto" else call.device)
+    device = distributed.local_device(call.device)
     with distributed.process_group(device):
-        return Comparison(a, b, asked, device).measure(call.on_progress)
+        return Comparison(a, b, call, device).measure(call.on_progress)

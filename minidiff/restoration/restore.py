@@ -33,7 +33,7 @@ from minidiff.errors import UserError
 from minidiff.files import write_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.files import read_images, write_image
-from minidiff.records import from_json, takes, to_json
+from minidiff.records import from_json, record, takes, to_json
 from minidiff.restoration.config import (
     ANSWER,
     AUTO,
@@ -57,7 +57,7 @@ class Restored:
     result: RestoreResult
 
 
-@dataclass(frozen=True)
+@record
 class RestoreCall(FitCall):
     """The options of fit and chain, see `RestoreRequest`, and what is not part of the result."""
 
