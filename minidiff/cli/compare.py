@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import TABLES, table
-from minidiff.cli.types import Command, Device, Name, Names, Number, Place, say, warn
+from minidiff.cli.types import Command, Device, Name, Names, Number, Place, say, section, warn
 from minidiff.errors import UserError, one_line
 from minidiff.studies import config
 from minidiff.studies.config import StudyRequest, as_typed
@@ -49,7 +49,9 @@ DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data s
 
 
 @click.command(cls=Command)
+@section("Study")
 @click.option("--out", type=Place(), required=True, help="The folder of the study, new or to go on with.")
+@section("Data")
 @click.option(
     "--datasets",
     type=Names("data set", lambda: table("data set")),
@@ -60,7 +62,9 @@ DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data s
     type=Names("corruption", lambda: [*table("corruption"), "all"]),
     help=f"One or more of {CORRUPTIONS}, or all. Default: {as_typed(config.CORRUPTIONS)}.",
 )
+@section("Models and their training")
 @click.option("--models", type=Names("model", lambda: table("model")), help=f"One or more of {MODELS}.")
+@section("Data")
 @click.option(
     "--severity", type=click.IntRange(1, 5), help=f"How strong the corruptions are. Default: {config.SEVERITY}."
 )
@@ -74,6 +78,7 @@ DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data s
     callback=places_of_data,
     help="The folder with the files of the data sets, or of one of them, as in folder=PHOTOS. Default: the cache.",
 )
+@section("Models and their training")
 @click.option(
     "--steps",
     type=ModelSteps("model", lambda: table("model")),
@@ -84,6 +89,7 @@ DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data s
     type=Number(0, min_open=True),
     help="Train each cell for about this many minutes, instead of a number of --steps.",
 )
+@section("Measuring")
 @click.option(
     "--num",
     type=click.IntRange(min=20),
@@ -95,6 +101,7 @@ DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data s
     help="The network to measure in: Inception, or a classifier run for images unlike ImageNet's photographs. "
     f"Default: {config.FEATURES}.",
 )
+@section("Computing")
 @click.option(
     "--seed", type=click.IntRange(min=0), help=f"The seed of all trainings and samples. Default: {config.SEED}."
 )
@@ -108,6 +115,7 @@ DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data s
     show_default=True,
     help="Cells at once: each on the next GPU, or with its share of the CPU's threads.",
 )
+@section("Study")
 @click.option("--retry", is_flag=True, help="Try again the cells that failed.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done and how long it takes, and stop.")
 @click.pass_context

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from minidiff.cli.choices import TABLES, choice, table
-from minidiff.cli.types import Command, Device, Name, Number, Place, refuse_options, warn
+from minidiff.cli.types import Command, Device, Name, Number, Place, refuse_options, section, warn
 from minidiff.dip.config import ANSWER, OFF, FitRequest, FitResult
 from minidiff.errors import UserError
 
@@ -23,12 +23,14 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 # What a fit takes; `minidiff restore` begins with a fit, and takes the same.
 FIT_OPTIONS = [
+    section("Network"),
     click.option("--net", type=choice("net"), default=DEFAULTS.net, show_default=True, help="The network to fit."),
     click.option("--layers", type=click.IntRange(min=2), help="Layers of cnn. Default: 4."),
     click.option("--channels", type=click.IntRange(min=1), help="Inner channels. Default: 128; conv2 64."),
     click.option("--kernel-size", type=click.IntRange(min=1), help="Kernel size of cnn, odd. Default: 3."),
     click.option("--scales", type=click.IntRange(1, 8), help="Scales of hourglass. Default: 5, fewer if small."),
     click.option("--weights", type=Name("weights", ("imagenet",)), help="Encoder of resnet18. Default: untrained."),
+    section("Fit"),
     click.option(
         "--steps", type=click.IntRange(min=1), default=DEFAULTS.steps, show_default=True, help="Most steps of the fit."
     ),
@@ -44,6 +46,7 @@ FIT_OPTIONS = [
         "--average", type=Number(0, 1, max_open=True), default=DEFAULTS.average, show_default=True,
         help="Average the outputs with this weight of the past; the average is the answer. 0: no averaging.",
     ),
+    section("When to stop"),
     click.option(
         "--early-stop", type=EARLY_STOP, default=DEFAULTS.early_stop, show_default=True,
         help="Which statistic decides when to stop. off: run all steps and take the last output.",
@@ -55,11 +58,14 @@ FIT_OPTIONS = [
     click.option(
         "--window", type=click.IntRange(2, 10_000), help="How many outputs the early stop window sees. Default: 100."
     ),
+    section("Output"),
     click.option(
         "--save-every", type=click.IntRange(min=1), default=DEFAULTS.save_every, show_default=True,
         help="Steps between saved outputs.",
     ),
+    section("Picture"),
     click.option("--reference", type=Place(), metavar="IMAGE", help="The clean picture, to measure PSNR and SSIM."),
+    section("Computing"),
     click.option(
         "--seed", type=click.IntRange(min=0), default=DEFAULTS.seed, show_default=True, help="The random seed."
     ),
@@ -95,6 +101,7 @@ def dip() -> None:
 
 @dip.command()
 @click.argument("image", type=Place(), required=False)
+@section("Picture")
 @click.option(
     "--task", type=choice("task"), default=DEFAULTS.task, show_default=True, help="What is wrong with the picture."
 )
@@ -112,6 +119,7 @@ def dip() -> None:
     help="Add noise of this deviation, of 255, to a clean picture.",
 )
 @fit_options
+@section("Output")
 @click.option("--out", type=Place(), help="The run folder. Default: the next free runs/dip-IMAGE-N, and ./dip.png.")
 @click.option("--resume", type=Place(), metavar="RUN", help="Go on with this run folder, as if it had never stopped.")
 @click.option(

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import GUIDANCE_SCALE, choice, own_steps
-from minidiff.cli.types import Command, Device, Number, Place, say, typed, warn
+from minidiff.cli.types import Command, Device, Number, Place, say, section, typed, warn
 from minidiff.ddpm.request import FROM_NOISE
 from minidiff.evaluation.config import PER_CLASS, EvaluateRequest
 
@@ -16,12 +16,14 @@ OF_DATA = ("num", "data_dir", "image_size")
 
 @click.command("evaluate", cls=Command)
 @click.argument("source", metavar="RUN")
+@section("Judging")
 @click.option(
     "--classifier",
     type=Place(),
     required=True,
     help="The classifier: a classifier run with the same labels, or a checkpoint of the 2023 course lab's evaluator.",
 )
+@section("What to draw")
 @click.option(
     "--labels-file",
     "labels_files",
@@ -37,6 +39,7 @@ OF_DATA = ("num", "data_dir", "image_size")
     show_default=True,
     help="Draw each class this many times, if the run has one class an image and no labels file is given.",
 )
+@section("Reverse chain")
 @click.option(
     "--guidance",
     "guidance_scale",
@@ -47,8 +50,10 @@ OF_DATA = ("num", "data_dir", "image_size")
     "--sampler", type=choice("sampler"), default=FROM_NOISE, show_default=True, help="How to walk down the chain."
 )
 @click.option("--steps", type=click.IntRange(min=1), help=f"Calls of the network. Default: {own_steps()}.")
+@section("What to draw")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How often to draw each list.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The first of the seeds.")
+@section("Computing")
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -56,10 +61,13 @@ OF_DATA = ("num", "data_dir", "image_size")
     show_default=True,
     help="Images to draw at a time, in each process.",
 )
+@section("Images of dataset:NAME")
 @click.option("-n", "--num", type=click.IntRange(min=1), help="Look at this many images of dataset:NAME. Default: all.")
 @click.option("--data-dir", type=Place(), help="Where the data set of dataset:NAME lies.")
 @click.option("--image-size", type=click.IntRange(8, 1024), help="Size of dataset:NAME. Default: the classifier's.")
+@section("Computing")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@section("Output")
 @click.option(
     "--out", type=Place(), help="The folder for all of it, new or to go on with. Default: a new one under runs/."
 )

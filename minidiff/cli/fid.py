@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.types import Command, Device, Names, Place, say, warn
+from minidiff.cli.types import Command, Device, Names, Place, say, section, warn
 from minidiff.errors import UserError
 from minidiff.metrics.config import INCEPTION_DIMS, METRICS, MeasureRequest
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="[B]", required=False)
+@section("Measuring")
 @click.option(
     "--metrics",
     type=Names("metric", METRICS),
@@ -43,26 +44,31 @@ if TYPE_CHECKING:
     type=choice("mode"),
     help="With Inception: resize and scale images as this package does. Default: pytorch-fid.",
 )
+@section("Samples of a run")
 @click.option("-n", "--num", type=click.IntRange(min=2), help="Draw this many samples from a run. Default: 10000.")
 @click.option("--sampler", type=choice("sampler"), help="Draw from a DDPM with this sampler. Default: ddim.")
 @click.option(
     "--steps", type=click.IntRange(min=1), help="Network calls for a sample of a DDPM. Default: the sampler's own."
 )
 @click.option("--seed", type=click.IntRange(min=0), help="The seed for samples of a run. Default: 0.")
+@section("Images of dataset:NAME")
 @click.option("--data-dir", type=Place(), help="The folder with the files of a dataset:NAME. Default: the cache.")
 @click.option(
     "--image-size", type=click.IntRange(8, 1024), help="Resize the images of a dataset:NAME. Default: the set's size."
 )
+@section("Computing")
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
     help="Images at a time in each process. Default: 32 with Inception on a CPU, else 64.",
 )
+@section("Output")
 @click.option(
     "--save-stats", type=Place(), metavar="FILE.npz", help="Write mu and sigma of A, to be used in place of A later."
 )
 @click.option("--force", is_flag=True, help="Replace the file at --save-stats if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and the rest on standard error.")
+@section("Computing")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.pass_context
 def fid(

@@ -7,7 +7,7 @@ import click
 
 from minidiff.cli.choices import choice
 from minidiff.cli.dip import FitBar, conclusion, fit_options, resumable
-from minidiff.cli.types import Command, Number, Place, Timestep, refuse_options, warn
+from minidiff.cli.types import Command, Number, Place, Timestep, refuse_options, section, warn
 from minidiff.dip.config import FitRequest
 from minidiff.restoration.config import ANSWER, RestoreRequest, RestoreResult
 
@@ -16,6 +16,7 @@ DEFAULTS = RestoreRequest()
 
 @click.command(cls=Command)
 @click.argument("image", type=Place(), required=False)
+@section("Reverse chain")
 @click.option("--model", type=Place(), metavar="RUN", help="The trained DDPM. Default: the newest run under runs/.")
 @click.option(
     "--mix",
@@ -41,6 +42,7 @@ DEFAULTS = RestoreRequest()
 @click.option(
     "--sampler", type=choice("sampler"), default=DEFAULTS.sampler, show_default=True, help="Runs the reverse chain."
 )
+@section("Picture")
 @click.option(
     "--noise-sigma",
     type=Number(0, 255),
@@ -48,6 +50,7 @@ DEFAULTS = RestoreRequest()
     help="Add noise of this deviation, of 255, to a clean picture.",
 )
 @fit_options
+@section("Output")
 @click.option("--out", type=Place(), help="The run folder. Default: runs/restore-IMAGE-N, and ./restored.png.")
 @click.option("--resume", type=Place(), metavar="RUN", help="Go on with this run folder.")
 @click.option("--force", is_flag=True, help="Replace ./restored.png. Without it an existing one is kept.")

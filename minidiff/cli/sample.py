@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import GUIDANCE_SCALE, choice, own_steps, table
-from minidiff.cli.types import Command, Counted, Device, Name, Number, Place, Steps, Timestep, say, warn
+from minidiff.cli.types import Command, Counted, Device, Name, Number, Place, Steps, Timestep, say, section, warn
 from minidiff.ddpm.request import FROM_INIT, FROM_NOISE, LABELS_SPACING
 from minidiff.errors import UserError
 from minidiff.pretrained.request import DrawRequest
@@ -42,12 +42,14 @@ def usage(ctx: click.Context) -> Iterator[None]:
 
 @click.command(cls=SampleCommand)
 @click.argument("run", required=False)
+@section("Images")
 @click.option(
     "-n",
     "--num",
     type=click.IntRange(min=1),
     help="How many images to draw. Default: 16, or one for each init or each line of --labels-file.",
 )
+@section("Reverse chain")
 @click.option(
     "--sampler",
     type=choice("sampler"),
@@ -64,6 +66,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
     help="How to spread the timesteps when some are skipped. Default: the sampler's own; for dpm++sde with labels "
     f"{LABELS_SPACING} (docs/samplers.md).",
 )
+@section("A picture to start from")
 @click.option(
     "--start-t",
     type=Timestep(),
@@ -83,6 +86,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
     help="Start from these saved steps of the DIP run at --init. A picture at --out then has a row for each step: "
     "the init, x_t at --progressive moments (8 by default), the image.",
 )
+@section("Labels")
 @click.option(
     "--labels",
     multiple=True,
@@ -102,6 +106,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
     help="How closely to follow the labels: 1 as trained; more follows them more closely, with less variety. "
     f"Default: {GUIDANCE_SCALE:g}.",
 )
+@section("Reverse chain")
 @click.option("--clip/--no-clip", default=True, show_default=True, help="Hold the predicted image in [-1, 1].")
 @click.option(
     "--threshold",
@@ -109,6 +114,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
     help="Scale instead of cutting off: where this quantile of the predicted image, such as 0.995, is beyond 1, divide "
     "by it.",
 )
+@section("Images")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Image k of a seed is always the same."
 )
@@ -119,6 +125,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
     show_default=True,
     help="Draw with the averaged weights, or with the raw ones that are being trained.",
 )
+@section("Computing")
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -126,6 +133,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
     show_default=True,
     help="Images to draw at a time, in each process.",
 )
+@section("Output")
 @click.option(
     "--progressive",
     type=click.IntRange(min=2),
@@ -137,8 +145,10 @@ def usage(ctx: click.Context) -> Iterator[None]:
     type=Counted("sampler", lambda: table("sampler")),
     help="Draw the same noise with several samplers, each with its number of calls: a row for each, with times.",
 )
+@section("Computing")
 @click.option("--precision", type=Name("precision", ("auto", "fp32", "bf16")), help="Default: as the run was trained.")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@section("Output")
 @click.option(
     "--out",
     type=Place(),

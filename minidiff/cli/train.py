@@ -10,16 +10,18 @@ from minidiff.classifier.config import ClassifierRequest
 from minidiff.classifier.presets import CLASSIFIER_PRESETS
 from minidiff.cli.choices import choice
 from minidiff.cli.train_options import (
+    PICTURES,
     Presets,
     a_gan,
     answer,
     default,
-    how_to_run,
+    how_to_train,
     large_networks,
     sample_every,
     what_to_train_on,
+    where_to,
 )
-from minidiff.cli.types import Command, Number, Place, refuse_lone_severity, refuse_options, say, warn
+from minidiff.cli.types import Command, Number, Place, refuse_lone_severity, refuse_options, say, section, warn
 from minidiff.ddpm.config import LABEL_DROPOUT, DdpmRequest, FidConfig
 from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
 from minidiff.gan.config import GanRequest
@@ -60,6 +62,7 @@ train.command_class = Command
     type=Number(0, 1, max_open=True),
     help=f"Share of images whose labels are hidden in training, for guidance. Default: {LABEL_DROPOUT}.",
 )
+@section("Diffusion")
 @click.option("--schedule", type=choice("schedule"), help=default("The noise schedule.", "schedule"))
 @click.option(
     "--timesteps", type=click.IntRange(2, 100_000), help=default("T, the number of noise levels.", "timesteps")
@@ -89,6 +92,8 @@ train.command_class = Command
     default=None,
     help="Rescale the schedule to end in pure noise. Default: no.",
 )
+@how_to_train(DDPM_PRESETS, large_networks())
+@section(PICTURES)
 @sample_every()
 @click.option(
     "--fid-every",
@@ -110,9 +115,9 @@ train.command_class = Command
     help="The network to measure in: Inception, or a classifier run. Default: inception.",
 )
 @click.option("--fid-weights", type=Place(), help="Inception's weights. Default: from the cache, or downloaded.")
-@large_networks()
-@how_to_run("ddpm", DDPM_PRESETS)
-def ddpm(ctx: click.Context, **options: Any) -> None:
+@where_to("ddpm")
+@click.pass_context
+def ddpm(ctx: click.Context, /, **options: Any) -> None:
     """Train a DDPM, and draw pictures from it as it learns.
 
     \b
@@ -127,7 +132,8 @@ def ddpm(ctx: click.Context, **options: Any) -> None:
 
 @train.command(cls=Command)
 @a_gan("dcgan")
-def dcgan(ctx: click.Context, **options: Any) -> None:
+@click.pass_context
+def dcgan(ctx: click.Context, /, **options: Any) -> None:
     """Train a DCGAN: a generator against a discriminator (Radford et al. 2016).
 
     \b
@@ -140,7 +146,8 @@ def dcgan(ctx: click.Context, **options: Any) -> None:
 
 @train.command(cls=Command)
 @a_gan("wgan")
-def wgan(ctx: click.Context, **options: Any) -> None:
+@click.pass_context
+def wgan(ctx: click.Context, /, **options: Any) -> None:
     """Train a Wasserstein GAN: its critic's weights are clipped (Arjovsky et al. 2017).
 
     \b
@@ -152,7 +159,8 @@ def wgan(ctx: click.Context, **options: Any) -> None:
 
 @train.command(cls=Command)
 @a_gan("wgan-gp")
-def wgan_gp(ctx: click.Context, **options: Any) -> None:
+@click.pass_context
+def wgan_gp(ctx: click.Context, /, **options: Any) -> None:
     """Train a Wasserstein GAN with gradient penalty in place of clipping (Gulrajani et al. 2017).
 
     \b
@@ -169,19 +177,24 @@ def wgan_gp(ctx: click.Context, **options: Any) -> None:
     type=click.IntRange(min=1),
     help=default("Channels of the first stage; the last has 8 times as many.", "width", CLASSIFIER_PRESETS),
 )
-@click.option(
-    "--shift",
-    type=click.IntRange(min=0),
-    help="Move training images by up to this many pixels each way. Default: a 16th of their size.",
+@how_to_train(
+    CLASSIFIER_PRESETS,
+    click.option(
+        "--shift",
+        type=click.IntRange(min=0),
+        help="Move training images by up to this many pixels each way. Default: a 16th of their size.",
+    ),
+    large_networks(),
 )
+@section(PICTURES)
 @click.option(
     "--measure-every",
     type=click.IntRange(min=1),
     help="Steps between measurements of the accuracy, with their pictures. Default: a tenth, at least 200.",
 )
-@large_networks()
-@how_to_run("classifier", CLASSIFIER_PRESETS)
-def classifier(ctx: click.Context, **options: Any) -> None:
+@where_to("classifier")
+@click.pass_context
+def classifier(ctx: click.Context, /, **options: Any) -> None:
     """Train a classifier, a ResNet-18, and measure it on the test split as it learns.
 
     \b

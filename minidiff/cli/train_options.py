@@ -6,14 +6,15 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.types import Device, Name, Number, Place
+from minidiff.cli.types import Device, Function, Name, Number, Place, section
 from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.gan.config import CRITIC_NAMES, GAMES
 from minidiff.gan.presets import GAN_PRESETS
 from minidiff.training.presets import Preset
 
-Function = Callable[..., Any]
 Presets = Mapping[str, Preset]
+
+PICTURES = "Pictures and measurements"  # the section of help about what is drawn and measured during a training
 
 
 def default(help: str, name: str, presets: Presets = DDPM_PRESETS) -> str:
@@ -30,8 +31,9 @@ def answer(preset: Preset, name: str) -> Any:
 
 
 def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
-    """Add the options of every training that come first: data, preset, steps, rate."""
+    """Add the options of every training that come first: the data, and the preset, which begins the network's."""
     return together(
+        section("Data"),
         click.option(
             "--dataset", type=choice("data set"), default="shapes", show_default=True, help="What to train on."
         ),
@@ -61,12 +63,20 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
             show_default=True,
             help="What to do about image files that cannot be read.",
         ),
+        section("Network"),
         click.option(
             "--preset",
             type=Name("preset", presets),
             help="A network and its settings, for a purpose. Every other "
             "option overrides it. Default: gpu where there is one, else cpu. See `minidiff train presets`.",
         ),
+    )
+
+
+def how_to_train(presets: Presets, *own: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    """Add the options of every training's loop and machine. own: the options of this kind of training."""
+    return together(
+        section("Training"),
         click.option("--steps", type=click.IntRange(min=1), help=default("Optimizer steps.", "steps", presets)),
         click.option(
             "--batch-size",
@@ -83,12 +93,7 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
             type=click.IntRange(min=0),
             help=default("Steps in which the rate rises to --lr.", "warmup", presets),
         ),
-    )
-
-
-def how_to_run(kind: str, presets: Presets) -> Callable[[Function], Function]:
-    """Add the options of every training that come last: the loop, the machine, the run folder."""
-    return together(
+        *own,
         click.option(
             "--ema-decay",
             type=Number(0, 1, max_open=True),
@@ -109,6 +114,13 @@ def how_to_run(kind: str, presets: Presets) -> Callable[[Function], Function]:
             show_default=True,
             help="The seed of all random numbers of the run.",
         ),
+    )
+
+
+def where_to(kind: str) -> Callable[[Function], Function]:
+    """Add the options of every training that come last: what it leaves in which folder."""
+    return together(
+        section("Output"),
         click.option(
             "--save-every",
             type=click.IntRange(min=1),
@@ -119,7 +131,6 @@ def how_to_run(kind: str, presets: Presets) -> Callable[[Function], Function]:
             "--resume", type=Place(), help="Go on with the training of this run folder, as if it had never stopped."
         ),
         click.option("--dry-run", is_flag=True, help="Say what would be trained, and stop."),
-        click.pass_context,
     )
 
 
@@ -140,7 +151,13 @@ def large_networks() -> Callable[[Function], Function]:
 def a_gan(kind: str) -> Callable[[Function], Function]:
     """Add the options that all GANs share, and those of this kind."""
     game, presets = GAMES[kind], GAN_PRESETS[kind]
-    own = []
+    own = [
+        click.option(
+            "--critic-steps",
+            type=click.IntRange(min=1),
+            help=f"Steps of the {CRITIC_NAMES[kind]} for each step of the generator. Default: {game.critic_steps}.",
+        )
+    ]
     if game.clip is not None:
         own += [
             click.option(
@@ -171,14 +188,10 @@ def a_gan(kind: str) -> Callable[[Function], Function]:
                 "Channels of both networks next to the image; inside there are up to 8 times as many.", "width", presets
             ),
         ),
-        click.option(
-            "--critic-steps",
-            type=click.IntRange(min=1),
-            help=f"Steps of the {CRITIC_NAMES[kind]} for each step of the generator. Default: {game.critic_steps}.",
-        ),
-        *own,
+        how_to_train(presets, *own),
+        section(PICTURES),
         sample_every(),
-        how_to_run(kind, presets),
+        where_to(kind),
     )
 
 

@@ -21,12 +21,41 @@ else:
     ParamType = click.ParamType
 
 
+Function = Callable[..., Any]
+
+
+def section(title: str) -> Callable[[Function], Function]:
+    """Begin a section of the command's help: the options below this decorator, down to the next section."""
+
+    def decorate(function: Function) -> Function:
+        options = [param for param in vars(function)["__click_params__"] if isinstance(param, click.Option)]
+        begun = [option for option in options if "section" not in vars(option)]
+        assert begun, f"the section {title} of the help is empty"
+        for option in begun:
+            vars(option)["section"] = title
+        return function
+
+    return decorate
+
+
 class Command(click.Command):
-    """Say `--start-t` where the package says `start_t`.
+    """Say `--start-t` where the package says `start_t`, and show the options of the help in their sections.
 
     The package's errors name arguments in backticks. If the command has an option of that name, the user reads the
     option's flag instead.
     """
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections in the order in which they first appear. What is in none comes last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if (row := param.get_help_record(ctx)) is not None:
+                sections.setdefault(vars(param).get("section", ""), []).append(row)
+        others = sections.pop("", [])
+        sections["Other" if sections else "Options"] = others
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -70,6 +70,40 @@ def test_every_command_translates_arguments(words: str) -> None:
     assert isinstance(COMMANDS[words], Command)
 
 
+MANY = 12  # options that can be read without sections
+
+
+def own_options(command: click.Command) -> list[click.Option]:
+    return [param for param in command.params if isinstance(param, click.Option)]
+
+
+@pytest.mark.parametrize("words", [words for words in sorted(COMMANDS) if len(own_options(COMMANDS[words])) > MANY])
+def test_long_help_has_sections(words: str) -> None:
+    """Every option stands once, in a section, and no section is empty or comes twice.
+
+    Fails when `section` marks the options above it, when a new option comes before the first section, and when
+    `format_options` begins a new section for each option. `--help` alone belongs to no section.
+    """
+    said = COMMANDS[words].get_help(click.Context(COMMANDS[words], info_name=words))
+    parts = re.split(r"^(\w[^\n]*):\n", said, flags=re.MULTILINE)[1:]
+    titles, rows = parts[::2], [re.findall(r"^  (?:-\w, )?(--[\w-]+)", part, re.MULTILINE) for part in parts[1::2]]
+    assert all(rows) and len(set(titles)) == len(titles) > 3
+    assert titles[-1] == "Other" and "Options" not in titles
+    known = {max(option.opts, key=len): vars(option)["section"] for option in own_options(COMMANDS[words])}
+    found = {flag: title for title, flags in zip(titles[:-1], rows[:-1], strict=True) for flag in flags}
+    assert found == known and sum(map(len, rows[:-1])) == len(known)
+
+
+def test_train_ddpm_groups_its_options() -> None:
+    said = COMMANDS["train ddpm"].get_help(click.Context(COMMANDS["train ddpm"]))
+    flags = ["--dataset", "--preset", "--schedule", "--lr", "--fid-every", "--out"]
+    titles = ["Data", "Network", "Diffusion", "Training", "Pictures and measurements", "Output"]
+    at = [said.index(f"\n{title}:\n") for title in titles]
+    assert at == sorted(at)
+    for flag, begin, end in zip(flags, at, [*at[1:], len(said)], strict=True):
+        assert f"\n  {flag} " in said[begin:end]
+
+
 # --- arguments become flags -------------------------------------------------------------------------------------------
 
 
