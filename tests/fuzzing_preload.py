@@ -1,0 +1,13 @@
+"""Import what the commands import, once: every case of `fuzzing` is a fork of the process that has read this."""
+
+import importlib
+import pkgutil
+
+import torch
+
+import minidiff
+
+torch.set_num_threads(1)
+for module in pkgutil.walk_packages(minidiff.__path__, "minidiff."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)

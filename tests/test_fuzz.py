@@ -1,0 +1,23 @@
+"""Damaged files of every kind end commands in one line, soon, and in little memory. See fuzzing."""
+
+from pathlib import Path
+
+import fuzzing
+import pytest
+
+CASES = 12  # of each kind and command
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fuzzing.make_workspace(tmp_path_factory.mktemp("fuzzing") / "workspace")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", fuzzing.KINDS)
+def test_a_damaged_file_ends_a_command_in_one_line(kind: str, workspace: Path) -> None:
+    """Breaks when a reader believes a file: a traceback, a wait without end, or memory that the file only declares."""
+    outcomes = fuzzing.count(kind, CASES, 0, workspace)
+    bad = [outcome for outcome in outcomes if outcome.faults()]
+    assert not bad, "\n".join(f"{each.arguments} {each.faults()} {each.code}\n{each.output[-800:]}" for each in bad)
+    assert any(outcome.code for outcome in outcomes)  # not every case was harmless
