@@ -40,6 +40,7 @@ QUICK = {
     "images/test_quality.py",
     "images/test_sink.py",
     "metrics/test_frechet.py",
+    "test_arrays.py",
     "test_files.py",
     "test_gpu_paths.py",
     "test_imports.py",

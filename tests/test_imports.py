@@ -14,7 +14,7 @@ PACKAGE = Path(minidiff.__file__).parent
 
 # A folder, or a file that lies beside them, may import from its own floor and from those before it.
 FLOORS = [
-    {"errors", "rng", "files", "records", "_version"},
+    {"errors", "rng", "files", "records", "arrays", "_version"},
     {"diffusion", "networks", "images", "runtime"},
     {"data", "runs"},
     {"training", "interop"},

@@ -78,7 +78,7 @@ def fid(
     """Measure the distance between A, the samples, and B, the reference.
 
     Each is a folder of images, a .npy or .npz with images, a .npz with statistics (mu, sigma), a run folder, which is
-    sampled, or dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]].
+    sampled, or dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]. FILE.npz:NAME is one of several arrays of a .npz.
 
     \b
     minidiff fid samples.npz dataset:cifar10
@@ -101,7 +101,7 @@ def fid(
     place = distributed.local_device(device)
     with distributed.process_group(place):
         comparison = Comparison(a, b, request, place)
-        if target and isinstance(comparison.sources[0], StoredStatistics):
+        if target and (isinstance(images := comparison.sources[0], StoredStatistics) or images.statistics):
             raise UserError(f"--save-stats keeps the statistics of A, and {a} is statistics already. Give images.")
         say(f"features  {describe_network(comparison.network)}", err=as_json)
         with Bars(distributed.is_main()) as bars:

@@ -12,6 +12,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -88,15 +89,19 @@ class Pictures:
         """Take the stored images if they have this key, are whole, and three of them agree when decoded again."""
         try:
             about = json.loads(self.path.with_suffix(".json").read_text())
-            kept, notes = about["kept"], about["notes"]
-            kept = list(range(self.count)) if kept is None else kept
-            shape = (len(kept), *self.shape)
-            if about["key"] != self.key or self.path.stat().st_size != HEADER + math.prod(shape):
+            if about["key"] != self.key:
                 return False
+            notes, kept = list(map(str, about["notes"])), about["kept"]
+            kept = list(range(self.count)) if kept is None else [range(self.count)[row] for row in kept]
+            if any(row >= after for row, after in pairwise(kept)):
+                return False
+            shape = (len(kept), *self.shape)
+            with open(self.path, "rb") as file:
+                whole = os.fstat(file.fileno()).st_size == HEADER + math.prod(shape)
+                if not whole or file.read(HEADER) != npy_header(shape):
+                    return False
             images = self.opened(len(kept))
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-        if images.shape != shape or images.dtype != np.uint8:
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return False
         for row in {0, len(kept) // 2, len(kept) - 1} if kept else ():
             again = self.picture(kept[row])  # within two levels: another processor may round differently
@@ -125,7 +130,10 @@ class Pictures:
     def opened(self, count: int) -> Pixels:
         """Open the stored file: read it when it is small, map it when it is not."""
         large = count * math.prod(self.shape) > IN_MEMORY
-        return np.asarray(np.load(self.path, mmap_mode="r")) if large else np.load(self.path)
+        shape = (count, *self.shape)
+        if large:
+            return np.asarray(np.memmap(self.path, np.uint8, "r", HEADER, shape))
+        return np.fromfile(self.path, np.uint8, offset=HEADER).reshape(shape)
 
     def do_without(self, error: OSError, workers: int) -> None:
         """Decode into memory, because nothing can be stored. Raises UserError for a set that is too large for that."""

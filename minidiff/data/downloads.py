@@ -17,8 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from minidiff.arrays import DEFLATE
 from minidiff.errors import UserError
 from minidiff.images.convert import Pixels
+
+LARGEST_IDX = 1 << 31  # bytes; the largest set of this kind, EMNIST, has 0.6e9
 
 
 def download(name: str, classes: str, folder: Path, where: str, archive: str = "") -> None:
@@ -58,26 +61,45 @@ def reason_of(error: Exception) -> str:
     return lines[-1].strip(" <>.") if lines else type(error).__name__
 
 
-def read_idx(path: Path) -> Pixels:
-    """Read an IDX file of bytes, gzipped or not: [N,28,28] for images, [N] for labels. Raises UserError.
+def read_idx(path: Path, item: tuple[int, ...]) -> Pixels:
+    """Read an IDX file of bytes, gzipped or not, as uint8 [N,*item]. Raises UserError.
 
     The format is: two zero bytes, 8 for unsigned bytes, the number of dimensions; each dimension in 4 bytes, the
-    highest first; the data.
+    highest first; the data. item: [28,28] for images, [] for labels. The size that the header declares is compared with
+    the size of the file, or with the one in the last bytes of a gzip file, before the data are read.
     """
+    packed = path.suffix == ".gz"
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            content = file.read()
-    except (OSError, EOFError, zlib.error) as error:
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            magic = file.read(4)
+            if magic != bytes([0, 0, 8, 1 + len(item)]):
+                expected = bytes([0, 0, 8, 1 + len(item)]).hex()
+                raise UserError(f"{path} begins with '{magic.hex()}', not '{expected}'. Fetch it again.")
+            count, *sides = struct.unpack(f">{1 + len(item)}I", file.read(4 + 4 * len(item)))
+            start, size = 8 + 4 * len(item), count * math.prod(item)
+            if tuple(sides) != item:
+                raise UserError(f"{path} is {[count, *sides]}; it should be {['N', *item]}. Fetch it again.")
+            there = unpacked_size(path) if packed else path.stat().st_size
+            most = min(LARGEST_IDX, path.stat().st_size * DEFLATE)
+            if (start + size) % (1 << 32 if packed else 1 << 64) != there or size > most:
+                raise UserError(f"{path} is {[count, *sides]} but holds {there - start:,} bytes. Fetch it again.")
+            values: Pixels = np.frombuffer(file.read(size), np.uint8).reshape(count, *item).copy()
+            if file.read(1):
+                raise UserError(f"{path} holds more than the {[count, *sides]} it declares. Fetch it again.")
+            return values
+    except (OSError, EOFError, ValueError, zlib.error, struct.error) as error:
+        if isinstance(error, UserError):
+            raise
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path} cannot be read ({reason}). Fetch it again.") from None
-    start = 4 + 4 * content[3] if len(content) > 3 else 4
-    if content[:3] != b"\x00\x00\x08" or len(content) < start:
-        raise UserError(f"{path} is not an IDX file of bytes: it begins with '{content[:4].hex()}'. Fetch it again.")
-    shape = struct.unpack(f">{content[3]}I", content[4:start])
-    if len(content) - start != math.prod(shape):
-        raise UserError(f"{path} is {list(shape)} but holds {len(content) - start} bytes. Fetch it again.")
-    values: Pixels = np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
-    return values
+
+
+def unpacked_size(path: Path) -> int:
+    """Return the size that a gzip file says its content has, modulo 2^32: it stands in the last four bytes."""
+    with open(path, "rb") as file:
+        file.seek(-4, os.SEEK_END)
+        size: int = struct.unpack("<I", file.read(4))[0]
+    return size
 
 
 def read_attributes(path: Path, names: list[str]) -> tuple[Pixels, list[str]]:

@@ -61,8 +61,8 @@ def load_idx(
         where = f"{files} into {request.data_dir or request.root / folder / 'raw'}{hint}"
         download(request.name, folder, request.root / folder, where)
     pair = find_idx(request, folder, also)
-    images, labels = read_idx(pair[0]), read_idx(pair[1])
-    if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or not labels.size:
+    images, labels = read_idx(pair[0], (28, 28)), read_idx(pair[1], ())
+    if labels.shape != images.shape[:1] or not labels.size:
         raise UserError(
             f"{pair[0]} is {list(images.shape)} and {pair[1].name} {list(labels.shape)}; "
             f"{request.name} needs [N, 28, 28] and [N]. Fetch both again."

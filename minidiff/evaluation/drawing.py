@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minidiff.arrays import MEND, read_npz
 from minidiff.data.conditions import multi_hot, read_conditions
 from minidiff.ddpm.chains import resolve
 from minidiff.ddpm.request import Sampling
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.chain import Step
-from minidiff.errors import UserError, one_line
+from minidiff.errors import UserError
 from minidiff.evaluation.config import PER_CLASS, SAMPLES, SamplingSettings
 from minidiff.evaluation.evaluator import Evaluator
 from minidiff.files import write_atomically
@@ -163,15 +164,14 @@ def read_samples(path: Path, labels: Tensor, size: int) -> Pixels:
     """
     images: Pixels
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:  # np.load leaves a bad file open
-            images, asked = stored["images"], stored["labels"]
+        images, asked = read_npz(path, "images", "labels")
         of_bytes = images.dtype == asked.dtype == np.uint8
-        if not of_bytes or images.shape != (len(asked), size, size, 3):
-            raise ValueError(f"the images are {images.dtype} {list(images.shape)}, not {size}x{size} in colour")
-    except Exception as error:  # whatever bytes are there: zip and array fail on them in many ways
-        raise UserError(
-            f"{path} is damaged ({one_line(error)}). Remove it, and the pictures are drawn again."
-        ) from None
+        if not of_bytes or asked.ndim != 2 or images.shape != (len(asked), size, size, 3):
+            found = f"{images.dtype} {list(images.shape)}"
+            raise UserError(f"{path}: the images are {found}, not {size}x{size} in colour.")
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}").removesuffix(MEND).strip(": ")
+        raise UserError(f"{path} is damaged: {reason} Remove it, and the pictures are drawn again.") from None
     if asked.shape != tuple(labels.shape) or (asked != labels.numpy()).any():
         raise UserError(f"{path} was drawn for other labels than the list has now. Give another `out`.")
     return images

@@ -10,7 +10,7 @@ from functools import partial
 from minidiff.errors import UserError
 from minidiff.metrics.config import METRICS as METRICS
 from minidiff.metrics.estimates import Estimate, Progress
-from minidiff.metrics.extraction import MeasuredSet, check_stored
+from minidiff.metrics.extraction import MeasuredSet, check_stored, needs_statistics
 from minidiff.metrics.features import FeatureNetwork
 from minidiff.metrics.fid_infinity import fid_infinity
 from minidiff.metrics.frechet import frechet_distance
@@ -42,8 +42,9 @@ def check_wanted(
 ) -> None:
     """Raise UserError for a metric that these sides or this network cannot give, before the long work."""
     for side in sides:
-        if isinstance(side, StoredStatistics):
-            check_stored(side, network)
+        stored = side if isinstance(side, StoredStatistics) else side.statistics
+        if stored is not None and (stored is side or needs_statistics(wanted)):
+            check_stored(stored, network)
     for metric in wanted:
         for label, side in zip("AB", sides, strict=False):
             needs_images = metric in ("kid", "prec-recall") or (label == "A" and metric != "fid")
@@ -53,6 +54,8 @@ def check_wanted(
                     "Give the images."
                 )
             asks_nothing = label == "B" and metric == "is"
+            if isinstance(side, ImageSource) and side.statistics is not None:
+                asks_nothing |= metric == "fid" or (label == "B" and metric == "fid-inf")
             if isinstance(side, ImageSource) and side.count < NEEDED[metric] and not asks_nothing:
                 raise UserError(
                     f"{label} has {side.count} image{'s' * (side.count != 1)}, and {metric} needs at least "
@@ -81,7 +84,7 @@ def compute_metrics(
     if "fid" in wanted:
         found["fid"] = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
     if "fid-inf" in wanted:
-        reference = b.features if len(b.features) else (b.mean, b.covariance)
+        reference = (b.mean, b.covariance) if b.stored or not len(b.features) else b.features
         found["fid-inf"] = fid_infinity(a.features, reference, progress=progress(title("fid-inf", network)))
     if "kid" in wanted:
         size = min(KID_SUBSET, len(a.features), len(b.features))
@@ -107,7 +110,9 @@ def describe_network(network: FeatureNetwork) -> str:
 def describe_set(measured: MeasuredSet) -> str:
     """Say in a line what a side is, how many images it has, and what was done to them."""
     count = f"{measured.count:,} images" if measured.count else "an unknown number of images"
-    return f"{measured.name}: " + "; ".join([f"{count} {measured.size}".strip(), *measured.changes])
+    unused = f"; not used: {', '.join(measured.unused)}" * bool(measured.unused)
+    arrays = f" ({measured.arrays}{unused})" * bool(measured.arrays)
+    return f"{measured.name}{arrays}: " + "; ".join([f"{count} {measured.size}".strip(), *measured.changes])
 
 
 def describe_value(value: float | Estimate) -> str:

@@ -48,9 +48,9 @@ def doubts(a: MeasuredSet, b: MeasuredSet, network: FeatureNetwork, wanted: Iter
                 f"{enough_for_a_line(a, b, network):,} images of {network.dims:,} features, and {' and '.join(few)}: "
                 "it comes out too low, and its interval too narrow."
             )
-        if not len(b.features):
+        if b.stored or not len(b.features):
             found.append(
-                f"B is a file of statistics. {title('fid-inf', network)} takes them as exact, and removes only "
+                f"B has statistics out of a file. {title('fid-inf', network)} takes them as exact, and removes only "
                 "the bias "
                 "that comes from the images of A."
             )
@@ -74,7 +74,8 @@ def doubts(a: MeasuredSet, b: MeasuredSet, network: FeatureNetwork, wanted: Iter
 
 def enough_for_a_line(a: MeasuredSet, b: MeasuredSet, network: FeatureNetwork) -> int:
     """Return the number of images from which on the bias of FID is a line in 1/N, as measured in docs/metrics.md."""
-    return (2 if a.count == b.count and len(b.features) else 4) * network.dims
+    paired = a.count == b.count and len(b.features) and not b.stored
+    return (2 if paired else 4) * network.dims
 
 
 def faults_of(label: str, side: MeasuredSet) -> list[str]:

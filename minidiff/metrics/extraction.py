@@ -8,7 +8,7 @@ Rests on sources (the images), features (the network), frechet (the sums) and fa
 import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -47,6 +47,9 @@ class MeasuredSet:
     looked_at: int = 0  # images that were checked for faults
     faulty: dict[str, int] = field(default_factory=dict)  # how many of these have each fault
     same: str | None = None  # equal for the same images, however they were named; None if that is not known
+    arrays: str = ""  # which arrays of a .npz these are, in words
+    unused: list[str] = field(default_factory=list)  # the names of the other arrays there
+    stored: bool = False  # whether mean and covariance come from a file, not from the images that were read
 
 
 # --- from images to statistics ------------------------------------------------------------------------------------
@@ -70,6 +73,7 @@ def extract(
     found = MeasuredSet(
         source.name, source.count, sums.mean, sums.scatter, size=source.size, changes=source.changes,
         held=source.held, low=255, high=0, faulty=dict.fromkeys(FAULT_CAUSES, 0), same=source.same,
+        arrays=source.arrays, unused=source.unused,
     )  # fmt: skip
     for batch in source.batches(batch_size):
         features, logits = network.compute(batch)
@@ -163,7 +167,10 @@ def from_stored(stored: StoredStatistics, network: FeatureNetwork) -> MeasuredSe
     origin = "statistics" if stored.about else "statistics that do not say their network and mode, taken for these"
     mean, covariance = torch.from_numpy(stored.mean), torch.from_numpy(stored.covariance)
     seen = {name: value for name, value in stored.about.get("seen", {}).items() if name in SEEN}
-    return MeasuredSet(stored.name, stored.count, mean, covariance, changes=[origin], **seen)
+    return MeasuredSet(
+        stored.name, stored.count, mean, covariance, changes=[origin], arrays=stored.arrays, unused=stored.unused,
+        stored=True, **seen,
+    )  # fmt: skip
 
 
 def recall(
@@ -176,16 +183,24 @@ def recall(
     """
     if isinstance(source, StoredStatistics):
         return from_stored(source, network)
+    if source.statistics is not None and not needs_images(wanted):
+        return from_stored(source.statistics, network)
     place = cache_place(source, network)
-    if place is None or set(wanted) & {*NEED_FEATURES, "is"} or not distributed.from_main(place.exists()):
+    if place is None or needs_images(wanted) or not distributed.from_main(place.exists()):
         return None
     try:
         found = from_stored(open_statistics(str(place)), network)
     except UserError:
         return None  # damaged, or from another version: measured anew and replaced
-    found.name, found.size = source.name, source.size
+    found.name, found.size, found.stored = source.name, source.size, False
+    found.arrays, found.unused = source.arrays, source.unused
     found.changes = [*source.changes, "statistics from the cache"]
     return found
+
+
+def needs_images(wanted: Iterable[str]) -> bool:
+    """Tell whether a metric needs more than mean and covariance."""
+    return bool(set(wanted) & {*NEED_FEATURES, "is"})
 
 
 def measure_set(
@@ -202,11 +217,34 @@ def measure_set(
         return found
     assert isinstance(source, ImageSource)
     found = extract(source, network, batch_size=batch_size, wanted=wanted, on_images=on_images)
+    if source.statistics is not None:
+        if needs_statistics(wanted):
+            return with_statistics(found, source.statistics, network)
+        return replace(found, unused=["mu", "sigma", *found.unused])
     if (place := cache_place(source, network)) and distributed.is_main():
         with suppress(OSError, UserError):  # a cache that cannot be written only costs time
             place.parent.mkdir(parents=True, exist_ok=True)
             save_statistics(place, statistics_of(found, network))
     return found
+
+
+def needs_statistics(wanted: Iterable[str]) -> bool:
+    """Tell whether a metric needs mean and covariance."""
+    return bool(set(wanted) & {"fid", "fid-inf"})
+
+
+def with_statistics(images: MeasuredSet, stored: StoredStatistics, network: FeatureNetwork) -> MeasuredSet:
+    """Put the statistics that a file holds in place of those of its images.
+
+    They are of more images than the file has: ADM's reference batches hold those of a whole training set, and 10,000
+    images for the other metrics.
+    """
+    of_file = from_stored(stored, network)
+    return replace(
+        images, count=of_file.count, mean=of_file.mean, covariance=of_file.covariance, stored=True,
+        changes=[*of_file.changes, f"{images.count:,} images for the other metrics", *images.changes],
+        arrays=f"{stored.arrays} for the Fréchet distance, otherwise {images.arrays}",
+    )  # fmt: skip
 
 
 def cache_place(source: ImageSource, network: FeatureNetwork) -> Path | None:

@@ -32,6 +32,7 @@ class RowFile:
                 self.file = tempfile.TemporaryFile(prefix="minidiff-")  # noqa: SIM115
                 finalize(self, self.file.close)  # the file lives as long as this object
             self.file.write(rows.float().contiguous().numpy().tobytes())
+            self.file.flush()  # here, where a full disk is told
         except OSError as error:
             raise UserError(
                 f"cannot store features in {tempfile.gettempdir()}: {error.strerror}. Set TMPDIR to a folder with "
@@ -55,4 +56,7 @@ class RowFile:
         width = 4 * self.shape[1]  # bytes
         assert self.file is not None
         self.file.seek(first * width)
-        return np.frombuffer(self.file.read(count * width), np.float32).reshape(count, self.shape[1])
+        content = self.file.read(count * width)
+        if len(content) < count * width:
+            raise UserError(f"the features stored in {tempfile.gettempdir()} are gone. Measure again.")
+        return np.frombuffer(content, np.float32).reshape(count, self.shape[1])

@@ -20,6 +20,7 @@ from minidiff.errors import UserError, one_line
 from minidiff.files import printable
 from minidiff.images.convert import Pixels
 from minidiff.images.files import image_shape, read_image
+from minidiff.metrics.statistics import StoredStatistics
 from minidiff.runtime import distributed
 from minidiff.training.data import load_together
 
@@ -44,6 +45,9 @@ class ImageSource:
     fingerprint: str | None = None  # equal for equal images, if it can be known without reading all of them; else None
     sampled: bool = False  # whether a model draws the images when they are asked for
     same: str | None = None  # equal for the same images, however they were named; None if that is not known
+    arrays: str = ""  # the name of the array, out of a .npz
+    unused: list[str] = field(default_factory=list)  # the names of the other arrays there
+    statistics: StoredStatistics | None = None  # that lie beside the images in one file, as in ADM's reference batches
 
 
 def own_slices(count: int, batch_size: int) -> Iterator[slice]:

@@ -75,6 +75,7 @@ class Distance:
             metrics[name] = {"title": self.titles[name], **known}
         sides = {
             label: {"name": side.name, "images": side.count, "size": side.size or None, "changes": side.changes}
+            | ({"arrays": side.arrays, "unused": side.unused} if side.arrays else {})
             for label, side in (("a", self.a), ("b", self.b)) if side is not None
         }  # fmt: skip
         about = asdict(self.network.identity) | {"source": self.network.source, "published": self.network.published}
@@ -119,6 +120,8 @@ class Comparison:
         b = None
         if self.sources[1:]:
             of_b = tuple(name for name in wanted if name != "is")  # the Inception Score asks nothing of B
+            if isinstance(source := self.sources[1], ImageSource) and source.statistics is not None:
+                of_b = tuple("fid" if name == "fid-inf" else name for name in of_b)  # which takes them as exact
             b = self.measured("B", self.sources[1], of_b, tell)
         if b is None or not distributed.is_main():
             return Distance({}, a, b, self.network)

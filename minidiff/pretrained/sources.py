@@ -14,7 +14,7 @@ from minidiff.errors import UserError
 from minidiff.gan.run import GanRun
 from minidiff.gan.samples import of_gan
 from minidiff.interop.checkpoints import is_foreign
-from minidiff.metrics.array_files import open_file
+from minidiff.metrics.array_files import open_file, split_place
 from minidiff.metrics.sources import ImageSource, open_dataset, open_folder
 from minidiff.metrics.statistics import StoredStatistics
 from minidiff.pretrained.load import load
@@ -35,9 +35,10 @@ def open_place(
 ) -> ImageSource | StoredStatistics:
     """Open a folder of images, a .npy or .npz file, a run folder, or `dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]`.
 
-    A run can be ours or a folder of diffusers. It draws `num` images (10,000) on `device`, when they are asked for:
-    a DDPM with `sampler`, `steps` and `seed`, a GAN with `seed` alone. data_dir, image_size: of a data set, see
-    `load_data`. on_step: called after every call of a DDPM's network. Raise UserError.
+    `FILE.npz:NAME` is one array of a .npz file in which several could be meant. A run can be ours or a folder of
+    diffusers. It draws `num` images (10,000) on `device`, when they are asked for: a DDPM with `sampler`, `steps` and
+    `seed`, a GAN with `seed` alone. data_dir, image_size: of a data set, see `load_data`. on_step: called after every
+    call of a DDPM's network. Raise UserError.
     """
     if place.startswith("dataset:"):
         return open_dataset(place, data_dir, image_size)
@@ -52,10 +53,12 @@ def open_place(
                     run.refuse(f"`{option}`")
             return of_gan(place, run, num or 10_000, seed=seed or 0)
         return of_run(place, run, num or 10_000, on_step, sampler=sampler or "ddim", steps=steps, seed=seed or 0)
+    place, array = split_place(place)
+    path = Path(place).expanduser()
     if not path.exists():
         raise UserError(f"{place}: no such file or folder. Give images, an array, statistics, a run, or dataset:NAME.")
     if path.suffix.lower() in (".npy", ".npz"):
-        return open_file(place)
+        return open_file(place, array)
     raise UserError(
         f"{place} is not a folder, a .npy or a .npz. A single image has no distribution: give a folder of images."
     )

@@ -18,17 +18,16 @@ import sys
 import threading
 import time
 import traceback
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from minidiff.arrays import read_npz
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError, one_line
 from minidiff.files import locked, read_json, write_atomically, write_json
@@ -138,10 +137,9 @@ def training_seconds(run: Path) -> float:
 def drawn_before(place: Path, study: Study) -> Drawn | None:
     """Return the facts that `draw` kept, if the samples are there and whole; None if they must be drawn."""
     try:
-        with open(place / SAMPLES, "rb") as file, np.load(file) as stored:
-            check_samples(place.name, stored["images"], study.num, study.image_size)
+        check_samples(place.name, read_npz(place / SAMPLES, "images")[0], study.num, study.image_size)
         drawn = from_json(Drawn, read_json(place / DRAWN), place / DRAWN)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error, UserError):
+    except UserError:
         return None
     (place / RAW).unlink(missing_ok=True)  # the process was killed before it could do so
     return drawn
@@ -192,7 +190,7 @@ def check_samples(cell: str, images: NDArray[Any], num: int, size: int) -> None:
     """
     if images.dtype != np.uint8 or list(images.shape) != [num, size, size, 3]:
         found = f"{images.dtype} {list(images.shape)}"
-        if images.dtype != np.uint8 and images.size:
+        if images.dtype != np.uint8 and images.dtype.kind in "biuf" and images.size:
             found += f" with values from {images.min():g} to {images.max():g}"
         raise UserError(
             f"the samples of {cell} are {found}, and this study holds uint8 {[num, size, size, 3]}. Draw them so."

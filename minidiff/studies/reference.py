@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from minidiff.arrays import open_npy
 from minidiff.data.datasets import ImageData, splits_of
 from minidiff.errors import UserError
 from minidiff.files import write_atomically, write_json
@@ -17,7 +18,7 @@ from minidiff.images.grid import grid
 from minidiff.metrics import extraction, features
 from minidiff.metrics.features import FeatureNetwork
 from minidiff.metrics.sources import ImageSource
-from minidiff.metrics.statistics import StoredStatistics, save_statistics
+from minidiff.metrics.statistics import open_statistics, save_statistics
 from minidiff.pretrained.sources import open_place
 from minidiff.records import to_json
 from minidiff.runs import folder as run_folder
@@ -95,9 +96,7 @@ def check_data(name: str, digest: str | None, trained_on: str | None) -> None:
 
 def digest_of(folder: Path, name: str) -> str | None:
     """Return the fingerprint of the images from which the statistics of DATASET.CORRUPTION were computed."""
-    reference = open_place(str(folder / DATA / name / STATISTICS))
-    assert isinstance(reference, StoredStatistics)
-    found: str | None = reference.about.get("fingerprint")
+    found: str | None = open_statistics(str(folder / DATA / name / STATISTICS)).about.get("fingerprint")
     return found
 
 
@@ -105,9 +104,12 @@ def measure_samples(study: Study, folder: Path, cell: str, device: torch.device)
     """Measure how far a cell's samples are from the training images."""
     shared, network = folder / DATA / data_of(cell), network_of(study, device)
     samples = open_place(str(folder / CELLS / cell / SAMPLES))
-    reference = open_place(str(shared / STATISTICS))
-    assert isinstance(samples, ImageSource) and isinstance(reference, StoredStatistics)
-    real = extraction.from_stored(reference, network)
-    return distances(
-        extract_all("samples measured", samples, network, device), real, np.load(shared / FEATURES), network
-    )
+    if not isinstance(samples, ImageSource):
+        raise UserError(f"{samples.name} holds statistics, not samples. Remove it, and they are drawn again.")
+    real = extraction.from_stored(open_statistics(str(shared / STATISTICS)), network)
+    features_kept = open_npy(shared / FEATURES)
+    if features_kept.dtype != np.float32 or features_kept.shape[1:] != (network.dims,):
+        raise UserError(f"{features_kept} is {features_kept.described}, not features of this network. Remove it and "
+                        f"{shared / STATISTICS}, and both are computed again.")  # fmt: skip
+    of_samples = extract_all("samples measured", samples, network, device)
+    return distances(of_samples, real, features_kept.whole(), network)

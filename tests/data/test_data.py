@@ -253,6 +253,8 @@ BAD_IDX = {
     "header cut": gzip.compress(b"\x00\x00\x08\x03\x00\x00"),
     "data cut": gzip.compress(idx(np.zeros((12, 28, 28)))[:-1]),
     "too much data": gzip.compress(idx(np.zeros((12, 28, 28))) + b"0"),
+    "billions declared": gzip.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, 4_000_000_000, 28, 28)),
+    "dimensions declared": gzip.compress(struct.pack(">BBBB", 0, 0, 8, 255) + bytes(2000)),
     "other size": gzip.compress(idx(np.zeros((12, 32, 32)))),
     "other count": gzip.compress(idx(np.zeros((11, 28, 28)))),
     "labels": gzip.compress(idx(np.zeros(12))),

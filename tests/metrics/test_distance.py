@@ -73,6 +73,36 @@ def test_what_is_open_already_can_be_measured(arrays: tuple[str, str], clf: Path
     assert opened.values == named.values
 
 
+def test_a_reference_batch_of_adm_gives_fid_its_statistics_and_the_rest_its_images(
+    arrays: tuple[str, str], clf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And every array that was taken is named.
+
+    FID of the statistics is the distance of the two Gaussians in closed form: 32 for means that lie 1 apart in each of
+    32 features. Fails when FID is computed from `arr_0` (0), or KID refused because there are statistics.
+    """
+    mine = tmp_path / "a.npz"
+    assert cli.run(["fid", arrays[0], "--features", str(clf), "--save-stats", str(mine), "--device", "cpu"]) == 0
+    with np.load(mine) as stored:
+        mu, sigma = stored["mu"] + 1, stored["sigma"]
+    adm = str(tmp_path / "adm.npz")
+    np.savez(adm, mu=mu, sigma=sigma, mu_s=mu[:5], sigma_s=sigma[:5, :5], arr_0=np.load(arrays[0]))
+    options: dict[str, Any] = {"features": str(clf), "device": "cpu"}
+    alone = minidiff.distance(str(mine), adm, **options)
+    assert alone.values["fid"] == pytest.approx(32, rel=1e-6)
+    assert alone.to_json()["b"]["arrays"] == "mu and sigma"
+    assert alone.to_json()["b"]["unused"] == ["mu_s", "sigma_s", "arr_0"]
+    both = minidiff.distance(arrays[1], adm, metrics=("fid", "kid", "prec-recall"), **options)
+    images = minidiff.distance(*arrays[::-1], metrics=("fid", "kid", "prec-recall"), **options)
+    assert both.values["fid"] == minidiff.distance(arrays[1], f"{adm}:mu", **options).values["fid"]
+    assert both.values["kid"] == images.values["kid"] and both.values["recall"] == images.values["recall"]
+    assert minidiff.distance(arrays[1], f"{adm}:arr_0", **options).values["fid"] == images.values["fid"]
+    capsys.readouterr()
+    assert cli.run(["fid", arrays[1], adm, "--metrics", "fid,kid", "--features", str(clf), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "mu and sigma for the Fréchet distance, otherwise arr_0; not used: mu_s, sigma_s" in said
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

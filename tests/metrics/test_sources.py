@@ -116,10 +116,39 @@ def test_a_run_is_sampled_as_sample_does(trained: Path) -> None:
     assert np.abs(all_of(source, 2).astype(int) - to_uint8(expected)).max() <= 1
 
 
-def test_images_before_statistics_in_one_file(tmp_path: Path, pixels: np.ndarray) -> None:
-    """ADM's reference batches hold both; the images are the safer of the two."""
-    np.savez(tmp_path / "a.npz", mu=np.zeros(4), sigma=np.eye(4), arr_0=pixels)
-    assert (all_of(opened(tmp_path / "a.npz")) == pixels).all()
+# --- several arrays in one file -----------------------------------------------------------------------------------
+
+
+def test_a_reference_batch_of_adm_is_images_with_statistics(tmp_path: Path, pixels: np.ndarray) -> None:
+    """Each can be had alone by its name, and what is left aside is known."""
+    np.savez(tmp_path / "a.npz", mu=np.zeros(4), sigma=np.eye(4), mu_s=np.zeros(2), sigma_s=np.eye(2), arr_0=pixels)
+    both = opened(tmp_path / "a.npz")
+    assert (all_of(both) == pixels).all()
+    assert both.arrays == "arr_0" and both.unused == ["mu_s", "sigma_s"]
+    assert both.statistics is not None and (both.statistics.covariance == np.eye(4)).all()
+    alone = opened(f"{tmp_path / 'a.npz'}:arr_0")
+    assert alone.statistics is None and alone.unused == ["mu", "sigma", "mu_s", "sigma_s"]
+    stored = open_place(f"{tmp_path / 'a.npz'}:mu")
+    assert isinstance(stored, StoredStatistics) and len(stored.mean) == 4
+    assert stored.unused == ["mu_s", "sigma_s", "arr_0"]
+
+
+def test_one_of_several_arrays_must_be_named(tmp_path: Path, pixels: np.ndarray) -> None:
+    """Nothing is taken because of its name or its place. Labels and the like are no images, so they do not count."""
+    np.savez(tmp_path / "mnist.npz", x_train=pixels, x_test=pixels[:4, ..., 0], y_train=np.zeros(10))
+    text = message(tmp_path / "mnist.npz")
+    assert "mnist.npz:x_train" in text and "mnist.npz:x_test" in text and "y_train" not in text
+    assert (all_of(opened(f"{tmp_path / 'mnist.npz'}:x_train")) == pixels).all()
+    assert opened(f"{tmp_path / 'mnist.npz'}:x_test").count == 4
+    assert "Did you mean 'x_train'" in message(f"{tmp_path / 'mnist.npz'}:x_trian")
+    np.savez(tmp_path / "images.npz", images=pixels, labels=np.zeros((10, 3), np.uint8))
+    source = opened(tmp_path / "images.npz")
+    assert (source.arrays, source.unused) == ("images", ["labels"])
+
+
+def test_a_file_with_a_colon_in_its_name(tmp_path: Path, pixels: np.ndarray) -> None:
+    np.save(tmp_path / "a.npz:b.npy", pixels)
+    assert opened(tmp_path / "a.npz:b.npy").count == 10
 
 
 # --- statistics ---------------------------------------------------------------------------------------------------
@@ -208,6 +237,10 @@ def test_files_that_are_damaged(tmp_path: Path, pixels: np.ndarray) -> None:
     np.save(tmp_path / "cut.npy", pixels)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-100])
     assert "cut short" in message(tmp_path / "cut.npy")
+    np.save(tmp_path / "two.npy", pixels)
+    with open(tmp_path / "two.npy", "ab") as file:
+        np.save(file, pixels)
+    assert "more than one array" in message(tmp_path / "two.npy")
     np.savez_compressed(tmp_path / "cut.npz", pixels)
     (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-100])
     assert "cannot be read" in message(tmp_path / "cut.npz")
@@ -225,7 +258,8 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     assert "Python objects" in message(tmp_path / "o.npy")
     with zipfile.ZipFile(tmp_path / "labels.npz", "w") as archive:
         archive.writestr("labels.npy", (tmp_path / "o.npy").read_bytes())
-    assert "Python objects" in message(tmp_path / "labels.npz")
+    assert "labels (object [1])" in message(tmp_path / "labels.npz")
+    assert "Python objects" in message(f"{tmp_path / 'labels.npz'}:labels")
 
 
 def test_a_run_of_another_kind(tmp_path: Path) -> None:
