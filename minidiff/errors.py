@@ -40,6 +40,11 @@ def listed(names: Sequence[str], word: str = "and") -> str:
     return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number of things in words: 1 image; 2 images; 12,000 images."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def lookup(kind: str, name: str, table: Mapping[str, Value]) -> Value:
     """Return `table[name]`. Raises UserError, which names the nearest entry."""
     if name not in table:

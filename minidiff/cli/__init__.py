@@ -13,7 +13,8 @@ from importlib import import_module
 import click
 
 from minidiff._version import __version__
-from minidiff.errors import UserError, suggestion
+from minidiff.cli.types import Group
+from minidiff.errors import UserError
 from minidiff.runtime import cpu
 
 # For each command: where it is, and its line in `minidiff --help`. A module is imported when its command is called.
@@ -36,8 +37,8 @@ COMMANDS = {
 }
 
 
-class Commands(click.Group):
-    """Look up a command in COMMANDS. If there is none of that name, suggest the nearest."""
+class Commands(Group):
+    """Look up a command in COMMANDS."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -48,13 +49,6 @@ class Commands(click.Group):
         module, attribute = COMMANDS[name][0].split(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(f"unknown command '{args[0]}'. {suggestion(args[0], COMMANDS)}", ctx)
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

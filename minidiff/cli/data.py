@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import TABLES, choice
-from minidiff.cli.types import Command, Name, Place, in_flags, refuse_lone_severity, say, typed, warn
+from minidiff.cli.types import Group, Name, Place, in_flags, refuse_lone_severity, say, typed, warn
 from minidiff.data.config import DataSpec
 from minidiff.errors import UserError
 
@@ -51,7 +51,7 @@ def which_data(corruption: Name) -> Callable[[Function], Function]:
     return add
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, no_args_is_help=True)
 def data() -> None:
     """List, look at and export data sets.
 
@@ -60,9 +60,6 @@ def data() -> None:
     minidiff data preview shapes --out grid.png
     minidiff data export shapes my-shapes --num 1000 --image-size 64
     """
-
-
-data.command_class = Command
 
 
 @data.command("list")

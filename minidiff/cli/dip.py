@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from minidiff.cli.choices import TABLES, choice, table
-from minidiff.cli.types import Command, Device, Name, Number, Place, refuse_options, section, warn
+from minidiff.cli.types import Device, Group, Name, Number, Place, refuse_options, section, warn
 from minidiff.dip.config import ANSWER, OFF, FitRequest, FitResult
 from minidiff.errors import UserError
 
@@ -83,13 +83,7 @@ def fit_options(command: Decorated) -> Decorated:
     return command
 
 
-class Commands(click.Group):
-    """A group whose commands translate the names of arguments in errors."""
-
-    command_class = Command
-
-
-@click.group(cls=Commands)
+@click.group(cls=Group)
 def dip() -> None:
     """Deep image prior: one picture, one untrained network.
 

@@ -21,7 +21,7 @@ from minidiff.cli.train_options import (
     what_to_train_on,
     where_to,
 )
-from minidiff.cli.types import Command, Number, Place, refuse_lone_severity, refuse_options, say, section, warn
+from minidiff.cli.types import Command, Group, Number, Place, refuse_lone_severity, refuse_options, say, section, warn
 from minidiff.ddpm.config import LABEL_DROPOUT, DdpmRequest, FidConfig
 from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
 from minidiff.gan.config import GanRequest
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CHANGES = {field.name for field in fields(ResumeRequest)} - {"on_step"}
 
 
-@click.group()
+@click.group(cls=Group)
 def train() -> None:
     """Train a model.
 
@@ -47,9 +47,6 @@ def train() -> None:
     minidiff train classifier --dataset fashion-mnist
     torchrun --nproc_per_node=4 -m minidiff train ddpm --dataset cifar100 --preset cifar10
     """
-
-
-train.command_class = Command
 
 
 @train.command(cls=Command)

@@ -70,6 +70,20 @@ class Command(click.Command):
         return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), message)
 
 
+class Group(click.Group):
+    """A group of commands. If there is none of a name, suggest the nearest, and list them."""
+
+    command_class = Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            raise click.UsageError(f"unknown command '{args[0]}'. {suggestion(args[0], known)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
 class Name(ParamType):
     """Take one name out of a table. The error for an unknown name suggests the nearest.
 

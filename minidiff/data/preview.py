@@ -3,7 +3,6 @@
 Rests on image_data and corrupted, and on the grids of images.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from minidiff.data.corrupted import all_of, seed_of
 from minidiff.data.image_data import ImageData
 from minidiff.images.convert import Pixels
-from minidiff.images.grid import grid, label_rows
+from minidiff.images.grid import columns_for, grid, label_rows
 
 
 class Preview(NamedTuple):
@@ -25,7 +24,7 @@ class Preview(NamedTuple):
 def preview(data: ImageData, num: int = 64, seed: int = 0) -> Preview:
     """Lay out `num` random images of a data set, with their labels. seed: decides which."""
     chosen = np.random.default_rng(seed).permutation(len(data))[:num]
-    columns = math.ceil(math.sqrt(len(chosen)))
+    columns = columns_for(len(chosen))
     words = [" + ".join(data.names_of(index)) or "-" for index in chosen]
     rows = [" | ".join(words[start : start + columns]) for start in range(0, len(words), columns)]
     return Preview(grid(data.rgb(chosen)), chosen.tolist(), rows if data.label_names else [])

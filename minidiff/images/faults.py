@@ -4,6 +4,8 @@ Rests on numpy, and on no paper. Neighbouring pixels of a picture are alike, and
 docs/images.md has the measurement.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,8 +47,10 @@ FAULT_CAUSES = {
 }
 
 
-def problems(images: Pixels) -> list[str]:
+def problems(images: Pixels, expected: Sequence[str] = ()) -> list[str]:
     """Say what is wrong with uint8 [N,H,W,3] samples, in one line for each kind of fault.
+
+    expected: kinds of `faults` that are none here, because the training images have them too.
 
     Looks for images that are white noise, constant, or nearly all at the ends of the range. A kind is reported when at
     least a tenth of the images have it: one blank picture among a hundred is chance, a dozen are a fault.
@@ -56,7 +60,14 @@ def problems(images: Pixels) -> list[str]:
     typical = np.median(neighbour_correlation(images[noise])) if noise.any() else 0.0
     said = {"noise": f"noise (neighbouring pixels correlate {typical:.2f})"}
     return [
-        f"{int(mask.sum())} of {len(images)} images are {said.get(what, what)}. Likely causes: {FAULT_CAUSES[what]}."
+        f"{share(int(mask.sum()), len(images))} {said.get(what, what)}. Likely causes: {FAULT_CAUSES[what]}."
         for what, mask in found.items()
-        if mask.mean() >= 0.1
+        if mask.mean() >= 0.1 and what not in expected
     ]
+
+
+def share(bad: int, count: int) -> str:
+    """Begin a sentence about some of the images: "the image is", "1 of 8 images is", "5 of 8 images are"."""
+    if count == 1:
+        return "the image is"
+    return f"{bad} of {count} images {'is' if bad == 1 else 'are'}"

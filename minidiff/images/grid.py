@@ -1,4 +1,4 @@
-"""Many images as one picture to look at: grids, names of rows, captions.
+"""Many images as one picture to look at: grids, names of rows and columns, captions.
 
 Rests on convert, which says what `Pixels` are, and on Pillow for the letters.
 """
@@ -15,11 +15,15 @@ from minidiff.images.convert import Pixels
 def grid(images: Pixels, columns: int | None = None, pad: int = 2) -> Pixels:
     """Lay out uint8 [N,H,W,3] row by row on white: uint8 [H',W',3].
 
-    columns: by default the square root of N. Images under 64 pixels are enlarged by a whole factor without smoothing,
-    so that a grid of 32x32 samples can be judged on a screen.
+    columns: by default the number that `columns_for` finds; then a single image stays as it is, without a frame. Images
+    under 64 pixels are enlarged by a whole factor without smoothing, so that a grid of 32x32 samples can be judged on a
+    screen.
     """
     count, height, width, _ = images.shape
-    columns = min(count, columns or math.ceil(math.sqrt(count)))
+    if columns is None and count == 1:
+        alone: Pixels = images[0]
+        return alone
+    columns = min(count, columns or columns_for(count))
     rows = math.ceil(count / columns)
     scale = max(1, 64 // max(height, width))
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
@@ -31,8 +35,21 @@ def grid(images: Pixels, columns: int | None = None, pad: int = 2) -> Pixels:
     return canvas
 
 
+def columns_for(count: int) -> int:
+    """Choose how many columns lay out `count` images with the fewest empty places: 8 are two rows of four.
+
+    There are never fewer columns than rows, and at most twice as many and one. Of equally full grids the one nearest to
+    a square is taken.
+    """
+    least = math.ceil(math.sqrt(count))
+    fitting = [columns for columns in range(least, count + 1) if columns <= 2 * math.ceil(count / columns) + 1]
+    return min(fitting or [count], key=lambda columns: -count % columns)
+
+
 def cut(picture: Pixels, size: int, pad: int = 2) -> Pixels:
     """Cut a picture that `grid` laid out into its images, uint8 [N,size,size,3]; empty places are white images."""
+    if picture.shape[:2] == (size, size):  # one image, which has no frame
+        return picture[None]
     scale = max(1, 64 // size)
     side = size * scale + pad
     rows, columns = ((length - pad) // side for length in picture.shape[:2])
@@ -66,6 +83,25 @@ def label_rows(picture: Pixels, labels: Sequence[str], size: int = 15) -> Pixels
     for row, (label, box) in enumerate(zip(labels, boxes, strict=True)):
         middle = (row + 0.5) * picture.shape[0] / len(labels)
         draw.multiline_text((margin, middle - (box[1] + box[3]) / 2), label, fill="black", font=font)
+    return np.array(canvas)
+
+
+def name_columns(picture: Pixels, names: Sequence[str], left: int = 0, size: int = 12) -> Pixels:
+    """Name the columns of a grid, uint8 [H,W,3], in a margin above it. All columns have the same width.
+
+    left: where the first column begins, such as the width of a margin that `label_rows` made. size: of the letters, in
+    pixels; they are smaller if the longest name is wider than a column, but never under 7.
+    """
+    width = (picture.shape[1] - left) / len(names)
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    longest = max(measure.textlength(name, font=ImageFont.load_default(size)) for name in names)
+    font = ImageFont.load_default(max(7, min(size, int(size * width / max(longest, 1)))))
+    margin = 3 * size // 2
+    canvas = Image.new("RGB", (picture.shape[1], picture.shape[0] + margin), "white")
+    canvas.paste(Image.fromarray(picture), (0, margin))
+    for column, name in enumerate(names):
+        at = (left + (column + 0.5) * width, margin // 2)
+        ImageDraw.Draw(canvas).text(at, name, fill="black", font=font, anchor="mm")
     return np.array(canvas)
 
 

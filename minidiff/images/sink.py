@@ -1,4 +1,4 @@
-"""Write a stream of samples to a grid, an array or a folder. Memory holds only the images that a grid shows.
+"""Write a stream of samples to a picture, an array or a folder. Memory holds only the images that a grid shows.
 
 Rests on files, which writes whole or not at all, and on the images of this folder. An array is npy format 1.0 in an
 uncompressed zip, as numpy's savez makes it.
@@ -11,16 +11,36 @@ from pathlib import Path
 
 import numpy as np
 
-from minidiff.errors import UserError
+from minidiff.errors import UserError, counted
 from minidiff.files import is_empty, is_working_name, remove_left_overs, replacing, working_place, write_errors
 from minidiff.images.convert import Pixels
 from minidiff.images.files import IMAGE_SUFFIXES, write_image
 from minidiff.images.grid import grid
 
 
+def check_target(path: str | Path, overwrite: bool = False) -> None:
+    """Raise UserError unless images may go to `path`: a name of a known kind, at which nothing lies, or `overwrite`."""
+    path = Path(path)
+    kind = kind_of(path)
+    taken = not is_empty(path) if path.is_dir() else path.exists()
+    if taken and not overwrite:
+        raise UserError(f"{path} exists. Give another `out`, or `force` to replace it.")
+    if path.exists() and path.is_dir() != (kind == "folder"):
+        raise UserError(f"{path} is {'a folder' if path.is_dir() else 'a file'}. Give another `out`.")
+
+
+def kind_of(path: Path) -> str:
+    """Tell by its suffix what a target is: "grid", "array" or "folder". Raises UserError for any other suffix."""
+    kind = {".npz": "array", "": "folder"}.get(path.suffix.lower(), "grid")
+    if kind == "grid" and path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f"cannot tell what '{path}' should be. Give a .png, a .npz, or a folder without a suffix.")
+    return kind
+
+
 class ImageSink:
     """Write a stream of images to a grid (`.png`), an array (`.npz`, uint8 [N,H,W,3] named `images`) or a folder.
 
+    A grid of one image is this image alone, without a frame and in its own size.
     `write` takes uint8 [n,H,W,3] batches in order. `finish` completes the file and returns a line about it. An array
     goes through a raw file beside the target, so memory does not grow with the number of images. A grid is for looking
     at: it keeps the first `keep` images, and every kind has these as `shown`. As a context manager the sink leaves no
@@ -31,14 +51,8 @@ class ImageSink:
 
     def __init__(self, path: str | Path, columns: int | None = None, overwrite: bool = False) -> None:
         self.path, self.columns, self.count = Path(path), columns, 0
-        self.kind = {".npz": "array", "": "folder"}.get(self.path.suffix.lower(), "grid")
-        if self.kind == "grid" and self.path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise UserError(f"cannot tell what '{path}' should be. Give a .png, a .npz, or a folder without a suffix.")
-        taken = not is_empty(self.path) if self.path.is_dir() else self.path.exists()
-        if taken and not overwrite:
-            raise UserError(f"{path} exists. Give another `out`, or `force` to replace it.")
-        if self.path.exists() and self.path.is_dir() != (self.kind == "folder"):
-            raise UserError(f"{path} is {'a folder' if self.path.is_dir() else 'a file'}. Give another `out`.")
+        check_target(path, overwrite)
+        self.kind = kind_of(self.path)
         self.first: list[Pixels] = []
         home = self.path if self.kind == "folder" else self.path.parent
         raw = home / f"{self.path.name}.raw"
@@ -84,7 +98,8 @@ class ImageSink:
         elif self.kind == "grid":
             write_image(self.path, grid(self.shown, self.columns))
         rest = f" (the grid shows the first {self.keep})" if self.kind == "grid" and self.count > self.keep else ""
-        return f"{self.count} image{'s' * (self.count != 1)}: {self.path}{rest}"
+        alone = f" of {self.first[0].shape[1]}x{self.first[0].shape[0]}" if self.count == 1 else ""
+        return f"{counted(self.count, 'image')}{alone}: {self.path}{rest}"
 
     def write_array(self) -> None:
         """Copy the raw file into an .npz, behind the header that numpy expects."""

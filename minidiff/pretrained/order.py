@@ -14,9 +14,10 @@ import numpy as np
 from minidiff.ddpm.chains import chains_of
 from minidiff.ddpm.request import SampleRequest
 from minidiff.ddpm.run import Run
+from minidiff.errors import counted
 from minidiff.images.convert import Pixels
 from minidiff.images.faults import problems
-from minidiff.images.sink import ImageSink
+from minidiff.images.sink import ImageSink, check_target
 
 Advance = Callable[[int], object]  # called with how much was done
 Say = Callable[[str], object]  # called with a line for the user
@@ -53,6 +54,10 @@ class Order(ABC):
     def draw(self, advance: Advance, say: Say) -> Drawn:
         """Draw the images, and write them. Raises UserError."""
 
+    def check(self) -> None:
+        """Raise UserError if something lies at the target already, before any bar is shown."""
+        check_target(self.target, self.force)
+
     def open_sink(self) -> ImageSink:
         """Open the target before the long work. Raises UserError if it cannot be written."""
         return ImageSink(self.target, overwrite=self.force)
@@ -74,7 +79,7 @@ def journey(run: Run, request: SampleRequest) -> str:
     if len(timesteps) > 1:
         return f"from {len(timesteps)} different t, one chain after another"
     (only,) = timesteps.values()
-    return f"{len(only)} call{'s' * (len(only) != 1)}, t = {shortened(only)}"
+    return f"{counted(len(only), 'call')}, t = {shortened(only)}"
 
 
 def shortened(timesteps: Sequence[int]) -> str:

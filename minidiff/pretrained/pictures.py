@@ -13,10 +13,9 @@ from minidiff.ddpm.request import SampleRequest
 from minidiff.ddpm.run import Run
 from minidiff.errors import UserError
 from minidiff.gan.run import GanRun
-from minidiff.images.convert import to_uint8
+from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.files import IMAGE_SUFFIXES, write_image
-from minidiff.images.grid import captioned, grid, label_rows
-from minidiff.images.sink import ImageSink
+from minidiff.images.grid import captioned, grid, label_rows, name_columns
 from minidiff.pretrained.order import NOTHING, Advance, Drawn, Order, Say, finished, take_turns
 from minidiff.runtime import distributed
 
@@ -72,10 +71,10 @@ class ChainPictures(Order):
         """The file of the strip, beside the target."""
         return self.target.with_name(f"{self.target.stem}-progressive.png")
 
-    def open_sink(self) -> ImageSink:
+    def check(self) -> None:
+        super().check()
         if self.progressive and self.strip.exists() and not self.force:
             raise UserError(f"{self.strip} exists. Give another `out`, or `force` to replace it.")
-        return super().open_sink()
 
     def draw(self, advance: Advance, say: Say) -> Drawn:
         sink = distributed.main_first(self.open_sink)
@@ -87,21 +86,25 @@ class ChainPictures(Order):
             for images in sample(self.run, replace(self.request, on_step=lambda _: advance(1))):
                 sink.write(to_uint8(images))
             written = [sink.finish()]
-            if self.captions and self.target.suffix.lower() in IMAGE_SUFFIXES:
-                columns = min(len(self.captions), 8) if len(self.captions) > 1 else None
+            if self.captions and sink.count > 1 and self.target.suffix.lower() in IMAGE_SUFFIXES:
                 captions = take_turns(self.captions, len(sink.shown))
-                write_image(self.target, captioned(sink.shown, captions, columns))
+                write_image(self.target, captioned(sink.shown, captions, self.columns()))
         if self.progressive:
             written.append(self.draw_strip(self.progressive))
         return finished(sink, *written)
+
+    def columns(self) -> int | None:
+        """Give each of a few conditions a column, if it is drawn several times; else None: what suits the number."""
+        return len(self.captions) if 1 < len(self.captions) <= 8 and self.request.num > len(self.captions) else None
 
     def draw_strip(self, columns: int) -> str:
         """Draw the moments of the first images; returns what was written, in words."""
         num = self.request.num
         seen = record_moments(self.run, range(min(num, STRIP)), columns, self.request)
-        picture = grid(seen.strip(), columns=len(seen.t[0]))
-        if self.captions:  # a name beside the two rows of its image
-            picture = label_rows(picture, take_turns(self.captions, len(seen.t)))
+        # A name beside the two rows of its image; or what each row shows.
+        names = take_turns(self.captions, len(seen.t)) if self.captions else ["x_t", "x0"] * len(seen.t)
+        headings = [[f"t = {t}" for t in timesteps] for timesteps in seen.t]
+        picture = table(seen.strip(), headings, names, rows_each=2)
         write_image(self.strip, picture)
         cut = f", of the first {len(seen.t)} of {num} images" * (len(seen.t) < num)
         return f"{self.strip}: two rows an image, x_t and the predicted x0{cut}"
@@ -130,11 +133,27 @@ class InitRows(Order):
             request = replace(self.request, on_step=lambda _: advance(1))
             seen = record_moments(self.run, range(len(self.steps)), self.columns, request)
             sink.write(seen.image)
-            picture = grid(seen.table(to_uint8(self.request.init)), columns=len(seen.t[0]) + 2)
-            if self.captions:
-                picture = label_rows(picture, take_turns(self.captions, len(self.steps)))
-            write_image(self.target, picture)
+            wanted = take_turns(self.captions, len(self.steps)) if self.captions else [""] * len(self.steps)
+            names = [f"step {step}\n{labels}".rstrip() for step, labels in zip(self.steps, wanted, strict=True)]
+            headings = [["init", *(f"t = {t}" for t in timesteps), "image"] for timesteps in seen.t]
+            write_image(self.target, table(seen.table(to_uint8(self.request.init)), headings, names))
         return finished(sink, f"{self.target}: {legend(self.steps, seen.t)}")
+
+
+def table(images: Pixels, headings: Sequence[Sequence[str]], names: Sequence[str], rows_each: int = 1) -> Pixels:
+    """Lay out uint8 [N,H,W,3] with a name beside the rows, and the headings of each sample.
+
+    headings: of every sample, one for each column. If all samples have the same ones, they stand above the columns;
+    else below each picture of a sample's first row. rows_each: how many rows a sample has. names: of the rows, from top
+    to bottom; each may belong to several rows.
+    """
+    columns = len(headings[0])
+    if any(own != headings[0] for own in headings):
+        below = [text for own in headings for text in [*own, *[""] * (columns * (rows_each - 1))]]
+        return label_rows(captioned(images, below, columns), names)
+    picture = grid(images, columns)
+    named = label_rows(picture, names)
+    return name_columns(named, headings[0], left=named.shape[1] - picture.shape[1])
 
 
 def legend(steps: Sequence[int], timesteps: list[list[int]]) -> str:

@@ -18,7 +18,7 @@ from minidiff.ddpm.run import Run
 from minidiff.diffusion.levels import OWNERS
 from minidiff.diffusion.noise_level import Start
 from minidiff.diffusion.samplers import SAMPLERS
-from minidiff.errors import lookup
+from minidiff.errors import counted, lookup
 from minidiff.gan.run import GanRun
 from minidiff.images.files import IMAGE_SUFFIXES, free_name
 from minidiff.pretrained.inits import read_inits
@@ -29,6 +29,7 @@ from minidiff.pretrained.request import DrawRequest
 from minidiff.pretrained.side_by_side import SideBySide, check_owners
 from minidiff.records import takes
 from minidiff.runs import folder as checkpoint
+from minidiff.runtime import distributed
 
 # The noise, of 255, that clean photographs seem to have: up to 2.8 at 32x32.
 HARDLY_ANY = 3 / 127.5
@@ -55,6 +56,13 @@ def sample(request: DrawRequest) -> Drawn:
 
 def plan(request: DrawRequest) -> Order:
     """Open the model and all that it starts from, and decide what is drawn. Raises UserError."""
+    order = open_order(request)
+    distributed.main_first(order.check)
+    return order
+
+
+def open_order(request: DrawRequest) -> Order:
+    """Do what `plan` does, without a look at the target."""
     lines: list[str] = []
     target = Path(request.out or free_name(Path("compare.png" if request.compare else "sample.png")))
     folder = request.run
@@ -67,7 +75,7 @@ def plan(request: DrawRequest) -> Order:
             run.refuse(f"`{option}`")
         num = 16 if request.num is None else request.num
         how = f"each in one call of the {run.config.kind} generator, seed {request.seed}"
-        lines.append(f"sampling  {counted(num)}, {how}")
+        lines.append(f"sampling  {counted(num, 'image')}, {how}")
         return GanPictures(target, request.force, lines, [], run, num, request.seed, request.batch_size)
     return plan_chains(request, run, target, lines)
 
@@ -109,7 +117,7 @@ def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) 
     if request.compare:
         return SideBySide(target, request.force, lines, warnings, run, decided, captions)
     (only,) = decided
-    lines.append(f"sampling  {counted(num)}, {only.sampler}, {journey(run, only)}")
+    lines.append(f"sampling  {counted(num, 'image')}, {only.sampler}, {journey(run, only)}")
     if request.init_steps and target.suffix.lower() in IMAGE_SUFFIXES:
         columns = request.progressive or 8
         return InitRows(target, request.force, lines, warnings, run, only, captions, request.init_steps, columns)
@@ -129,10 +137,6 @@ def options_for(request: DrawRequest, sampler: str) -> dict[str, Any]:
         options = lookup("sampler", sampler, SAMPLERS).plan.options
         named = [name for name in named if name not in OWNERS or name in options]
     return {name: getattr(request, name) for name in named}
-
-
-def counted(num: int) -> str:
-    return f"{num} image{'s' * (num != 1)}"
 
 
 def say_labels(run: Run, conditions: Sequence[Sequence[int]], guidance_scale: float | None) -> list[str]:

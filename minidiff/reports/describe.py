@@ -14,7 +14,7 @@ from minidiff.classifier.config import read_classifier
 from minidiff.data.config import DataConfig, Labels
 from minidiff.ddpm.config import read_ddpm
 from minidiff.dip.config import ANSWERS, RESULT, DipConfig, DipFolderConfig, FitResult
-from minidiff.errors import UserError
+from minidiff.errors import UserError, counted
 from minidiff.evaluation.config import EvaluateConfig
 from minidiff.evaluation.result import read_lists
 from minidiff.files import read_json
@@ -301,8 +301,3 @@ def contents(folder: Path) -> str:
     others = len([path for path in folder.iterdir() if path.is_file()]) - pictures
     both = [counted(pictures, "picture")] * bool(pictures or not others) + [counted(others, "file")] * bool(others)
     return " and ".join(both)
-
-
-def counted(count: int, what: str) -> str:
-    """Return a number and a noun: "1 seed", "3 seeds"."""
-    return f"{count:,} {what}{'s' * (count != 1)}"

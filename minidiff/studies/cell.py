@@ -203,8 +203,7 @@ def suspicions(samples: Pixels, real: Pixels) -> list[str]:
     A fault that the real images have, too, is not listed: pictures of edges, for example, are black and white.
     """
     natural = [what for what, mask in faults(real).items() if mask.mean() >= 0.1]
-    found = problems(samples[evenly(len(samples), LOOKED_AT)])
-    found = [line for line in found if not any(f"images are {what}" in line for what in natural)]
+    found = problems(samples[evenly(len(samples), LOOKED_AT)], expected=natural)
     variety = diversity(np.array(samples[:COMPARED]), real)
     if variety < TOO_ALIKE:
         found.append(f"the samples are {variety:.2f} as varied as the data: a few images again and again, or noise.")

@@ -158,3 +158,19 @@ def test_flags_are_named_in_the_command_line_only(path: Path) -> None:
     name = path.relative_to(PACKAGE).as_posix()
     if not name.startswith("cli/") and name not in COMMANDS_IN | STYLE_SHEETS:
         assert not flags_in(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("sampel", "Did you mean 'sample'?"),
+        ("train gan", "Did you mean 'wgan'?"),
+        ("train foo", "Known: classifier, dcgan"),
+        ("data lst", "Did you mean 'list'?"),
+        ("dip fitt", "Did you mean 'fit'?"),
+    ],
+)
+def test_an_unknown_command_has_its_neighbours_named(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In every group; click alone names none where no name is near."""
+    assert cli.run(words.split()) == 2
+    assert said in capsys.readouterr().err

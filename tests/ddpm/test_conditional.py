@@ -24,7 +24,7 @@ from minidiff.diffusion.schedules import SCHEDULES
 from minidiff.errors import UserError, suggestion
 from minidiff.files import write_json
 from minidiff.images.files import read_image, write_image
-from minidiff.images.grid import captioned, first_lines, grid, label_rows
+from minidiff.images.grid import captioned, first_lines, grid, label_rows, name_columns
 from minidiff.networks.unet import UNet
 from minidiff.pretrained.load import load
 from minidiff.rng import Draws
@@ -273,6 +273,7 @@ def test_sample_with_labels(told: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert np.array_equal(read_image(tmp_path / "a.png"), captioned(images, ["light", "dark"] * 2, 2))
     seen = run.moments(range(4), 2, labels=[[1], [0]], **chain)
     strip = label_rows(grid(seen.strip(), 2), ["light", "dark"] * 2)  # a name beside the two rows of its image
+    strip = name_columns(strip, [f"t = {t}" for t in seen.t[0]], left=strip.shape[1] - 2 * 66 - 2)
     assert np.array_equal(read_image(tmp_path / "a-progressive.png"), strip)
     levels = seen.image.mean(axis=(1, 2, 3))
     assert ((levels > 128) == [True, False, True, False]).all()
@@ -312,7 +313,10 @@ def test_rows_from_an_init_are_named(told: Path, tmp_path: Path, monkeypatch: py
     words = ["sample", str(told), *words, "--labels", "light", "--labels", "dark"]
     assert cli.run([*words, "--out", str(tmp_path / "a.png")]) == 0
     drawn = read_image(tmp_path / "a.png")
-    assert np.array_equal(drawn, label_rows(drawn[:, -4 * 66 - 2 :], ["light", "dark"]))
+    plain = drawn[-2 * 66 - 2 :, -4 * 66 - 2 :]
+    named = label_rows(plain, ["step 3\nlight", "step 5\ndark"])
+    headings = ["init", "t = 20", "t = 9", "image"]
+    assert np.array_equal(drawn, name_columns(named, headings, left=named.shape[1] - plain.shape[1]))
 
 
 def test_a_labels_file_is_a_picture_of_each(told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

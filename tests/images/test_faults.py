@@ -19,6 +19,9 @@ def test_noise_constants_and_saturation_are_noticed() -> None:
     assert "20 of 20 images are noise" in problems(noise)[0]
     assert "noise" in problems(clipped)[0] and "saturated" in problems(clipped)[1]
     assert "one flat colour" in problems(flat)[0]
+    assert problems(noise[:1])[0].startswith("the image is noise (")
+    assert problems(np.concatenate([noise[:1], good[:7]]))[0].startswith("1 of 8 images is noise (")
+    assert problems(noise, expected=["noise"]) == []
     assert problems(good) == []
     assert problems(np.concatenate([good, good, noise[:3]])) == []  # under a tenth
     assert abs(neighbour_correlation(noise).mean()) < 0.02

@@ -11,7 +11,7 @@ from PIL import Image
 from minidiff.errors import UserError
 from minidiff.images.convert import to_float, to_uint8
 from minidiff.images.files import crop_resize, free_name, read_image, squeeze, write_image
-from minidiff.images.grid import grid
+from minidiff.images.grid import columns_for, cut, grid, name_columns
 
 
 def ramp(height: int = 16, width: int = 16) -> np.ndarray:
@@ -113,6 +113,35 @@ def test_grid_places_every_image() -> None:
     assert sheet.shape == (2 * 66 + 2, 3 * 66 + 2, 3)
     assert [sheet[2 + 66 * (k // 3) + 30, 2 + 66 * (k % 3) + 30, 0] for k in range(5)] == [0, 10, 20, 30, 40]
     assert grid(images[:, :32, :32]).shape[0] == 2 * 66 + 2  # 32x32 is shown twice as large
+
+
+@pytest.mark.parametrize(
+    ("count", "columns"),
+    [(1, 1), (2, 2), (3, 3), (4, 2), (5, 3), (6, 3), (7, 4), (8, 4), (9, 3), (10, 5), (12, 4), (14, 5), (16, 4),
+     (18, 6), (24, 6), (32, 8), (36, 6), (50, 10), (64, 8), (100, 10), (256, 16)],
+)  # fmt: skip
+def test_a_grid_is_full_where_it_can_be_and_never_a_ribbon(count: int, columns: int) -> None:
+    """Eight are two rows of four, not 3, 3 and 2; seven are 4 and 3, not 3, 3 and 1."""
+    assert columns_for(count) == columns
+
+
+def test_a_single_image_is_itself() -> None:
+    """In its own size, without a frame; and it can be cut again. With columns asked for it is a grid."""
+    image = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
+    assert np.array_equal(grid(image), image[0]) and np.array_equal(cut(grid(image), 8), image)
+    assert grid(image, columns=1).shape == (68, 68, 3)
+
+
+def test_columns_are_named_above() -> None:
+    """Right above each column, after a margin; the picture is not touched, and long names fit."""
+    picture = np.random.default_rng(0).integers(0, 256, (40, 130, 3), dtype=np.uint8)
+    named = name_columns(picture, ["t = 999", "", "t = 0"], left=10)
+    assert np.array_equal(named[-40:], picture)
+    above = named[:-40, 10:]
+    assert [(part < 128).any() for part in np.array_split(above, 3, axis=1)] == [True, False, True]
+    assert (named[:-40, :10] == 255).all()
+    crowded = name_columns(picture, ["a very long name", ""])
+    assert (crowded[:-40, 65:] == 255).all(), "a name runs into the next column"
 
 
 def test_write_image_names_the_suffix(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minidiff.errors import UserError
-from minidiff.images.files import read_images
+from minidiff.images.files import read_image, read_images
 from minidiff.images.sink import ImageSink
 
 
@@ -35,6 +35,12 @@ class TestSink:
             for _ in range(50):
                 sink.write(self.images)
             assert sink.finish().startswith("300 images") and len(sink.shown) == 256
+
+    def test_one_image_is_a_plain_picture(self, tmp_path: Path) -> None:
+        with ImageSink(tmp_path / "one.png") as sink:
+            sink.write(self.images[3:4])
+            assert sink.finish() == f"1 image of 8x8: {tmp_path / 'one.png'}"
+        assert np.array_equal(read_image(tmp_path / "one.png"), self.images[3])
 
     @pytest.mark.parametrize("name", ["all.npz", "all.png", "all"])
     def test_nothing_is_overwritten_and_nothing_left_behind(self, tmp_path: Path, name: str) -> None:
