@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
-from tqdm import tqdm
 
 from minidiff import load_data
 from minidiff.ddpm.samples import of_run
@@ -26,6 +25,7 @@ from minidiff.metrics import extraction
 from minidiff.metrics.features import FeatureNetwork, choose
 from minidiff.metrics.sources import ImageSource, dataset_source
 from minidiff.pretrained.load import load
+from minidiff.runtime.progress import progress_bar
 
 BLUR = (0.4, 0.6, 0.8, 1.2, 2.0)  # standard deviation in pixels, of 32
 NOISE = (5, 10, 20, 40, 80)  # standard deviation, of 255
@@ -53,7 +53,7 @@ def corrupted(source: ImageSource, name: str, corrupt: Callable[..., Pixels], se
 
 def distances(network: FeatureNetwork, reference: extraction.MeasuredSet, source: ImageSource) -> dict[str, float]:
     """FD and KD of a source to the reference, and KD's standard error."""
-    with tqdm(total=source.count, desc=source.name, unit="image", leave=False) as bar:
+    with progress_bar(source.count, source.name, unit="image") as bar:
         side = extraction.extract(source, network, batch_size=256, wanted=("fid", "kid"), on_images=bar.update)
     found = measure.compute_metrics(side, reference, network, ("fid", "kid"))
     return {"fd": found["fid"], "kd": found["kid"].value, "se": found["kid"].se}

@@ -16,7 +16,6 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from minidiff import load_data
 from minidiff.ddpm.run import Run
@@ -32,6 +31,7 @@ from minidiff.metrics.features import FeatureNetwork, choose
 from minidiff.metrics.sources import ImageSource, dataset_source
 from minidiff.pretrained.load import load
 from minidiff.runtime import cpu
+from minidiff.runtime.progress import progress_bar
 
 SHOWN = 8  # samples in the sheet
 
@@ -42,7 +42,7 @@ def drawn(run: Run, options: Result, num: int, batch_size: int, folder: Path) ->
     """Samples 0 ... num-1 into `folder`, a file a batch; those that are there are kept. Seconds an image."""
     folder.mkdir(parents=True, exist_ok=True)
     calls = len(run.timesteps(**options)) * -(-num // batch_size)
-    with tqdm(total=calls, desc=folder.name, unit="call", leave=False) as bar:
+    with progress_bar(calls, folder.name, unit="call") as bar:
         for first in range(0, num, batch_size):
             path = folder / f"{first:06d}.npz"
             if path.exists():

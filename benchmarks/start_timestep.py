@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import minidiff
@@ -37,6 +36,7 @@ from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.quality import psnr, ssim
 from minidiff.networks.dip import Hourglass
 from minidiff.rng import seed_from
+from minidiff.runtime.progress import progress_bar
 
 # What `minidiff dip fit` takes for 32x32, but 32 channels in place of 128, for the time it takes.
 NET: dict[str, Any] = {"scales": 3, "channels": 32}
@@ -342,7 +342,7 @@ def main(
         clean = unseen(trained, images)
         cases, results = [], []
         total = len(noise_sigma) * (len(clean) + len(study.combinations()))
-        with tqdm(total=total, unit="fits and chains", dynamic_ncols=True) as bar:
+        with progress_bar(total, unit="fits and chains", leave=True) as bar:
             for sigma in noise_sigma:
                 noisy, fits = spoil(clean, sigma), []
                 for index in range(len(clean)):

@@ -136,9 +136,8 @@ def export_(name: str, folder: Path, num: int | None, **given: Any) -> None:
 
     A second split may go into the same folder. `--dataset iclevr --data-dir FOLDER` reads it all.
     """
-    from tqdm import tqdm
-
     from minidiff.data.export import check_new, export
+    from minidiff.runtime.progress import progress_bar
 
     refuse_lone_severity(click.get_current_context())
     spec = DataSpec(name, **given)
@@ -146,8 +145,9 @@ def export_(name: str, folder: Path, num: int | None, **given: Any) -> None:
     loaded = load(spec)
     total = min(len(loaded), num or len(loaded))
     files = export(loaded, folder, spec.split, num)
-    for _ in tqdm(files, total=total, unit="image", delay=1, leave=False, disable=None):
-        pass
+    with progress_bar(total, unit="image", delay=1) as bar:
+        for _ in files:
+            bar.update()
     say(f"{total:,} images of {name} ({spec.split}), {size_of(loaded)}, and their labels: {folder}")
 
 

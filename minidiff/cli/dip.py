@@ -224,12 +224,10 @@ class FitBar:
 
     def step(self, progress: "FitProgress") -> None:
         """Move on by one step, and show the loss where it was measured."""
-        from tqdm import tqdm
+        from minidiff.runtime.progress import progress_bar
 
         if self.bar is None:
-            self.bar = tqdm(
-                total=progress.total, initial=progress.step - 1, unit="step", dynamic_ncols=True, smoothing=0.05
-            )
+            self.bar = progress_bar(progress.total, unit="step", initial=progress.step - 1, leave=True)
         self.bar.update()
         if progress.record is not None:
             best = f", best so far {progress.best_step}" if progress.best_step else ""

@@ -92,11 +92,10 @@ def command(ctx: click.Context, /, **given: Any) -> None:
         raise click.UsageError(translated(ctx, f"`{wrong[0]}` is for {kind}. Leave it out."), ctx)
     request = EvaluateRequest(**given)
 
-    from tqdm import tqdm
-
     from minidiff.evaluation.evaluate import plan
     from minidiff.evaluation.figures import table
     from minidiff.runtime import distributed
+    from minidiff.runtime.progress import progress_bar
 
     device = distributed.local_device(str(request.device))
     with distributed.process_group(device):
@@ -105,7 +104,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
             say(translated(ctx, line))
         for warning in evaluation.warnings:
             warn(warning)
-        with tqdm(unit="call", disable=not distributed.is_main(), dynamic_ncols=True, delay=0.5) as bar:
+        with progress_bar(unit="call", delay=0.5, leave=True) as bar:
 
             def on_progress(done: int, total: int, what: str) -> None:
                 bar.total = total

@@ -104,7 +104,7 @@ def fid(
         if target and (isinstance(images := comparison.sources[0], StoredStatistics) or images.statistics):
             raise UserError(f"--save-stats keeps the statistics of A, and {a} is statistics already. Give images.")
         say(f"features  {describe_network(comparison.network)}", err=as_json)
-        with Bars(distributed.is_main()) as bars:
+        with Bars() as bars:
             found = comparison.measure(bars.show)
         for label, side in (("A", found.a), ("B", found.b)):
             if side is not None:
@@ -141,9 +141,9 @@ def file_to_write(save_stats: str | None, force: bool, ctx: click.Context) -> Pa
 class Bars:
     """A progress bar for each stage of a measurement, one after the other."""
 
-    def __init__(self, visible: bool) -> None:
-        self.visible, self.stage = visible, ""
-        self.bar: Any = None  # a tqdm
+    def __init__(self) -> None:
+        self.stage = ""
+        self.bar: Any = None
 
     def __enter__(self) -> "Bars":
         return self
@@ -154,12 +154,11 @@ class Bars:
 
     def show(self, progress: "Progress") -> None:
         """Move the bar of this stage, or begin a new one."""
-        from tqdm import tqdm
+        from minidiff.runtime.progress import progress_bar
 
         if progress.stage != self.stage:
             self.__exit__()
             self.stage = progress.stage
-            self.bar = tqdm(total=progress.total, desc=progress.stage, unit=progress.unit, leave=False,
-                            disable=not self.visible, dynamic_ncols=True, delay=0.5)  # fmt: skip
+            self.bar = progress_bar(progress.total, progress.stage, unit=progress.unit, delay=0.5)
         self.bar.set_postfix_str(progress.note, refresh=False)
         self.bar.update(progress.done - self.bar.n)

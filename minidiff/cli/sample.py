@@ -179,10 +179,9 @@ def sample(ctx: click.Context, /, **given: Any) -> None:
     with usage(ctx):
         request = DrawRequest(**given)
 
-    from tqdm import tqdm
-
     from minidiff.pretrained.sampling import plan
     from minidiff.runtime import distributed
+    from minidiff.runtime.progress import progress_bar
 
     flags = ctx.command.translated if isinstance(ctx.command, Command) else str
     device = distributed.local_device(str(request.device))
@@ -192,7 +191,7 @@ def sample(ctx: click.Context, /, **given: Any) -> None:
             say(flags(line))
         for warning in order.warnings:
             warn(flags(warning))
-        with tqdm(total=order.total, unit=order.unit, disable=not distributed.is_main(), dynamic_ncols=True) as bar:
+        with progress_bar(order.total, unit=order.unit, leave=True) as bar:
 
             def aside(line: str) -> None:
                 bar.clear()

@@ -16,12 +16,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from minidiff.errors import UserError
 from minidiff.files import printable, replacing
 from minidiff.images.convert import Pixels
 from minidiff.images.files import IMAGE_SUFFIXES, crop_resize, read_image
+from minidiff.runtime.progress import progress_bar
 
 IN_MEMORY = 512 << 20  # bytes; a smaller set is held in memory, a larger one is mapped
 BLOCK = 256  # images decoded at a time, which bounds the memory for a set of any size
@@ -71,7 +71,7 @@ class Pictures:
         """Decode all pictures, BLOCK at a time, and note which are kept. A bar appears after two seconds."""
         self.kept = []
         name = f"decoding {self.path.stem}"
-        bar = tqdm(total=self.count, desc=name, unit="image", delay=2, leave=False, disable=None)
+        bar = progress_bar(self.count, name, unit="image", delay=2)
         with bar, ThreadPoolExecutor(workers) as pool:
             for start in range(0, self.count, BLOCK):
                 indices = range(start, min(start + BLOCK, self.count))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from minidiff.data.conditions import examples, labels_in_words, multi_hot
 from minidiff.ddpm.config import (
@@ -42,6 +41,7 @@ from minidiff.metrics.sources import dataset_source
 from minidiff.networks.configs import check_size
 from minidiff.records import to_json
 from minidiff.runtime import distributed
+from minidiff.runtime.progress import progress_bar
 from minidiff.training.config import ResumeRequest, TrainConfig, given
 from minidiff.training.data import check_labels, labels_of, open_data
 from minidiff.training.job import Job, check_out
@@ -167,10 +167,10 @@ class DdpmJob(Job[DdpmConfig]):
         assert isinstance(value, float)
         return {measure.title("fid", self.feature_network): value}
 
-    def progress(self, what: str, count: int) -> tqdm:
+    def progress(self, what: str, count: int) -> Any:
         """Show a bar for the images that go through the feature network."""
         what = f"{measure.title('fid', self.feature_network)}: {what}"
-        return tqdm(total=count, desc=what, unit="image", leave=False, disable=not distributed.is_main())
+        return progress_bar(count, what, unit="image")
 
     def preview(self, step: int) -> list[str]:
         """Draw a grid, always from the same noise. A conditional run has a named row for each of a few conditions."""

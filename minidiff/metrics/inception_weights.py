@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from minidiff.data.cache import cache_dir
 from minidiff.data.downloads import reason_of
@@ -18,6 +17,7 @@ from minidiff.errors import UserError, one_line
 from minidiff.files import replacing, sha256_of
 from minidiff.networks.inception import Inception
 from minidiff.networks.weights import load_exactly
+from minidiff.runtime.progress import progress_bar
 
 PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 PUBLISHED_BYTES = 95_628_359
@@ -55,8 +55,7 @@ def download_weights(path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, received, silence = hashlib.sha256(), 0, 20  # seconds without an answer, as behind a firewall
-    bar = tqdm(total=PUBLISHED_BYTES, desc="downloading the FID weights", unit="B", unit_scale=True, leave=False,
-               delay=1, disable=None)  # fmt: skip
+    bar = progress_bar(PUBLISHED_BYTES, "downloading the FID weights", unit="B", scaled=True, delay=1)
     with bar, urllib.request.urlopen(URL, timeout=silence) as answer, replacing(path) as file:
         while block := answer.read(1 << 20):
             file.write(block)

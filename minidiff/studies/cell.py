@@ -42,8 +42,9 @@ from minidiff.records import from_json, record, to_json
 from minidiff.runs import folder as run_folder
 from minidiff.runs.log import read_metrics, seconds_of_steps
 from minidiff.runtime import cpu, distributed
+from minidiff.runtime.progress import progress_bar
 from minidiff.studies.config import Settings, Study, data_of, model_of
-from minidiff.studies.measuring import evenly, images_bar
+from minidiff.studies.measuring import evenly
 from minidiff.studies.models import MODELS, training
 from minidiff.studies.progress import write_failure
 from minidiff.studies.reference import SHOWN, check_data, digest_of, measure_samples, prepare
@@ -156,7 +157,7 @@ def draw(study: Study, place: Path, data: ImageData, device: torch.device) -> Dr
     num, batch = study.num, 256 if device.type == "cuda" else 64
     there = raw.stat().st_size // (height * width * 3) if raw.exists() else 0
     began = time.perf_counter()
-    with images_bar("samples", num) as bar, open(raw, "ab") as file:
+    with progress_bar(num, "samples", unit="image") as bar, open(raw, "ab") as file:
         file.truncate(there * height * width * 3)
         bar.update(there)
         for first in range(there, num, batch):

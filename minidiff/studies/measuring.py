@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from minidiff.data.datasets import ImageData
 from minidiff.images.convert import Pixels
@@ -19,6 +18,7 @@ from minidiff.metrics.fid_infinity import fid_infinity
 from minidiff.metrics.frechet import frechet_distance
 from minidiff.metrics.kid import kid
 from minidiff.metrics.sources import ImageSource
+from minidiff.runtime.progress import progress_bar
 from minidiff.studies.results import Figure
 
 
@@ -58,11 +58,6 @@ def distances(
 
 def extract_all(what: str, source: ImageSource, network: FeatureNetwork, device: torch.device) -> MeasuredSet:
     """Send a source through the network, under a progress bar, and keep the features of every image."""
-    with images_bar(what, source.count) as bar:
+    with progress_bar(source.count, what, unit="image") as bar:
         size = usual_batch_size(network, device)
         return extract(source, network, batch_size=size, wanted=("kid",), on_images=bar.update)
-
-
-def images_bar(what: str, count: int) -> tqdm:
-    """Return a progress bar for images."""
-    return tqdm(total=count, desc=what, unit="image", leave=False, dynamic_ncols=True)

@@ -22,8 +22,9 @@ from minidiff.metrics.statistics import open_statistics, save_statistics
 from minidiff.pretrained.sources import open_place
 from minidiff.records import to_json
 from minidiff.runs import folder as run_folder
+from minidiff.runtime.progress import progress_bar
 from minidiff.studies.config import Study, data_of
-from minidiff.studies.measuring import distances, evenly, extract_all, images_bar, rows_source
+from minidiff.studies.measuring import distances, evenly, extract_all, rows_source
 from minidiff.studies.models import data_options
 from minidiff.studies.results import Figure, RealResult
 from minidiff.studies.study import CELLS, DATA, FEATURES, REAL, RESULT, RUN, SAMPLES, STATISTICS, folder_of
@@ -66,7 +67,7 @@ def prepare(study: Study, folder: Path, name: str, device: torch.device) -> None
     write_image(place / REAL, grid(data.rgb(evenly(len(data), SHOWN))))
     everything = rows_source(name, data, np.arange(len(data)))
     everything.fingerprint = digest
-    with images_bar("training images", len(data)) as bar:
+    with progress_bar(len(data), "training images", unit="image") as bar:
         size = extraction.usual_batch_size(network, device)
         whole = extraction.measure_set(everything, network, batch_size=size, on_images=bar.update)
     some = rows_source(name, data, evenly(len(data), KID_ROWS))

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from minidiff.errors import UserError
 from minidiff.files import locked
@@ -26,6 +25,7 @@ from minidiff.runs.curves import draw_curves, spaced
 from minidiff.runs.folder import STATE, save_model, save_state
 from minidiff.runs.log import append_metrics, is_measurement, read_metrics, write_metrics
 from minidiff.runtime import distributed
+from minidiff.runtime.progress import print_above, progress_bar
 from minidiff.training.loop import Training
 from minidiff.training.step import TrainStep
 
@@ -43,7 +43,7 @@ Warn = Callable[[str], None]
 
 def warn(message: str) -> None:
     """Print a warning on standard error, above the progress bar."""
-    tqdm.write(f"Warning: {message}", file=sys.stderr)
+    print_above(f"Warning: {message}", sys.stderr)
 
 
 def keep(
@@ -74,7 +74,7 @@ def keep(
     # that is not a number stays in the sum, so none is missed.
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=trainer.device))
     count, since = 0, time.perf_counter()
-    bar = tqdm(total=last, initial=trainer.step, unit="step", disable=not main, dynamic_ncols=True, smoothing=0.05)
+    bar = progress_bar(last, unit="step", initial=trainer.step, leave=True)
     lock = locked(folder) if main else nullcontext()
     with lock, stop_signals() as stop, tensorboard(folder if main else None, trainer.step + 1) as board, bar:
         known: list[dict[str, Any]] = []
