@@ -29,7 +29,7 @@ from minidiff.networks.resnet import ResNet18
 from minidiff.runs.log import read_metrics
 from minidiff.runtime import distributed
 from minidiff.training.config import TrainConfig
-from minidiff.training.data import check_labels, labels_of, load_together, open_data
+from minidiff.training.data import check_labels, labels_of, load_together, open_data, size_for
 from minidiff.training.job import Job, check_out
 from minidiff.training.loop import Trainer
 from minidiff.training.presets import default_preset, training_config
@@ -56,7 +56,7 @@ class ClassifierJob(Job[ClassifierConfig]):
         super().__init__(config, data, device, out, folder)
         if self.trainer.slice_size < 2:  # batch normalisation compares the images of a slice
             raise UserError("one image at a time is too little for batch normalisation. Raise `batch_size`.")
-        spec = config.data.spec
+        spec = config.data.spec(folder)
         if "test" in splits_of(data.name, spec.data_dir):
             self.split, self.asked = "test", load_together(**vars(replace(spec, split="test")))
         else:
@@ -148,7 +148,7 @@ def plan(request: ClassifierRequest) -> ClassifierJob:
     device = distributed.local_device(request.device)
     name = request.preset or default_preset(device.type)
     preset = lookup("preset", name, CLASSIFIER_PRESETS)
-    size = request.image_size or preset.image_size
+    size = size_for(request, preset.image_size)
     shift = size // 16 if request.shift is None else request.shift
     if 2 * shift > size:
         raise UserError(f"`shift` {shift} would move most of a {size}x{size} image out of sight. Try {size // 16}.")

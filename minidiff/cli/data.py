@@ -72,7 +72,7 @@ def list_(data_dir: Path | None) -> None:
     for name, known in DATASETS.items():
         sizes = {split: known.splits.get(split) for split in splits_of(name, data_dir)}
         counts = ", ".join(f"{split} {count:,}" if count else f"{split}: your files" for split, count in sizes.items())
-        size = f"{known.image_size}x{known.image_size}x{known.channels}"
+        size = f"{known.image_size}x{known.image_size}x{known.channels}" if known.image_size else "any"
         here = "yes" if known.present(data_dir) else "no"
         rows.append((name, counts, size, known.labels, in_flags(known.origin), here))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from minidiff.training.job import Job
 
 # What a resumed run may change: where and how it is trained. The other options are the run itself.
-CHANGES = {field.name for field in fields(ResumeRequest)} - {"on_step"}
+CHANGES = {field.name for field in fields(ResumeRequest)} - {"on_step", "images"}
 
 
 @click.group(cls=Group)
@@ -244,13 +244,22 @@ def next_command(training: "Job[Any]", folder: str) -> str:
     from minidiff.ddpm.job import DdpmJob
 
     if isinstance(training, ClassifierJob):
-        return f"fid samples.npz {training.data.place} --features {folder}"
+        return f"fid samples.npz {place_of(training)} --features {folder}"
     if not isinstance(training, DdpmJob):
         return f"sample {folder} --num 64 --out grid.png"
     order = "--num 64"
     if training.labels:
         order = f"--labels {shlex.quote(labels_in_words(training.conditions()[-1], training.labels.names))}"
     return f"sample {folder} {order} --progressive 10 --out grid.png"
+
+
+def place_of(training: "Job[Any]") -> str:
+    """Return how `minidiff fid` is told the training images of a run."""
+    data = training.config.data
+    if data.brought:
+        return shlex.quote(f"{training.folder}/data/images.npy")
+    where = f" --data-dir {shlex.quote(str(data.data_dir))}" if data.data_dir else ""
+    return f"{training.data.place}{where}"
 
 
 @train.command(cls=Command)

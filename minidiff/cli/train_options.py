@@ -65,6 +65,11 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
         ),
         section("Network"),
         click.option(
+            "--flip/--no-flip",
+            default=None,
+            help="Mirror half of the images, at random. Default: as suits the data set.",
+        ),
+        click.option(
             "--preset",
             type=Name("preset", presets),
             help="A network and its settings, for a purpose. Every other "

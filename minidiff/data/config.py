@@ -3,11 +3,23 @@
 Rests on records alone, so that help and `minidiff info` wait neither for numpy nor for torch.
 """
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from minidiff.records import demand, record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from torch.utils.data import Dataset
+
+    from minidiff.data.image_data import ImageData
+
+# A name of DATASETS, a folder, a .npy file, or images in one of the forms of `own_images`.
+Images: TypeAlias = "str | Path | NDArray[Any] | Tensor | Dataset[Any] | Sequence[Any] | ImageData"
+KEPT = "data"  # the folder in a run folder where a training keeps images that a script brought
 
 
 @record
@@ -21,6 +33,7 @@ class DataSpec:
     on_bad: Literal["skip", "stop"] = "skip"  # what to do about an image that cannot be read
     corruption: str = "identity"  # the damage done to every image: one of CORRUPTIONS
     severity: int = 3  # how much of it, 1 to 5
+    flip: bool | None = None  # whether training may mirror the images; None: the data set decides
 
 
 @record
@@ -34,6 +47,7 @@ class DataConfig:
     on_bad: Literal["skip", "stop"] = "skip"
     corruption: str = "identity"
     severity: int = 3
+    flip: bool | None = None  # what was asked for; None: the data set decided
     channels: int
     images: int | None = None  # how many there were; None: this run was imported, so it is unknown
     fingerprint: str | None = None  # tells these images from any others, see `ImageData.fingerprint`
@@ -43,9 +57,15 @@ class DataConfig:
         demand(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
 
     @property
-    def spec(self) -> DataSpec:
-        """The options with which `load_data` gives these images again."""
-        return DataSpec(self.name, self.data_dir, self.image_size, "train", self.on_bad, self.corruption, self.severity)
+    def brought(self) -> bool:
+        """Whether a script brought the images, so that the run folder keeps them."""
+        return self.name == "array" and self.data_dir is None
+
+    def spec(self, folder: str | Path | None = None) -> DataSpec:
+        """Return the options with which `load_data` gives these images again. folder: of the run."""
+        kept = Path(folder, KEPT) if self.brought and folder is not None else self.data_dir
+        corruption, severity = self.corruption, self.severity
+        return DataSpec(self.name, kept, self.image_size, "train", self.on_bad, corruption, severity, self.flip)
 
 
 @record

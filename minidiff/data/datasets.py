@@ -1,24 +1,30 @@
 """The data sets by name: `load_data("fashion-mnist")` gives images and labels as plain uint8 arrays.
 
-Rests on small_sets and picture_sets, which have the loaders, and on corrupted. To add a set, write one function and one
-entry of DATASETS.
+Rests on small_sets, picture_sets and array_set, which have the loaders, on own_images, and on corrupted. To add a set,
+write one function and one entry of DATASETS.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minidiff.data import iclevr, shapes
+from minidiff.data.array_set import array_size, load_array
 from minidiff.data.corrupted import Corrupted, read, seed_of, written
 from minidiff.data.corruptions import ONE_WAY, check
 from minidiff.data.image_data import DataSet, LoadRequest
 from minidiff.data.image_data import ImageData as ImageData
+from minidiff.data.own_images import own_images, own_size
 from minidiff.data.picture_sets import CELEBA_COUNT, celeba_root, load_celeba, load_folder, load_iclevr
 from minidiff.data.small_sets import CLOTHES, DEBIAN, DIGITS, cifar, load_shapes, mnist_like
 from minidiff.errors import UserError, lookup
+
+if TYPE_CHECKING:
+    from minidiff.data.config import Images
 
 DATASETS: dict[str, DataSet] = {
     "shapes": DataSet(
@@ -44,11 +50,15 @@ DATASETS: dict[str, DataSet] = {
         load_folder, {"train": None}, 64, 3, "first-level sub-folders", "`data_dir`",
         lambda data_dir: bool(data_dir and data_dir.is_dir()),
     ),
+    "array": DataSet(
+        load_array, {"train": None}, None, 3, "labels.npy beside it", "`data_dir`, a .npy file",
+        lambda data_dir: bool(data_dir and data_dir.exists()), size_in=array_size,
+    ),
 }  # fmt: skip
 
 
 def load_data(
-    name: str,
+    name: "Images",
     *,
     data_dir: str | Path | None = None,
     image_size: int | None = None,
@@ -56,29 +66,97 @@ def load_data(
     on_bad: str = "skip",
     corruption: str = "identity",
     severity: int = 3,
+    flip: bool | None = None,
+    labels: Any = None,
+    label_names: Sequence[str] | None = None,
 ) -> ImageData:
-    """Load one split of a data set of DATASETS.
+    """Load one split of a data set of DATASETS; or a folder of images, a .npy file, or images that a script brings.
 
+    name: a name of DATASETS, a path, or images in one of the forms of `own_images`.
     data_dir: where its files are or will be put; by default the cache folder. image_size: height and width; by default
     the set's own. 28x28 images become 32x32 by a margin of zeros; all other changes of size are a resize.
     on_bad: skip images that cannot be read, and say so in `notes`, or stop at the first.
     corruption, severity: one of CORRUPTIONS, done to every image when it is read, and how much of it, 1 to 5.
-    Raises UserError when files are missing or damaged, or cannot be downloaded or stored.
+    flip: whether training may mirror the images; by default the set decides. labels, label_names: of images that a
+    script brings, see `own_images`.
+    Raises UserError when files are missing or damaged, or cannot be downloaded or stored, and for images in no form.
     """
+    check(corruption, severity)
+    check_brought(name, labels, label_names, data_dir)
+    if brought(name):
+        data = own_images(name, labels, label_names, image_size)
+    else:
+        data = load_named(*place_of(name, data_dir), image_size, split, on_bad)
+    if flip is not None:
+        data = replace(data, flip=flip)
+    if corruption == "identity":
+        return data
+    images = Corrupted(np.asarray(data.images), corruption, severity, seed_of(split))
+    mirrored = bool(flip) if flip is not None else data.flip and corruption not in ONE_WAY
+    return replace(data, images=images, flip=mirrored, corruption=written(corruption, severity))
+
+
+def load_named(name: str, data_dir: Path | None, image_size: int | None, split: str, on_bad: str) -> ImageData:
+    """Load a data set by its name. Raises UserError."""
     found = lookup("data set", name, DATASETS)
     if found.splits_in is None:
         lookup(f"split of {name}", split, found.splits)
     lookup("on_bad", on_bad, {"skip": True, "stop": True})
-    size = found.image_size if image_size is None else image_size
-    if not 8 <= size <= 1024:
-        raise UserError(f"image size {size} is outside 8 to 1024. Try {found.image_size}.")
-    check(corruption, severity)
-    data = found.load(LoadRequest(name, split, size, Path(data_dir).expanduser() if data_dir else None, on_bad))
-    if corruption == "identity":
-        return data
-    images = Corrupted(np.asarray(data.images), corruption, severity, seed_of(split))
-    flip = data.flip and corruption not in ONE_WAY
-    return replace(data, images=images, flip=flip, corruption=written(corruption, severity))
+    if image_size is None:
+        image_size = found.size_in(data_dir) if found.size_in else found.image_size
+    assert image_size is not None
+    if not 8 <= image_size <= 1024:
+        raise UserError(f"image size {image_size} is outside 8 to 1024. Try {found.image_size or 64}.")
+    return found.load(LoadRequest(name, split, image_size, data_dir, on_bad))
+
+
+def brought(images: "Images") -> bool:
+    """Tell whether images come from a script as they are, rather than as the name or the path of a data set."""
+    return not isinstance(images, str | os.PathLike)
+
+
+def check_brought(
+    images: "Images", labels: object, label_names: Sequence[str] | None, data_dir: str | Path | None
+) -> None:
+    """Raise UserError for labels beside a data set that has its own, and for a place of images that need none."""
+    if brought(images) and data_dir is not None:
+        raise UserError("`data_dir` is for a data set by name, and here are the images themselves. Leave it out.")
+    if not brought(images) and (labels is not None or label_names is not None):
+        raise UserError("`labels` are for images that a script brings; a data set or a folder has its own.")
+
+
+def place_of(images: "Images", data_dir: str | Path | None = None) -> tuple[str, Path | None]:
+    """Return the data set of DATASETS that a name or a path means, and where its files are. Raises UserError.
+
+    A path to a folder is the set `folder`, and to a .npy file `array`. A name of DATASETS is that set, also where a
+    folder of the same name exists; write ./shapes for the folder.
+    """
+    where = Path(data_dir).expanduser() if data_dir else None
+    if isinstance(images, str) and images in DATASETS:
+        return images, where
+    assert isinstance(images, str | os.PathLike)
+    path = Path(images).expanduser()
+    if not path.exists() and isinstance(images, str) and path.name == images:
+        lookup("data set", images, DATASETS)  # raises, with the nearest name
+    if where is not None:
+        raise UserError(f"`data_dir` is for a data set by name, and {path} is a path. Leave it out.")
+    if path.is_dir():
+        return "folder", path
+    if path.suffix == ".npz":
+        raise UserError(f"{path} may hold several arrays. Give one of them: numpy.load({str(path)!r})['arr_0'].")
+    return "array", path
+
+
+def usual_size(images: "Images", data_dir: str | Path | None = None) -> int | None:
+    """Return the size of images that have one of their own. None for a data set that has, or takes, any size.
+
+    Raises UserError for images that are not square.
+    """
+    if brought(images):
+        return own_size(images)
+    name, where = place_of(images, data_dir)
+    size_in = lookup("data set", name, DATASETS).size_in
+    return size_in(where) if size_in else None
 
 
 def splits_of(name: str, data_dir: str | Path | None = None) -> list[str]:

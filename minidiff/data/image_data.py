@@ -44,13 +44,18 @@ class ImageData:
         chosen = np.array(self.images[index])
         return chosen if chosen.shape[3] == 3 else chosen.repeat(3, axis=3)
 
+    @property
+    def clean(self) -> Pixels:
+        """The images without their corruption, uint8 [N,H,W,C]."""
+        return self.images.clean if isinstance(self.images, Corrupted) else self.images
+
     def fingerprint(self) -> str:
         """Return a digest of the images, by which the same data can be recognised.
 
         It covers all images, or 4,096 evenly spread ones beyond 512 MB. For corrupted images it covers the clean ones
         and the corruption.
         """
-        images = self.images.clean if isinstance(self.images, Corrupted) else self.images
+        images = self.clean
         count = len(images)
         chosen = range(count) if images.nbytes <= 512 << 20 else np.linspace(0, count - 1, 4096).astype(int)
         digest = hashlib.sha256(str(images.shape).encode())
@@ -92,12 +97,13 @@ class DataSet:
 
     load: Callable[[LoadRequest], ImageData]
     splits: dict[str, int | None]  # the number of images; None where the user's files decide
-    image_size: int  # when the user does not say
+    image_size: int | None  # when the user does not say; None: see `size_in`
     channels: int
     labels: str
     origin: str
     present: Callable[[Path | None], bool]  # whether it is on this machine, given the data folder
     splits_in: Callable[[Path], list[str]] | None = None  # for a set whose files say which splits there are
+    size_in: Callable[[Path | None], int] | None = None  # for a set whose files say how large its images are
 
 
 def one_hot(classes: Sequence[int] | NDArray[np.integer], count: int) -> Pixels:

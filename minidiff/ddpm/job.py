@@ -43,7 +43,7 @@ from minidiff.records import to_json
 from minidiff.runtime import distributed
 from minidiff.runtime.progress import progress_bar
 from minidiff.training.config import ResumeRequest, TrainConfig, given
-from minidiff.training.data import check_labels, labels_of, open_data
+from minidiff.training.data import check_labels, labels_of, open_data, size_for
 from minidiff.training.job import Job, check_out
 from minidiff.training.loop import Trainer
 from minidiff.training.presets import default_preset, training_config
@@ -204,7 +204,7 @@ def plan(request: DdpmRequest) -> DdpmJob:
     device = distributed.local_device(request.device)
     name = request.preset or default_preset(device.type)
     preset = lookup("preset", name, DDPM_PRESETS)
-    size = request.image_size or preset.image_size
+    size = size_for(request, preset.image_size)
     diffusion = diffusion_config(preset.diffusion, request)
     check_prediction(build_schedule(diffusion), diffusion.prediction)
     check_size(size, preset.network.stride, "`image_size`")

@@ -62,4 +62,4 @@ def training_data(run: Run) -> ImageData:
         raise UserError(
             f"{run.folder} needs labels, and its training images are not known. Draw its samples into a file first."
         )
-    return load_together(**vars(known.spec))
+    return load_together(**vars(known.spec(run.folder)))

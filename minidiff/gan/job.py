@@ -29,7 +29,7 @@ from minidiff.networks.gan import Critic, Generator, levels
 from minidiff.runs.log import read_metrics
 from minidiff.runtime import distributed
 from minidiff.training.config import TrainConfig, given
-from minidiff.training.data import open_data
+from minidiff.training.data import open_data, size_for
 from minidiff.training.job import Job, check_out
 from minidiff.training.presets import default_preset, training_config
 
@@ -116,7 +116,7 @@ def plan(kind: str, request: GanRequest) -> GanJob:
     device = distributed.local_device(request.device)
     name = request.preset or default_preset(device.type)
     preset = lookup("preset", name, GAN_PRESETS[kind])
-    size = request.image_size or preset.image_size
+    size = size_for(request, preset.image_size)
     levels(size)
     game, training = game_config(kind, request), training_config(preset.training, request)
     check_out(request.out)

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minidiff.data.datasets import ImageData
+from minidiff.data.config import Images
+from minidiff.data.datasets import ImageData, load_data
 from minidiff.errors import UserError
 from minidiff.gan.config import GameConfig
 from minidiff.gan.losses import Method, clip_weights, entropy_critic, gradient_penalty, wasserstein
@@ -44,11 +45,12 @@ class GanTrainer:
         generator: Generator,
         critic: Critic,
         method: Method,
-        data: ImageData,
+        data: Images,
         config: TrainConfig,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.config, self.method, self.data, self.step = config, method, data, 0
+        self.config, self.method, self.step = config, method, 0
+        self.data = data if isinstance(data, ImageData) else load_data(data)
         self.device, self.slice_size = torch.device(device), slice_size(config)
         if self.slice_size < 2:
             raise UserError("one image at a time is too little for batch normalisation. Raise `batch_size`.")

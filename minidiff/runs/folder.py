@@ -14,7 +14,7 @@ unpickled: weights are safetensors, and `state.pt` is read with `weights_only=Tr
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,10 +158,17 @@ def newest_run(kind: Kinds, root: str | Path = "runs") -> Path:
     return runs[0]
 
 
-def create_run(folder: str | Path | None, name: str, config: Mapping[str, Any], pictures: str = "samples") -> Path:
+def create_run(
+    folder: str | Path | None,
+    name: str,
+    config: Mapping[str, Any],
+    pictures: str = "samples",
+    fill: Callable[[Path], None] | None = None,
+) -> Path:
     """Make a new run folder with its config.json: `folder`, or the first free one of `runs/NAME-1`, `-2`, ...
 
-    pictures: the name of the folder inside it for what the run draws. Raises UserError.
+    pictures: the name of the folder inside it for what the run draws. fill: puts more into the folder, before the
+    config.json. Raises UserError.
     """
     if folder is None:
         number = 1
@@ -173,6 +180,8 @@ def create_run(folder: str | Path | None, name: str, config: Mapping[str, Any], 
     before = folder.exists()
     try:
         (folder / pictures).mkdir(parents=True)
+        if fill is not None:
+            fill(folder)
         write_json(folder / CONFIG, config)
     except OSError as error:
         raise UserError(f"cannot make the run folder {folder}: {error.strerror}. Choose another `out`.") from None

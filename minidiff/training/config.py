@@ -4,13 +4,13 @@ Rests on records and data.config, so that help and `minidiff info` need no torch
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args, get_type_hints
 
 from minidiff._version import __version__
-from minidiff.data.config import DataConfig
+from minidiff.data.config import DataConfig, Images
 from minidiff.errors import UserError
 from minidiff.records import demand, from_json, record
 
@@ -75,12 +75,15 @@ ORDER, NOISE, DROPOUT, INITIAL_WEIGHTS = range(4)  # what a seed is for; keeps t
 class TrainRequest:
     """The options of every kind of training. None: the preset decides."""
 
-    dataset: str = "shapes"  # one of DATASETS
+    dataset: "Images" = "shapes"  # a name of DATASETS, a folder, a .npy file, or the images themselves
     data_dir: str | Path | None = None  # where its files are or will be put; None: the cache folder
     image_size: int | None = None  # pixels a side
     corruption: str = "identity"  # the damage done to every image: one of CORRUPTIONS
     severity: int = 3  # how much of it, 1 to 5
     on_bad: Literal["skip", "stop"] = "skip"  # what to do about image files that cannot be read
+    flip: bool | None = None  # whether images may be mirrored; None: as suits the data set, and never for your own
+    labels: Any = field(default=None, compare=False)  # of images from a script: numbers [N], or zeros and ones [N,L]
+    label_names: Sequence[str] | None = None  # of these labels; None: numbers
     preset: str | None = None  # network and settings for a purpose; None: gpu where there is one, else cpu
     steps: int | None = None  # optimizer steps
     batch_size: int | None = None  # images a step, over all processes
@@ -109,6 +112,7 @@ class ResumeRequest:
     other kinds refuse them.
     """
 
+    images: "Images | None" = field(default=None, compare=False)  # once more, for a run that does not keep them
     data_dir: str | Path | None = None
     steps: int | None = None
     lr: float | None = None
@@ -153,6 +157,7 @@ AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 # than the one that the run was made with.
 ADDED = {"minidiff", "preset", "labels", "fid", "source", "save_every", "sample_every", "measure_every"}
 ADDED |= {"data.data_dir", "data.on_bad", "data.corruption", "data.severity", "data.images", "data.fingerprint"}
+ADDED |= {"data.flip"}
 ADDED |= {"network.scale_shift", "network.label_dim", "labels.dropout", "fid.network"}
 ADDED |= {f"gan.{name}" for name in ("betas", "clip", "penalty")}  # each is of one kind of GAN
 

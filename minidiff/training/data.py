@@ -5,11 +5,15 @@ Rests on data. Under torchrun the main process reads first, so that a download o
 
 import hashlib
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from minidiff.data.config import DataConfig, DataSpec, Labels
-from minidiff.data.datasets import ImageData, load_data
+from minidiff.data.array_set import IMAGES, kept_labels
+from minidiff.data.config import KEPT, DataConfig, DataSpec, Images, Labels
+from minidiff.data.datasets import ImageData, brought, check_brought, load_data, place_of, usual_size
+from minidiff.data.own_images import OWN
 from minidiff.errors import UserError
 from minidiff.records import takes
 from minidiff.runtime.distributed import main_first
@@ -23,34 +27,61 @@ def load_together(spec: DataSpec) -> ImageData:
 
 
 def open_data(request: TrainRequest, image_size: int) -> tuple[ImageData, DataConfig]:
-    """Load the data set that a request names, and return what config.json says of it."""
-    data_dir = os.path.abspath(request.data_dir) if request.data_dir else None
+    """Load the images of a request, and return what config.json says of them. Raises UserError."""
     severity = request.severity if request.corruption != "identity" else DataConfig.severity
-    data = load_together(
-        request.dataset,
-        data_dir,
-        image_size,
-        on_bad=request.on_bad,
-        corruption=request.corruption,
-        severity=severity,
-    )
-    found = DataConfig(
-        name=data.name,
+    check_brought(request.dataset, request.labels, request.label_names, request.data_dir)
+    name, data_dir = OWN, None
+    if brought(request.dataset):
+        data = load_data(
+            request.dataset, image_size=image_size, corruption=request.corruption, severity=severity,
+            flip=request.flip, labels=request.labels, label_names=request.label_names,
+        )  # fmt: skip
+    else:
+        name, where = place_of(request.dataset, request.data_dir)
+        data_dir = os.path.abspath(where) if where else None
+        data = load_together(
+            name, data_dir, image_size, on_bad=request.on_bad,
+            corruption=request.corruption, severity=severity, flip=request.flip,
+        )  # fmt: skip
+    described = DataConfig(
+        name=name,
         data_dir=data_dir,
         image_size=image_size,
         on_bad=request.on_bad,
         corruption=request.corruption,
         severity=severity,
+        flip=request.flip,
         channels=data.images.shape[3],
         images=len(data.images),
         fingerprint=data.fingerprint(),
     )
-    return data, found
+    return data, described
 
 
-def open_again(config: DataConfig, labels: Labels | None, folder: object) -> ImageData:
-    """Load the data set that a run was trained on. Raises UserError if its images or labels are not the same now."""
-    data = load_together(**vars(config.spec))
+def size_for(request: TrainRequest, preset: int) -> int:
+    """Choose the size to train at: what the request says, or the size of its own images, or the preset's."""
+    return request.image_size or usual_size(request.dataset, request.data_dir) or preset
+
+
+def open_again(config: DataConfig, labels: Labels | None, folder: Path, images: "Images | None" = None) -> ImageData:
+    """Load the images that a run was trained on. Raises UserError if they or their labels are not the same now.
+
+    images: those that a script brings once more, for a run whose folder does not keep them.
+    """
+    spec = config.spec(folder)
+    if images is None:
+        if config.brought and not (folder / KEPT / IMAGES).is_file():
+            raise UserError(
+                f"{folder} does not keep the images that it was trained on. "
+                f"Give them once more, in a script: minidiff.resume({str(folder)!r}, images)."
+            )
+        data = load_together(**vars(spec))
+    elif not config.brought:
+        raise UserError(f"{folder} was trained on {config.name}, which is found without `images`. Leave them out.")
+    else:
+        options = {name: value for name, value in vars(spec).items() if name not in ("name", "data_dir")}
+        rows, names = kept_labels(folder / KEPT, config.images or 0)
+        data = replace(load_data(images, **options), labels=rows, label_names=names)
     if labels is not None and labels_of(data) != Labels(labels.names, labels.one_hot, labels.fingerprint):
         raise UserError(f"the labels of {config.name} are not the ones that {folder} began with. Bring those back.")
     if (len(data.images), data.fingerprint()) != (config.images, config.fingerprint):

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import nn
 
+from minidiff.data.array_set import keep_images
 from minidiff.data.config import Labels
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError, listed
@@ -33,7 +34,7 @@ Config = TypeVar("Config", bound=RunConfig)
 # What every run may change when it is taken up again; each kind adds its own, see `Job.may_change`.
 SETTINGS = ("steps", "lr", "warmup", "precision", "compile")  # of TrainConfig
 AS_IT_WAS = ResumeRequest()
-MAY_CHANGE = ("data_dir", *SETTINGS, "save_every", "device", "on_step")
+MAY_CHANGE = ("data_dir", *SETTINGS, "save_every", "device", "on_step", "images")
 
 
 class Job(ABC, Generic[Config]):
@@ -146,8 +147,18 @@ class Job(ABC, Generic[Config]):
             distributed.main_first(rewrite)
             return f"resuming  {folder} at step {self.trainer.step:,}"
         name = f"{self.kind}-{self.config.data.name}" + (f"-{self.data.corruption}" if self.data.corruption else "")
-        self.folder = distributed.from_main(distributed.main_first(lambda: create_run(self.out, name, config)))
+        made = distributed.main_first(lambda: create_run(self.out, name, config, fill=self.keep_images))
+        self.folder = distributed.from_main(made)
         return f"run       {self.folder}"
+
+    def keep_images(self, folder: Path) -> None:
+        """Keep in a new run folder the images that a script brought. Warns if they are too many for that."""
+        if self.config.data.brought and not keep_images(folder, self.data):
+            size = f"{self.data.clean.nbytes / 1e9:.1f} GB"
+            self.warn(
+                f"images of {size} are not kept in {folder}. To resume, give them once more: "
+                "minidiff.resume(folder, images); or train on a .npy file of them."
+            )
 
     def run(self) -> None:
         """Train to the last step: see `steps`."""
@@ -213,7 +224,7 @@ def resume(kind: type[AnyJob], folder: str | Path, request: ResumeRequest = AS_I
     if request.data_dir is not None:
         config = replace(config, data=replace(config.data, data_dir=os.path.abspath(request.data_dir)))
     labels: Labels | None = getattr(config, "labels", None)
-    data = open_again(config.data, labels, folder)
+    data = open_again(config.data, labels, folder, request.images)
     job = kind(config, data, distributed.local_device(request.device), folder=folder)
     state = read_state(folder)
     if state is not None:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from minidiff.data.datasets import ImageData
+from minidiff.data.config import Images
+from minidiff.data.datasets import ImageData, load_data
 from minidiff.errors import UserError
 from minidiff.networks.weights import load_exactly
 from minidiff.rng import Draws, seed_from
@@ -68,13 +69,15 @@ def slice_size(config: TrainConfig) -> int:
 class Trainer:
     """A model, its EMA and its optimizer at one step of a run; `steps()` moves them on.
 
+    data: an `ImageData`, or anything that `load_data` takes: the name of a data set, a folder, an array, a Dataset.
     Raises UserError when the batch does not divide.
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, data: ImageData, config: TrainConfig, device: torch.device | str = "cpu"
+        self, model: nn.Module, loss: Loss, data: Images, config: TrainConfig, device: torch.device | str = "cpu"
     ) -> None:
-        self.config, self.data, self.loss = config, data, loss
+        self.config, self.loss = config, loss
+        self.data = data if isinstance(data, ImageData) else load_data(data)
         self.device = torch.device(device)
         self.slice_size = slice_size(config)
         self.step = 0
