@@ -18,8 +18,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minidiff.errors import UserError, one_line, shown
-from minidiff.files import printable
+from minidiff.errors import UserError, one_line, printable, shown
+from minidiff.files import regular
 
 HEADER = 12 + 10_000  # bytes; numpy reads no longer header, either
 SIDES, LONGEST = 32, 1 << 48  # an array has at most so many dimensions, and none longer than this
@@ -162,8 +162,7 @@ def check_file(path: Path) -> None:
     """Raise UserError unless this is a file: a pipe or a device would be waited for, or never end."""
     if not path.exists():
         raise UserError(f"{path}: no such file.")
-    if not path.is_file():
-        raise UserError(f"{path} is not a file. Give a .npy or .npz file.")
+    regular(path)
 
 
 def check_member(path: Path, info: zipfile.ZipInfo) -> None:

@@ -13,13 +13,14 @@ import os
 import platform
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from minidiff.errors import UserError, one_line, shown
+from minidiff.errors import NoMemory, UserError, one_line, shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, or in a file
 DAY = 86_400  # seconds
@@ -168,6 +169,51 @@ def is_empty(folder: Path) -> bool:
 
 # --- read ---------------------------------------------------------------------------------------------------------
 
+TEXT_LIMIT = 64 << 20  # bytes of a text file (JSON, a list); iCLEVR's table of 18,000 images takes 1.4 MB
+
+KINDS = {  # of what is no file
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+
+def regular(path: str | Path) -> Path:
+    """Return `path` if it is a regular file, or a link to one. Raises UserError for a pipe, a device, a folder, ...
+
+    Every file from elsewhere goes through here before it is opened: to open a pipe waits for its other end, and a
+    device such as /dev/zero has no end. A file that is not there passes, since to open it says so.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return path
+    except ValueError:  # a NUL in the name
+        raise UserError(f"{path} cannot be the name of a file.") from None
+    if not stat.S_ISREG(mode):
+        kind = KINDS.get(stat.S_IFMT(mode), "something else")
+        mend = "Give a file in it." if stat.S_ISDIR(mode) else "Copy what comes out of it into a file, and give that."
+        raise UserError(f"{path} is {kind}, not a file. {mend}")
+    return path
+
+
+def read_text_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
+    """Read a text file whole, as bytes. Raises UserError if it is no `regular` file or above `limit`; or OSError."""
+    size = regular(path).stat().st_size
+    if size > limit:
+        raise UserError(f"{path} has {size / 1e6:,.0f} MB; a text of more than {limit / 1e6:,.0f} MB is not read.")
+    with memory_for(path), open(path, "rb") as file:
+        return file.read(limit)
+
+
+@contextmanager
+def memory_for(path: Path | str, mend: str = "Close other programs, or give a smaller file.") -> Iterator[None]:
+    """Turn a MemoryError while a file is read into one that names the file."""
+    try:
+        yield
+    except MemoryError:
+        raise NoMemory(f"the memory does not suffice to read {path}. {mend}") from None
+
 
 def read_json(path: Path, mend: str = "", missing: dict[str, Any] | None = None) -> dict[str, Any]:
     """Read the JSON object in a file. Raises UserError.
@@ -185,26 +231,24 @@ def read_json(path: Path, mend: str = "", missing: dict[str, Any] | None = None)
 def read_any_json(path: Path, mend: str = "") -> Any:
     """Read any JSON value from a file; UTF-8, UTF-16 and a byte order mark are recognised. Raises UserError."""
     try:
-        return json.loads(path.read_bytes())
+        with memory_for(path):
+            return json.loads(read_text_bytes(path))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist. {mend}".rstrip()) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or one_line(error)}). {mend}".rstrip()) from None
+    except UserError as error:
+        raise UserError(f"{error} {mend}".rstrip()) from None
     except RecursionError:
         raise UserError(f"{path} is no JSON that can be read: it is nested too deeply. {mend}".rstrip()) from None
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({one_line(error)}). {mend}".rstrip()) from None
 
 
-def printable(text: str) -> str:
-    """Return a file name for the terminal: bytes that are not characters become question marks."""
-    return text.encode(errors="replace").decode()
-
-
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(regular(path), "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -182,5 +182,5 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: py
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.npy")
-    with pytest.raises(UserError, match="is not a file"):
+    with pytest.raises(UserError, match="not a file"):
         open_npy(tmp_path / "a.npy")

@@ -1,6 +1,7 @@
 """One way to write a file, whatever happens in the middle of it; one way to hold a folder."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from minidiff.errors import UserError
+from minidiff.errors import UserError, printable, printable_lines
 from minidiff.files import (
     LOCK,
     is_empty,
@@ -16,6 +17,8 @@ from minidiff.files import (
     locked,
     read_any_json,
     read_json,
+    read_text_bytes,
+    regular,
     replacing,
     replacing_folder,
     working_place,
@@ -157,3 +160,52 @@ def test_json_is_read_whatever_its_encoding(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("[2]", encoding="utf-16")
     assert read_json(tmp_path / "a") == {"ä": 1} and read_any_json(tmp_path / "b") == [2]
     assert read_json(tmp_path / "c", missing={}) == {}
+
+
+# --- what comes from elsewhere ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no pipes among its files")
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    """A pipe, a socket, a device or a folder is refused at once; a link counts as what it leads to.
+
+    Fails, by waiting for ever, when `regular` lets a pipe pass.
+    """
+    (tmp_path / "file").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert regular(tmp_path / "link") == tmp_path / "link" and regular(tmp_path / "absent")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link to a pipe").symlink_to(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+    refused = {"pipe": "pipe", "link to a pipe": "pipe", "socket": "socket", "/dev/zero": "device", ".": "folder"}
+    for name, kind in refused.items():
+        with pytest.raises(UserError, match=f"a {kind}, not a file"):
+            read_any_json(tmp_path / name)
+
+
+def test_a_text_beyond_its_limit_is_not_read(tmp_path: Path) -> None:
+    """Fails when the size of the file is not asked for first: the file here has 1 TB, of nothing."""
+    with open(tmp_path / "long.json", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(UserError, match="MB"):
+        read_any_json(tmp_path / "long.json")
+    (tmp_path / "short.txt").write_bytes(b"abc")
+    assert read_text_bytes(tmp_path / "short.txt", 3) == b"abc"
+    with pytest.raises(UserError):
+        read_text_bytes(tmp_path / "short.txt", 2)
+
+
+def test_a_terminal_gets_no_codes_to_obey() -> None:
+    """Every character that a terminal obeys is shown by its number, and words of any language are left alone.
+
+    Fails when C1, the marks of direction or the separators of lines are forgotten.
+    """
+    obeyed = [*map(chr, range(32)), *map(chr, range(127, 160)), *"\u2028\u2029\u202e\u2066\u200f\ufeff\udcff"]
+    for character in obeyed:
+        assert printable(f"a{character}b").isprintable(), ascii(character)
+    assert printable("a\x1b[31m\n\u202eb\udcff") == r"a\x1b[31m\n\u202eb\xff"
+    plain = "Größe, 写真, résumé\u0301, क्ष, \U0001f469\u200d\U0001f52c, a\u202fm"
+    assert printable(plain) == plain
+    assert printable_lines("a\x07\nb") == "a\\x07\nb"
+    assert str(UserError("one\ntwo\x1b")) == r"one\ntwo\x1b"

@@ -14,7 +14,7 @@ import click
 
 from minidiff._version import __version__
 from minidiff.cli.types import Group
-from minidiff.errors import UserError
+from minidiff.errors import UserError, printable
 from minidiff.runtime import cpu
 
 # For each command: where it is, and its line in `minidiff --help`. A module is imported when its command is called.
@@ -124,13 +124,8 @@ def run(args: list[str] | None = None) -> int:
     except Exception as error:
         code = getattr(error, "exit_code", None)  # this is `journal.Interrupted`; to name it here would import torch
         if code is not None:
-            click.echo(str(error))
+            click.echo(printable(str(error)))
             return int(code)
-        mend = "Halve --batch-size, or train with --accumulate 2. In a fit, take a smaller --size."
-        if type(error).__name__ == "OutOfMemoryError":
-            return fail(f"the GPU is out of memory. {mend}", 1)
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-            return fail(f"out of memory. {mend}", 1)
         if isinstance(error, OSError) and error.strerror and error.filename:
             return fail(f"{error.filename}: {error.strerror}.", 1)
         raise
@@ -138,5 +133,5 @@ def run(args: list[str] | None = None) -> int:
 
 def fail(message: str, code: int) -> int:
     """Print the error and hand back the exit code."""
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Error: {printable(message)}", err=True)
     return code

@@ -9,7 +9,7 @@ import click
 from minidiff.cli.choices import TABLES, choice
 from minidiff.cli.types import Group, Name, Place, in_flags, refuse_lone_severity, say, typed, warn
 from minidiff.data.config import DataSpec
-from minidiff.errors import UserError
+from minidiff.errors import UserError, printable
 
 if TYPE_CHECKING:
     from minidiff.data.image_data import ImageData
@@ -116,7 +116,7 @@ def preview(name: str, out: Path, num: int, seed: int, force: bool, **given: Any
         said = f"{len(found.shown)} of the {len(loaded):,} images of {name} ({spec.split}), {size_of(loaded)}"
     write_image(out, found.picture)
     for row, words in enumerate(found.labels, 1):
-        say(f"row {row}: {words}")
+        say(f"row {row}: {printable(words)}")
     say(f"{said}: {out}")
 
 

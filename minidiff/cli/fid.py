@@ -117,7 +117,7 @@ def fid(
         for doubt in found.warnings:
             warn(doubt)
         if as_json and found.values:
-            click.echo(json.dumps(found.to_json(), indent=2))
+            click.echo(json.dumps(found.to_json(), indent=2))  # JSON has escapes of its own
         elif found.values:
             width = max(9, *map(len, found.titles.values()))
             for name, value in found.values.items():

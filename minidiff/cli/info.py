@@ -2,7 +2,7 @@
 
 import click
 
-from minidiff.cli.types import Command
+from minidiff.cli.types import Command, echo
 from minidiff.errors import UserError
 
 
@@ -14,13 +14,13 @@ def info(run: str | None) -> None:
     from minidiff.runs.folder import list_runs
 
     if run is not None:
-        click.echo(describe_run(run))
+        echo(describe_run(run))
         return
     runs = list_runs()
     if not runs:
-        click.echo("No runs under runs/ yet. Start with: minidiff train ddpm")
+        echo("No runs under runs/ yet. Start with: minidiff train ddpm")
     for folder in runs:
         try:
-            click.echo(summarise_run(folder))
+            echo(summarise_run(folder))
         except UserError as error:  # a damaged run must not hide the others
-            click.echo(f"{folder}  {error}")
+            echo(f"{folder}  {error}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from minidiff.cli.types import Command, Place
+from minidiff.cli.types import Command, Place, echo
 
 
 @click.command(cls=Command)
@@ -23,4 +23,4 @@ def report(run: Path | None, out: Path | None, force: bool) -> None:
     import minidiff
 
     page = minidiff.report(run, out, force=force)
-    click.echo(f"written   {page} ({page.stat().st_size / 1e6:.1f} MB). Open it in a browser.")
+    echo(f"written   {page} ({page.stat().st_size / 1e6:.1f} MB). Open it in a browser.")

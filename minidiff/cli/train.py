@@ -21,7 +21,18 @@ from minidiff.cli.train_options import (
     what_to_train_on,
     where_to,
 )
-from minidiff.cli.types import Command, Group, Number, Place, refuse_lone_severity, refuse_options, say, section, warn
+from minidiff.cli.types import (
+    Command,
+    Group,
+    Number,
+    Place,
+    echo,
+    refuse_lone_severity,
+    refuse_options,
+    say,
+    section,
+    warn,
+)
 from minidiff.ddpm.config import LABEL_DROPOUT, DdpmRequest, FidConfig
 from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
 from minidiff.gan.config import GanRequest
@@ -267,11 +278,11 @@ def presets() -> None:
     """List the presets of every kind of training."""
     tables: dict[str, Presets] = {"ddpm": DDPM_PRESETS, **GAN_PRESETS, "classifier": CLASSIFIER_PRESETS}
     for kind, table in tables.items():
-        click.echo(f"minidiff train {kind}")
+        echo(f"minidiff train {kind}")
         for name, preset in table.items():
             training = preset.training
-            click.echo(f"  {name:14} {preset.help}")
-            click.echo(
+            echo(f"  {name:14} {preset.help}")
+            echo(
                 f"  {'':14} {preset.image_size}x{preset.image_size}, {size_of(preset)}; "
                 f"{training.steps:,} steps of {training.batch_size}, lr {training.lr:g}"
             )

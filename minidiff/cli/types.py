@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from minidiff.errors import UserError, suggestion
+from minidiff.errors import UserError, listed, printable, printable_lines, suggestion
 
 # click's types are generic since 8.4, for type checkers alone.
 if TYPE_CHECKING:
@@ -38,11 +38,23 @@ def section(title: str) -> Callable[[Function], Function]:
     return decorate
 
 
+SAVING = {  # the options that save memory, and how
+    "batch_size": "half the", "accumulate": "more of", "size": "a smaller", "image_size": "a smaller",
+}  # fmt: skip
+
+
+def lacking(error: BaseException) -> str | None:
+    """Say which memory an error is about: `the GPU`'s or `this machine`'s; None for an error about something else."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; to name it would import torch
+        return "the GPU"
+    return "this machine" if isinstance(error, MemoryError) or "can't allocate memory" in str(error) else None
+
+
 class Command(click.Command):
     """Say `--start-t` where the package says `start_t`, and show the options of the help in their sections.
 
     The package's errors name arguments in backticks. If the command has an option of that name, the user reads the
-    option's flag instead.
+    option's flag instead. When the memory does not suffice, the advice names options that this command has.
     """
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -63,6 +75,16 @@ class Command(click.Command):
         except UserError as error:
             error.args = (self.translated(str(error)),)
             raise
+        except (MemoryError, RuntimeError) as error:
+            where = lacking(error)
+            if where is None:
+                raise
+            raise UserError(self.translated(f"{where} is out of memory. {self.memory_advice()}")) from None
+
+    def memory_advice(self) -> str:
+        """Name the options of this command that save memory."""
+        there = [f"{what} `{name}`" for name, what in SAVING.items() if any(name == each.name for each in self.params)]
+        return f"Try {listed(there, 'or')}." if there else "Close other programs, or use a machine with more."
 
     def translated(self, message: str) -> str:
         """Replace every argument in backticks by its flag."""
@@ -211,12 +233,17 @@ class Device(ParamType):
         return str(value)
 
 
+def echo(message: str, err: bool = False) -> None:
+    """Print lines. Every text of the command line goes through here or through `warn`, which leave no control codes."""
+    click.echo(printable_lines(message), err=err)
+
+
 def say(message: str, err: bool = False) -> None:
     """Print a line, from the main process only. err: on standard error, if the output is for a program."""
     from minidiff.runtime.distributed import is_main
 
     if is_main():
-        click.echo(message, err=err)
+        echo(message, err)
 
 
 def warn(message: str) -> None:
@@ -224,7 +251,7 @@ def warn(message: str) -> None:
     from minidiff.runtime.distributed import is_main
 
     if is_main():
-        click.echo(f"Warning: {in_flags(message)}", err=True)
+        echo(f"Warning: {printable(in_flags(message))}", err=True)
 
 
 def in_flags(message: str) -> str:

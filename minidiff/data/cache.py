@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from minidiff.errors import UserError
-from minidiff.files import printable, replacing
+from minidiff.files import replacing
 from minidiff.images.convert import Pixels
 from minidiff.images.files import IMAGE_SUFFIXES, crop_resize, read_image
 from minidiff.runtime.progress import progress_bar
@@ -174,7 +174,7 @@ class Files(Pictures):
         except Exception as error:  # there is no end to what Pillow raises on damaged files
             if self.stop:
                 message = str(error) if isinstance(error, UserError) else f"{path} is not a readable image ({error})."
-                raise UserError(printable(f"{message} Mend or remove it, or let `on_bad` skip such files.")) from None
+                raise UserError(f"{message} Mend or remove it, or let `on_bad` skip such files.") from None
             self.bad[index] = self.paths[index]
             return None
         if min(image.shape[:2]) < self.shape[0]:
@@ -187,7 +187,7 @@ class Files(Pictures):
             for index in sorted(set(range(self.count)) - set(self.kept)):
                 self.decode(index)
         if not self.kept:
-            first = printable(self.paths[0])
+            first = self.paths[0]
             raise UserError(f"none of the {self.count} image files in {self.root} can be read; {first} is the first.")
         return self
 
@@ -195,7 +195,7 @@ class Files(Pictures):
         remarks = []
         if self.bad:
             names = [self.bad[i] for i in sorted(self.bad)]
-            some = printable(", ".join(names[:3])) + (", ..." if len(names) > 3 else "")
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             remarks.append(f"{len(names)} of {self.count} files cannot be read and are left out: {some}")
         if self.small:
             size = f"{self.shape[0]}x{self.shape[1]}"

@@ -19,6 +19,7 @@ import numpy as np
 
 from minidiff.arrays import DEFLATE
 from minidiff.errors import UserError
+from minidiff.files import read_text_bytes, regular
 from minidiff.images.convert import Pixels
 
 LARGEST_IDX = 1 << 31  # bytes; the largest set of this kind, EMNIST, has 0.6e9
@@ -68,6 +69,7 @@ def read_idx(path: Path, item: tuple[int, ...]) -> Pixels:
     highest first; the data. item: [28,28] for images, [] for labels. The size that the header declares is compared with
     the size of the file, or with the one in the last bytes of a gzip file, before the data are read.
     """
+    regular(path)
     packed = path.suffix == ".gz"
     try:
         with gzip.open(path) if packed else open(path, "rb") as file:
@@ -108,10 +110,12 @@ def read_attributes(path: Path, names: list[str]) -> tuple[Pixels, list[str]]:
     The file has a count; the attributes' names; then, a line each, a file name and a 1 or -1 for each attribute.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = read_text_bytes(path).decode().splitlines()
         attributes = lines[1].split()
         rows = dict(line.split(None, 1) for line in lines[2:] if line.strip())
         labels = np.array([[int(value) > 0 for value in rows[name].split()] for name in names], np.uint8)
         return labels.reshape(len(names), len(attributes)), [name.replace("_", " ") for name in attributes]
+    except UserError:
+        raise
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise UserError(f"{path} is incomplete or damaged ({reason_of(error)}). Fetch it again.") from None

@@ -14,7 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from minidiff.errors import UserError, shown, suggestion
+from minidiff.errors import UserError, one_line, shown, suggestion
+from minidiff.files import memory_for, read_text_bytes
 
 OBJECTS = "objects.json"
 PLACES = ("images", "iclevr", "train", ".")  # where images are looked for, from DIR; the lab's archive says iclevr
@@ -86,11 +87,14 @@ def read_table(path: Path, what: str) -> dict[str, Any]:
 def read_label_json(path: Path, kind: str, what: str) -> Any:
     """Read a JSON file of any form. kind: of file; what: it should hold. Both are for the message of the UserError."""
     try:
-        return json.loads(path.read_bytes())  # from bytes, json finds the encoding, and skips a byte order mark
+        with memory_for(path):
+            return json.loads(read_text_bytes(path))  # from bytes, json finds the encoding, and skips a byte order mark
     except OSError as error:
         raise UserError(f"cannot read the {kind} {path}: {error.strerror}.") from None
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({error}). It should be {what}.") from None
+        raise UserError(f"{path} is no JSON ({one_line(error)}). It should be {what}.") from None
 
 
 def find_images(root: Path, table: str, files: list[str], on_bad: str) -> tuple[Path, list[str], list[str]]:

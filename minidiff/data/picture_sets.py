@@ -15,7 +15,6 @@ from minidiff.data.cache import Files, cache_dir, image_paths, threads
 from minidiff.data.downloads import download, read_attributes
 from minidiff.data.image_data import ImageData, LoadRequest, one_hot
 from minidiff.errors import UserError
-from minidiff.files import printable
 from minidiff.images.files import IMAGE_SUFFIXES, squeeze
 
 MAX_FOLDER_LABELS = 1000  # more sub-folders are not classes
@@ -35,7 +34,7 @@ def load_folder(request: LoadRequest) -> ImageData:
         raise UserError(f"{request.data_dir} holds no image files ({' '.join(IMAGE_SUFFIXES)}).")
     place = f"folder-{request.image_size}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
     files = Files(place, root, paths, request.image_size, request.on_bad).load(threads())
-    kinds = [printable(paths[i].split(os.sep)[0]) if os.sep in paths[i] else "" for i in files.kept]
+    kinds = [named(paths[i].split(os.sep)[0]) if os.sep in paths[i] else "" for i in files.kept]
     names, notes = sorted(set(kinds) - {""}), list(files.notes)
     if len(names) > MAX_FOLDER_LABELS:
         notes.append(f"{len(names)} sub-folders are too many for labels (at most {MAX_FOLDER_LABELS})")
@@ -44,6 +43,11 @@ def load_folder(request: LoadRequest) -> ImageData:
     number = {name: i for i, name in enumerate(names)}
     labels = one_hot([number.get(kind, -1) for kind in kinds], len(names))
     return ImageData(request.name, files.images, labels, names, flip=True, notes=notes)
+
+
+def named(folder: str) -> str:
+    """Return the label that a sub-folder stands for. Bytes that are not characters, unknown to JSON, become `?`."""
+    return folder.encode(errors="replace").decode()
 
 
 CELEBA_FIRST = {"train": 1, "valid": 162_771, "test": 182_638}  # list_eval_partition.txt of the authors, in short

@@ -29,7 +29,7 @@ from minidiff.ddpm.recipe import build, build_schedule, ddpm_loss
 from minidiff.ddpm.run import Run
 from minidiff.ddpm.samples import of_run
 from minidiff.diffusion.predictions import check_prediction
-from minidiff.errors import UserError, lookup
+from minidiff.errors import UserError, lookup, printable
 from minidiff.images.convert import to_uint8
 from minidiff.images.faults import problems
 from minidiff.images.files import write_image
@@ -127,7 +127,7 @@ class DdpmJob(Job[DdpmConfig]):
         )
         if self.labels:
             names, share = self.labels.names, 100 * self.labels.dropout
-            network += f"\nlabels    {len(names)}: {', '.join(names[:6])}{', ...' * (len(names) > 6)}"
+            network += f"\nlabels    {len(names)}: {printable(', '.join(names[:6]))}{', ...' * (len(names) > 6)}"
             network += f"; not told of {share:g}% of the images"
         return f"{network}\nmeasured  {self.describe_fid(self.fid)}" if self.fid else network
 

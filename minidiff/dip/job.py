@@ -28,7 +28,7 @@ from minidiff.dip.config import ANSWER, RESULT, STEPS, TARGET, DipConfig, FitRes
 from minidiff.dip.early_stop import EarlyStop
 from minidiff.dip.fit import FitStep, Fitter
 from minidiff.dip.pictures import draw_fit, draw_sheet, nearness
-from minidiff.errors import UserError
+from minidiff.errors import UserError, printable
 from minidiff.files import locked, write_json
 from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.files import write_image
@@ -86,7 +86,7 @@ class DipJob:
                 ending = f"no early stop, because its window of {stop.window} steps would not fill"
         task = fit.task + (f" x{fit.factor}" if fit.task == "super-resolve" else "")
         return (
-            f"image     {config.image}: {width}x{height}, {COLOURS[self.fitter.known.shape[1]]}{noise}\n"
+            f"image     {printable(config.image)}: {width}x{height}, {COLOURS[self.fitter.known.shape[1]]}{noise}\n"
             f"network   {config.net.name}, {parameters:,} parameters{settings}; its input is {given}\n"
             f"fit       {task}, at most {fit.steps:,} steps, lr {fit.lr:g}, on {self.fitter.device}, "
             f"seed {fit.seed}; {ending}"

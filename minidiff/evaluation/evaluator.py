@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from minidiff.classifier.run import load_classifier
 from minidiff.data import shapes
 from minidiff.errors import UserError
-from minidiff.files import sha256_of
+from minidiff.files import regular, sha256_of
 from minidiff.images.convert import Pixels
 from minidiff.metrics.features import as_trained
 from minidiff.networks.weights import load_exactly
@@ -96,6 +96,7 @@ def load_lab(path: Path) -> nn.Module:
 
     what = "a checkpoint of the lab's evaluator, a ResNet-18 with 24 outputs"
     fault, found = "it holds no table of tensors", None
+    regular(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

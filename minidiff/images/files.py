@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from minidiff.errors import UserError, one_line
-from minidiff.files import replacing, write_errors
+from minidiff.files import regular, replacing, write_errors
 from minidiff.images.convert import Pixels
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -24,6 +24,7 @@ def read_image(path: str | Path, channels: int = 3) -> Pixels:
     divided by 257, so that full scale stays full scale. An animation gives its first frame. Raises UserError for a
     file that is missing, truncated, not an image, or too large to be safe.
     """
+    regular(path)
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
@@ -47,6 +48,7 @@ def read_image(path: str | Path, channels: int = 3) -> Pixels:
 
 def image_shape(path: str | Path) -> tuple[int, int]:
     """Return height and width of an image file, from its first bytes alone. Raises UserError."""
+    regular(path)
     try:
         with Image.open(path) as file:
             return file.height, file.width

@@ -1,6 +1,6 @@
 """Files of weights from other libraries: read without running anything in them, or refused by name.
 
-Rests on errors alone.
+Rests on errors and files.
 """
 
 import re
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from minidiff.errors import UserError, one_line
+from minidiff.files import regular
 
 CONFIG = "config.json"
 TENSOR_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -20,6 +21,7 @@ TENSOR_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 def read_tensor_file(path: Path) -> dict[str, Tensor]:
     """Read a .safetensors file, or a file that torch saved, onto the CPU. Nothing in it is run. Raises UserError."""
+    regular(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

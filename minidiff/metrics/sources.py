@@ -17,7 +17,6 @@ import numpy as np
 from minidiff.data.cache import image_paths, threads
 from minidiff.data.datasets import ImageData, read_place
 from minidiff.errors import UserError, one_line
-from minidiff.files import printable
 from minidiff.images.convert import Pixels
 from minidiff.images.files import image_shape, read_image
 from minidiff.metrics.statistics import StoredStatistics
@@ -122,6 +121,6 @@ def naming_the_file(read: Callable[[Path], Value]) -> Callable[[Path], Value]:
             return read(path)
         except Exception as error:  # there is no end to what Pillow raises on damaged files
             message = str(error) if isinstance(error, UserError) else f"{path} is not readable ({one_line(error)})."
-            raise UserError(printable(f"{message} Mend or remove it.")) from None
+            raise UserError(f"{message} Mend or remove it.") from None
 
     return reading

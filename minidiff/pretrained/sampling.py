@@ -18,7 +18,7 @@ from minidiff.ddpm.run import Run
 from minidiff.diffusion.levels import OWNERS
 from minidiff.diffusion.noise_level import Start
 from minidiff.diffusion.samplers import SAMPLERS
-from minidiff.errors import counted, lookup
+from minidiff.errors import counted, lookup, printable
 from minidiff.gan.run import GanRun
 from minidiff.images.files import IMAGE_SUFFIXES, free_name
 from minidiff.pretrained.inits import read_inits
@@ -144,7 +144,7 @@ def say_labels(run: Run, conditions: Sequence[Sequence[int]], guidance_scale: fl
     if conditions:
         first = "; ".join(labels_in_words(one, run.label_names) for one in conditions[:3])
         more = f" and {len(conditions) - 3} more" * (len(conditions) > 3)
-        return [f"labels    {first}{more}; guidance {run.labels.guidance(guidance_scale):g}"]
+        return [f"labels    {printable(first)}{more}; guidance {run.labels.guidance(guidance_scale):g}"]
     if run.label_names:
         return [f"labels    none, so anything; `labels` asks for something, such as '{run.label_names[0]}'"]
     return []

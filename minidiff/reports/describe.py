@@ -14,7 +14,7 @@ from minidiff.classifier.config import read_classifier
 from minidiff.data.config import DataConfig, Labels
 from minidiff.ddpm.config import read_ddpm
 from minidiff.dip.config import ANSWERS, RESULT, DipConfig, DipFolderConfig, FitResult
-from minidiff.errors import UserError, counted
+from minidiff.errors import UserError, counted, printable
 from minidiff.evaluation.config import EvaluateConfig
 from minidiff.evaluation.result import read_lists
 from minidiff.files import read_json
@@ -32,7 +32,7 @@ def describe_run(folder: str | Path) -> str:
     folder = Path(folder)
     config = read_config(folder)
     lines = {"run": f"{folder} ({config['kind']}, minidiff {config.get('minidiff', '?')})"} | about(folder, config)
-    return "\n".join(f"{name:11} {text}" for name, text in (lines | {"files": files(folder)}).items())
+    return "\n".join(f"{name:11} {printable(text)}" for name, text in (lines | {"files": files(folder)}).items())
 
 
 def about(folder: Path, config: dict[str, Any]) -> dict[str, str]:

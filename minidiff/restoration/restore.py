@@ -29,7 +29,7 @@ from minidiff.dip.fit_picture import FitCall
 from minidiff.dip.job import COLOURS, DipJob, OnStep
 from minidiff.dip.pictures import draw_sheet, nearness
 from minidiff.dip.recipe import Device
-from minidiff.errors import UserError
+from minidiff.errors import UserError, printable
 from minidiff.files import write_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.files import read_images, write_image
@@ -107,8 +107,9 @@ class RestoreJob:
     def describe(self) -> str:
         """Describe the fit and the model in a few lines."""
         channels, height, width = self.model.shape
-        model = f"model     {self.config.model}: {width}x{height}, {COLOURS[channels]}"
-        return f"{self.fit_job.describe()}\n{model}" if self.fit_job else f"image     {self.config.image}\n{model}"
+        model = f"model     {printable(self.config.model)}: {width}x{height}, {COLOURS[channels]}"
+        first = self.fit_job.describe() if self.fit_job else f"image     {printable(self.config.image)}"
+        return f"{first}\n{model}"
 
     def start(self) -> Path:
         """Make the run folder and the fit's, unless the restoration is being resumed. Returns the run folder."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minidiff.errors import UserError, listed, one_line
-from minidiff.files import is_empty, read_json, write_atomically, write_json
+from minidiff.files import is_empty, read_json, regular, write_atomically, write_json
 
 if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
     from torch import Tensor
@@ -76,6 +76,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     path = folder / STATE
     if not path.exists():
         return None
+    regular(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or "step" not in state:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minidiff.errors import UserError
-from minidiff.files import write_atomically
+from minidiff.files import regular, write_atomically
 
 METRICS = "metrics.jsonl"
 
@@ -22,7 +22,7 @@ def read_metrics(folder: Path, upto: int | None = None) -> list[dict[str, Any]]:
     """
     records = []
     path = folder / METRICS
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+    for line in regular(path).read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
             int(record["step"]), float(record.get("loss", 0))

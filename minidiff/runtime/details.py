@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from minidiff.errors import UserError, suggestion
+from minidiff.errors import UserError, printable, suggestion
 from minidiff.runtime.progress import print_above
 from minidiff.runtime.verbosity import LEVELS, VARIABLE, is_first
 
@@ -42,4 +42,4 @@ class Details(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if is_first():
-            print_above(f"{time.monotonic() - self.start:8.2f} s  {record.getMessage()}", sys.stderr)
+            print_above(f"{time.monotonic() - self.start:8.2f} s  {printable(record.getMessage())}", sys.stderr)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minidiff.errors import UserError
+from minidiff.errors import UserError, printable
 from minidiff.files import locked
 from minidiff.runs.curves import draw_curves, spaced
 from minidiff.runs.folder import STATE, save_model, save_state
@@ -43,7 +43,7 @@ Warn = Callable[[str], None]
 
 def warn(message: str) -> None:
     """Print a warning on standard error, above the progress bar."""
-    print_above(f"Warning: {message}", sys.stderr)
+    print_above(f"Warning: {printable(message)}", sys.stderr)
 
 
 def keep(
