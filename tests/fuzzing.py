@@ -16,13 +16,16 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import struct
 import sys
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ from PIL import Image
 
 SECONDS, MEMORY = 10, 10**9  # what a command may take
 FAULTS = ("traceback", "hang", "memory", "lines", "code", "control")
-GRACE = 3  # times SECONDS and MEMORY: then the process is killed
+GRACE = 4  # times SECONDS and MEMORY: then the process is killed
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["fuzzing_preload"])
 
@@ -43,7 +46,8 @@ FORKS.set_forkserver_preload(["fuzzing_preload"])
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did. peak: bytes of memory at most, all of torch included."""
+    """What a command did. seconds: of processor time, which other work on the machine does not change; if it was
+    killed, of the clock. peak: bytes of memory at most, all of torch included."""
 
     arguments: tuple[str, ...]
     code: int | None  # None: it was killed after GRACE
@@ -81,7 +85,7 @@ def status(pid: int | str, name: str) -> int:
 
 
 def child(arguments: list[str], folder: str, output: str, answer: Any) -> None:
-    """Run a command in this process, which is a fork, and send back the most memory that it had."""
+    """Run a command in this process, which is a fork, and send back the most memory and the time that it took."""
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     os.chdir(folder)
     target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -94,7 +98,7 @@ def child(arguments: list[str], folder: str, output: str, answer: Any) -> None:
     try:
         main(arguments)
     finally:
-        answer.send(status("self", "VmHWM"))
+        answer.send((status("self", "VmHWM"), sum(os.times()[:4])))
 
 
 def attempt(arguments: list[str], folder: Path) -> Outcome:
@@ -112,9 +116,8 @@ def attempt(arguments: list[str], folder: Path) -> Outcome:
             process.kill()
             process.join()
             return Outcome(tuple(arguments), None, read(output), time.perf_counter() - since, peak)
-    if here.poll():
-        peak = max(peak, here.recv())
-    return Outcome(tuple(arguments), process.exitcode, read(output), time.perf_counter() - since, peak)
+    most, seconds = here.recv() if here.poll() else (0, 0.0)
+    return Outcome(tuple(arguments), process.exitcode, read(output), seconds, max(peak, most))
 
 
 def read(path: Path) -> str:
@@ -324,6 +327,7 @@ class Kind:
     commands: tuple[str, ...]
 
 
+EVALUATE = "evaluate runs/labelled --classifier runs/classifier --seeds 1 --steps 2 --out e --device cpu"
 FEATURES = "--features runs/classifier --device cpu"
 OF_DDPM = (
     "info runs/ddpm", "info", "sample runs/ddpm --num 2 --steps 2 --out s.png", "report runs/ddpm",
@@ -338,14 +342,18 @@ OF_GAN = (
 OF_CLASSIFIER = (
     "info runs/classifier", "report runs/classifier", f"fid images.npz folder {FEATURES}",
     "train classifier --resume runs/classifier --steps 3 --device cpu",
-    "evaluate runs/labelled --classifier runs/classifier --seeds 1 --steps 2 --out e --device cpu",
+    EVALUATE,
 )  # fmt: skip
 OF_FIT = (
-    "info runs/fit", "dip fit --resume runs/fit", "sample runs/ddpm --init runs/fit --start-t 10 --steps 2 --out s.png",
-    "report runs/fit",
+    "info runs/fit", "dip fit --resume runs/half", "report runs/fit",
+    "sample runs/ddpm --init runs/fit --start-t 10 --steps 2 --out s.png",
 )  # fmt: skip
-OF_STUDY = ("info study", "report study", "compare --out study")
-OF_PEER = ("sample peer --num 1 --steps 2 --out s.png", "import peer --out imported", "info peer")
+OF_STUDY = ("report study", "compare --out study")
+OF_PEER = (
+    "sample peer --num 1 --steps 2 --out s.png",
+    "import peer imported",
+    f"fid peer images.npz --num 4 --steps 2 {FEATURES}",
+)
 OF_PICTURE = (
     f"fid folder images.npz {FEATURES}", "dip fit folder/0.{0} --steps 1 --out f --device cpu",
     "data preview folder --data-dir folder --image-size 16 --out p.png",
@@ -359,22 +367,23 @@ def on(commands: tuple[str, ...], place: str) -> tuple[str, ...]:
     return tuple(command.replace("{0}", place) for command in commands)
 
 
+OF_IDX = f"fid dataset:fashion-mnist:test folder --data-dir fashion {FEATURES}"
 PICTURES = ("png", "jpg", "gif", "bmp", "webp", "tif", "ppm")
-EVALUATE = "evaluate runs/labelled --labels-file labels.json --seeds 1 --steps 2 --out e --device cpu"
 
 KINDS = {
     "npy": Kind("images.npy", npy_of, on(OF_ARRAY, "images.npy")),
     "npz": Kind("images.npz", npz_of, on(OF_ARRAY, "images.npz")),
     "statistics": Kind("statistics.npz", npz_of, on(OF_ARRAY[:2], "statistics.npz")),
-    "idx": Kind(
-        "fashion/t10k-images-idx3-ubyte.gz", bytes_of, ("data preview fashion-mnist --data-dir fashion --out p.png",)
-    ),
+    "idx": Kind("fashion/t10k-images-idx3-ubyte.gz", bytes_of, (OF_IDX,)),
     **{form: Kind(f"folder/0.{form}", bytes_of, on(OF_PICTURE, form)) for form in PICTURES},
     "ddpm-config": Kind("runs/ddpm/config.json", json_of, OF_DDPM),
     "gan-config": Kind("runs/gan/config.json", json_of, OF_GAN),
     "classifier-config": Kind("runs/classifier/config.json", json_of, OF_CLASSIFIER),
     "fit-config": Kind("runs/fit/config.json", json_of, OF_FIT),
     "fit-result": Kind("runs/fit/result.json", json_of, OF_FIT),
+    "half-config": Kind("runs/half/config.json", json_of, (OF_FIT[1], "info runs/half", "report runs/half")),
+    "half-metrics": Kind("runs/half/metrics.jsonl", lines_of, (OF_FIT[1], "report runs/half")),
+    "half-state": Kind("runs/half/state.pt", torch_of, (OF_FIT[1],)),
     "metrics": Kind("runs/ddpm/metrics.jsonl", lines_of, (OF_DDPM[0], OF_DDPM[3], OF_DDPM[4])),
     "state": Kind("runs/ddpm/state.pt", torch_of, (OF_DDPM[4],)),
     "gan-state": Kind("runs/gan/state.pt", torch_of, (OF_GAN[2],)),
@@ -382,7 +391,7 @@ KINDS = {
     "classifier-weights": Kind("runs/classifier/model.safetensors", safetensors_of, OF_CLASSIFIER),
     "study": Kind("study/study.json", json_of, OF_STUDY),
     "study-result": Kind("study/cells/shapes.identity.dcgan/result.json", json_of, OF_STUDY),
-    "labels-file": Kind("labels.json", json_of, (EVALUATE,)),
+    "labels-file": Kind("labels.json", json_of, (f"{EVALUATE} --labels-file labels.json",)),
     "peer-index": Kind("peer/model_index.json", json_of, OF_PEER),
     "peer-config": Kind("peer/unet/config.json", json_of, OF_PEER),
     "peer-scheduler": Kind("peer/scheduler/scheduler_config.json", json_of, OF_PEER),
@@ -449,6 +458,7 @@ def make_workspace(folder: Path) -> Path:
     from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
     from minidiff.networks.configs import UNetConfig
     from minidiff.training.config import TrainConfig
+    from minidiff.training.journal import Interrupted
 
     network = UNetConfig(channels=(8, 16), layers_per_block=1, attention=(False, True), norm_groups=4, image_size=16)
     training = TrainConfig(steps=2, batch_size=4)
@@ -481,9 +491,13 @@ def make_workspace(folder: Path) -> Path:
             features="runs/classifier", device="cpu",
         )  # fmt: skip
         assert not [event.text for event in study if "error" in event.state]
-        minidiff.fit_picture("photo.png", out="runs/fit", net="conv2", channels=8, steps=3, save_every=1, device="cpu")
+        fit: dict[str, Any] = {"net": "conv2", "channels": 8, "steps": 3, "save_every": 1, "device": "cpu"}
+        minidiff.fit_picture("photo.png", out="runs/fit", **fit)
+        with suppress(Interrupted):
+            interrupt = partial(signal.raise_signal, signal.SIGTERM)
+            minidiff.fit_picture("photo.png", out="runs/half", on_step=lambda progress: interrupt(), **fit)
         minidiff.export_run("runs/ddpm", "peer")
-        Path("labels.json").write_text(json.dumps([["red circle"], ["blue square", "green triangle"]]))
+        Path("labels.json").write_text(json.dumps([["red cube"], ["blue sphere", "green cylinder"]]))
     finally:
         os.chdir(before)
     return folder

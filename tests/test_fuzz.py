@@ -14,6 +14,16 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+def test_every_command_ends_well_on_whole_files(workspace: Path) -> None:
+    """Without it the cases could all end in the same line, which has nothing to do with the damage."""
+    for name, kind in fuzzing.KINDS.items():
+        for command in kind.commands:
+            outcome = fuzzing.tried(fuzzing.Case(name, (workspace / kind.file).read_bytes(), command), workspace)
+            assert outcome.code == 0, f"{command}: {outcome.output}"
+            assert not outcome.faults(), f"{command}: {outcome.faults()}"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", fuzzing.KINDS)
 def test_a_damaged_file_ends_a_command_in_one_line(kind: str, workspace: Path) -> None:
     """Breaks when a reader believes a file: a traceback, a wait without end, or memory that the file only declares."""
