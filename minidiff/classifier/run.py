@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from minidiff.classifier.config import ClassifierConfig, read_classifier
+from minidiff.classifier.knowledge import Knowledge, knowledge_of
 from minidiff.networks.resnet import ResNet18
 from minidiff.networks.weights import load_exactly
 from minidiff.runs.folder import CONFIG, MODEL, read_config, read_tensors
@@ -24,6 +25,11 @@ class ClassifierRun:
     config: ClassifierConfig
     model: ResNet18
     sha256: str  # of the file of its weights
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What it was trained on, and how well it knows that."""
+        return knowledge_of(self.folder, self.config)
 
     @property
     def label_names(self) -> list[str]:

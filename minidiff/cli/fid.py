@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.types import Command, Device, Names, Place, say, section, warn
+from minidiff.cli.types import Command, Device, Name, Names, Place, say, section, warn
 from minidiff.errors import UserError
 from minidiff.metrics.config import INCEPTION_DIMS, METRICS, MeasureRequest
 
@@ -51,7 +51,14 @@ if TYPE_CHECKING:
     "--steps", type=click.IntRange(min=1), help="Network calls for a sample of a DDPM. Default: the sampler's own."
 )
 @click.option("--seed", type=click.IntRange(min=0), help="The seed for samples of a run. Default: 0.")
-@section("Images of dataset:NAME")
+@section("Images of a folder or of dataset:NAME")
+@click.option(
+    "--on-bad",
+    type=Name("choice", ("skip", "stop")),
+    default="skip",
+    show_default=True,
+    help="What to do about image files that cannot be read.",
+)
 @click.option("--data-dir", type=Place(), help="The folder with the files of a dataset:NAME. Default: the cache.")
 @click.option(
     "--image-size", type=click.IntRange(8, 1024), help="Resize the images of a dataset:NAME. Default: the set's size."

@@ -194,13 +194,17 @@ class Files(Pictures):
     def remarks(self) -> list[str]:
         remarks = []
         if self.bad:
-            names = [self.bad[i] for i in sorted(self.bad)]
-            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            remarks.append(f"{len(names)} of {self.count} files cannot be read and are left out: {some}")
+            remarks.append(left_out([self.bad[i] for i in sorted(self.bad)], self.count))
         if self.small:
             size = f"{self.shape[0]}x{self.shape[1]}"
             remarks.append(f"{len(self.small)} of {len(self.kept)} images are smaller than {size} and were enlarged")
         return remarks
+
+
+def left_out(names: Sequence[str], count: int) -> str:
+    """Say how many of `count` files cannot be read, and name the first of them."""
+    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} of {count} files cannot be read and are left out: {some}"
 
 
 def state_of(path: Path) -> tuple[int, int]:

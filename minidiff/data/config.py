@@ -3,6 +3,7 @@
 Rests on records alone, so that help and `minidiff info` wait neither for numpy nor for torch.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from pathlib import Path
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 # A name of DATASETS, a folder, a .npy file, or images in one of the forms of `own_images`.
 Images: TypeAlias = "str | Path | NDArray[Any] | Tensor | Dataset[Any] | Sequence[Any] | ImageData"
 KEPT = "data"  # the folder in a run folder where a training keeps images that a script brought
+
+
+def called(name: str, data_dir: str | Path | None) -> str:
+    """Return a name by which data are the same or others: the data set's, with its place if it is your own."""
+    return f"{name} {os.path.abspath(data_dir)}" if name in ("folder", "array") and data_dir else name
 
 
 @record
@@ -55,6 +61,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         demand(self.image_size >= 1, "image_size", self.image_size, "a number of pixels")
         demand(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
+
+    @property
+    def called(self) -> str:
+        """See `called`."""
+        return called(self.name, self.data_dir)
 
     @property
     def brought(self) -> bool:

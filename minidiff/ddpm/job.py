@@ -135,7 +135,8 @@ class DdpmJob(Job[DdpmConfig]):
         """Describe what is measured during the training, in a line."""
         name, network = measure.title("fid", self.feature_network), self.feature_network.source
         samples = f"{fid.samples:,} samples ({fid.sampler}, {fid.steps or 'all'} steps)"
-        return f"{name} every {fid.every:,} steps: {samples} and all training images, in {network}"
+        knows = f" ({self.feature_network.knowledge})" if self.feature_network.knowledge else ""
+        return f"{name} every {fid.every:,} steps: {samples} and all training images, in {network}{knows}"
 
     def averaged(self) -> Run:
         """Return the EMA weights of this moment, to sample from."""
@@ -146,7 +147,7 @@ class DdpmJob(Job[DdpmConfig]):
     def steps(self) -> Iterator[TrainStep]:
         """Train to the last step. If FID is measured, compute the statistics of the training images before it."""
         if self.fid:
-            source = dataset_source(self.data.place, self.data)
+            source = dataset_source(self.data.place, self.data, self.config.data.called)
             with self.progress("training images", len(self.data)) as bar:
                 self.reference = extraction.measure_set(source, self.feature_network, on_images=bar.update)
         yield from super().steps()

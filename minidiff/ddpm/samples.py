@@ -52,7 +52,8 @@ def of_run(
     changes += ["for the labels of its training images, without guidance"] * (labels is not None)
     changes += ["grey repeated to RGB"] * (channels == 1)
     same = repr([str(run.folder.resolve()), num, replace(request, labels=None)])
-    return ImageSource(name, num, f"{height}x{width}", batches, changes, sampled=True, same=same)
+    called = run.config.data.called if run.config.data.name in DATASETS else None  # of an imported run it is not known
+    return ImageSource(name, num, f"{height}x{width}", batches, changes, sampled=True, same=same, data=called)
 
 
 def training_data(run: Run) -> ImageData:

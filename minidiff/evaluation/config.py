@@ -84,6 +84,7 @@ class LookedBy:
     place: str
     sha256: str  # of the file of its weights
     image_size: int
+    knowledge: str | None = None  # its data set and its accuracy, in words; None: earlier versions did not keep it
 
 
 @record

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from minidiff._version import __version__
+from minidiff.data.datasets import DATASETS
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.errors import UserError
 from minidiff.evaluation import pictures
@@ -143,10 +144,10 @@ class Evaluation:
 def plan(request: EvaluateRequest) -> Evaluation:
     """Open the model or the images, the classifier and the folder. Raises UserError."""
     evaluator = open_evaluator(request.classifier, request.device)
-    looks = LookedBy(evaluator.source, evaluator.sha256, evaluator.size)
+    looks = LookedBy(evaluator.source, evaluator.sha256, evaluator.size, str(evaluator.knowledge))
     kind = "one of them an image" if evaluator.one_hot else "each yes or no"
     size = f"{evaluator.size}x{evaluator.size}"
-    lines = [f"looks     {evaluator.source}: {len(evaluator.names)} labels, {kind}, {size}"]
+    lines = [f"looks     {evaluator.source}: {len(evaluator.names)} labels, {kind}, {size}; {evaluator.knowledge}"]
     if request.of_data:
         return plan_images(request, evaluator, looks, lines)
     model = load_ddpm(request.source, device=request.device)
@@ -156,6 +157,8 @@ def plan(request: EvaluateRequest) -> Evaluation:
         warnings.append(
             f"{request.source} does not name its labels; they are taken to be the classifier's, in its order."
         )
+    if model.config.data.name in DATASETS:
+        warnings += other_data(evaluator, request.source, model.config.data.called)
     lists = open_lists(model, names, request.labels_files, request.per_class)
     settings = settings_for(model, request.sampler, request.steps, request.guidance_scale)
     config = EvaluateConfig(
@@ -178,7 +181,18 @@ def plan_images(request: EvaluateRequest, evaluator: Evaluator, looks: LookedBy,
     folder = open_folder(request.out, real.name, config)
     lines += [f"shown     {real.name}: {count:,} images, {size}x{size}", *say_resized(evaluator, size)]
     lines.append(f"folder    {folder}")
-    return Evaluation(request, evaluator, config, folder, lines, [], real.names, {}, real=real)
+    warnings = other_data(evaluator, request.source, real.data)
+    return Evaluation(request, evaluator, config, folder, lines, warnings, real.names, {}, real=real)
+
+
+def other_data(evaluator: Evaluator, source: str, data: str) -> list[str]:
+    """Warn if the pictures are of another data set than the classifier was trained on."""
+    if data == evaluator.knowledge.data:
+        return []
+    return [
+        f"{source} is of {data}, and {evaluator.source} was trained on {evaluator.knowledge.data}: what it sees in "
+        "such pictures is less sure. Its score for real images of that data set says how sure."
+    ]
 
 
 def say_resized(evaluator: Evaluator, size: int) -> list[str]:

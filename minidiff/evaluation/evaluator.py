@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from minidiff.classifier.knowledge import Knowledge
 from minidiff.classifier.run import load_classifier
 from minidiff.data import shapes
 from minidiff.errors import UserError
@@ -39,6 +40,7 @@ class Evaluator:
     source: str  # the run folder or file of the weights
     sha256: str  # of the file of the weights
     logits: Callable[[Pixels], Tensor]
+    knowledge: Knowledge
 
     def columns(self, names: Sequence[str]) -> list[int]:
         """Find the output of each name. Raises UserError unless the classifier knows exactly these names."""
@@ -62,12 +64,13 @@ def open_evaluator(place: str | Path, device: torch.device | str = "cpu") -> Eva
         run = load_classifier(path, device)
         channels, size, one_hot = run.config.data.channels, run.config.data.image_size, run.config.labels.one_hot
         logits = asking(run.model, channels, size, device)
-        return Evaluator(run.label_names, one_hot, size, channels, str(place), run.sha256, logits)
+        return Evaluator(run.label_names, one_hot, size, channels, str(place), run.sha256, logits, run.knowledge)
     if not path.exists():
         raise UserError(f"{place}: no such classifier. Give a run folder, or a file of the lab's evaluator.")
     lab = load_lab(path).to(device)
     logits = asking(lab, 3, LAB_SIZE, device)
-    return Evaluator(list(shapes.NAMES), False, LAB_SIZE, 3, str(place), sha256_of(path), logits)
+    knowledge = Knowledge("iclevr")  # its file does not say how well
+    return Evaluator(list(shapes.NAMES), False, LAB_SIZE, 3, str(place), sha256_of(path), logits, knowledge)
 
 
 def asking(network: nn.Module, channels: int, size: int, device: torch.device | str) -> Callable[[Pixels], Tensor]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minidiff.data.config import called
 from minidiff.data.datasets import read_place, splits_of
 from minidiff.errors import UserError
 from minidiff.evaluation.drawing import drawn_seeds, read_samples, samples_path
@@ -61,6 +62,7 @@ class LabelledImages(NamedTuple):
     images: Pixels  # uint8 [M,H,W,3]
     labels: Tensor  # [M,L], zeros and ones
     names: list[str]  # of the L labels
+    data: str  # the data set, as `called` names it
 
 
 def open_images(
@@ -83,8 +85,8 @@ def open_images(
         raise UserError(
             f"none of the {len(labels)} images of {name}:{which} has a label, so there is nothing to score."
         )
-    called = "-".join(filter(None, (name, which, data.corruption)))
-    return LabelledImages(called, data.rgb(chosen), labels, data.label_names)
+    shown = "-".join(filter(None, (name, which, data.corruption)))
+    return LabelledImages(shown, data.rgb(chosen), labels, data.label_names, called(name, data_dir))
 
 
 def look_at_images(evaluator: Evaluator, real: LabelledImages) -> Looked:

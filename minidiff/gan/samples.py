@@ -19,4 +19,4 @@ def of_gan(name: str, run: GanRun, num: int, *, seed: int = 0) -> ImageSource:
     changes = [f"sampled from the {run.config.kind} generator, seed {seed}"]
     changes += ["grey repeated to RGB"] * (channels == 1)
     return ImageSource(name, num, f"{height}x{width}", batches, changes, sampled=True,
-                  same=repr([str(run.folder.resolve()), num, seed]))  # fmt: skip
+                  same=repr([str(run.folder.resolve()), num, seed]), data=run.config.data.called)  # fmt: skip

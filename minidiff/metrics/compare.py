@@ -56,13 +56,18 @@ def check_wanted(
             asks_nothing = label == "B" and metric == "is"
             if isinstance(side, ImageSource) and side.statistics is not None:
                 asks_nothing |= metric == "fid" or (label == "B" and metric == "fid-inf")
-            if isinstance(side, ImageSource) and side.count < NEEDED[metric] and not asks_nothing:
-                raise UserError(
-                    f"{label} has {side.count} image{'s' * (side.count != 1)}, and {metric} needs at least "
-                    f"{NEEDED[metric]}. Give more."
-                )
+            if isinstance(side, ImageSource) and not asks_nothing:
+                check_count(label, side.count, [metric])
         if metric == "is" and network.name == "inception" and network.dims != 2048:
             raise UserError(f"is needs the whole network, not its first {network.dims} features. Leave out `dims`.")
+
+
+def check_count(label: str, count: int | None, wanted: Iterable[str]) -> None:
+    """Raise UserError if a side has too few images for a metric. None: how many there are is not known."""
+    for metric in wanted:
+        if count is not None and count < NEEDED[metric]:
+            few = f"{count} image{'s' * (count != 1)}"
+            raise UserError(f"{label} has {few}, and {metric} needs at least {NEEDED[metric]}. Give more.")
 
 
 def compute_metrics(
@@ -103,7 +108,9 @@ def compute_metrics(
 def describe_network(network: FeatureNetwork) -> str:
     """Say in a line which feature network this is."""
     kind = "published weights" if network.published else "not the published network" * (network.name == "inception")
-    origin = ", ".join(filter(None, [f"{network.source}", kind, f"SHA-256 {network.sha256[:8]}"]))
+    origin = ", ".join(
+        filter(None, [f"{network.source}", kind, str(network.knowledge or ""), f"SHA-256 {network.sha256[:8]}"])
+    )
     return f"{network.name} ({origin}), {network.dims} features, mode {network.mode}"
 
 

@@ -4,6 +4,8 @@ Needs no torch, so that help and records can be read without it. The metrics the
 one; `minidiff.pretrained.distance` carries a request out.
 """
 
+from typing import Literal
+
 from minidiff.errors import UserError, lookup
 from minidiff.records import record
 
@@ -29,6 +31,7 @@ class MeasureRequest:
     seed: int | None = None  # of the samples of a run; None: 0
     data_dir: str | None = None  # where the files of a `dataset:NAME` lie; None: the cache
     image_size: int | None = None  # of the images of a `dataset:NAME`; None: the set's own
+    on_bad: Literal["skip", "stop"] = "skip"  # what to do about image files that cannot be read
     batch_size: int | None = None  # images that go through the network together; None: 32 or 64
 
     def __post_init__(self) -> None:
@@ -38,6 +41,7 @@ class MeasureRequest:
             raise UserError("`metrics` is empty. Name one, such as fid.")
         for name in self.metrics:
             lookup("metric", name, dict.fromkeys(METRICS))
+        lookup("on_bad", self.on_bad, {"skip": True, "stop": True})
         for name, least in (("num", 2), ("steps", 1), ("seed", 0), ("batch_size", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -55,6 +55,12 @@ def doubts(a: MeasuredSet, b: MeasuredSet, network: FeatureNetwork, wanted: Iter
                 "that comes from the images of A."
             )
     found += faults_of("A", a) + faults_of("B", b)
+    for label, side in (("A", a), ("B", b)):
+        if network.knowledge is not None and side.data not in (None, network.knowledge.data):
+            found.append(
+                f"{label} is of {side.data}, and {network.source} was trained on {network.knowledge.data}: its "
+                "features need not tell such images apart. Train a classifier on them."
+            )
     if {a.held, b.held} == {"[0, 1]", "[-1, 1]"}:
         found.append(
             f"A holds floats in {a.held} and B in {b.held}, and each was read by its own range. If the same program "

@@ -47,6 +47,7 @@ class MeasuredSet:
     looked_at: int = 0  # images that were checked for faults
     faulty: dict[str, int] = field(default_factory=dict)  # how many of these have each fault
     same: str | None = None  # equal for the same images, however they were named; None if that is not known
+    data: str | None = None  # the data set they are of, see `ImageSource`
     arrays: str = ""  # which arrays of a .npz these are, in words
     unused: list[str] = field(default_factory=list)  # the names of the other arrays there
     stored: bool = False  # whether mean and covariance come from a file, not from the images that were read
@@ -73,7 +74,7 @@ def extract(
     found = MeasuredSet(
         source.name, source.count, sums.mean, sums.scatter, size=source.size, changes=source.changes,
         held=source.held, low=255, high=0, faulty=dict.fromkeys(FAULT_CAUSES, 0), same=source.same,
-        arrays=source.arrays, unused=source.unused,
+        data=source.data, arrays=source.arrays, unused=source.unused,
     )  # fmt: skip
     for batch in source.batches(batch_size):
         features, logits = network.compute(batch)
@@ -87,6 +88,8 @@ def extract(
             on_images(len(batch))
     sums = merge_over_processes(sums)
     share_faults(found)
+    if source.files is not None:
+        found.changes = [*source.changes, *source.files.remarks()]
     found.count, found.mean, found.covariance = sums.count, sums.mean, sums.covariance
     return found
 
@@ -135,7 +138,7 @@ def merge_over_processes(sums: FeatureStatistics) -> FeatureStatistics:
 
 # --- statistics in place of images --------------------------------------------------------------------------------
 
-SEEN = ("low", "high", "looked_at", "faulty", "same")  # what is kept of a set beside its statistics
+SEEN = ("low", "high", "looked_at", "faulty", "same", "data")  # what is kept of a set beside its statistics
 
 
 def statistics_of(found: MeasuredSet, network: FeatureNetwork) -> StoredStatistics:
@@ -192,7 +195,7 @@ def recall(
         found = from_stored(open_statistics(str(place)), network)
     except UserError:
         return None  # damaged, or from another version: measured anew and replaced
-    found.name, found.size, found.stored = source.name, source.size, False
+    found.name, found.size, found.data, found.stored = source.name, source.size, source.data, False
     found.arrays, found.unused = source.arrays, source.unused
     found.changes = [*source.changes, "statistics from the cache"]
     return found

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minidiff.classifier.knowledge import Knowledge
 from minidiff.classifier.run import load_classifier
 from minidiff.errors import UserError, lookup
 from minidiff.images.convert import Pixels, to_float
@@ -40,6 +41,7 @@ class FeatureNetwork:
     sha256: str  # of the file with the weights
     published: bool  # whether published figures are measured with these weights
     compute: Callable[[Pixels | Sequence[Pixels]], tuple[Tensor, Tensor | None]]
+    knowledge: Knowledge | None = None  # of a classifier
 
     @property
     def identity(self) -> FeatureIdentity:
@@ -96,7 +98,10 @@ def classifier_features(folder: str | Path, device: torch.device | str = "cpu") 
             features = network.features(as_trained(images, channels, size).to(device))
             return features.cpu(), network.fc(features).cpu()
 
-    return FeatureNetwork("classifier", "classifier", network.fc.in_features, str(folder), sha256, False, compute)
+    return FeatureNetwork(
+        "classifier", "classifier", network.fc.in_features, str(folder), sha256, False, compute,
+        run.knowledge,
+    )  # fmt: skip
 
 
 def as_trained(images: Pixels | Sequence[Pixels], channels: int, size: int) -> Tensor:

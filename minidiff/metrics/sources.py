@@ -10,11 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
+import torch
 
-from minidiff.data.cache import image_paths, threads
+from minidiff.data.cache import image_paths, left_out, threads
+from minidiff.data.config import called
 from minidiff.data.datasets import ImageData, read_place
 from minidiff.errors import UserError, one_line
 from minidiff.images.convert import Pixels
@@ -44,8 +46,10 @@ class ImageSource:
     fingerprint: str | None = None  # equal for equal images, if it can be known without reading all of them; else None
     sampled: bool = False  # whether a model draws the images when they are asked for
     same: str | None = None  # equal for the same images, however they were named; None if that is not known
+    data: str | None = None  # the data set they are of, or were trained on, as `called` names it; None: not known
     arrays: str = ""  # the name of the array, out of a .npz
     unused: list[str] = field(default_factory=list)  # the names of the other arrays there
+    files: "ImageFiles | None" = None  # of a folder; some can turn out to be bad while they are read
     statistics: StoredStatistics | None = None  # that lie beside the images in one file, as in ADM's reference batches
 
 
@@ -57,70 +61,101 @@ def own_slices(count: int, batch_size: int) -> Iterator[slice]:
 # --- data sets ----------------------------------------------------------------------------------------------------
 
 
-def open_dataset(place: str, data_dir: str | Path | None, image_size: int | None) -> ImageSource:
+def open_dataset(
+    place: str, data_dir: str | Path | None, image_size: int | None, on_bad: Literal["skip", "stop"] = "skip"
+) -> ImageSource:
     """Open `dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]`. Without a SPLIT it is the training split."""
     name, split, corruption = read_place(place)
-    data = load_together(name, data_dir=data_dir, image_size=image_size, split=split or "train", **corruption)
-    source = dataset_source(place, data)
+    data = load_together(
+        name, data_dir=data_dir, image_size=image_size, split=split or "train", on_bad=on_bad, **corruption
+    )
+    source = dataset_source(place, data, called(name, data_dir))
     if name == "folder":
         source.changes.append(f"cut to the centre square and resized to {source.size}, as for a training")
     return source
 
 
-def dataset_source(name: str, data: ImageData) -> ImageSource:
-    """Return the images of a loaded data set as a source."""
+def dataset_source(name: str, data: ImageData, of: str) -> ImageSource:
+    """Return the images of a loaded data set as a source. of: the data set, as `called` names it."""
     height, width, channels = data.images.shape[1:]
     fingerprint = data.fingerprint()
     return ImageSource(
         name, len(data), f"{height}x{width}",
         lambda batch_size: (data.rgb(part) for part in own_slices(len(data), batch_size)),
-        data.notes + ["grey repeated to RGB"] * (channels == 1), fingerprint=fingerprint, same=fingerprint,
+        data.notes + ["grey repeated to RGB"] * (channels == 1), fingerprint=fingerprint, same=fingerprint, data=of,
     )  # fmt: skip
 
 
 # --- folders ------------------------------------------------------------------------------------------------------
 
 
-def open_folder(place: str) -> ImageSource:
-    """Open every image file in a folder and its sub-folders. Raise UserError for the first one that is not readable."""
+def open_folder(place: str, on_bad: str = "skip") -> ImageSource:
+    """Open every image file in a folder and its sub-folders.
+
+    on_bad: skip the files that cannot be read, and name them in `changes`, or stop at the first of them. Raise
+    UserError.
+    """
     root = Path(place).expanduser()
-    paths = [root / path for path in image_paths(root)]
-    if not paths:
+    names = image_paths(root)
+    if not names:
         raise UserError(f"{place} holds no images. Give a folder of .png or .jpg files.")
+    files = ImageFiles([root / name for name in names], names, on_bad == "stop")
     with ThreadPoolExecutor(threads()) as pool:  # the headers first: most bad files are found before the long work
-        shapes = set(pool.map(naming_the_file(image_shape), paths))
-    sizes = sorted(shapes)
+        shapes = list(pool.map(partial(files.read, image_shape), range(len(names))))
+    sound = [number for number, shape in enumerate(shapes) if shape is not None]
+    if not sound:
+        raise UserError(f"none of the {len(names)} image files in {place} can be read; {names[0]} is first.")
+    sizes = sorted({shape for shape in shapes if shape is not None})
     size = "x".join(map(str, sizes[0])) + (f" to {'x'.join(map(str, sizes[-1]))}" if len(sizes) > 1 else "")
-    folders = {path.parent for path in paths}
+    folders = {files.paths[number].parent for number in sound}
     changes = [f"{len(sizes)} different sizes"] * (len(sizes) > 1) + [f"in {len(folders)} folders"] * (len(folders) > 1)
-    return ImageSource(place, len(paths), size, partial(decode_ahead, paths), changes, same=str(root.resolve()))
+    return ImageSource(
+        place, len(sound), size, partial(decode_ahead, files, sound), changes, same=str(root.resolve()), files=files
+    )
 
 
-def decode_ahead(paths: Sequence[Path], batch_size: int) -> Iterator[Batch]:
-    """Yield batches of image files. While one is in use, threads decode the next."""
-    waiting: list[list[Future[Pixels]]] = []
+@dataclass
+class ImageFiles:
+    """The image files of a folder. A bad one is noted and left out, or stops the reading."""
+
+    paths: list[Path]
+    names: list[str]  # of these, below the folder
+    stop: bool  # at the first bad one
+    bad: set[int] = field(default_factory=set)  # the numbers of those that could not be read, so far
+
+    def read(self, how: Callable[[Path], Value], number: int) -> Value | None:
+        """Return `how(path)` of a file, or None if it cannot be read. Raise UserError if that shall stop the reading.
+        """  # fmt: skip
+        path = self.paths[number]
+        try:
+            return how(path)
+        except Exception as error:  # there is no end to what Pillow raises on damaged files
+            if self.stop:
+                message = str(error) if isinstance(error, UserError) else f"{path} is not readable ({one_line(error)})."
+                raise UserError(f"{message} Mend or remove it, or let `on_bad` skip such files.") from None
+            self.bad.add(number)
+            return None
+
+    def remarks(self) -> list[str]:
+        """Say which files were left out. Under torchrun every process learns what all of them have found."""
+        mine = torch.tensor(sorted(self.bad), dtype=torch.int64)[:, None]
+        self.bad = set(distributed.gather_rows(mine, len(self.paths))[:, 0].tolist())
+        return [left_out([self.names[number] for number in sorted(self.bad)], len(self.names))] if self.bad else []
+
+
+def decode_ahead(files: ImageFiles, numbers: Sequence[int], batch_size: int) -> Iterator[Batch]:
+    """Yield batches of image files, without the bad ones. While one is in use, threads decode the next."""
+    waiting: list[list[Future[Pixels | None]]] = []
     with ThreadPoolExecutor(threads()) as pool:
-        for part in own_slices(len(paths), batch_size):
-            waiting.append([pool.submit(naming_the_file(read_image), path) for path in paths[part]])
+        for part in own_slices(len(numbers), batch_size):
+            waiting.append([pool.submit(files.read, read_image, number) for number in numbers[part]])
             if len(waiting) > 1:
                 yield as_batch([future.result() for future in waiting.pop(0)])
         for futures in waiting:
             yield as_batch([future.result() for future in futures])
 
 
-def as_batch(images: list[Pixels]) -> Batch:
-    """Stack the images into one array if they are of one size; else return the list."""
+def as_batch(found: list[Pixels | None]) -> Batch:
+    """Stack the images that could be read into one array if they are of one size; else return the list."""
+    images = [image for image in found if image is not None]
     return np.stack(images) if len({image.shape for image in images}) == 1 else images
-
-
-def naming_the_file(read: Callable[[Path], Value]) -> Callable[[Path], Value]:
-    """Wrap `read` so that any failure becomes one line that names the file and the mend."""
-
-    def reading(path: Path) -> Value:
-        try:
-            return read(path)
-        except Exception as error:  # there is no end to what Pillow raises on damaged files
-            message = str(error) if isinstance(error, UserError) else f"{path} is not readable ({one_line(error)})."
-            raise UserError(f"{message} Mend or remove it.") from None
-
-    return reading

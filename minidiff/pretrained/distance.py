@@ -17,7 +17,7 @@ from minidiff._version import __version__
 from minidiff.diffusion.chain import Step
 from minidiff.errors import UserError
 from minidiff.metrics import extraction
-from minidiff.metrics.compare import Values, check_wanted, compute_metrics, title
+from minidiff.metrics.compare import Values, check_count, check_wanted, compute_metrics, title
 from minidiff.metrics.config import MeasureRequest
 from minidiff.metrics.doubts import doubts
 from minidiff.metrics.extraction import MeasuredSet
@@ -79,6 +79,8 @@ class Distance:
             for label, side in (("a", self.a), ("b", self.b)) if side is not None
         }  # fmt: skip
         about = asdict(self.network.identity) | {"source": self.network.source, "published": self.network.published}
+        if (knows := self.network.knowledge) is not None:
+            about |= {"trained_on": knows.data, "accuracy": knows.accuracy, "accuracy_on": knows.split}
         return {"minidiff": __version__, "metrics": metrics, **sides, "features": about, "warnings": self.warnings}
 
 
@@ -109,7 +111,7 @@ class Comparison:
         asked = self.request
         return open_place(
             str(place), num=asked.num, sampler=asked.sampler, steps=asked.steps, seed=asked.seed,
-            data_dir=asked.data_dir, image_size=asked.image_size, device=self.device,
+            data_dir=asked.data_dir, image_size=asked.image_size, on_bad=asked.on_bad, device=self.device,
             on_step=lambda step: self.on_step(step),
         )  # fmt: skip
 
@@ -129,6 +131,9 @@ class Comparison:
         def on_pieces(stage: str, done: int, total: int) -> None:
             tell(Progress(stage, done, total, "piece"))
 
+        for label, source, side, of_side in zip("AB", self.sources, (a, b), (wanted, of_b), strict=True):
+            if isinstance(source, ImageSource) and source.files is not None:  # of which some can have been bad
+                check_count(label, side.count, of_side)
         values = compute_metrics(a, b, self.network, wanted, on_pieces)
         return Distance(values, a, b, self.network, doubts(a, b, self.network, wanted))
 

@@ -5,6 +5,7 @@ Rests on metrics (sources, array_files) and on the systems that draw (ddpm, gan)
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -30,6 +31,7 @@ def open_place(
     seed: int | None = None,
     data_dir: str | Path | None = None,
     image_size: int | None = None,
+    on_bad: Literal["skip", "stop"] = "skip",
     device: torch.device | str = "cpu",
     on_step: Callable[[Step], None] | None = None,
 ) -> ImageSource | StoredStatistics:
@@ -37,15 +39,15 @@ def open_place(
 
     `FILE.npz:NAME` is one array of a .npz file in which several could be meant. A run can be ours or a folder of
     diffusers. It draws `num` images (10,000) on `device`, when they are asked for: a DDPM with `sampler`, `steps` and
-    `seed`, a GAN with `seed` alone. data_dir, image_size: of a data set, see `load_data`. on_step: called after every
-    call of a DDPM's network. Raise UserError.
+    `seed`, a GAN with `seed` alone. data_dir, image_size: of a data set, see `load_data`. on_bad: skip image files that
+    cannot be read, or stop at the first. on_step: called after every call of a DDPM's network. Raise UserError.
     """
     if place.startswith("dataset:"):
-        return open_dataset(place, data_dir, image_size)
+        return open_dataset(place, data_dir, image_size, on_bad)
     path = Path(place).expanduser()
     if path.is_dir():
         if not (path / run_folder.CONFIG).is_file() and not is_foreign(path):
-            return open_folder(place)
+            return open_folder(place, on_bad)
         run = load(path, device=device)
         if isinstance(run, GanRun):
             for option, value in (("sampler", sampler), ("steps", steps)):

@@ -234,8 +234,9 @@ def describe_evaluation(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     if sampling := evaluation.sampling:
         how = f"{sampling.sampler}, {sampling.calls} calls, guidance {sampling.guidance_scale:g}"
         shown = f"{evaluation.run}: {how}"
-    size = evaluation.classifier.image_size
-    told = {"shown": shown, "looked at": f"by {evaluation.classifier.place}, {size}x{size}"}
+    looks = evaluation.classifier
+    knows = f"; {looks.knowledge}" * bool(looks.knowledge)
+    told = {"shown": shown, "looked at": f"by {looks.place}, {looks.image_size}x{looks.image_size}{knows}"}
     for name, figures in read_lists(folder).items():
         conditions, seeds = counted(figures["conditions"], "condition"), counted(len(figures["seeds"]), "seed")
         told[name] = f"score {figures['score']['value']:.3f}, {conditions}, {seeds}"

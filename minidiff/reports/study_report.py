@@ -8,9 +8,11 @@ import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from minidiff.errors import listed
+from minidiff.classifier.knowledge import knowledge_of
+from minidiff.errors import UserError, listed
 from minidiff.reports import page
 from minidiff.reports.charts import panels, shades
 from minidiff.runs.log import read_metrics
@@ -239,6 +241,8 @@ def settings(study: Findings) -> page.Blocks:
     }
     told |= {name: page.in_words(plan.get(key)) for key, name in NAMED.items()}
     told |= {key.replace("_", " "): page.in_words(value) for key, value in plan.items() if key not in known}
+    with suppress(UserError, TypeError, KeyError):  # a classifier that is still where it was can say what it knows
+        told[NAMED["features"]] += f" ({knowledge_of(Path(plan['features']))})"
     return [page.Facts(told | {"minidiff": str(plan.get("minidiff", "?"))})]
 
 

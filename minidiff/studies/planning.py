@@ -11,8 +11,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from minidiff._version import __version__
+from minidiff.classifier.knowledge import knowledge_of
+from minidiff.data.config import called
 from minidiff.data.datasets import DATASETS
-from minidiff.errors import UserError
+from minidiff.errors import UserError, listed
 from minidiff.gan.config import GAMES
 from minidiff.metrics import features, inception_weights
 from minidiff.networks.gan import levels
@@ -231,10 +233,23 @@ def complete(draft: Draft, times: Times | None) -> Study:
 
 def doubts(settings: Settings, dims: int) -> list[str]:
     """List what could make all distances of a study mislead. dims: features of the network."""
-    if settings.num > dims:
+    found = of_other_data(settings)
+    if settings.num <= dims:
+        name = "FID" if settings.features == "inception" else "FD(classifier)"
+        found.append(
+            f"{settings.num:,} samples for the {dims:,} features of the network: the covariance is singular, and "
+            f"{name} says more about that number than about the images. {name.replace('F', 'K', 1)} is sound; or draw "
+            "more."
+        )
+    return found
+
+
+def of_other_data(settings: Settings) -> list[str]:
+    """Say which data sets the classifier of a study was not trained on, if it is still where it was."""
+    if settings.features == "inception" or not Path(settings.features, run_folder.CONFIG).exists():
         return []
-    name = "FID" if settings.features == "inception" else "FD(classifier)"
-    return [
-        f"{settings.num:,} samples for the {dims:,} features of the network: the covariance is singular, and {name} "
-        f"says more about that number than about the images. {name.replace('F', 'K', 1)} is sound; or draw more."
-    ]
+    mine = knowledge_of(Path(settings.features)).data
+    named = [called(dataset, settings.folder_of(dataset)) for dataset in settings.datasets]
+    others = [name for name in named if name != mine]
+    said = f"{settings.features} was trained on {mine}, not on {listed(others)}"
+    return [f"{said}: its features need not tell such images apart."] * bool(others)

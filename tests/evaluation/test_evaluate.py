@@ -17,6 +17,7 @@ from torch import Tensor
 
 import minidiff
 from minidiff import cli, load, load_data
+from minidiff.classifier.knowledge import Knowledge
 from minidiff.classifier.loss import accuracy
 from minidiff.classifier.run import load_classifier
 from minidiff.data import shapes
@@ -28,6 +29,7 @@ from minidiff.ddpm.run import Run
 from minidiff.errors import UserError
 from minidiff.evaluation import pictures as evaluate_pictures
 from minidiff.evaluation.drawing import draw_samples, missing, names_of, open_lists, settings_for
+from minidiff.evaluation.evaluate import other_data
 from minidiff.evaluation.evaluator import Evaluator, open_evaluator
 from minidiff.evaluation.figures import confusions, over_seeds, score, summarise, table
 from minidiff.evaluation.looking import Looked, look, look_at_data
@@ -317,9 +319,13 @@ def test_a_run_is_scored(scenes: Path, capsys: pytest.CaptureFixture[str]) -> No
     }  # fmt: skip
     assert about["classifier"]["sha256"] == load_classifier(scenes / "seen").sha256
     assert about["run"] == str((scenes / "model").resolve())
+    knows = about["classifier"]["knowledge"]
+    assert re.fullmatch(r"trained on shapes, \d+\.\d\d% accuracy on test images", knows) and knows in said
     assert cli.run(["info", "out"]) == 0
     told = capsys.readouterr().out
-    assert "out (evaluate" in told and re.search(r"test +score 0\.\d{3}, 32 conditions, 2 seeds\n", told), told
+    assert (
+        "out (evaluate" in told and knows in told and re.search(r"test +score 0\.\d{3}, 32 conditions, 2 seeds\n", told)
+    ), told
     assert told.endswith("failures/ 2 pictures, pictures/ 2 pictures, samples/ 4 files\n"), told
     assert report.counted(1, "seed") == "1 seed" and report.counted(0, "picture") == "0 pictures"
     run = load(scenes / "model", precision="bf16")
@@ -567,6 +573,14 @@ def test_images_without_any_label_score_nothing(scenes: Path, monkeypatch: pytes
     assert summarise(look_at_data(seen, "dataset:iclevr", data_dir=Path()))["by_count"].keys() == {"1"}
 
 
+def test_pictures_of_another_data_set_are_warned_of(scenes: Path) -> None:
+    """shapes and iCLEVR have the same 24 names, so that nothing else would tell."""
+    seen = open_evaluator(scenes / "seen")
+    assert other_data(seen, "model", "shapes") == []
+    (line,) = other_data(replace(seen, knowledge=Knowledge("iclevr")), "model", "shapes")
+    assert "model is of shapes, and" in line and "was trained on iclevr" in line
+
+
 def test_labels_are_matched_by_name_not_by_place(scenes: Path) -> None:
     """A classifier with its outputs in another order gives the same figures."""
     seen, order = open_evaluator(scenes / "seen"), torch.randperm(24, generator=torch.Generator().manual_seed(0))
@@ -574,7 +588,7 @@ def test_labels_are_matched_by_name_not_by_place(scenes: Path) -> None:
     def turned(images: np.ndarray) -> Tensor:
         return seen.logits(images)[:, order]
 
-    other = Evaluator([shapes.NAMES[k] for k in order], False, 16, 3, "other", "", turned)
+    other = Evaluator([shapes.NAMES[k] for k in order], False, 16, 3, "other", "", turned, seen.knowledge)
     run, labels = load(scenes / "model"), multi_hot(shapes.conditions("test"), 24)
     draw_samples(run, Path("samples/test-0.npz"), labels, 0, settings_for(run, steps=2))
     both = [look(each, Path(), "test", labels, 16, run.label_names) for each in (seen, other)]

@@ -129,3 +129,27 @@ def test_options_of_places_that_are_not_there(fields: dict[str, Any], arrays: tu
 
 def test_dims_for_the_help_are_those_of_the_network() -> None:
     assert INCEPTION_DIMS == inception.DIMS
+
+
+def test_a_distance_says_what_the_classifier_was_trained_on_and_how_well_it_knows_it(
+    arrays: tuple[str, str], clf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And warns where images are known to be of another data set; of an array nobody knows."""
+    data = str(clf.parent / "data")
+    found = minidiff.distance(arrays[0], arrays[1], features=str(clf), device="cpu")
+    features = found.to_json()["features"]
+    assert features["trained_on"] == f"folder {data}" and features["accuracy_on"] == "train"
+    assert 0.5 <= features["accuracy"] <= 1 and not any("was trained on" in line for line in found.warnings)
+    words = ["fid", "dataset:folder", "dataset:shapes:test", "--features", str(clf), "--device", "cpu"]
+    assert cli.run([*words, "--data-dir", data, "--image-size", "16"]) == 0
+    said = capsys.readouterr()
+    assert f"trained on folder {data}, {100 * features['accuracy']:.2f}% accuracy on images of its training" in said.out
+    assert "B is of shapes, and" in said.err and "A is of" not in said.err
+
+
+def test_statistics_remember_their_data_set(clf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stats = str(tmp_path / "s.npz")
+    options = ["--features", str(clf), "--device", "cpu"]
+    assert cli.run(["fid", "dataset:shapes:test", "--image-size", "16", "--save-stats", stats, *options]) == 0
+    assert cli.run(["fid", stats, stats, *options]) == 0
+    assert "A is of shapes, and" in capsys.readouterr().err

@@ -203,8 +203,35 @@ def test_one_bad_image_among_many_is_named(tmp_path: Path, pixels: np.ndarray, k
         write_image(tmp_path / f"{number}.png", image)
     bad = tmp_path / "7.png"
     bad.write_bytes(bad.read_bytes()[:300] if kind == "cut" else b"not a picture")
-    text = message(tmp_path)
-    assert "7.png" in text and "Mend or remove it" in text
+    text = message(tmp_path, on_bad="stop")
+    assert "7.png" in text and "Mend or remove it, or let `on_bad` skip" in text
+
+
+def test_bad_files_are_left_out_counted_and_named(tmp_path: Path, pixels: np.ndarray, clf: Path) -> None:
+    """As in a training: those whose header is bad, and those that turn out to be cut while they are read."""
+    import minidiff
+
+    for number, image in enumerate(pixels):
+        write_image(tmp_path / f"{number}.png", image)
+    for number in (2, 5):
+        bad = tmp_path / f"{number}.png"
+        bad.write_bytes(bad.read_bytes()[:300])
+    (tmp_path / "7.png").write_bytes(b"not a picture")
+    source = opened(tmp_path)
+    assert source.count == 9
+    images = [image for batch in source.batches(4) for image in batch]
+    assert (np.stack(images) == pixels[[0, 1, 3, 4, 6, 8, 9]]).all()
+    found = minidiff.distance(str(tmp_path), str(tmp_path), features=str(clf), device="cpu")
+    assert found.a.count == 7
+    assert found.a.changes == ["3 of 10 files cannot be read and are left out: 2.png, 5.png, 7.png"]
+    write_image(tmp_path / "7.png", pixels[7])  # now ten headers are sound, and eight images
+    with pytest.raises(UserError, match="A has 8 images, and is needs at least 10"):
+        minidiff.distance(str(tmp_path), str(tmp_path), features=str(clf), metrics=("is",), device="cpu")
+    with pytest.raises(UserError, match=r"let `on_bad` skip"):
+        minidiff.distance(str(tmp_path), str(tmp_path), features=str(clf), on_bad="stop", device="cpu")
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"no picture")
+    assert "none of the 10 image files" in message(tmp_path)
 
 
 @pytest.mark.parametrize(
