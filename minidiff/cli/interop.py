@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from minidiff.cli.sample import clip_flags
+from minidiff.cli.sample import sample
 from minidiff.cli.types import Command, Name, Place, say
 
 
@@ -29,10 +29,15 @@ def import_(source: str, run: Path | None) -> None:
     counts = f"{network.in_channels} channels, {found.parameters:,} parameters, all accounted for"
     say(f"source    {source}: {size}, {counts}")
     say(f"diffusion {diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}")
+    order = ""
+    if network.label_dim:
+        many = "one" if found.config.source and found.config.source.one_hot else "any number of them"
+        say(f"labels    {network.label_dim}, {many} an image; it draws nothing without: --labels 0")
+        order = "--labels 0 "
     for note in found.notes:
-        say(f"note      {clip_flags(note)}")
+        say(f"note      {sample.translated(note)}")
     say(f"written   {found.folder}")
-    say(f"next      minidiff sample {shlex.quote(str(found.folder))} --num 4 --out grid.png")
+    say(f"next      minidiff sample {shlex.quote(str(found.folder))} {order}--num 4")
 
 
 def formats() -> list[str]:
@@ -69,5 +74,5 @@ def export(run: str, folder: Path, kind: str, weights: str) -> None:
     from minidiff.pretrained.exchange import export_run
 
     for note in export_run(run, folder, kind, weights):
-        say(f"note      {clip_flags(note)}")
+        say(f"note      {note}")
     say(f"written   {folder}: diffusers.DDPMPipeline.from_pretrained({str(folder)!r})")

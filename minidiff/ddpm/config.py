@@ -71,6 +71,8 @@ class Origin:
     format: str  # such as diffusers
     place: str
     notes: tuple[str, ...] = ()  # what is different from how its own library samples it
+    weights: tuple[str, ...] = ()  # what is unusual about the weights that were read, or which of several they are
+    one_hot: bool = False  # whether its labels are a table, of which an image takes one row
 
 
 @record

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from minidiff.data.conditions import labels_in_words, multi_hot, parse_condition, read_conditions
+from minidiff.data.conditions import condition_of, multi_hot, parse_condition, read_conditions
 from minidiff.ddpm.request import Labels
 from minidiff.diffusion.guidance import GUIDANCE_SCALE
 from minidiff.errors import UserError
@@ -35,12 +35,27 @@ class LabelSet:
             raise UserError(self.takes_none())
         found = [parse_condition(text, self.names) for text in texts]
         found += read_conditions(file, self.names) if file is not None else []
-        if several := next((one for one in found if self.one_hot and len(one) > 1), None):
-            raise UserError(
-                f"an image of this run has one label, but '{labels_in_words(several, self.names)}' are {len(several)}. "
-                "To draw images of each, ask for one label at a time."
-            )
+        self.check_single(found)
         return found
+
+    def check_single(self, conditions: Sequence[Sequence[int]]) -> None:
+        """Raise UserError if an image of this run has one label, and a condition asks for several or for none."""
+        for one in conditions if self.one_hot else ():
+            if len(one) > 1:
+                names = ", ".join(self.names[number] for number in one if number in range(len(self.names)))
+                raise UserError(
+                    f"an image of this run has one label, but '{names}' are {len(one)}. "
+                    "To draw images of each, ask for one label at a time."
+                )
+            if not one:
+                raise UserError(f"an image of this run has one label, and here it has none. Give one of {self.few()}.")
+
+    def few(self) -> str:
+        """List the labels for a message: all, or the first and how many there are."""
+        if not self.named:
+            return f"the numbers 0 to {len(self.names) - 1}"
+        more = f", ... ({len(self.names)} in all)" if len(self.names) > 12 else ""
+        return ", ".join(self.names[:12]) + more
 
     def check(self, labels: "Labels | None", guidance_scale: float | None) -> None:
         """Raise UserError for labels the run does not take, for missing labels, and for guidance it cannot do."""
@@ -48,7 +63,8 @@ class LabelSet:
             if guidance_scale is not None:
                 raise UserError("`guidance_scale` needs `labels`, and there are none. Give labels, or leave it out.")
             if self.names and not self.dropout:
-                raise UserError(f"{self.run} draws nothing without labels. Give `labels`, such as '{self.names[0]}'.")
+                many = "one" if self.one_hot else "any"
+                raise UserError(f"{self.run} draws nothing without labels. Give `labels`, {many} of {self.few()}.")
             return
         if not self.names:
             raise UserError(self.takes_none())
@@ -58,11 +74,16 @@ class LabelSet:
             raise UserError(
                 f"the labels have the shape {list(labels.shape)}, and this run takes [M,{len(self.names)}]."
             )
+        if isinstance(labels, Tensor):
+            labels = [condition_of(row) for row in labels[(labels != 0).sum(dim=1) != 1][:1]]  # the first wrong one
+        self.check_single(labels)
         if guidance_scale not in (None, 1) and not self.dropout:
-            raise UserError(
-                f"{self.run} was never trained without labels, so guidance has nothing to compare with. "
-                "Leave out `guidance_scale`."
-            )
+            why = "was never trained without labels"
+            if not self.named and self.one_hot:  # one of them may have been trained as no class: nothing says which
+                why = "has a table of classes, and nothing says that one of them means no class"
+            elif not self.named:
+                why = "comes from a library where it draws nothing without labels"
+            raise UserError(f"{self.run} {why}, so guidance has nothing to compare with. Leave out `guidance_scale`.")
 
     def takes_none(self) -> str:
         """Say that the run was trained without labels."""

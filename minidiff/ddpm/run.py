@@ -59,7 +59,9 @@ class Run:
         """The labels that the run can draw. An imported run does not know their names, so numbers stand for them."""
         known = self.config.labels
         if known is None:
-            return LabelSet(self.folder, [str(number) for number in range(self.config.network.label_dim)], named=False)
+            names = [str(number) for number in range(self.config.network.label_dim)]
+            one_hot = self.config.source is not None and self.config.source.one_hot
+            return LabelSet(self.folder, names, one_hot, named=False)
         return LabelSet(self.folder, list(known.names), known.one_hot, dropout=known.dropout)
 
     @property

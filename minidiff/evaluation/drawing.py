@@ -75,7 +75,7 @@ def settings_for(
     run: Run, sampler: str = "ddim", steps: int | None = None, guidance_scale: float | None = None
 ) -> SamplingSettings:
     """Decide how a run draws, as config.json keeps it. None: the value that suits the run. Raises UserError."""
-    labels = torch.zeros(1, len(run.label_names))
+    labels = torch.eye(1, len(run.label_names))  # any condition would do
     request = resolve(run, Sampling(sampler=sampler, steps=steps, guidance_scale=guidance_scale, labels=labels))
     wide = mixed_precision(run.precision, next(run.model.parameters()).device) is nullcontext
     return SamplingSettings(

@@ -1,8 +1,8 @@
 """Checkpoints of diffusers as folders: found on this machine or on the Hugging Face Hub, and read as a run.
 
-The layout: a folder with the network (`config.json`, `diffusion_pytorch_model.safetensors` or `.bin`) at its top or
-under `unet/`, and `scheduler_config.json` beside it or under `scheduler/`. Rests on layers (what the network's config
-and tensors mean), scheduler (what the noise schedule means), tensor_files and hub.
+The layout: a folder with the network (`config.json`, and weights as in weight_files) at its top or under `unet/`, and
+`scheduler_config.json` beside it or under `scheduler/`. Rests on layers (what the network's config and tensors mean),
+scheduler (what the noise schedule means), weight_files, tensor_files and hub.
 """
 
 import re
@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from minidiff._version import __version__
-from minidiff.errors import UserError
+from minidiff.errors import UserError, shown
 from minidiff.files import read_json
 from minidiff.interop.hub import download
-from minidiff.interop.layers import few, from_diffusers, read_labels, read_network
+from minidiff.interop.layers import AVERAGE, few, from_diffusers, is_table, read_labels, read_network
 from minidiff.interop.scheduler import read_diffusion, sampling_notes
-from minidiff.interop.tensor_files import CONFIG, TENSOR_FILES, TENSOR_SUFFIXES, read_tensor_file, refuse_file
+from minidiff.interop.tensor_files import CONFIG, TENSOR_SUFFIXES, is_lucid, refuse_file, trainer_files
+from minidiff.interop.weight_files import AGAIN, read_weights
 
 SCHEDULER, INDEX = "scheduler_config.json", "model_index.json"
-AGAIN = "Download it again."
+NETWORKS = ("unet", "unet_ema")  # folders of a network within another: the first is what diffusers opens
 
 
 class Foreign(NamedTuple):
@@ -39,8 +40,10 @@ def is_foreign(source: str | Path) -> bool:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        if (path / INDEX).is_file() or (path / "unet" / CONFIG).is_file():
+        if (path / INDEX).is_file() or any((path / name / CONFIG).is_file() for name in NETWORKS):
             return True
+        if not (path / CONFIG).exists():
+            return is_lucid(path)
         try:
             return "_class_name" in read_json(path / CONFIG, missing={})
         except UserError:  # damaged: a run's, as far as one can tell
@@ -62,14 +65,14 @@ def open_checkpoint(source: str | Path) -> Foreign:
         path = download(str(source))
     if path.is_file():
         refuse_file(path)
-    network_folder = path / "unet" if (path / "unet" / CONFIG).is_file() else path
     check_pipeline(path)
-    if not (network_folder / CONFIG).is_file():
-        for file in sorted(path.glob("*.pt")):  # a folder of results, perhaps of denoising-diffusion-pytorch
-            refuse_file(file)
-        raise UserError(f"{path} has no {CONFIG}, neither there nor under unet/. Give a folder that diffusers saved.")
+    network_folder, found = find_network(path)
     config_file = network_folder / CONFIG
-    network = read_network(read_json(config_file, AGAIN), config_file)
+    stored = read_json(config_file, AGAIN)
+    network = read_network(stored, config_file)
+    if AVERAGE & stored.keys():
+        how = f"decay {shown(stored.get('decay'))}, step {shown(stored.get('optimization_step'))}"
+        found.append(f"its weights are an average over a training ({how})")
     scheduler_file = find_scheduler(path)
     scheduler = read_json(scheduler_file, AGAIN)
     diffusion = read_diffusion(scheduler, scheduler_file)
@@ -79,15 +82,18 @@ def open_checkpoint(source: str | Path) -> Foreign:
             f"{config_file} takes {channels} channels and gives {network['out_channels']}, so it draws no "
             "pictures by itself. minidiff samples networks that take and give 1 or 3."
         )
-    weights_file = find_weights(network_folder)
-    tensors = read_tensor_file(weights_file)
+    weights_file, tensors, stored_as = read_weights(network_folder)
     other = [name for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
     if other:
         raise UserError(f"{weights_file}: {few(other)} is not a tensor. Give the file that diffusers saved.")
     network = read_labels(network, tensors)
-    notes = sampling_notes(scheduler)
-    if network["label_dim"]:
-        notes.append(f"it knows {network['label_dim']} labels, and is sampled without: `minidiff sample` gives none")
+    source_of = {
+        "format": "diffusers",
+        "place": str(source),
+        "notes": sampling_notes(scheduler),
+        "weights": [*found, *stored_as],
+        "one_hot": is_table(network, tensors),
+    }
     config = {
         "minidiff": __version__,
         "kind": "ddpm",
@@ -95,9 +101,23 @@ def open_checkpoint(source: str | Path) -> Foreign:
         "network": network,
         "diffusion": diffusion,
         "training": {},
-        "source": {"format": "diffusers", "place": str(source), "notes": notes},
+        "source": source_of,
     }
     return Foreign(path, config, from_diffusers(network, tensors, weights_file))
+
+
+def find_network(folder: Path) -> tuple[Path, list[str]]:
+    """Find the folder of the network, `folder` itself or one of NETWORKS in it, and notes. Raises UserError."""
+    found = [name for name in NETWORKS if (folder / name / CONFIG).is_file()]
+    if len(found) > 1:
+        return folder / found[0], [f"it has {found[1]}/, the averaged weights, beside {found[0]}/, which is used"]
+    if found:
+        return folder / found[0], []
+    if not (folder / CONFIG).is_file():
+        for file in trainer_files(folder) or sorted(folder.glob("*.pt")):  # perhaps of denoising-diffusion-pytorch
+            refuse_file(file)
+        raise UserError(f"{folder} has no {CONFIG}, neither there nor under unet/. Give a folder that diffusers saved.")
+    return folder, []
 
 
 def check_pipeline(folder: Path) -> None:
@@ -113,23 +133,19 @@ def check_pipeline(folder: Path) -> None:
 
 
 def find_scheduler(folder: Path) -> Path:
-    """Find the scheduler_config.json of a folder; if a unet/ is given, look beside it. Raises UserError."""
-    places = [folder / "scheduler" / SCHEDULER, folder / SCHEDULER]
-    places += [folder.absolute().parent / "scheduler" / SCHEDULER] * (folder.absolute().name == "unet")
-    for place in places:
-        if place.is_file():
-            return place
+    """Find the scheduler_config.json of a folder. Raises UserError.
+
+    If the folder is a network's, unet/ or unet_ema/, or a training's checkpoint-500/, look beside it, too.
+    """
+    place = folder.absolute()
+    while True:
+        for path in (place / "scheduler" / SCHEDULER, place / SCHEDULER):
+            if path.is_file():
+                return path
+        if not re.fullmatch(r"unet|unet_ema|checkpoint-\d+", place.name):
+            break
+        place = place.parent
     raise UserError(
         f"{folder} has no {SCHEDULER}, neither there nor under scheduler/. It says which noise the network "
         "was trained on. Put it there."
     )
-
-
-def find_weights(folder: Path) -> Path:
-    """Find the file of weights, safetensors if there is one. Raises UserError."""
-    for name in TENSOR_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    others = sorted(path.name for path in folder.glob("diffusion_pytorch_model*"))
-    found = f"; {few(others)} cannot be read" if others else ""
-    raise UserError(f"{folder} has no weights ({' or '.join(TENSOR_FILES)}{found}). Download it again.")

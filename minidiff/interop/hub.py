@@ -6,6 +6,10 @@ from pathlib import Path
 from minidiff.errors import UserError, one_line
 from minidiff.interop.tensor_files import TENSOR_FILES
 
+# Files of weights as patterns, the best first: in full, in shards, and variants. See weight_files.
+WEIGHTS = (TENSOR_FILES[0], "diffusion_pytorch_model-*.safetensors", TENSOR_FILES[1], "diffusion_pytorch_model-*.bin",
+           "diffusion_pytorch_model.*.safetensors", "diffusion_pytorch_model.*.bin")  # fmt: skip
+
 
 def download(name: str) -> Path:
     """Find the folder of `owner/name` in the Hub's cache, and fetch it if it is not there yet. Raises UserError.
@@ -20,13 +24,11 @@ def download(name: str) -> Path:
             "Install it: pip install 'minidiff[hub]', or pip install huggingface_hub."
         ) from None
 
-    def fetch(weights: str) -> Path:
-        return Path(snapshot_download(name, allow_patterns=["*.json", weights, f"unet/{weights}"]))
-
     try:
-        folder = fetch(TENSOR_FILES[0])
-        if not any((folder / place / TENSOR_FILES[0]).exists() for place in ("", "unet")):
-            folder = fetch(TENSOR_FILES[1])  # only where there are no safetensors: most have both, of 455 MB each
+        for weights in WEIGHTS:
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", weights, f"unet/{weights}"]))
+            if any(any((folder / place).glob(weights)) for place in ("", "unet")):
+                break  # many repositories have several, of 455 MB each
     except Exception as error:  # the library, the network below it and the disk have many ways to fail
         raise UserError(f"{name} is no folder here, and {hub_reason(name, error)}") from None
     return folder

@@ -169,6 +169,9 @@ FIXED: dict[str, tuple[object, ...]] = {
 # learned time embedding, which `time_embedding_type` would have to ask for, looks at.
 APART = {"sample_size", "down_block_types", "up_block_types", "num_class_embeds", "time_embedding_dim",
          "attn_norm_num_groups", "num_train_timesteps"}  # fmt: skip
+# What EMAModel.save_pretrained adds to the config of the network whose weights it averages: how, and how far.
+AVERAGE = {"decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma",
+           "power"}  # fmt: skip
 DOWN_BLOCKS = ["DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"]  # diffusers' default
 UP_BLOCKS = ["AttnUpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]
 NETWORK_CLASS = "UNet2DModel"
@@ -212,7 +215,7 @@ def read_network(config: Mapping[str, Any], source: str | Path = "config.json") 
     attention = [block == BLOCKS["down"][1] for block in down]
     if not foreign and (down, up) != (blocks_of(attention, "down"), blocks_of(attention[::-1], "up")):
         wrong.append(f"up_block_types {', '.join(up)}, which do not mirror {', '.join(down)}")
-    wrong += unknown_keys(config, {*SETTINGS, *FIXED, *APART})
+    wrong += unknown_keys(config, {*SETTINGS, *FIXED, *APART, *AVERAGE})
     if wrong:
         raise UserError(f"{source} asks for what minidiff's U-Net does not have: {few(wrong)}. Use diffusers for it.")
     ours = {name: values[key] for key, (name, _) in SETTINGS.items()}
@@ -234,6 +237,11 @@ def read_labels(network: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[
     if network["label_dim"] == 0 and weight is not None and weight.ndim == 2 and CLASS_BIAS in tensors:
         return network | {"label_dim": weight.shape[1]}
     return network
+
+
+def is_table(network: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
+    """Tell whether diffusers' labels are a table, of which an image takes one row: num_class_embeds, without a bias."""
+    return bool(network["label_dim"]) and CLASS_BIAS not in tensors
 
 
 def write_network(network: Mapping[str, Any], embedding: bool = False) -> dict[str, Any]:

@@ -7,6 +7,7 @@ layers.
 
 import json
 from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def read_diffusion(config: Mapping[str, Any], source: str | Path = "scheduler_co
         wrong.append(f"rescale_betas_zero_snr is {json.dumps(said['rescale_betas_zero_snr'])}")
     elif said["rescale_betas_zero_snr"] and said["prediction_type"] == "epsilon":
         wrong.append("eps is predicted where there is no signal (rescale_betas_zero_snr with epsilon)")
+    wrong += [f"{key} is {json.dumps(config[key])}" for key, default in CLIPPING.items()
+              if not allowed(config.get(key, default), default)]  # fmt: skip
     wrong += unknown_keys(config, {*TRAINED, *SAMPLING, *FLOW})
     if wrong:
         raise UserError(f"{source} describes a diffusion that minidiff does not have: {few(wrong)}. Use diffusers.")
@@ -89,6 +92,11 @@ def read_diffusion(config: Mapping[str, Any], source: str | Path = "scheduler_co
     }
 
 
+def allowed(value: Any, default: bool | float) -> bool:
+    """Tell whether a value of CLIPPING has the type of its default and, if it is a number, is positive and finite."""
+    return alike(value, default) and (isinstance(default, bool) or 0 < value < inf)
+
+
 def named_schedule(betas: object, source: str | Path) -> tuple[str, float, float]:
     """Find the schedule that a list of betas is, up to the rounding of float32, and its ends. Raises UserError."""
     if alike(betas, [0.0]) and isinstance(betas, list):
@@ -102,17 +110,46 @@ def named_schedule(betas: object, source: str | Path) -> tuple[str, float, float
     )
 
 
+# Which classes clip the predicted image, unless told not to, and which can threshold it or rescale the betas. In a file
+# of another class these keys, left over from the scheduler that it was made of, have no effect.
+CLIPS = ("DDPMScheduler", "DDIMScheduler")
+THRESHOLDS = (*CLIPS, "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
+RESCALES = (*CLIPS, "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
+CLIPPING: dict[str, bool | float] = {
+    "clip_sample": True, "clip_sample_range": 1.0, "thresholding": False, "dynamic_thresholding_ratio": 0.995,
+    "sample_max_value": 1.0, "predict_x0": True,
+}  # fmt: skip
+
+
 def sampling_notes(config: Mapping[str, Any]) -> list[str]:
-    """Tell where this scheduler would sample differently from `minidiff sample`, and which option makes up for it."""
-    notes = []
-    if config.get("clip_sample") is False and not config.get("thresholding"):
-        notes.append("its scheduler does not clip the predicted image: sample with `clip` False to do the same")
-    if config.get("thresholding"):
-        quantile = config.get("dynamic_thresholding_ratio", 0.995)
-        notes.append(f"its scheduler uses dynamic thresholding: sample with `clip` {quantile} to do the same")
-    if config.get("clip_sample", True) and config.get("clip_sample_range", 1) != 1:
-        notes.append(f"its scheduler clips the predicted image to ±{config['clip_sample_range']}, here to ±1")
+    """Tell where this scheduler treats the predicted image otherwise than `minidiff sample`, which clips it to ±1.
+
+    Each note names the option that does what the scheduler does, if there is one. The tests compare both chains.
+    """
+    name = config["_class_name"]
+    said: dict[str, Any] = {key: config.get(key, default) for key, default in CLIPPING.items()}
+    its, notes = f"its scheduler, a {name},", list[str]()
+    if config.get("rescale_betas_zero_snr") and name not in RESCALES:
+        notes.append(f"{its} ignores rescale_betas_zero_snr: it is read as what the network was trained on")
+    if said["thresholding"] and name in THRESHOLDS and (said["predict_x0"] or name != "UniPCMultistepScheduler"):
+        return notes + threshold_notes(its, said["dynamic_thresholding_ratio"], said["sample_max_value"])
+    if name not in CLIPS:
+        notes.append(f"{its} never clips the predicted image: with `clip` False `minidiff sample` does not either")
+    elif not said["clip_sample"]:
+        notes.append(f"{its} does not clip the predicted image: with `clip` False `minidiff sample` does not either")
+    elif said["clip_sample_range"] != 1:
+        notes.append(f"{its} clips the predicted image to ±{said['clip_sample_range']:g}, and `minidiff sample` to ±1")
     return notes
+
+
+def threshold_notes(its: str, ratio: float, most: float) -> list[str]:
+    """Tell what dynamic thresholding does there. Its limit `most` is 1 by default, which is plain clipping to ±1."""
+    if most == 1:
+        return []
+    if most < 1:  # torch's clamp(s, 1, most) is `most` then
+        return [f"{its} cuts the predicted image at ±{most:g} and stretches it to ±1: `minidiff sample` cuts it at ±1"]
+    does = f"{its} divides the predicted image by its quantile {ratio:g}, if that is above 1, and by {most:g} at most"
+    return [f"{does}: `clip` {ratio:g} does so without that limit" if 0 < ratio < 1 else f"{does}: no option does so"]
 
 
 def write_diffusion(diffusion: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,22 +59,43 @@ def read_tensor_file(path: Path) -> dict[str, Tensor]:
 LUCID = ("init_conv.weight", "time_mlp.1.weight", "downs.0.0.block1.proj.weight", "final_conv.weight")
 
 
+def trainer_files(folder: Path) -> list[Path]:
+    """List the model-N.pt of a folder, which the Trainer of that library writes; the highest N first."""
+    found = [path for path in folder.glob("model-*.pt") if re.fullmatch(r"model-\d{1,9}\.pt", path.name)]
+    return sorted(found, key=lambda path: -int(path.stem.removeprefix("model-")))
+
+
+def is_lucid(folder: Path) -> bool:
+    """Tell whether the newest model-N.pt of a folder holds a network of denoising-diffusion-pytorch."""
+    try:
+        return any(lucid_network(read_tensor_file(path)) for path in trainer_files(folder)[:1])
+    except UserError:  # damaged, so nobody can tell
+        return False
+
+
+def lucid_network(tensors: Mapping[str, Any]) -> tuple[Mapping[str, Tensor], str] | None:
+    """Find the network of that library, by itself or in a trainer's file, and the prefix of its names."""
+    for part in ("ema", "model", "state_dict"):
+        if isinstance(tensors.get(part), dict) and tensors[part]:
+            tensors = tensors[part]
+            break
+    for prefix in ("", "model.", "ema_model.model.", "ema_model.", "module.", "module.model."):
+        if all(isinstance(tensors.get(prefix + key), Tensor) for key in LUCID):
+            return tensors, prefix
+    return None
+
+
 def refuse_file(path: Path) -> None:
     """Raise UserError for weights without a config. The error says what they are, and what to do."""
     tensors = read_tensor_file(path)
     step = tensors.get("step")
-    for part in ("ema", "model", "state_dict"):  # of a trainer's file, its network
-        if isinstance(tensors.get(part), dict) and tensors[part]:
-            tensors = tensors[part]  # type: ignore[assignment]
-            break
-    for prefix in ("", "model.", "ema_model.model.", "ema_model.", "module.", "module.model."):
-        if all(isinstance(tensors.get(prefix + key), Tensor) for key in LUCID):
-            trained = f", {step:,} steps" if isinstance(step, int) else ""
-            raise UserError(
-                f"{path} is of denoising-diffusion-pytorch ({lucid_size(tensors, prefix)}{trained}). Its Unet cannot "
-                "be expressed as minidiff's: it convolves before it normalises, by RMSNorm, scales by the timestep, "
-                "and has linear attention with memory. Draw the images there; `minidiff fid` reads them."
-            )
+    if found := lucid_network(tensors):
+        trained = f", {step:,} steps" if isinstance(step, int) else ""
+        raise UserError(
+            f"{path} is of denoising-diffusion-pytorch ({lucid_size(*found)}{trained}). Its Unet cannot "
+            "be expressed as minidiff's: it convolves before it normalises, by RMSNorm, scales by the timestep, "
+            "and has linear attention with memory. Draw the images there; `minidiff fid` reads them."
+        )
     if any(key.startswith("down_blocks.") for key in tensors):
         raise UserError(f"{path} holds weights without their settings. Give the folder, with its {CONFIG}.")
     raise UserError(

@@ -71,7 +71,8 @@ def write_diffusers(
 
     write_folder(folder, write)
     told = (config.get("source") or {}).get("notes", [])
-    notes = [f"{note}; this one clips to ±1" for note in told if note.startswith("its scheduler")]
+    notes = [f"{note.partition(':')[0]}; the DDPMScheduler written here clips it to ±1"
+             for note in told if note.startswith("its scheduler") and "predicted image" in note]  # fmt: skip
     if embedding:
         notes.append("a DDPMPipeline gives no class_labels, which this network wants: call its unet yourself")
     elif network["label_dim"]:

@@ -25,7 +25,7 @@ class Imported(NamedTuple):
     folder: Path
     config: DdpmConfig
     parameters: int  # how many numbers its network has
-    notes: tuple[str, ...]  # where minidiff samples it differently from its own library, in words
+    notes: tuple[str, ...]  # which weights were read, and where minidiff samples them differently from their library
 
 
 def import_run(source: str | Path, run: str | Path | None = None) -> Imported:
@@ -39,7 +39,8 @@ def import_run(source: str | Path, run: str | Path | None = None) -> Imported:
     config = read_ddpm(found.config, source)
     write_run(folder, found.config, found.tensors)
     parameters = sum(tensor.numel() for tensor in found.tensors.values())
-    return Imported(folder, config, parameters, tuple(config.source.notes) if config.source else ())
+    notes = (*config.source.weights, *config.source.notes) if config.source else ()
+    return Imported(folder, config, parameters, notes)
 
 
 def export_run(run: str | Path, folder: str | Path, kind: str = "diffusers", weights: str = "ema") -> list[str]:

@@ -82,8 +82,10 @@ def open_order(request: DrawRequest) -> Order:
 
 def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) -> Order:
     """Decide what is drawn by reverse chains. lines: the messages so far. Raises UserError."""
-    notes = run.config.source.notes if run.config.source else ()
-    warnings = [f"{note}." for note in notes]  # of a checkpoint from elsewhere
+    warnings = []
+    if source := run.config.source:  # a checkpoint from elsewhere
+        lines += [f"note      {fact}" for fact in source.weights]
+        warnings += [f"{note}." for note in source.notes]
     conditions = run.conditions(request.labels, request.labels_file)
     run.labels.check(conditions or None, request.guidance_scale)
     lines += say_labels(run, conditions, request.guidance_scale)

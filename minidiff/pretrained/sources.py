@@ -15,6 +15,7 @@ from minidiff.errors import UserError
 from minidiff.gan.run import GanRun
 from minidiff.gan.samples import of_gan
 from minidiff.interop.checkpoints import is_foreign
+from minidiff.interop.tensor_files import refuse_file
 from minidiff.metrics.array_files import open_file, split_place
 from minidiff.metrics.sources import ImageSource, open_dataset, open_folder
 from minidiff.metrics.statistics import StoredStatistics
@@ -61,6 +62,8 @@ def open_place(
         raise UserError(f"{place}: no such file or folder. Give images, an array, statistics, a run, or dataset:NAME.")
     if path.suffix.lower() in (".npy", ".npz"):
         return open_file(place, array)
+    if is_foreign(path):
+        refuse_file(path)
     raise UserError(
         f"{place} is not a folder, a .npy or a .npz. A single image has no distribution: give a folder of images."
     )

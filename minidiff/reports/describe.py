@@ -4,6 +4,7 @@ Rests on the records of every kind of run, and on none of their code, so that `m
 """
 
 import json
+import shlex
 import struct
 from collections.abc import Callable
 from math import prod
@@ -30,9 +31,25 @@ from minidiff.training.config import TrainConfig
 def describe_run(folder: str | Path) -> str:
     """Describe a run folder of any kind, in several lines. Raises UserError."""
     folder = Path(folder)
-    config = read_config(folder)
+    try:
+        config = read_config(folder)
+    except UserError:
+        refuse_foreign(folder)
+        raise
     lines = {"run": f"{folder} ({config['kind']}, minidiff {config.get('minidiff', '?')})"} | about(folder, config)
     return "\n".join(f"{name:11} {printable(text)}" for name, text in (lines | {"files": files(folder)}).items())
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise UserError for a checkpoint of another library. The error says what it is."""
+    from minidiff.interop.checkpoints import is_foreign, open_checkpoint  # needs torch
+
+    if folder.exists() and is_foreign(folder):
+        open_checkpoint(folder)
+        raise UserError(
+            f"{folder} is a checkpoint of diffusers, which `minidiff sample` takes as it is. "
+            f"`minidiff import {shlex.quote(str(folder))}` makes a run of it."
+        )
 
 
 def about(folder: Path, config: dict[str, Any]) -> dict[str, str]:
@@ -69,6 +86,9 @@ def describe_ddpm(folder: Path, stored: dict[str, Any]) -> dict[str, str]:
         made = {"source": f"{config.source.place}, of {config.source.format}"}
     attention = [str(data.image_size >> level) for level, attends in enumerate(network.attention) if attends]
     told = {"labels": f"{listed(labels)}; not told of {100 * labels.dropout:g}% of the images"} if labels else {}
+    if config.source and network.label_dim:
+        many = "one" if config.source.one_hot else "any number of them"
+        told = {"labels": f"{network.label_dim}, {many} an image: the numbers 0 to {network.label_dim - 1}"}
     return {
         **made,
         "data": f"{size if config.source else seen_of(data)}, {counted(data.channels, 'channel')}",
