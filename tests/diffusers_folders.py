@@ -13,6 +13,7 @@ SMALL = {
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
 }  # fmt: skip
 
+
 def peer(config: dict[str, Any], seed: int = 0) -> nn.Module:
     """diffusers' network with random weights, in eval mode."""
     network = diffusers.UNet2DModel(**config)

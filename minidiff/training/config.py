@@ -160,6 +160,7 @@ ADDED |= {"data.data_dir", "data.on_bad", "data.corruption", "data.severity", "d
 ADDED |= {"data.flip"}
 ADDED |= {"network.scale_shift", "network.label_dim", "labels.dropout", "fid.network"}
 ADDED |= {f"gan.{name}" for name in ("betas", "clip", "penalty")}  # each is of one kind of GAN
+ADDED |= {"source.weights", "source.one_hot"}
 
 
 def read_as(cls: type[AnyConfig], stored: dict[str, Any], where: object) -> AnyConfig:
