@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from minidiff.data.conditions import condition_of, multi_hot, parse_condition, read_conditions
+from minidiff.data.conditions import condition_of, labels_in_words, multi_hot, parse_condition, read_conditions
 from minidiff.ddpm.request import Labels
 from minidiff.diffusion.guidance import GUIDANCE_SCALE
 from minidiff.errors import UserError
@@ -42,9 +42,8 @@ class LabelSet:
         """Raise UserError if an image of this run has one label, and a condition asks for several or for none."""
         for one in conditions if self.one_hot else ():
             if len(one) > 1:
-                names = ", ".join(self.names[number] for number in one if number in range(len(self.names)))
                 raise UserError(
-                    f"an image of this run has one label, but '{names}' are {len(one)}. "
+                    f"an image of this run has one label, but '{labels_in_words(one, self.names)}' are {len(one)}. "
                     "To draw images of each, ask for one label at a time."
                 )
             if not one:
@@ -76,7 +75,8 @@ class LabelSet:
             )
         if isinstance(labels, Tensor):
             labels = [condition_of(row) for row in labels[(labels != 0).sum(dim=1) != 1][:1]]  # the first wrong one
-        self.check_single(labels)
+        known = range(len(self.names))  # a number that no label has is for `multi_hot` to refuse
+        self.check_single([one for one in labels if all(number in known for number in one)])
         if guidance_scale not in (None, 1) and not self.dropout:
             why = "was never trained without labels"
             if not self.named and self.one_hot:  # one of them may have been trained as no class: nothing says which

@@ -367,7 +367,7 @@ def test_runs_that_cannot_be_asked(
     capsys.readouterr()
     out = ["--steps", "1", "--out", str(tmp_path / "x.png")]
     assert cli.run(["sample", str(always), *out]) == 1
-    assert "draws nothing without labels. Give --labels, such as 'dark'" in capsys.readouterr().err
+    assert "draws nothing without labels. Give --labels, one of dark, light" in capsys.readouterr().err
     assert cli.run(["sample", str(always), "--labels", "dark", "--guidance", "2", *out]) == 1
     assert "was never trained without labels" in capsys.readouterr().err
     assert cli.run(["sample", str(always), "--labels", "dark", *out]) == 0
