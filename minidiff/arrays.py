@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,11 @@ class ArrayFile:
         """Say type and shape: uint8 [64, 32, 32, 3]."""
         return f"{self.dtype.name if self.dtype.names is None else 'structured'} {shown(list(self.shape))}"
 
+    @property
+    def size(self) -> int:
+        """Return how many bytes its values take."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
     def open(self) -> IO[bytes]:
         """Open the bytes of the array, header included."""
         return open(self.path, "rb") if self.member is None else zipfile.ZipFile(self.path).open(self.member)
@@ -69,13 +74,20 @@ class ArrayFile:
     def whole(self, most: int | None = None) -> NDArray[Any]:
         """Read all of it. Raise UserError if it is damaged, or has more than `most` bytes."""
         self.check_plain()
-        size = self.dtype.itemsize * math.prod(self.shape)
-        if most is not None and size > most:
+        if most is not None and self.size > most:
             raise UserError(f"{self} is {self.described}, larger than it can be. {MEND}")
         with reading(self), self.open() as file:
-            content = self.read_bytes(file, 0, size)
+            content = self.read_bytes(file, 0, self.size)
             values = np.array(np.frombuffer(content, self.dtype))  # a copy, which can be written to
             return np.reshape(values, self.shape, order="F" if self.fortran else "C")
+
+    def mapped(self) -> NDArray[Any]:
+        """Map the values of a .npy file into memory, to be read when they are used. They cannot be written to."""
+        self.check_plain()
+        assert self.member is None
+        order: Literal["F", "C"] = "F" if self.fortran else "C"
+        with reading(self):  # numpy cannot map a file without values
+            return np.asarray(np.memmap(self.path, self.dtype, "r", self.start, self.shape, order))
 
     def read_bytes(self, file: IO[bytes], first: int, size: int) -> bytes:
         """Read `size` bytes of the values, from the byte `first` on. Raise UserError."""
@@ -124,7 +136,7 @@ def open_npy(path: Path) -> ArrayFile:
     with reading(path), open(path, "rb") as file:
         start = file.read(HEADER)
         if start.startswith(b"PK"):
-            raise UserError(f"{path} is a zip archive, as .npz files are. Name it so.")
+            raise UserError(f"{path} is a zip archive, as .npz files are. Give a .npy file, or name it so.")
         return checked(path, None, start, os.fstat(file.fileno()).st_size)
 
 
@@ -135,7 +147,7 @@ def open_npz(path: Path) -> dict[str, ArrayFile]:
     with reading(path):
         with open(path, "rb") as file:
             if file.read(6) == np.lib.format.MAGIC_PREFIX:
-                raise UserError(f"{path} is a single array, as .npy files are. Name it so.")
+                raise UserError(f"{path} is a single array, as .npy files are. Give a .npz file, or name it so.")
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
             if len(members) > MEMBERS:
@@ -160,9 +172,8 @@ def read_npz(path: Path, *names: str) -> list[NDArray[Any]]:
 
 def check_file(path: Path) -> None:
     """Raise UserError unless this is a file: a pipe or a device would be waited for, or never end."""
-    if not path.exists():
+    if not regular(path).exists():
         raise UserError(f"{path}: no such file.")
-    regular(path)
 
 
 def check_member(path: Path, info: zipfile.ZipInfo) -> None:
@@ -195,7 +206,7 @@ def checked(path: Path, member: str | None, start: bytes, size: int) -> ArrayFil
     with reading(what):
         shape, fortran, dtype, begins = read_header(start)
         array = ArrayFile(path, member, shape, dtype, fortran and len(shape) > 1, begins)
-        declared, there = dtype.itemsize * math.prod(shape), size - begins
+        declared, there = array.size, size - begins
     if not dtype.hasobject and declared != there:  # pickled objects have any length, and are refused elsewhere
         fault = "is cut short" if declared > there else "holds more than one array"
         raise UserError(f"{array} {fault}: it declares {array.described}, {declared:,} bytes of {there:,}. {MEND}")

@@ -10,6 +10,7 @@ Every kind of damage is drawn by hypothesis, so a seed gives the same cases agai
 """
 
 import argparse
+import gzip
 import io
 import json
 import multiprocessing
@@ -236,6 +237,20 @@ def header_of(draw: Any, whole: bytes) -> bytes:
 
 
 @st.composite
+def idx_of(draw: Any, whole: bytes) -> bytes:
+    """Damage an IDX file: the gzip file around it, or what it holds, its header first."""
+    if draw(st.booleans()):
+        return draw(bytes_of(whole))
+    content = bytearray(gzip.decompress(whole))
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, 15))
+        content[at] = draw(st.sampled_from([0, 1, 3, 8, 9, 28, 127, 255]))
+    if draw(st.booleans()):
+        del content[draw(st.integers(0, len(content))) :]
+    return gzip.compress(bytes(content), draw(st.sampled_from([0, 1])))
+
+
+@st.composite
 def npy_of(draw: Any, whole: bytes) -> bytes:
     return draw(header_of(whole) if draw(st.booleans()) else bytes_of(whole))
 
@@ -252,7 +267,7 @@ def npz_of(draw: Any, whole: bytes) -> bytes:
     if what == "member":
         members[name] = draw(npy_of(members[name]))
     elif what == "rename":
-        members[draw(st.sampled_from(["x.npy", "arr_0.npy", "mu.npy", "sigma.npy", "\x1b[1m.npy", "a/b", ""]))] = (
+        members[draw(st.sampled_from(["x.npy", "arr_0.npy", "mu.npy", "sigma.npy", "\x1b[1m.npy", "a/b", "/"]))] = (
             members.pop(name)
         )
     elif what == "drop":
@@ -367,14 +382,27 @@ def on(commands: tuple[str, ...], place: str) -> tuple[str, ...]:
     return tuple(command.replace("{0}", place) for command in commands)
 
 
+OF_ADM = (
+    f"fid folder {{0}} --metrics fid,kid {FEATURES}", f"fid {{0}}:arr_0 folder {FEATURES}",
+    f"fid {{0}} folder --metrics fid,prec-recall,fid-inf {FEATURES}", f"fid folder {{0}}:mu {FEATURES}",
+)  # fmt: skip
+OF_SET = "train ddpm --dataset array --data-dir images.npy --image-size 16 --steps 1 --device cpu --dry-run"
+OF_SAMPLES = (
+    "evaluate runs/labelled --classifier runs/classifier --seeds 1 --steps 2 --out e --device cpu",
+    "report e",
+)
 OF_IDX = f"fid dataset:fashion-mnist:test folder --data-dir fashion {FEATURES}"
 PICTURES = ("png", "jpg", "gif", "bmp", "webp", "tif", "ppm")
 
 KINDS = {
-    "npy": Kind("images.npy", npy_of, on(OF_ARRAY, "images.npy")),
+    "npy": Kind("images.npy", npy_of, (*on(OF_ARRAY, "images.npy"), OF_SET)),
     "npz": Kind("images.npz", npz_of, on(OF_ARRAY, "images.npz")),
     "statistics": Kind("statistics.npz", npz_of, on(OF_ARRAY[:2], "statistics.npz")),
-    "idx": Kind("fashion/t10k-images-idx3-ubyte.gz", bytes_of, (OF_IDX,)),
+    "adm": Kind("adm.npz", npz_of, on(OF_ADM, "adm.npz")),
+    "own-statistics": Kind("own.npz", npz_of, on(OF_ARRAY[:2], "own.npz")),
+    "samples": Kind("e/samples/test-0.npz", npz_of, OF_SAMPLES),
+    "idx": Kind("fashion/t10k-images-idx3-ubyte.gz", idx_of, (OF_IDX,)),
+    "idx-labels": Kind("fashion/t10k-labels-idx1-ubyte.gz", idx_of, (OF_IDX,)),
     **{form: Kind(f"folder/0.{form}", bytes_of, on(OF_PICTURE, form)) for form in PICTURES},
     "ddpm-config": Kind("runs/ddpm/config.json", json_of, OF_DDPM),
     "gan-config": Kind("runs/gan/config.json", json_of, OF_GAN),
@@ -473,6 +501,8 @@ def make_workspace(folder: Path) -> Path:
         np.savez("images.npz", images=images)
         spread = np.cov(rng.standard_normal((200, 64)), rowvar=False)
         np.savez("statistics.npz", mu=np.zeros(64), sigma=spread)
+        many = rng.integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)
+        np.savez("adm.npz", mu=np.zeros(64), sigma=spread, mu_s=np.zeros(8), sigma_s=np.eye(8), arr_0=many)
         Path("folder").mkdir()
         for form in PICTURES:
             for index in range(2):
@@ -497,6 +527,9 @@ def make_workspace(folder: Path) -> Path:
             interrupt = partial(signal.raise_signal, signal.SIGTERM)
             minidiff.fit_picture("photo.png", out="runs/half", on_step=lambda progress: interrupt(), **fit)
         minidiff.export_run("runs/ddpm", "peer")
+        minidiff.evaluate("runs/labelled", "runs/classifier", seeds=1, steps=2, out="e", device="cpu")
+        pair = minidiff.distance("images.npz", "folder", features="runs/classifier", device="cpu")
+        pair.save_statistics(Path("own.npz"))
         Path("labels.json").write_text(json.dumps([["red cube"], ["blue sphere", "green cylinder"]]))
     finally:
         os.chdir(before)

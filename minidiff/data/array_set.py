@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from minidiff.arrays import open_npy
 from minidiff.data.cache import IN_MEMORY
 from minidiff.data.config import KEPT
 from minidiff.data.image_data import ImageData, LoadRequest, to_size
 from minidiff.data.own_images import OWN, as_labels, as_pixels, fitted, square
-from minidiff.errors import UserError, one_line
+from minidiff.errors import UserError
 from minidiff.files import read_any_json, replacing_folder, write_errors, write_json
 
 IMAGES, LABELS, NAMES = "images.npy", "labels.npy", "label_names.json"
@@ -80,9 +81,6 @@ def kept_labels(folder: Path, count: int) -> tuple[NDArray[np.uint8], list[str]]
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """Open a .npy file; a large one is mapped. Raises UserError, also for one that is shorter than it says."""
-    try:
-        values = np.lib.format.open_memmap(path, mode="r")
-        return np.asarray(values) if values.nbytes > IN_MEMORY else np.array(values)
-    except (OSError, ValueError, EOFError, OverflowError, TypeError, SyntaxError) as error:
-        raise UserError(f"{path} is no array that can be read ({one_line(error)}).") from None
+    """Open a .npy file; a large one is mapped. Raises UserError."""
+    array = open_npy(path)
+    return array.mapped() if array.size > IN_MEMORY else array.whole()

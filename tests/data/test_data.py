@@ -148,6 +148,35 @@ def test_a_damaged_store_is_made_anew(damage, drawn, cache):
     assert len(drawn) <= 3
 
 
+ODD_STORES = {  # what stands beside stored images in place of its description
+    "no number": {"kept": ["a"]},
+    "beyond the end": {"kept": [0, 99]},
+    "falling": {"kept": [1, 0]},
+    "a text": {"kept": "abc"},
+    "too many": {"kept": [0, 1, 2, 3]},
+    "no notes": {"notes": 3},
+}
+
+
+@pytest.mark.parametrize("odd", ODD_STORES)
+def test_an_odd_description_of_a_store_is_not_believed(odd, cache):
+    """Everything is decoded anew. Fails when a value of a wrong type comes through."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    for _ in range(2):
+        found = Pictures("odd", 1, 3, (8, 8, 3), lambda i: images[i]).load()
+        np.testing.assert_array_equal(found.images, images)
+        assert found.kept == [0, 1, 2] and found.notes == []
+        place = cache / "images" / "odd.json"
+        place.write_text(json.dumps(json.loads(place.read_text()) | ODD_STORES[odd]))
+
+
+def test_a_deep_description_of_a_store_is_not_believed(cache):
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    Pictures("deep", 1, 3, (8, 8, 3), lambda i: images[i]).load()
+    (cache / "images" / "deep.json").write_text("[" * 100_000 + "]" * 100_000)
+    assert len(Pictures("deep", 1, 3, (8, 8, 3), lambda i: images[i]).load().images) == 3
+
+
 def test_large_sets_are_mapped_and_small_ones_held(monkeypatch):
     """Above IN_MEMORY the images are a read-only map of the file, with the same content."""
     small = load_data("shapes").images
