@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from minidiff.reports.report import report as report
     from minidiff.restoration.restore import restore as restore
     from minidiff.restoration.restore import resume_restore as resume_restore
+    from minidiff.runtime.details import set_verbosity as set_verbosity
     from minidiff.studies.compare import compare as compare
     from minidiff.studies.config import StudyRequest as StudyRequest
     from minidiff.training.config import TrainConfig as TrainConfig
@@ -132,6 +133,7 @@ PUBLIC = {
     "resume_restore": "restoration.restore",
     "sample": "pretrained.sampling",
     "resume": "pretrained.train",
+    "set_verbosity": "runtime.details",
     "ssim": "images.quality",
     "start_from": "diffusion.noise_level",
     "train": "pretrained.train",

@@ -9,6 +9,7 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -111,6 +112,13 @@ def flush_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def size_in_words(count: float) -> str:
+    """Write a number of bytes: "812 B", "1.2 kB", "4.5 GB". A kB has 1000 bytes, as in the SI."""
+    power = min(3, int(math.log10(max(1, count)) / 3))
+    value = count / 1000**power
+    return f"{value:,.{int(power > 0 and value < 99.95)}f} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
 # --- working files ------------------------------------------------------------------------------------------------

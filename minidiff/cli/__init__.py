@@ -7,15 +7,17 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 
 import click
 
 from minidiff._version import __version__
-from minidiff.cli.types import Group
-from minidiff.errors import UserError, printable
+from minidiff.cli.types import Group, set_verbosity
+from minidiff.errors import UserError, printable, printable_lines
 from minidiff.runtime import cpu
+from minidiff.runtime.verbosity import VARIABLE, verbosity
 
 # For each command: where it is, and its line in `minidiff --help`. A module is imported when its command is called.
 COMMANDS = {
@@ -97,9 +99,24 @@ def end_once(patience: float = 10) -> Callable[[int, object], None]:
 
 
 def run(args: list[str] | None = None) -> int:
-    """Run the command line and return its exit code. An error that the user can mend is one line, never a traceback."""
+    """Run the command line and return its exit code. An error that the user can mend is one line, never a traceback.
+
+    With --verbose the traceback is printed, too. How much is said is as before when this returns.
+    """
     cpu.tune()
+    before = os.environ.get(VARIABLE)
     try:
+        return carry_out(args)
+    finally:
+        if os.environ.get(VARIABLE) != before:
+            set_verbosity(before or "normal")
+
+
+def carry_out(args: list[str] | None) -> int:
+    """Run the command line, and make an exit code of however it ends."""
+    try:
+        if verbosity() == "verbose":  # as the environment has it
+            set_verbosity("verbose")
         cli.main(args=args, prog_name="minidiff", standalone_mode=False)
         return 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -132,6 +149,8 @@ def run(args: list[str] | None = None) -> int:
 
 
 def fail(message: str, code: int) -> int:
-    """Print the error and hand back the exit code."""
+    """Print the error and hand back the exit code. --verbose also shows where in the code it was raised."""
+    if os.environ.get(VARIABLE) == "verbose":
+        click.echo(printable_lines(traceback.format_exc().rstrip()), err=True)
     click.echo(f"Error: {printable(message)}", err=True)
     return code

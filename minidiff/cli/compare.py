@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import TABLES, table
-from minidiff.cli.types import Command, Device, Name, Names, Number, Place, say, section, warn
+from minidiff.cli.types import Command, Device, Name, Names, Number, Place, remark, say, section, warn
 from minidiff.errors import UserError, one_line
 from minidiff.studies import config
 from minidiff.studies.config import StudyRequest, as_typed
@@ -154,8 +154,9 @@ def compare(
     folder, with_flags = Path(out), ctx.command.translated  # what a cell says of an argument, it says of a flag here
     study = plan_study(folder, request, parallel, note)
     todo = progress.unfinished(folder, study, retry)
+    tell = say if dry_run else remark
     for line in progress.describe(study, folder, todo):
-        say(line)
+        tell(line)
     for line in study.doubts:
         warn(line)
     if dry_run:
@@ -164,10 +165,10 @@ def compare(
         return
     devices = devices_for(request.device or study.device, parallel)
     keep_study(folder, study)
-    say(f"folder    {folder} (if stopped, go on with: minidiff compare --out {folder})")
+    remark(f"folder    {folder} (if stopped, go on with: minidiff compare --out {folder})")
     try:
         for event in carry_out(folder, study, devices, retry):
-            say(with_flags(f"{event.state:9} {event.name}" + f": {event.text}" * bool(event.text)))
+            remark(with_flags(f"{event.state:9} {event.name}" + f": {event.text}" * bool(event.text)))
             if event.state != "begun":
                 write_page(folder)
     except Interrupted as stop:
@@ -183,7 +184,7 @@ def note(kind: str, line: str) -> None:
     if kind == "warning":
         warn(line)
     else:
-        say(f"{kind:9} {line}")
+        remark(f"{kind:9} {line}")
 
 
 def write_page(folder: Path) -> None:

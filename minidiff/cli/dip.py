@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from minidiff.cli.choices import TABLES, choice, table
-from minidiff.cli.types import Device, Group, Name, Number, Place, echo, refuse_options, section, warn
+from minidiff.cli.types import Device, Group, Name, Number, Place, refuse_options, remark, say, section, warn
 from minidiff.dip.config import ANSWER, OFF, FitRequest, FitResult
 from minidiff.errors import UserError
 
@@ -149,13 +149,13 @@ def fit(
     if isinstance(job, folder.FolderJob):
         return fit_folder(job)
 
-    echo(f"{job.describe()}\n{begun(job)}")
+    remark(f"{job.describe()}\n{begun(job)}")
     with resumable("dip fit", job.start()), FitBar() as bar:
         fitted = fit_picture.run_fit(job, bar.step)
-    echo(f"done      {conclusion(fitted.result)}")
+    say(f"done      {conclusion(fitted.result)}")
     answer = run.deliver(fitted.answer, Path(ANSWER), force) if job.config.deliver else fitted.answer
-    echo(f"written   {answer}; look at {fitted.folder / 'sheet.png'} and {fitted.folder / 'curves.png'}")
-    echo(f"next      minidiff sample --start-t 100 --init {shlex.quote(str(answer))}")
+    say(f"written   {answer}; look at {fitted.folder / 'sheet.png'} and {fitted.folder / 'curves.png'}")
+    remark(f"next      minidiff sample --start-t 100 --init {shlex.quote(str(answer))}")
 
 
 def fit_folder(job: "FolderJob") -> None:
@@ -163,20 +163,20 @@ def fit_folder(job: "FolderJob") -> None:
     from minidiff.dip.fit_picture import run_folder_fit
 
     verb = "resuming " if job.folder is not None else "run      "
-    echo(f"{verb} {job.start()}: {len(job.files())} images")
+    remark(f"{verb} {job.start()}: {len(job.files())} images")
     with resumable("dip fit", job.start()), FitBar() as bar:
 
         def on_end(result: FitResult) -> None:
             bar.close()
-            echo(f"done      {conclusion(result)}")
+            say(f"done      {conclusion(result)}")
 
-        fitted = run_folder_fit(job, lambda one: echo(f"{one.describe()}\n{begun(one)}"), bar.step, on_end)
+        fitted = run_folder_fit(job, lambda one: remark(f"{one.describe()}\n{begun(one)}"), bar.step, on_end)
     for failure in fitted.failures:
         warn(failure)
-    echo(f"written   {fitted.answers}")
+    say(f"written   {fitted.answers}")
     if fitted.failures:
         raise UserError(f"{len(fitted.failures)} of the pictures could not be fitted; see above.")
-    echo(f"next      minidiff sample --start-t 100 --init {shlex.quote(str(fitted.folder))}")
+    remark(f"next      minidiff sample --start-t 100 --init {shlex.quote(str(fitted.folder))}")
 
 
 # --- what is printed on the way -------------------------------------------------------------------------------------

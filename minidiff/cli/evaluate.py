@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import GUIDANCE_SCALE, choice, own_steps
-from minidiff.cli.types import Command, Device, Number, Place, say, section, typed, warn
+from minidiff.cli.types import Command, Device, Number, Place, remark, say, section, typed, warn
 from minidiff.ddpm.request import FROM_NOISE
 from minidiff.evaluation.config import PER_CLASS, EvaluateRequest
 
@@ -101,7 +101,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     with distributed.process_group(device):
         evaluation = plan(replace(request, device=device))
         for line in evaluation.lines:
-            say(translated(ctx, line))
+            remark(translated(ctx, line))
         for warning in evaluation.warnings:
             warn(warning)
         with progress_bar(unit="call", delay=0.5, leave=True) as bar:

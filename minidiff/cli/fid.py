@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.types import Command, Device, Name, Names, Place, say, section, warn
+from minidiff.cli.types import Command, Device, Name, Names, Place, remark, say, section, warn
 from minidiff.errors import UserError
 from minidiff.metrics.config import INCEPTION_DIMS, METRICS, MeasureRequest
 
@@ -110,12 +110,12 @@ def fid(
         comparison = Comparison(a, b, request, place)
         if target and (isinstance(images := comparison.sources[0], StoredStatistics) or images.statistics):
             raise UserError(f"--save-stats keeps the statistics of A, and {a} is statistics already. Give images.")
-        say(f"features  {describe_network(comparison.network)}", err=as_json)
+        remark(f"features  {describe_network(comparison.network)}", err=as_json)
         with Bars() as bars:
             found = comparison.measure(bars.show)
         for label, side in (("A", found.a), ("B", found.b)):
             if side is not None:
-                say(f"{label}         {describe_set(side)}", err=as_json)
+                remark(f"{label}         {describe_set(side)}", err=as_json)
         if not distributed.is_main():
             return
         if target:

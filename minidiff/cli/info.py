@@ -2,7 +2,7 @@
 
 import click
 
-from minidiff.cli.types import Command, echo
+from minidiff.cli.types import Command, say
 from minidiff.errors import UserError
 
 
@@ -14,13 +14,13 @@ def info(run: str | None) -> None:
     from minidiff.runs.folder import list_runs
 
     if run is not None:
-        echo(describe_run(run))
+        say(describe_run(run))
         return
     runs = list_runs()
     if not runs:
-        echo("No runs under runs/ yet. Start with: minidiff train ddpm")
+        say("No runs under runs/ yet. Start with: minidiff train ddpm")
     for folder in runs:
         try:
-            echo(summarise_run(folder))
+            say(summarise_run(folder))
         except UserError as error:  # a damaged run must not hide the others
-            echo(f"{folder}  {error}")
+            say(f"{folder}  {error}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from minidiff.cli.sample import sample
-from minidiff.cli.types import Command, Name, Place, say
+from minidiff.cli.types import Command, Name, Place, remark, say
 
 
 @click.command("import", cls=Command)
@@ -27,17 +27,17 @@ def import_(source: str, run: Path | None) -> None:
     network, diffusion = found.config.network, found.config.diffusion
     size = f"{network.image_size}x{network.image_size}"
     counts = f"{network.in_channels} channels, {found.parameters:,} parameters, all accounted for"
-    say(f"source    {source}: {size}, {counts}")
-    say(f"diffusion {diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}")
+    remark(f"source    {source}: {size}, {counts}")
+    remark(f"diffusion {diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}")
     order = ""
     if network.label_dim:
         many = "one" if found.config.source and found.config.source.one_hot else "any number of them"
-        say(f"labels    {network.label_dim}, {many} an image; it draws nothing without: --labels 0")
+        remark(f"labels    {network.label_dim}, {many} an image; it draws nothing without: --labels 0")
         order = "--labels 0 "
     for note in found.notes:
-        say(f"note      {sample.translated(note)}")
+        remark(f"note      {sample.translated(note)}")
     say(f"written   {found.folder}")
-    say(f"next      minidiff sample {shlex.quote(str(found.folder))} {order}--num 4")
+    remark(f"next      minidiff sample {shlex.quote(str(found.folder))} {order}--num 4")
 
 
 def formats() -> list[str]:
@@ -74,5 +74,5 @@ def export(run: str, folder: Path, kind: str, weights: str) -> None:
     from minidiff.pretrained.exchange import export_run
 
     for note in export_run(run, folder, kind, weights):
-        say(f"note      {note}")
+        remark(f"note      {note}")
     say(f"written   {folder}: diffusers.DDPMPipeline.from_pretrained({str(folder)!r})")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from minidiff.cli.types import Command, Place, echo
+from minidiff.cli.types import Command, Place, say
+from minidiff.files import size_in_words
 
 
 @click.command(cls=Command)
@@ -23,4 +24,4 @@ def report(run: Path | None, out: Path | None, force: bool) -> None:
     import minidiff
 
     page = minidiff.report(run, out, force=force)
-    echo(f"written   {page} ({page.stat().st_size / 1e6:.1f} MB). Open it in a browser.")
+    say(f"written   {page} ({size_in_words(page.stat().st_size)}). Open it in a browser.")

@@ -7,7 +7,7 @@ import click
 
 from minidiff.cli.choices import choice
 from minidiff.cli.dip import FitBar, conclusion, fit_options, resumable
-from minidiff.cli.types import Command, Number, Place, Timestep, echo, refuse_options, section, warn
+from minidiff.cli.types import Command, Number, Place, Timestep, refuse_options, remark, say, section, warn
 from minidiff.dip.config import FitRequest
 from minidiff.restoration.config import ANSWER, RestoreRequest, RestoreResult
 
@@ -80,33 +80,33 @@ def restore(
     else:
         if model is None:
             model = str(newest_run("ddpm"))
-            echo(f"model     {model} (the newest)")
+            remark(f"model     {model} (the newest)")
         request = RestoreRequest(mix, start_t, init_mode, sampler, FitRequest(**asked))  # type: ignore[arg-type]
         job = restoration.begin(image, model, request, device, out, deliver=out is None)
     resuming = job.folder is not None
-    echo(f"{job.describe()}\n{'resuming ' if resuming else 'run      '} {job.start()}")
+    remark(f"{job.describe()}\n{'resuming ' if resuming else 'run      '} {job.start()}")
     with resumable("restore", job.start()), FitBar() as bar:
         fitted = job.run_fit(bar.step)
     if fitted is not None:
-        echo(f"fitted    {conclusion(fitted)}")
+        remark(f"fitted    {conclusion(fitted)}")
     result = job.run_chain()
     tell(result)
     answer = job.start() / ANSWER
     if job.config.deliver:
         answer = deliver(answer, Path(ANSWER), force)
-    echo(f"written   {answer}; look at {job.start() / 'comparison.png'}")
+    say(f"written   {answer}; look at {job.start() / 'comparison.png'}")
 
 
 def tell(result: RestoreResult) -> None:
     """Say where the chain started, and how near each picture is to the reference."""
-    echo(
+    say(
         f"start     noise {result.noise:.1f} of 255 in the picture, chain from t = {result.start_t}, "
         f"{len(result.timesteps)} calls"
     )
     for name, found in (result.quality or {}).items():
         figures = [] if found.psnr is None else [f"PSNR {found.psnr:.2f} dB"]
         figures += [] if found.ssim is None else [f"SSIM {found.ssim:.3f}"]
-        echo(f"{'':9} {name}: {', '.join(figures) or 'equals the reference'}")
+        say(f"{'':9} {name}: {', '.join(figures) or 'equals the reference'}")
     if result.quality:
         fit_alone, restored = result.quality["deep image prior"].psnr, result.quality["restored"].psnr
         if fit_alone is not None and restored is not None and restored < fit_alone:

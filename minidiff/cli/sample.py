@@ -9,7 +9,20 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import GUIDANCE_SCALE, choice, own_steps, table
-from minidiff.cli.types import Command, Counted, Device, Name, Number, Place, Steps, Timestep, say, section, warn
+from minidiff.cli.types import (
+    Command,
+    Counted,
+    Device,
+    Name,
+    Number,
+    Place,
+    Steps,
+    Timestep,
+    remark,
+    say,
+    section,
+    warn,
+)
 from minidiff.ddpm.request import FROM_INIT, FROM_NOISE, LABELS_SPACING
 from minidiff.errors import UserError
 from minidiff.pretrained.request import DrawRequest
@@ -188,7 +201,7 @@ def sample(ctx: click.Context, /, **given: Any) -> None:
     with distributed.process_group(device):
         order = plan(replace(request, device=device))
         for line in order.lines:
-            say(flags(line))
+            remark(flags(line))
         for warning in order.warnings:
             warn(flags(warning))
         with progress_bar(order.total, unit=order.unit, leave=True) as bar:

@@ -26,9 +26,9 @@ from minidiff.cli.types import (
     Group,
     Number,
     Place,
-    echo,
     refuse_lone_severity,
     refuse_options,
+    remark,
     say,
     section,
     warn,
@@ -234,10 +234,10 @@ def carry_out(
         for note in training.data.notes:
             warn(note + ".")
         training.warn = lambda message: journal.warn(with_flags(message))
-        say(training.describe())
+        (say if dry_run else remark)(training.describe())
         if dry_run:
             return
-        say(training.start())
+        remark(training.start())
         folder = shlex.quote(str(training.folder))
         try:
             training.run()
@@ -245,7 +245,7 @@ def carry_out(
             resume_by = f"minidiff train {kind} --resume {folder}"
             raise journal.Interrupted(f"{stop} Resume with: {resume_by}", stop.exit_code) from None
         say(training.conclusion())
-        say(f"next      minidiff {next_command(training, folder)}")
+        remark(f"next      minidiff {next_command(training, folder)}")
 
 
 def next_command(training: "Job[Any]", folder: str) -> str:
@@ -278,11 +278,11 @@ def presets() -> None:
     """List the presets of every kind of training."""
     tables: dict[str, Presets] = {"ddpm": DDPM_PRESETS, **GAN_PRESETS, "classifier": CLASSIFIER_PRESETS}
     for kind, table in tables.items():
-        echo(f"minidiff train {kind}")
+        say(f"minidiff train {kind}")
         for name, preset in table.items():
             training = preset.training
-            echo(f"  {name:14} {preset.help}")
-            echo(
+            say(f"  {name:14} {preset.help}")
+            say(
                 f"  {'':14} {preset.image_size}x{preset.image_size}, {size_of(preset)}; "
                 f"{training.steps:,} steps of {training.batch_size}, lr {training.lr:g}"
             )

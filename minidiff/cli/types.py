@@ -3,9 +3,11 @@
 The package's errors and warnings name arguments in backticks; `Command` and `warn` turn them into flags.
 """
 
+import logging
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,9 @@ import click
 from click.core import ParameterSource
 
 from minidiff.errors import UserError, listed, printable, printable_lines, suggestion
+from minidiff.runtime.verbosity import is_first, is_quiet
+
+LOG = logging.getLogger(__name__)
 
 # click's types are generic since 8.4, for type checkers alone.
 if TYPE_CHECKING:
@@ -50,12 +55,43 @@ def lacking(error: BaseException) -> str | None:
     return "this machine" if isinstance(error, MemoryError) or "can't allocate memory" in str(error) else None
 
 
+def set_verbosity(level: str) -> None:
+    """Call the package's `set_verbosity`, which loads more than help should wait for."""
+    from minidiff.runtime import details
+
+    details.set_verbosity(level)
+
+
+def how_much_is_said() -> list[click.Option]:
+    """Make --quiet and --verbose, which may stand after `minidiff`, after a group, or after a command."""
+
+    def choose(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+        if not wanted:
+            return
+        if ctx.meta.setdefault("verbosity", param.name) != param.name:
+            raise click.UsageError("--quiet and --verbose exclude each other. Leave one of them out.", ctx)
+        set_verbosity(str(param.name))
+
+    def flag(*names: str, help: str) -> click.Option:
+        return click.Option(names, is_flag=True, is_eager=True, expose_value=False, callback=choose, help=help)
+
+    return [
+        flag("-q", "--quiet", help="Print nothing but results, warnings and errors."),
+        flag("-v", "--verbose", help="Also print versions, times and the files that are read; of an error, where."),
+    ]
+
+
 class Command(click.Command):
     """Say `--start-t` where the package says `start_t`, and show the options of the help in their sections.
 
     The package's errors name arguments in backticks. If the command has an option of that name, the user reads the
     option's flag instead. When the memory does not suffice, the advice names options that this command has.
+    Every command has --quiet and --verbose.
     """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.params += how_much_is_said()
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections in the order in which they first appear. What is in none comes last."""
@@ -70,8 +106,11 @@ class Command(click.Command):
                 formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
+        began = time.perf_counter()
         try:
-            return super().invoke(ctx)
+            answer = super().invoke(ctx)
+            LOG.info(f"{ctx.command_path} took {time.perf_counter() - began:.2f} s")
+            return answer
         except UserError as error:
             error.args = (self.translated(str(error)),)
             raise
@@ -93,9 +132,13 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of commands. If there is none of a name, suggest the nearest, and list them."""
+    """A group of commands. If there is none of a name, suggest the nearest, and list them. It has --quiet, too."""
 
     command_class = Command
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.params += how_much_is_said()
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -239,18 +282,23 @@ def echo(message: str, err: bool = False) -> None:
 
 
 def say(message: str, err: bool = False) -> None:
-    """Print a line, from the main process only. err: on standard error, if the output is for a program."""
-    from minidiff.runtime.distributed import is_main
-
-    if is_main():
+    """Print a result, from the main process only. err: on standard error, if the output is for a program."""
+    if is_first():
         echo(message, err)
 
 
-def warn(message: str) -> None:
-    """Print a warning on standard error, from the main process only, with flags for arguments in backticks."""
-    from minidiff.runtime.distributed import is_main
+def remark(message: str, err: bool = False) -> None:
+    """Print what is worth knowing on the way to a result, unless --quiet was given."""
+    if not is_quiet():
+        say(message, err)
 
-    if is_main():
+
+def warn(message: str) -> None:
+    """Print a warning on standard error, from the main process only, with flags for arguments in backticks.
+
+    --quiet does not silence it: a warning says that a result may be other than it seems.
+    """
+    if is_first():
         echo(f"Warning: {printable(in_flags(message))}", err=True)
 
 

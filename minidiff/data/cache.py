@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -18,10 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from minidiff.errors import UserError
-from minidiff.files import replacing
+from minidiff.files import replacing, size_in_words
 from minidiff.images.convert import Pixels
 from minidiff.images.files import IMAGE_SUFFIXES, crop_resize, read_image
 from minidiff.runtime.progress import progress_bar
+
+LOG = logging.getLogger(__name__)
 
 IN_MEMORY = 512 << 20  # bytes; a smaller set is held in memory, a larger one is mapped
 BLOCK = 256  # images decoded at a time, which bounds the memory for a set of any size
@@ -108,6 +111,7 @@ class Pictures:
             if again is None or np.abs(again.astype(int) - images[row]).max() > 2:
                 return False
         self.images, self.kept, self.notes = images, kept, notes
+        LOG.info(f"found {len(kept):,} decoded images in {self.path}")
         return True
 
     def write(self, workers: int) -> None:
@@ -115,7 +119,7 @@ class Pictures:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         needed = HEADER + self.count * math.prod(self.shape)
         if shutil.disk_usage(self.path.parent).free < needed + (64 << 20):
-            raise OSError(28, f"{needed / 1e9:.1f} GB are needed and not free")
+            raise OSError(28, f"{size_in_words(needed)} are needed and not free")
         with replacing(self.path) as file:
             file.seek(HEADER)
             for block in self.blocks(workers):
@@ -126,6 +130,7 @@ class Pictures:
         with replacing(self.path.with_suffix(".json")) as file:
             file.write(json.dumps(about).encode())
         self.images = self.opened(len(self.kept))
+        LOG.info(f"decoded {len(self.kept):,} images, and stored them in {self.path}")
 
     def opened(self, count: int) -> Pixels:
         """Open the stored file: read it when it is small, map it when it is not."""

@@ -4,7 +4,9 @@ Rests on small_sets, picture_sets and array_set, which have the loaders, on own_
 write one function and one entry of DATASETS.
 """
 
+import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,8 @@ from minidiff.data.own_images import own_images, own_size
 from minidiff.data.picture_sets import CELEBA_COUNT, celeba_root, load_celeba, load_folder, load_iclevr
 from minidiff.data.small_sets import CLOTHES, DEBIAN, DIGITS, cifar, load_shapes, mnist_like
 from minidiff.errors import UserError, lookup
+
+LOG = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from minidiff.data.config import Images
@@ -107,7 +111,11 @@ def load_named(name: str, data_dir: Path | None, image_size: int | None, split: 
     assert image_size is not None
     if not 8 <= image_size <= 1024:
         raise UserError(f"image size {image_size} is outside 8 to 1024. Try {found.image_size or 64}.")
-    return found.load(LoadRequest(name, split, image_size, data_dir, on_bad))
+    began = time.perf_counter()
+    data = found.load(LoadRequest(name, split, image_size, data_dir, on_bad))
+    where = f" of {data_dir}" if data_dir else ""
+    LOG.info(f"loaded {name} ({split}){where}: {len(data):,} images in {time.perf_counter() - began:.2f} s")
+    return data
 
 
 def brought(images: "Images") -> bool:

@@ -5,6 +5,7 @@ LeCun et al. 1998 (MNIST and its IDX files), Liu et al. 2015 (CelebA).
 """
 
 import gzip
+import logging
 import math
 import os
 import shutil
@@ -21,6 +22,8 @@ from minidiff.arrays import DEFLATE
 from minidiff.errors import UserError
 from minidiff.files import read_text_bytes, regular
 from minidiff.images.convert import Pixels
+
+LOG = logging.getLogger(__name__)
 
 LARGEST_IDX = 1 << 31  # bytes; the largest set of this kind, EMNIST, has 0.6e9
 
@@ -40,6 +43,7 @@ def download(name: str, classes: str, folder: Path, where: str, archive: str = "
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as temporary:
             if archive and (root / archive).is_file():
                 os.symlink(os.path.abspath(root / archive), Path(temporary) / archive)
+            LOG.info(f"fetching {name} into {folder}")
             socket.setdefaulttimeout(20)  # seconds of silence: a firewall must not look like a slow server
             getattr(torchvision.datasets, classes)(temporary, download=True)
             if folder.exists():  # some of the files, not all

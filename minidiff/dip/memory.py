@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from minidiff.errors import UserError
+from minidiff.files import size_in_words
 from minidiff.networks.dip import DipNet
 
 
@@ -24,7 +25,8 @@ def check_memory(net: DipNet, size: tuple[int, int], enlargement: int, device: t
         return
     fits = min(512, int(math.sqrt(0.7 * free / a_pixel)) // 32 * 32 // enlargement)
     raise UserError(
-        f"{name} at {width}x{height} needs some {a_pixel * height * width / 1e9:.0f} GB, {free / 1e9:.0f} GB are free. "
+        f"{name} at {width}x{height} needs some {size_in_words(a_pixel * height * width)}, "
+        f"{size_in_words(free)} are free. "
         f"Try `size` {max(8, fits)}, which cuts out the centre, or fewer `channels`."
     )
 

@@ -6,6 +6,7 @@ Rests on sources (the images), features (the network), frechet (the sums) and fa
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -24,6 +25,8 @@ from minidiff.metrics.row_file import RowFile
 from minidiff.metrics.sources import Batch, ImageSource
 from minidiff.metrics.statistics import StoredStatistics, open_statistics, save_statistics
 from minidiff.runtime import distributed
+
+LOG = logging.getLogger(__name__)
 
 NEED_FEATURES = {"kid", "prec-recall", "fid-inf"}  # of every image; the other metrics need running sums only
 LOOKED_AT = 4  # images of a batch that are checked for faults such as noise
@@ -195,6 +198,7 @@ def recall(
         found = from_stored(open_statistics(str(place)), network)
     except UserError:
         return None  # damaged, or from another version: measured anew and replaced
+    LOG.info(f"found the statistics of {source.name} in the cache: {place}")
     found.name, found.size, found.data, found.stored = source.name, source.size, source.data, False
     found.arrays, found.unused = source.arrays, source.unused
     found.changes = [*source.changes, "statistics from the cache"]
@@ -228,6 +232,7 @@ def measure_set(
         with suppress(OSError, UserError):  # a cache that cannot be written only costs time
             place.parent.mkdir(parents=True, exist_ok=True)
             save_statistics(place, statistics_of(found, network))
+            LOG.info(f"stored the statistics of {source.name} in the cache: {place}")
     return found
 
 

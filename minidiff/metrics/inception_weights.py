@@ -4,6 +4,7 @@ Rests on inception (the network) and on the cache folder. Heusel et al. 2017.
 """
 
 import hashlib
+import logging
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
@@ -18,6 +19,8 @@ from minidiff.files import replacing, sha256_of
 from minidiff.networks.inception import Inception
 from minidiff.networks.weights import load_exactly
 from minidiff.runtime.progress import progress_bar
+
+LOG = logging.getLogger(__name__)
 
 PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 PUBLISHED_BYTES = 95_628_359
@@ -53,6 +56,7 @@ def download_weights(path: Path) -> None:
 
     Raise OSError, HTTPException or ValueError.
     """
+    LOG.info(f"fetching {URL}")
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, received, silence = hashlib.sha256(), 0, 20  # seconds without an answer, as behind a firewall
     bar = progress_bar(PUBLISHED_BYTES, "downloading the FID weights", unit="B", scaled=True, delay=1)
@@ -94,4 +98,5 @@ def load_inception(weights: Path | None = None) -> tuple[Inception, Path, str]:
     network = Inception()
     counters = {name: own for name, own in network.state_dict().items() if name.endswith("num_batches_tracked")}
     load_exactly(network, counters | tensors, path, f"`weights` takes a file like {PUBLISHED_FILE}")
+    LOG.info(f"read the weights of Inception from {path}")
     return network.fold(), path, sha256

@@ -18,7 +18,7 @@ from minidiff.dip.config import ANSWERS, RESULT, DipConfig, DipFolderConfig, Fit
 from minidiff.errors import UserError, counted, printable
 from minidiff.evaluation.config import EvaluateConfig
 from minidiff.evaluation.result import read_lists
-from minidiff.files import read_json
+from minidiff.files import read_json, size_in_words
 from minidiff.gan.config import GAMES, read_gan
 from minidiff.records import from_json
 from minidiff.restoration.config import ANSWER as RESTORED
@@ -311,7 +311,7 @@ def parameters(path: Path) -> str:
 def files(folder: Path) -> str:
     """List what is in the folder, with the sizes."""
     shown = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name[0] != "."]
-    sizes = [f"{path.name} {path.stat().st_size / 1e6:.1f} MB" for path in shown]
+    sizes = [f"{path.name} {size_in_words(path.stat().st_size)}" for path in shown]
     within = [f"{path.name}/ {contents(path)}" for path in folder.iterdir() if path.is_dir()]
     return ", ".join([*sizes, *sorted(within)])
 

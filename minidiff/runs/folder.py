@@ -13,16 +13,19 @@ Rests on files. At any moment, `kill -9` included, a file is the whole old one o
 unpickled: weights are safetensors, and `state.pt` is read with `weights_only=True`.
 """
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minidiff.errors import UserError, listed, one_line
-from minidiff.files import is_empty, read_json, regular, write_atomically, write_json
+from minidiff.files import is_empty, read_json, regular, size_in_words, write_atomically, write_json
 
 if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
     from torch import Tensor
+
+LOG = logging.getLogger(__name__)
 
 CONFIG, MODEL, STATE = "config.json", "model.safetensors", "state.pt"
 WEIGHTS = ("ema", "raw")  # the averaged ones, to sample from; and those being trained
@@ -46,6 +49,12 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     import torch
 
     write_atomically(folder / STATE, lambda file: torch.save(state, file))
+    LOG.info(f"saved {told(folder / STATE)}, step {state.get('step', '?')}")
+
+
+def told(path: Path) -> str:
+    """Name a file, with its size."""
+    return f"{path} ({size_in_words(path.stat().st_size)})"
 
 
 # --- read -------------------------------------------------------------------------------------------------
@@ -61,7 +70,9 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
             f"{path} is missing. A run has it after its first checkpoint; resume the training to write one."
         )
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
+        LOG.info(f"read {told(path)}: {len(tensors)} tensors")
+        return tensors
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}). Resume the run to write it anew.") from None
 
@@ -81,6 +92,7 @@ def read_state(folder: Path) -> dict[str, Any] | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or "step" not in state:
             raise ValueError("not the state of a run")
+        LOG.info(f"read {told(path)}: the training at step {state['step']}")
         return state
     except Exception as error:  # whatever bytes are there: the restricted unpickler fails on them in many ways
         raise UserError(f"{path} is damaged ({one_line(error)}). Start again, in another folder.") from None

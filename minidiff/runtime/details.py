@@ -6,9 +6,12 @@ script may send the details where it likes, or use `set_verbosity("verbose")`.
 
 import logging
 import os
+import platform
 import sys
 import time
+from importlib.metadata import version
 
+from minidiff._version import __version__
 from minidiff.errors import UserError, printable, suggestion
 from minidiff.runtime.progress import print_above
 from minidiff.runtime.verbosity import LEVELS, VARIABLE, is_first
@@ -31,6 +34,13 @@ def set_verbosity(level: str) -> None:
     if level == "verbose":
         LOGGER.addHandler(Details())
         LOGGER.setLevel(logging.INFO)
+        LOGGER.info(versions())
+
+
+def versions() -> str:
+    """Name the versions that a report of an error should name."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "numpy"))
+    return f"minidiff {__version__}, Python {platform.python_version()}, {packages}, {platform.platform()}"
 
 
 class Details(logging.Handler):

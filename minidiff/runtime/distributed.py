@@ -4,6 +4,7 @@ Rests on errors. Under `torchrun` every process runs the same program; RANK, WOR
 it is. Without torchrun all of this is one process, rank 0 of 1, and costs nothing.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from minidiff.errors import UserError
+
+LOG = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
@@ -67,6 +70,8 @@ def local_device(name: str) -> torch.device:
             raise UserError(f"process {local} has no GPU of its own: there are {count}. Start fewer processes.")
         device = torch.device("cuda", local if device.index is None else device.index)
         torch.cuda.set_device(device)
+    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    LOG.info(f"computing on {device}{name}; threads on the CPU: {torch.get_num_threads()}")
     return device
 
 

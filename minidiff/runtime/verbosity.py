@@ -26,4 +26,4 @@ def is_quiet() -> bool:
 
 def is_first() -> bool:
     """Return whether this is the process that talks: torchrun numbers them by RANK. This needs no torch."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"

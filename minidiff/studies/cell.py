@@ -42,7 +42,9 @@ from minidiff.records import from_json, record, to_json
 from minidiff.runs import folder as run_folder
 from minidiff.runs.log import read_metrics, seconds_of_steps
 from minidiff.runtime import cpu, distributed
+from minidiff.runtime.details import set_verbosity
 from minidiff.runtime.progress import progress_bar
+from minidiff.runtime.verbosity import is_quiet, verbosity
 from minidiff.studies.config import Settings, Study, data_of, model_of
 from minidiff.studies.measuring import evenly
 from minidiff.studies.models import MODELS, training
@@ -117,10 +119,10 @@ def train(settings: Settings, cell: str, run: Path, device: torch.device, digest
         job = resume(MODELS[model].job, run, ResumeRequest(device=str(device)))
     else:
         job = training(settings, cell, run, device)
-        print(job.describe())
+        remark(job.describe())
     check_data(cell, digest, job.config.data.fingerprint)
     job.warn = lambda message: journal.warn(message.replace("`", ""))  # nobody gave this training its arguments
-    print(job.start(), flush=True)
+    remark(job.start())
     try:
         job.run()
     except Diverged as error:  # the same again would diverge again
@@ -211,12 +213,19 @@ def suspicions(samples: Pixels, real: Pixels) -> list[str]:
     return found
 
 
+def remark(line: str) -> None:
+    """Print a line on the way, unless the study was started quietly."""
+    if not is_quiet():
+        print(line, flush=True)
+
+
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
 def main(arguments: Sequence[str]) -> int:
     """Return the exit code: 0 done; 1 failed, with the reason in result.json; 128 + the signal when stopped."""
     place, name, device_name = arguments
+    set_verbosity(verbosity())  # as the study was told
     if place == "time":
         return main_timing(json.loads(name), device_name)
     folder = Path(place)

@@ -1,6 +1,7 @@
-"""The command line's help is quick, and its errors name flags, which stand in minidiff/cli alone."""
+"""The command line's help is quick and in sections, its errors name flags, and it can say less or more."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import minidiff
 from minidiff import cli
 from minidiff.cli.types import Command, warn
 from minidiff.errors import UserError
+from minidiff.runtime.details import set_verbosity
+from minidiff.runtime.verbosity import VARIABLE
 
 PACKAGE = Path(minidiff.__file__).parent
 SLOW = {"torch", "torchvision", "numpy", "matplotlib", "PIL", "scipy", "safetensors", "pydantic"}
@@ -74,7 +77,7 @@ MANY = 12  # options that can be read without sections
 
 
 def own_options(command: click.Command) -> list[click.Option]:
-    return [param for param in command.params if isinstance(param, click.Option)]
+    return [param for param in command.params if isinstance(param, click.Option) and param.expose_value]
 
 
 @pytest.mark.parametrize("words", [words for words in sorted(COMMANDS) if len(own_options(COMMANDS[words])) > MANY])
@@ -174,3 +177,85 @@ def test_an_unknown_command_has_its_neighbours_named(words: str, said: str, caps
     """In every group; click alone names none where no name is near."""
     assert cli.run(words.split()) == 2
     assert said in capsys.readouterr().err
+
+
+# --- how much is said -------------------------------------------------------------------------------------------------
+
+GROUPS = [cli.cli, *(cli.cli.get_command(click.Context(cli.cli), name) for name in ("train", "dip", "data"))]
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    yield
+    set_verbosity("normal")
+
+
+@pytest.mark.parametrize("command", [*COMMANDS.values(), *GROUPS], ids=lambda command: str(command.name))
+def test_every_command_can_be_quiet_or_verbose(command: click.Command) -> None:
+    flags = {flag for param in command.params for flag in param.opts}
+    assert {"--quiet", "-q", "--verbose", "-v"} <= flags
+
+
+def said_by(trained: Path, capsys: pytest.CaptureFixture[str], before: str = "", after: str = "") -> tuple[str, str]:
+    """What `minidiff sample` prints on its two streams."""
+    words = ["sample", str(trained), "--num", "1", "--steps", "2", "--sampler", "ddim", "--device", "cpu", "--force"]
+    assert cli.run([*before.split(), *words, "--out", "one.png", *after.split()]) == 0
+    assert VARIABLE not in os.environ or os.environ[VARIABLE] == "normal"
+    return capsys.readouterr()
+
+
+def test_quiet_prints_the_result_alone(own_folder: None, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also the place of the flag does not matter, and the next command is as loud as ever.
+
+    Fails when the level outlives the command, when a group forgets the flag, and when a warning is silenced: the model
+    was trained for six steps, and draws noise.
+    """
+    usual, bar = said_by(trained, capsys)
+    assert len(usual.splitlines()) > 1 and "100%" in bar
+    for before, after in (("--quiet", ""), ("", "-q")):
+        out, err = said_by(trained, capsys, before, after)
+        assert out.splitlines() == [line for line in usual.splitlines() if line.startswith("written")]
+        assert err and all(line.startswith("Warning: ") for line in err.splitlines())
+    assert said_by(trained, capsys)[0] == usual
+
+
+def test_verbose_tells_what_was_read(own_folder: None, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The results stay as they are; the details are on standard error."""
+    usual = said_by(trained, capsys)[0]
+    out, err = said_by(trained, capsys, after="-v")
+    assert out == usual
+    for part in ("torch ", "computing on cpu", f"read {trained / 'model.safetensors'} (", "minidiff sample took"):
+        assert part in err
+
+
+@pytest.mark.parametrize("flags, traced", [([], False), (["-v"], True), (["-q"], False)])
+def test_an_error_shows_its_place_on_demand(
+    flags: list[str], traced: bool, own_folder: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["info", "nothing-here", *flags]) == 1
+    said = capsys.readouterr().err
+    assert ("Traceback" in said) == traced
+    assert said.splitlines()[-1].startswith("Error: nothing-here")
+
+
+@pytest.mark.parametrize("words", [["-q", "info", "-v"], ["info", "--verbose", "--quiet"]])
+def test_quiet_and_verbose_exclude_each_other(
+    words: list[str], own_folder: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(words) == 2
+    assert "exclude each other" in capsys.readouterr().err
+
+
+def test_the_environment_decides_for_all_commands(
+    own_folder: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A study's processes hear of --quiet in this way. A wrong value is an error, and a flag goes before the value."""
+    monkeypatch.setenv(VARIABLE, "verbose")
+    assert cli.run(["info"]) == 0 and "torch " in capsys.readouterr().err
+    assert cli.run(["info", "-q"]) == 0 and os.environ[VARIABLE] == "verbose"
+    capsys.readouterr()
+    monkeypatch.setenv(VARIABLE, "loud")
+    assert cli.run(["info"]) == 1
+    assert "loud" in capsys.readouterr().err
