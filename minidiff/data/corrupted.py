@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minidiff.data.corruptions import CORRUPTIONS, SEVERITIES, VERSION, check, corrupt
+from minidiff.data.corruptions import CORRUPTIONS, SEVERITIES, VERSIONS, check, corrupt
 from minidiff.errors import UserError
 
 KEPT = 512 << 20  # bytes; the images of a smaller set stay in memory once they are corrupted
@@ -62,7 +62,7 @@ class Corrupted:
     @property
     def digest(self) -> str:
         """A text that differs from the clean images' text and from every other corruption's."""
-        return f"{self.name}-{self.severity} seed {self.seed} version {VERSION}"
+        return f"{self.name}-{self.severity} seed {self.seed} version {VERSIONS.get(self.name, 1)}"
 
     def __len__(self) -> int:
         return len(self.clean)

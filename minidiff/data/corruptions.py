@@ -20,7 +20,7 @@ from minidiff.rng import seed_from
 
 Corruption = Callable[[Tensor, int, Random], Tensor]  # images float64 [N,C,H,W] in [0,1], severity 1 to 5 -> the same
 
-VERSION = 1  # raise it when an image comes out differently
+VERSIONS = {"dotted_line": 2, "zigzag": 2}  # of each other corruption 1; raise it when an image comes out differently
 STREAM = 0xC0  # what a seed is for: keeps these numbers apart from those of sampling
 SEVERITIES = range(1, 6)
 

@@ -61,7 +61,10 @@ def mapped(x: Tensor, matrix: Tensor, shift: Tensor | None = None) -> Tensor:
     return F.grid_sample(x, grid, padding_mode="zeros", align_corners=True)
 
 
-def stroked(x: Tensor, distance: Tensor, width: float) -> Tensor:
-    """Add white along a line. distance: [N,H,W] from the line in MNIST's pixels; white fades out at 0.63 width."""
-    light = 1 + torch.log1p(-(distance / width).clamp(max=1 - 1e-9))
-    return x + light.clamp(0, 1)[:, None]
+def stroked(x: Tensor, distances: Tensor, width: float) -> Tensor:
+    """Add white along lines. distances: [N,K,H,W] from each of K, in MNIST's pixels; white fades out at 0.63 width.
+
+    Where lines overlap their light adds up, so values can exceed 1.
+    """
+    light = 1 + torch.log1p(-(distances / width).clamp(max=1 - 1e-9))
+    return x + light.clamp(0, 1).sum(1, keepdim=True)

@@ -77,25 +77,35 @@ LINE = 2.3 / 3  # width of a line at severity 1; at severity 3 it is three times
 
 
 def dotted_line(x: Tensor, severity: int, random: Random) -> Tensor:
-    """Draw a dashed white line from the left edge to the right, between random heights."""
+    """Draw a dashed white line between random heights, from the left edge nearly to the right."""
     rows, columns = places(x.shape[2]), places(x.shape[3])
     start, end = (uniform(random, 2) * 27).floor().unbind(1)
     height = start[:, None] + (end - start)[:, None] * columns / 27
     dashes = ((columns + 0.5) / 2).floor() % 2 == 1
     distance = (rows[:, None] - height[:, None]).abs()
-    return stroked(x, torch.where(dashes, distance, torch.inf), LINE * severity)
+    return stroked(x, torch.where(dashes & (columns < 26.5), distance, torch.inf)[:, None], LINE * severity)
 
 
 def zigzag(x: Tensor, severity: int, random: Random) -> Tensor:
-    """Draw a white line nearly from the left edge to the right, which goes up and down by 2 pixels within 8."""
-    rows, columns = places(x.shape[2]), places(x.shape[3])
+    """Draw a white line nearly from the left edge to the right, which goes up and down by 2 pixels within 8.
+
+    Each of its pieces begins and ends with a whole column of MNIST's, so two pieces share the columns of a joint, where
+    the line is brighter.
+    """
     drawn = uniform(random, 2)
-    start, rise = (drawn[:, 0] * 27).floor(), (drawn[:, 1] * 10).floor() - 5
-    slope = (rise / 23)[:, None]
-    along = (columns - 2) * (1 + slope**2).sqrt()
-    teeth = 4 / math.pi * torch.asin(torch.sin(math.pi / 4 * along))  # 2 at 2, -2 at 6, ...
-    distance = (rows[:, None] - (start[:, None] + slope * (columns - 2) + teeth)[:, None]).abs()
-    return stroked(x, torch.where((columns > 1.5) & (columns < 25), distance, torch.inf), LINE * severity)
+    top, rise = (drawn[:, 0] * 27).floor()[:, None], (drawn[:, 1] * 10).floor()[:, None] - 5
+    length = (23**2 + rise**2).sqrt()
+    along = torch.tensor([[0.0, 2, 6, 10, 14, 18, 22]], dtype=torch.float64).expand(len(x), -1)
+    aside = torch.tensor([[0.0, 2, -2, 2, -2, 2, -2]], dtype=torch.float64).expand(len(x), -1)
+    along, aside = torch.cat([along, length], dim=1), torch.cat([aside, -1 / (length - 20)], dim=1)
+    column = 2 + (along * 23 - aside * rise) / length  # turned by the angle of the whole line, from (2, top)
+    row = top + (along * rise + aside * 23) / length
+    rows, columns = places(x.shape[2]), places(x.shape[3])
+    first, last = column[:, :-1, None], column[:, 1:, None]
+    height = row[:, :-1, None] + (row.diff() / column.diff())[..., None] * (columns - first)
+    covered = (columns > first.floor() - 0.5) & (columns < last.ceil() - 0.5)
+    distances = (rows[:, None] - height[:, :, None]).abs()
+    return stroked(x, torch.where(covered[:, :, None], distances, torch.inf), LINE * severity)
 
 
 # --- edges ----------------------------------------------------------------------------------------------------------
