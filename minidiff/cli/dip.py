@@ -1,7 +1,7 @@
 """`minidiff dip ...`: fit an untrained network to one picture, and stop before it has learnt the noise."""
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from minidiff.cli.choices import TABLES, choice, table
-from minidiff.cli.types import Device, Group, Name, Number, Place, refuse_options, remark, say, section, warn
+from minidiff.cli.types import (
+    Device,
+    Group,
+    Name,
+    Number,
+    Place,
+    refuse_options,
+    remark,
+    say,
+    section,
+    typed,
+    warn,
+)
 from minidiff.dip.config import ANSWER, OFF, FitRequest, FitResult
 from minidiff.errors import UserError
 
@@ -104,7 +116,10 @@ def dip() -> None:
 )
 @click.option("--factor", type=click.IntRange(min=2), help="For super-resolve: how many times larger. Default: 4.")
 @click.option(
-    "--size", type=click.IntRange(8, 4096), help="Cut out the centre square at this size. Default: the whole picture."
+    "--size",
+    type=click.IntRange(8, 4096),
+    help="Cut out the largest centre square, and shrink (or enlarge) it to this many pixels a side. Default: the whole "
+    "picture as it is.",
 )
 @click.option(
     "--noise-sigma",
@@ -115,7 +130,12 @@ def dip() -> None:
 @fit_options
 @section("Output")
 @click.option("--out", type=Place(), help="The run folder. Default: the next free runs/dip-IMAGE-N, and ./dip.png.")
-@click.option("--resume", type=Place(), metavar="RUN", help="Go on with this run folder, as if it had never stopped.")
+@click.option(
+    "--resume",
+    type=Place(),
+    metavar="RUN",
+    help="Go on with this run folder, as if it had never stopped; with --steps also after its last step.",
+)
 @click.option(
     "--force", is_flag=True, help="Replace ./dip.png. Without it an existing one is kept: then dip-2.png, ..."
 )
@@ -133,13 +153,14 @@ def fit(
     minidiff dip fit photo.png
     minidiff dip fit clean.png --noise-sigma 25 --size 256
     minidiff dip fit holes.png --task inpaint --mask known.png
+    minidiff dip fit --resume runs/dip-photo-1 --steps 5000
     """
     from minidiff.dip import fit_picture, folder, recipe, run
 
     job: DipJob | FolderJob
     if resume is not None and image is None:
-        refuse_options(ctx, {"resume", "device", "force"})
-        job = fit_picture.open_fit(resume, device)
+        refuse_options(ctx, {"resume", "device", "force", "steps"})
+        job = fit_picture.open_fit(resume, device, asked["steps"] if typed(ctx, "steps") else None)
     elif image is None or resume is not None:
         raise click.UsageError("give an IMAGE to fit, or --resume RUN to go on with one.", ctx)
     elif Path(image).is_dir():
@@ -153,7 +174,9 @@ def fit(
     with resumable("dip fit", job.start()), FitBar() as bar:
         fitted = fit_picture.run_fit(job, bar.step)
     say(f"done      {conclusion(fitted.result)}")
+    advise_more(fitted.problems, "dip fit", fitted.folder, job.config.fit.steps)
     answer = run.deliver(fitted.answer, Path(ANSWER), force) if job.config.deliver else fitted.answer
+    warn_of_another(answer, ANSWER, job.config.deliver)
     say(f"written   {answer}; look at {fitted.folder / 'sheet.png'} and {fitted.folder / 'curves.png'}")
     remark(f"next      minidiff sample --start-t 100 --init {shlex.quote(str(answer))}")
 
@@ -173,6 +196,7 @@ def fit_folder(job: "FolderJob") -> None:
         fitted = run_folder_fit(job, lambda one: remark(f"{one.describe()}\n{begun(one)}"), bar.step, on_end)
     for failure in fitted.failures:
         warn(failure)
+    advise_more(fitted.problems, "dip fit", fitted.folder, job.request.steps)
     say(f"written   {fitted.answers}")
     if fitted.failures:
         raise UserError(f"{len(fitted.failures)} of the pictures could not be fitted; see above.")
@@ -185,7 +209,23 @@ def fit_folder(job: "FolderJob") -> None:
 def begun(job: "DipJob") -> str:
     """Make the run folder, and say where it is; of a resumed fit, at which step it goes on."""
     resuming = job.folder is not None
-    return f"resuming  {job.start()} at step {job.fitter.step:,}" if resuming else f"run       {job.start()}"
+    if not resuming:
+        return f"run       {job.start()}"
+    again = "" if job.fitter.step else ", because it has no saved state"
+    return f"resuming  {job.start()} at step {job.fitter.step:,}{again}"
+
+
+def advise_more(problems: Sequence[str], command: str, folder: Path, steps: int) -> None:
+    """Warn of a fit that used up its steps too soon, and say how to go on."""
+    more = FitRequest.steps if steps < FitRequest.steps else 2 * steps
+    for problem in problems:
+        warn(f"{problem} Go on with: minidiff {command} --resume {shlex.quote(str(folder))} --steps {more}")
+
+
+def warn_of_another(answer: Path, usual: str, delivered: bool) -> None:
+    """Warn if the answer has another name than usual, because a file of that name was there already."""
+    if delivered and answer.name != usual:
+        warn(f"{usual} was there before and is kept (--force would replace it). The new answer is {answer}.")
 
 
 def conclusion(result: FitResult) -> str:

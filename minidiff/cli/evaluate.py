@@ -29,8 +29,9 @@ OF_DATA = ("num", "data_dir", "image_size")
     "labels_files",
     type=Place(),
     multiple=True,
-    help="What to draw: a JSON list of lists of names, like iCLEVR's test.json. May be given several times. The lists "
-    "test and new_test of the embedded data set are built in.",
+    help="What to draw: a JSON list of lists of names, like iCLEVR's test.json. May be given several times. For test, "
+    "the folder of the run's data set is searched for test.json; else test and new_test are lists of minidiff's own "
+    "shapes.",
 )
 @click.option(
     "--per-class",

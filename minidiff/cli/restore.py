@@ -6,9 +6,10 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.dip import FitBar, conclusion, fit_options, resumable
-from minidiff.cli.types import Command, Number, Place, Timestep, refuse_options, remark, say, section, warn
+from minidiff.cli.dip import FitBar, advise_more, conclusion, fit_options, resumable, warn_of_another
+from minidiff.cli.types import Command, Number, Place, Timestep, refuse_options, remark, say, section, typed, warn
 from minidiff.dip.config import FitRequest
+from minidiff.errors import counted
 from minidiff.restoration.config import ANSWER, RestoreRequest, RestoreResult
 
 DEFAULTS = RestoreRequest()
@@ -52,7 +53,12 @@ DEFAULTS = RestoreRequest()
 @fit_options
 @section("Output")
 @click.option("--out", type=Place(), help="The run folder. Default: runs/restore-IMAGE-N, and ./restored.png.")
-@click.option("--resume", type=Place(), metavar="RUN", help="Go on with this run folder.")
+@click.option(
+    "--resume",
+    type=Place(),
+    metavar="RUN",
+    help="Go on with this run folder; with --steps its fit goes on after its last step.",
+)
 @click.option("--force", is_flag=True, help="Replace ./restored.png. Without it an existing one is kept.")
 @click.pass_context
 def restore(
@@ -73,8 +79,8 @@ def restore(
     from minidiff.runs.folder import newest_run
 
     if resume is not None and image is None:
-        refuse_options(ctx, {"resume", "device", "force"})
-        job = restoration.reopen(resume, device)
+        refuse_options(ctx, {"resume", "device", "force", "steps"})
+        job = restoration.reopen(resume, device, asked["steps"] if typed(ctx, "steps") else None)
     elif image is None or resume is not None:
         raise click.UsageError("give an IMAGE to restore, or --resume RUN to go on with one.", ctx)
     else:
@@ -85,15 +91,19 @@ def restore(
         job = restoration.begin(image, model, request, device, out, deliver=out is None)
     resuming = job.folder is not None
     remark(f"{job.describe()}\n{'resuming ' if resuming else 'run      '} {job.start()}")
+    for warning in job.warnings:
+        warn(warning)
     with resumable("restore", job.start()), FitBar() as bar:
         fitted = job.run_fit(bar.step)
     if fitted is not None:
         remark(f"fitted    {conclusion(fitted)}")
+        advise_more(job.doubts(fitted), "restore", job.start(), job.config.fit.steps)
     result = job.run_chain()
     tell(result)
     answer = job.start() / ANSWER
     if job.config.deliver:
         answer = deliver(answer, Path(ANSWER), force)
+    warn_of_another(answer, ANSWER, job.config.deliver)
     say(f"written   {answer}; look at {job.start() / 'comparison.png'}")
 
 
@@ -101,7 +111,7 @@ def tell(result: RestoreResult) -> None:
     """Say where the chain started, and how near each picture is to the reference."""
     say(
         f"start     noise {result.noise:.1f} of 255 in the picture, chain from t = {result.start_t}, "
-        f"{len(result.timesteps)} calls"
+        f"{counted(len(result.timesteps), 'call')}"
     )
     for name, found in (result.quality or {}).items():
         figures = [] if found.psnr is None else [f"PSNR {found.psnr:.2f} dB"]

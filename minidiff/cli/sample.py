@@ -86,7 +86,11 @@ def usage(ctx: click.Context) -> Iterator[None]:
     help="The first timestep of the chain. auto measures the noise in --init and starts where x_t has as much. "
     "Default: T-1.",
 )
-@click.option("--init", type=Place(), help="Start from this image, folder of images, or DIP run, at --start-t.")
+@click.option(
+    "--init",
+    type=Place(),
+    help="Start from this image, folder of images, or DIP run, at --start-t. It is brought to the model's size.",
+)
 @click.option(
     "--init-mode",
     type=choice("init mode"),
@@ -110,7 +114,8 @@ def usage(ctx: click.Context) -> Iterator[None]:
 @click.option(
     "--labels-file",
     metavar="FILE",
-    help="What to draw, as a JSON list of lists of names. The lists test and new_test of the shapes are built in.",
+    help="What to draw, as a JSON list of lists of names. For test, the folder of the run's data set is searched for "
+    "test.json; else test and new_test are the lists of minidiff's own shapes.",
 )
 @click.option(
     "--guidance",
@@ -151,7 +156,8 @@ def usage(ctx: click.Context) -> Iterator[None]:
     "--progressive",
     type=click.IntRange(min=2),
     metavar="N",
-    help="Also show x_t and the predicted x0 of up to 8 images at N moments of the chain.",
+    help="Also show x_t and the predicted x0 of up to 8 images at N moments of the chain, spread evenly between noise "
+    "and image, with their t.",
 )
 @click.option(
     "--compare",
@@ -165,7 +171,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
 @click.option(
     "--out",
     type=Place(),
-    help="A grid (.png), an array (.npz, uint8 [N,H,W,3]), or a folder. "
+    help="A grid (.png; a single image is written plain), an array (.npz, uint8 [N,H,W,3]), or a folder. "
     "Default: sample.png, or sample-2.png, ... if that exists.",
 )
 @click.option("--force", is_flag=True, help="Replace what is at --out.")

@@ -66,17 +66,45 @@ def labels_in_words(condition: Sequence[int], names: Sequence[str], between: str
     return between.join(names[number] for number in condition)
 
 
-def read_conditions(place: str | Path, names: Sequence[str]) -> list[list[int]]:
-    """Read the conditions of a labels file: a JSON list of lists of names, like iCLEVR's test.json.
+def find_list(place: str | Path, names: Sequence[str], data_dir: Path | None = None) -> Path | None:
+    """Find the labels file that `place` means. None stands for a list of the embedded data set.
 
-    For runs with the labels of the embedded data set, `test` and `new_test` are its own 32 conditions, unless a file of
-    that name exists. Raises UserError for another kind of file, an unknown label, or a condition without labels.
+    A file of that name comes first. Then, for a name without folders such as `test`, the data folder of the run,
+    `data_dir`: its file `test` or `test.json`. For runs with the labels of the embedded data set, `test` and `new_test`
+    are otherwise the lists of that set. Raises UserError for an empty name.
     """
     if not str(place):
         raise UserError("the name of the labels file is empty. Give one, such as test.json.")
     path = Path(place).expanduser()
+    if path.exists() and not path.is_dir():
+        return path
+    if data_dir is not None and str(place) == path.name:
+        for own in (data_dir / path, data_dir / f"{path}.json"):
+            if own.is_file():
+                return own
+    embedded = str(place) in shapes.SPLITS[1:] and sorted(names) == sorted(shapes.NAMES)
+    return None if embedded else path
+
+
+def say_list(place: str | Path, names: Sequence[str], data_dir: Path | None = None) -> str:
+    """Say which list `place` means, for the user. Arguments and errors: see `find_list`."""
+    path = find_list(place, names, data_dir)
+    if path is not None:
+        return str(path)
+    absent = f"; {data_dir} has no {place}.json" if data_dir is not None else ""
+    return f"{place}, the list of minidiff's own shapes{absent}"
+
+
+def read_conditions(place: str | Path, names: Sequence[str], data_dir: Path | None = None) -> list[list[int]]:
+    """Read the conditions of a labels file: a JSON list of lists of names, like iCLEVR's test.json.
+
+    place, data_dir: where it is looked for, see `find_list`. Raises UserError for another kind of file, an unknown
+    label, or a condition without labels.
+    """
     form = 'a list of lists of names, such as [["red cube"], ["blue cube", "gray sphere"]]'
-    if str(place) in shapes.SPLITS[1:] and not path.exists() and sorted(names) == sorted(shapes.NAMES):
+    found = find_list(place, names, data_dir)
+    path = found or Path(place)
+    if found is None:
         lists: Any = [[shapes.NAMES[number] for number in one] for one in shapes.conditions(str(place))]
     else:
         lists = read_label_json(path, "labels file", form)

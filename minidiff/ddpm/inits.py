@@ -5,6 +5,7 @@ Ho et al. 2020 (DDPM), eq. 4.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 from torch import Tensor
 
@@ -34,3 +35,23 @@ INIT_MODES: dict[str, Callable[[Schedule, Tensor, Tensor, Tensor], Tensor]] = {
 def measured_starts(schedule: Schedule, init: Tensor) -> list[Start]:
     """Measure the noise in each image of init [M,C,H,W], and find the timestep that has as much."""
     return [start_from(schedule, image[None]) for image in init]
+
+
+class Sized(Protocol):
+    """The part of a run that says which images it takes; `run.Run` has it."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def knows(self) -> str: ...
+
+
+def shrunk(run: Sized, name: str, size: tuple[int, int]) -> str | None:
+    """Warn of a picture of `size` (height, width) that is larger than the run's images; None if it is not."""
+    side = run.shape[1]
+    if min(size) <= side:
+        return None
+    return (
+        f"{name} has {size[1]}x{size[0]} pixels, and the model draws {side}x{side}: the picture is shrunk to that, and "
+        f"its detail is lost. The model was trained on {run.knows}, and makes every picture more like these."
+    )

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from minidiff.data.conditions import condition_of, labels_in_words, multi_hot, parse_condition, read_conditions
+from minidiff.data.conditions import (
+    condition_of,
+    labels_in_words,
+    multi_hot,
+    parse_condition,
+    read_conditions,
+    say_list,
+)
 from minidiff.ddpm.request import Labels
 from minidiff.diffusion.guidance import GUIDANCE_SCALE
 from minidiff.errors import UserError
@@ -24,17 +31,18 @@ class LabelSet:
     one_hot: bool = False  # whether every image has exactly one
     named: bool = True  # whether the names are known; an imported run has numbers instead
     dropout: float = 0.0  # the share of training images that came without; at 0 the run cannot draw without them
+    data_dir: Path | None = None  # the folder of the training images, where labels files are looked for, too
 
     def conditions(self, texts: str | Sequence[str] = (), file: str | Path | None = None) -> list[list[int]]:
         """Find the label numbers of each text, such as "blue cube, yellow cylinder", and of each line of a labels file.
 
-        file: see `read_conditions`. Raises UserError.
+        file: see `find_list`, which also looks into the run's data folder. Raises UserError.
         """
         texts = [texts] if isinstance(texts, str) else texts
         if not self.names and (texts or file is not None):
             raise UserError(self.takes_none())
         found = [parse_condition(text, self.names) for text in texts]
-        found += read_conditions(file, self.names) if file is not None else []
+        found += read_conditions(file, self.names, self.data_dir) if file is not None else []
         self.check_single(found)
         return found
 
@@ -55,6 +63,10 @@ class LabelSet:
             return f"the numbers 0 to {len(self.names) - 1}"
         more = f", ... ({len(self.names)} in all)" if len(self.names) > 12 else ""
         return ", ".join(self.names[:12]) + more
+
+    def say_list(self, file: str | Path) -> str:
+        """Say which list a labels file is: its path, or the package's own list."""
+        return say_list(file, self.names, self.data_dir)
 
     def check(self, labels: "Labels | None", guidance_scale: float | None) -> None:
         """Raise UserError for labels the run does not take, for missing labels, and for guidance it cannot do."""

@@ -55,6 +55,14 @@ class Run:
         return self.config.diffusion.variance
 
     @property
+    def knows(self) -> str:
+        """The images that the run was trained on, in words: fashion-mnist."""
+        if self.config.source is not None:
+            return f"the images of {self.config.source.place}"
+        data = self.config.data
+        return f"the images of {data.data_dir}" if data.name == "folder" and data.data_dir else data.name
+
+    @property
     def labels(self) -> LabelSet:
         """The labels that the run can draw. An imported run does not know their names, so numbers stand for them."""
         known = self.config.labels
@@ -62,7 +70,8 @@ class Run:
             names = [str(number) for number in range(self.config.network.label_dim)]
             one_hot = self.config.source is not None and self.config.source.one_hot
             return LabelSet(self.folder, names, one_hot, named=False)
-        return LabelSet(self.folder, list(known.names), known.one_hot, dropout=known.dropout)
+        data_dir = None if self.config.data.data_dir is None else Path(self.config.data.data_dir)
+        return LabelSet(self.folder, list(known.names), known.one_hot, dropout=known.dropout, data_dir=data_dir)
 
     @property
     def label_names(self) -> list[str]:

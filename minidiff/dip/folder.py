@@ -6,17 +6,17 @@ dip/ as well. One that cannot be fitted does not stop the others.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from minidiff._version import __version__
-from minidiff.dip.config import ANSWER, ANSWERS, IMAGES, RESULT, DipFolderConfig, FitRequest, FitResult
+from minidiff.dip.config import ANSWER, ANSWERS, IMAGES, DipFolderConfig, FitRequest, FitResult
 from minidiff.dip.job import DipJob, OnStep
-from minidiff.dip.recipe import begin, reopen
+from minidiff.dip.recipe import begin, finished, reopen
 from minidiff.errors import UserError
-from minidiff.files import read_json
+from minidiff.files import write_json
 from minidiff.images.files import image_files, read_image, write_image
 from minidiff.records import from_json, to_json
 from minidiff.runs import folder as run_folder
@@ -53,6 +53,13 @@ class FolderJob:
             self.folder = run_folder.create_run(self.out, name, to_json(config), pictures=ANSWERS)
         return self.folder
 
+    def store_steps(self) -> None:
+        """Write a new number of steps into config.json, if one was asked for."""
+        assert self.folder is not None
+        stored = read_folder(self.folder)
+        if stored.options != self.request:
+            write_json(self.folder / run_folder.CONFIG, to_json(replace(stored, options=self.request)))
+
     def check(self) -> None:
         """Raise what is wrong with the request before anything is made: it would be wrong for every picture."""
         first: UserError | None = None
@@ -76,20 +83,24 @@ class FolderJob:
         Returns the result of each picture by its file name, and one line for each that could not be fitted.
         """
         home, results, failures = self.start(), {}, []
+        self.store_steps()
         for file in self.files():
             folder = home / IMAGES / file.name
             try:
-                if (folder / RESULT).exists():
-                    result = from_json(FitResult, read_json(folder / RESULT), folder / RESULT)
-                else:
+                steps, answer = self.request.steps, home / ANSWERS / f"{file.name}.png"
+                result = finished(folder, steps)
+                if result is None:
                     begun = (folder / run_folder.CONFIG).exists()
-                    job = reopen(folder, self.device) if begun else begin(file, self.request, self.device, folder)
+                    job = (
+                        reopen(folder, self.device, steps) if begun else begin(file, self.request, self.device, folder)
+                    )
+                    job.keep_state = False  # of a hundred pictures they would take gigabytes
                     if on_start is not None:
                         on_start(job)
                     result = job.run(on_step)
                     if on_end is not None:
                         on_end(result)
-                answer = home / ANSWERS / f"{file.name}.png"
+                    write_image(answer, read_image(folder / ANSWER))
                 if not answer.exists():
                     write_image(answer, read_image(folder / ANSWER))
                 results[file.name] = result
@@ -98,7 +109,21 @@ class FolderJob:
         return results, failures
 
 
-def reopen_folder(folder: Path, device: torch.device | str = "cpu") -> FolderJob:
-    """Open the run folder of the fits of several pictures. Raises UserError."""
-    config = from_json(DipFolderConfig, run_folder.read_config(folder, kind="dip"), folder / run_folder.CONFIG)
-    return FolderJob(Path(config.images), config.options, device, folder=folder)
+def reopen_folder(folder: Path, device: torch.device | str = "cpu", steps: int | None = None) -> FolderJob:
+    """Open the run folder of the fits of several pictures. Raises UserError.
+
+    steps: a new number of steps. The pictures that were not stopped early are fitted again, from the start. Raises
+    UserError if one of them has taken more.
+    """
+    config = read_folder(folder)
+    options = config.options if steps is None else replace(config.options, steps=steps)
+    for place in (folder / IMAGES).glob("*"):
+        result = finished(place, 0)
+        if result and not result.stopped and result.steps > options.steps:
+            raise UserError(f"{place} has taken {result.steps:,} steps already. Give more `steps` than that.")
+    return FolderJob(Path(config.images), options, device, folder=folder)
+
+
+def read_folder(folder: Path) -> DipFolderConfig:
+    """Read the config.json of the fits of several pictures. Raises UserError."""
+    return from_json(DipFolderConfig, run_folder.read_config(folder, kind="dip"), folder / run_folder.CONFIG)

@@ -8,7 +8,8 @@ Rests on dip.fit, dip.early_stop and dip.pictures. dip/recipe.py makes a `DipJob
     dip.png           the answer: the averaged output of the chosen step
     curves.png        loss, PSNR to a reference, the stopping statistic; sheet.png: target, input, current, best
     metrics.jsonl     one record every `save_every` steps
-    result.json       once the fit is done; until then state.pt, all that resuming needs
+    result.json       once the fit is done
+    state.pt          all that going on needs: until the fit is done, and after it if the early stop did not end it
 
 The fits of a folder of pictures have one such run folder each, under images/, and all the answers in dip/.
 """
@@ -28,7 +29,7 @@ from minidiff.dip.config import ANSWER, RESULT, STEPS, TARGET, DipConfig, FitRes
 from minidiff.dip.early_stop import EarlyStop
 from minidiff.dip.fit import FitStep, Fitter
 from minidiff.dip.pictures import draw_fit, draw_sheet, nearness
-from minidiff.errors import UserError, printable
+from minidiff.errors import UserError, counted, printable
 from minidiff.files import locked, write_json
 from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.files import write_image
@@ -65,11 +66,18 @@ class DipJob:
     reference: Pixels | None  # [H,W,3] of the answer's size
     out: str | Path | None  # where the run folder is to be; None: the next free one under runs/
     folder: Path | None = None  # where it is, once there is one
+    original: tuple[int, int] | None = None  # height and width of the picture's file, if `size` changed them
+    keep_state: bool = True  # keep the state of a fit that ran to its last step, so that it can go on for more steps
 
     def describe(self) -> str:
         """Describe the picture, the network and the fit in a line each."""
         config, fit, stop = self.config, self.fitter.config, self.config.early_stop
         height, width, _ = self.target.shape
+        cut = ""
+        if self.original is not None:
+            was = min(self.original)
+            how = "" if was == height else f" and {'shrunk' if was > height else 'enlarged'}"
+            cut = f", cut{how} from {self.original[1]}x{self.original[0]}"
         noise = f", with noise of {config.noise_sigma:g}/255" if config.noise_sigma else ""
         channels = self.fitter.input.shape[1]
         given = f"{channels} channels of noise" if fit.input_kind == "noise" else "the picture itself"
@@ -84,9 +92,12 @@ class DipJob:
             ending = f"stops {stop.patience:,} steps after the {stop.name} variance{coarse} was lowest"
             if (stop.window or 0) > fit.steps:
                 ending = f"no early stop, because its window of {stop.window} steps would not fill"
+            elif (stop.window or 1) + stop.patience > fit.steps:
+                ending = f"too few to stop early, {stop.patience:,} steps after the {stop.name} variance was lowest"
         task = fit.task + (f" x{fit.factor}" if fit.task == "super-resolve" else "")
+        colours = COLOURS[self.fitter.known.shape[1]]
         return (
-            f"image     {printable(config.image)}: {width}x{height}, {COLOURS[self.fitter.known.shape[1]]}{noise}\n"
+            f"image     {printable(config.image)}: {width}x{height}, {colours}{cut}{noise}\n"
             f"network   {config.net.name}, {parameters:,} parameters{settings}; its input is {given}\n"
             f"fit       {task}, at most {fit.steps:,} steps, lr {fit.lr:g}, on {self.fitter.device}, "
             f"seed {fit.seed}; {ending}"
@@ -107,8 +118,7 @@ class DipJob:
         folder, fitter = self.start(), self.fitter
         total, saved = fitter.config.steps, time.monotonic()
         with locked(folder), stop_signals() as signals:
-            write_image(folder / TARGET, self.target)
-            write_metrics(folder, read_metrics(folder, upto=fitter.step))
+            self.begin(folder)
             step: FitStep | None = None
             for step in fitter.steps():
                 statistic, stop = self.stopper.update(step.output, step.averaged) if self.stopper else (None, False)
@@ -136,6 +146,23 @@ class DipJob:
             assert step is not None, "a finished fit is not run again"
             return self.finish(step, stop)
 
+    def begin(self, folder: Path) -> None:
+        """Bring the folder to what a fit of this many steps, uninterrupted, would have written by now.
+
+        A fit that goes on after its last step has a new number of steps in its config, and no result yet. The record
+        and the output of a last step between two multiples of `save_every` go, and so do those of lost steps.
+        """
+        if run_folder.read_config(folder)["fit"].get("steps") != self.config.fit.steps:
+            write_json(folder / run_folder.CONFIG, to_json(self.config))
+        (folder / RESULT).unlink(missing_ok=True)
+        write_image(folder / TARGET, self.target)
+        records = read_metrics(folder, upto=self.fitter.step)
+        write_metrics(folder, [record for record in records if record["step"] % self.config.save_every == 0])
+        for file in (folder / STEPS).glob("*.png"):
+            step = int(file.stem) if file.stem.isdecimal() else 0
+            if step > self.fitter.step or step % self.config.save_every:
+                file.unlink()
+
     def measure(self, step: FitStep, statistic: float | None) -> dict[str, Any]:
         """Make the record of a step. With a reference it has PSNR and SSIM of the raw and the averaged output."""
         record: dict[str, Any] = {"step": step.step, "loss": step.loss.item(), "statistic": statistic}
@@ -147,11 +174,15 @@ class DipJob:
 
     def save(self, step: FitStep) -> None:
         """Write all that resuming needs, and pictures of the present state."""
+        self.save_state()
+        self.draw(step)
+
+    def save_state(self) -> None:
+        """Write all that resuming needs."""
         assert self.folder is not None
         stopper = self.stopper.state_dict() if self.stopper else None
         state = {"step": self.fitter.step, "fitter": self.fitter.state_dict(), "stopper": stopper}
         run_folder.save_state(self.folder, state)
-        self.draw(step)
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
         """Go on from what `save` wrote. source: the file, for the message of a state that does not fit."""
@@ -190,7 +221,10 @@ class DipJob:
         return pixels, best_step
 
     def finish(self, step: FitStep, stopped: bool) -> FitResult:
-        """Write the answer and its pictures, then result.json. Only then remove the state."""
+        """Write the answer and its pictures, then result.json.
+
+        Only then save the state for more steps; or remove it, if they would change nothing, as after an early stop.
+        """
         assert self.folder is not None
         pixels, best_step = self.answer(step)
         write_image(self.folder / ANSWER, pixels)
@@ -203,8 +237,28 @@ class DipJob:
                 found |= {f"{name}_target": value for name, value in before.items()}
         result = FitResult(step.step, best_step, stopped, **found)
         write_json(self.folder / RESULT, present(result))
-        (self.folder / run_folder.STATE).unlink(missing_ok=True)
+        if self.keep_state and not stopped:
+            self.save_state()
+        else:
+            (self.folder / run_folder.STATE).unlink(missing_ok=True)
         return result
+
+
+def undecided(config: DipConfig, result: FitResult) -> str | None:
+    """Say that a fit used up its steps before the early stop could choose. None if it chose, or if there is none."""
+    stop, steps = config.early_stop, result.steps
+    if result.stopped or stop is None:
+        return None
+    if (stop.window or 0) > steps:
+        return (
+            f"{counted(steps, 'step')} are too few for an early stop that looks at {stop.window}: the last was taken."
+        )
+    if result.best_step > 0.95 * steps:
+        return f"the fit was still improving when its {steps:,} steps were over."
+    return (
+        f"the early stop had not decided when the {steps:,} steps were over: the {stop.name} variance was lowest at "
+        f"step {result.best_step:,}, and it waits {stop.patience:,} steps from there."
+    )
 
 
 def input_picture(z: Tensor) -> Tensor:

@@ -18,14 +18,15 @@ import numpy as np
 import torch
 
 from minidiff._version import __version__
-from minidiff.dip.config import OFF, DipConfig, FitRequest, NetConfig, StopConfig
+from minidiff.dip.config import OFF, RESULT, DipConfig, FitRequest, FitResult, NetConfig, StopConfig
 from minidiff.dip.early_stop import EARLY_STOPS
 from minidiff.dip.fit import NET_STREAM, NOISE_STREAM, Fitter
 from minidiff.dip.job import DipJob
 from minidiff.dip.memory import check_memory
 from minidiff.errors import UserError, listed, lookup
+from minidiff.files import read_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
-from minidiff.images.files import crop_resize, read_image
+from minidiff.images.files import crop_resize, image_shape, read_image
 from minidiff.networks.dip import DIP_NETS
 from minidiff.records import from_json
 from minidiff.rng import Draws, seed_from
@@ -57,10 +58,16 @@ def begin(
     return job
 
 
-def reopen(folder: str | Path, device: Device = "cpu") -> DipJob:
-    """Open the fit of a run folder at its last state. Raises UserError if it is damaged, or its pictures changed."""
+def reopen(folder: str | Path, device: Device = "cpu", steps: int | None = None) -> DipJob:
+    """Open the fit of a run folder at its last state. Raises UserError if it is damaged, or its pictures changed.
+
+    steps: a new number of steps; then all comes out as if it had been asked for at first. Without a saved state the fit
+    begins again.
+    """
     folder = Path(folder)
-    config = from_json(DipConfig, run_folder.read_config(folder, kind="dip"), folder / run_folder.CONFIG)
+    config = read_dip(folder)
+    if steps is not None:
+        config = replace(config, fit=replace(config.fit, steps=steps))
     job = build(config, device, folder)
     if digest_of(job.target, job.mask) != config.digest:
         raise UserError(
@@ -70,7 +77,25 @@ def reopen(folder: str | Path, device: Device = "cpu") -> DipJob:
     state = run_folder.read_state(folder)
     if state is not None:
         job.load_state_dict(state, str(folder / run_folder.STATE))
+    if job.fitter.step >= config.fit.steps:
+        raise UserError(f"{folder} has taken {job.fitter.step:,} steps already. Give more `steps` than that.")
     return job
+
+
+def read_dip(folder: Path) -> DipConfig:
+    """Read the config.json of the fit of one picture. Raises UserError."""
+    return from_json(DipConfig, run_folder.read_config(folder, kind="dip"), folder / run_folder.CONFIG)
+
+
+def finished(folder: Path, steps: int) -> FitResult | None:
+    """Read the result of a fit; None if it has none yet, or if it can go on because it has taken fewer than `steps`.
+
+    A fit that was stopped early is finished, whatever the number of steps.
+    """
+    if not (folder / RESULT).exists():
+        return None
+    result = from_json(FitResult, read_json(folder / RESULT), folder / RESULT)
+    return result if result.stopped or result.steps >= steps else None
 
 
 # --- from a request to a config -----------------------------------------------------------------------------------
@@ -164,7 +189,10 @@ def build(config: DipConfig, device: Device, out: str | Path | None) -> DipJob:
     fitter = Fitter(net, to_float(target[None, :, :, :channels]), fit, known, device)
     stop = config.early_stop
     stopper = lookup("early stop", stop.name, EARLY_STOPS)(**stop.settings()) if stop else None
-    return DipJob(config, fitter, stopper, target, mask, reference, out)
+    job = DipJob(config, fitter, stopper, target, mask, reference, out)
+    original = image_shape(config.image)
+    job.original = None if original in (target.shape[:2], target.shape[1::-1]) else original  # it may have been turned
+    return job
 
 
 def read_picture(path: str | Path, size: int | None) -> Pixels:

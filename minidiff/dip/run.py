@@ -3,12 +3,13 @@
 Rests on dip.config and runs.folder; no network is built.
 """
 
+import re
 from pathlib import Path
 
 from minidiff.dip.config import ANSWER, ANSWERS, IMAGES, STEPS
 from minidiff.dip.job import step_file
 from minidiff.errors import UserError
-from minidiff.images.files import free_name, read_image, write_image
+from minidiff.images.files import free_name, image_shape, read_image, write_image
 from minidiff.runs import folder as run_folder
 
 
@@ -42,6 +43,41 @@ def saved_step(folder: str | Path, step: int) -> Path:
     near = sorted(sorted(steps, key=lambda there: abs(there - step))[:2])
     known = f"The nearest are {' and '.join(map(str, near))}." if near else "It has saved none yet."
     raise UserError(f"{folder} has not saved step {step}. {known}")
+
+
+def newer_answer(answer: Path) -> Path | None:
+    """Find a later answer beside one that `deliver` wrote: dip-2.png beside dip.png. None if there is none.
+
+    Only a fit of the same picture counts. The runs under runs/ tell which answer is of which picture. An answer that no
+    run has counts if it has the same size.
+    """
+    numbered = re.compile(rf"{Path(ANSWER).stem}(-\d+)?{Path(ANSWER).suffix}")
+    if not numbered.fullmatch(answer.name) or not answer.is_file():
+        return None
+    age = answer.stat().st_mtime_ns
+    beside = [file for file in answer.parent.iterdir() if numbered.fullmatch(file.name) and file.is_file()]
+    later = [file for file in beside if file.stat().st_mtime_ns > age]
+    if not later:
+        return None
+    pictures = pictures_of_answers()
+    mine, shape = pictures.get(answer.read_bytes()), image_shape(answer)
+    for file in sorted(later, key=lambda file: file.stat().st_mtime_ns, reverse=True):
+        its = pictures.get(file.read_bytes())
+        if its == mine if mine and its else image_shape(file) == shape:
+            return file
+    return None
+
+
+def pictures_of_answers(root: Path = Path("runs")) -> dict[bytes, str]:
+    """Map the answer of each fit under `root`, the bytes of its file, to the picture that was fitted."""
+    found = {}
+    for folder in root.glob("*"):
+        try:
+            if is_dip_run(folder) and (folder / ANSWER).is_file():
+                found[(folder / ANSWER).read_bytes()] = str(run_folder.read_config(folder).get("image"))
+        except UserError:  # a damaged run of somebody else's
+            continue
+    return found
 
 
 def deliver(answer: Path, target: Path, replace: bool) -> Path:

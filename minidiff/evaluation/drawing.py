@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from minidiff.arrays import MEND, read_npz
-from minidiff.data.conditions import multi_hot, read_conditions
+from minidiff.data.conditions import multi_hot, read_conditions, say_list
 from minidiff.ddpm.chains import resolve
 from minidiff.ddpm.request import Sampling
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.chain import Step
-from minidiff.errors import UserError
+from minidiff.errors import UserError, counted
 from minidiff.evaluation.config import PER_CLASS, SAMPLES, SamplingSettings
 from minidiff.evaluation.evaluator import Evaluator
 from minidiff.files import write_atomically
@@ -48,7 +48,7 @@ def names_of(run: Run, evaluator: Evaluator) -> list[str]:
 def open_lists(run: Run, names: Sequence[str], places: Sequence[str], per_class: int = PER_CLASS) -> dict[str, Tensor]:
     """Read the lists of conditions to draw: name of the list -> multi-hot float32 [M,L].
 
-    places: labels files, see `read_conditions`; a list has the name of its file, without the suffix. Without any, a run
+    places: labels files, see `find_list`; a list has the name of its file, without the suffix. Without any, a run
     of single classes draws each class `per_class` times, and a run of the embedded data set its two lists.
     Raises UserError.
     """
@@ -63,9 +63,19 @@ def open_lists(run: Run, names: Sequence[str], places: Sequence[str], per_class:
         if name in lists:
             raise UserError(f"two of the labels files are called {name}. Rename one of them.")
         known = run.label_names == names  # an imported run does not know its names
-        conditions = run.conditions(file=place) if known else read_conditions(place, names)
+        conditions = run.conditions(file=place) if known else read_conditions(place, names, run.labels.data_dir)
         lists[name] = multi_hot(conditions, len(names))
     return lists
+
+
+def say_lists(run: Run, names: Sequence[str], places: Sequence[str], lists: Mapping[str, Tensor]) -> list[str]:
+    """Say where each list comes from that `open_lists` read, and how long it is. Arguments: as given there."""
+    if not places:
+        places = [name for name in lists if name != "classes"]
+    return [
+        f"list      {say_list(place, names, run.labels.data_dir)}: {counted(len(lists[Path(place).stem]), 'condition')}"
+        for place in places
+    ]
 
 
 # --- how --------------------------------------------------------------------------------------------------------------

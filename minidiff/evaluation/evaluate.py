@@ -19,7 +19,7 @@ from torch import Tensor
 from minidiff._version import __version__
 from minidiff.data.datasets import DATASETS
 from minidiff.ddpm.run import Run, load_ddpm
-from minidiff.errors import UserError
+from minidiff.errors import UserError, counted
 from minidiff.evaluation import pictures
 from minidiff.evaluation.config import (
     FAILURES,
@@ -40,6 +40,7 @@ from minidiff.evaluation.drawing import (
     names_of,
     open_lists,
     samples_path,
+    say_lists,
     settings_for,
 )
 from minidiff.evaluation.evaluator import Evaluator, open_evaluator
@@ -60,6 +61,7 @@ class Evaluated(NamedTuple):
     lists: Mapping[str, ListFigures]  # the figures of each list
     written: list[str]  # each file, in words
     problems: list[str]  # what looks wrong with the pictures, in words
+    lines: Sequence[str] = ()  # what was looked at, by what, and which lists were drawn, in words
 
 
 @takes(EvaluateRequest)
@@ -68,7 +70,9 @@ def evaluate(request: EvaluateRequest) -> Evaluated:
 
     Raises UserError.
     """
-    return plan(request).run(request.on_progress or (lambda done, total, what: None))
+    evaluation = plan(request)
+    found = evaluation.run(request.on_progress or (lambda done, total, what: None))
+    return found._replace(lines=evaluation.lines)
 
 
 @dataclass
@@ -166,8 +170,9 @@ def plan(request: EvaluateRequest) -> Evaluation:
     )
     folder = open_folder(request.out, Path(request.source).resolve().name, config)
     how = f"{settings.sampler}, {settings.calls} calls, guidance {settings.guidance_scale:g}"
-    seeds = f"{request.seeds} seed{'s' * (request.seeds > 1)}"
-    drawn = f"{sum(map(len, lists.values()))} conditions from {seeds}; {how}, {config.size}x{config.size}"
+    conditions = counted(sum(map(len, lists.values())), "condition")
+    drawn = f"{conditions} from {counted(request.seeds, 'seed')}; {how}, {config.size}x{config.size}"
+    lines += say_lists(model, names, request.labels_files, lists)
     lines += [f"draws     {drawn}", *say_resized(evaluator, config.size)]
     lines.append(f"folder    {folder} (if stopped, go on with `out` {folder})")
     return Evaluation(request, evaluator, config, folder, lines, warnings, names, lists, model=model)

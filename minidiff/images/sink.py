@@ -4,6 +4,7 @@ Rests on files, which writes whole or not at all, and on the images of this fold
 uncompressed zip, as numpy's savez makes it.
 """
 
+import os
 import re
 import shutil
 import zipfile
@@ -19,7 +20,10 @@ from minidiff.images.grid import grid
 
 
 def check_target(path: str | Path, overwrite: bool = False) -> None:
-    """Raise UserError unless images may go to `path`: a name of a known kind, at which nothing lies, or `overwrite`."""
+    """Raise UserError unless images may go to `path`: a name of a known kind, in a place that can be written.
+
+    What lies there already is only replaced with `overwrite`.
+    """
     path = Path(path)
     kind = kind_of(path)
     taken = not is_empty(path) if path.is_dir() else path.exists()
@@ -27,6 +31,11 @@ def check_target(path: str | Path, overwrite: bool = False) -> None:
         raise UserError(f"{path} exists. Give another `out`, or `force` to replace it.")
     if path.exists() and path.is_dir() != (kind == "folder"):
         raise UserError(f"{path} is {'a folder' if path.is_dir() else 'a file'}. Give another `out`.")
+    home = next(parent for parent in path.absolute().parents if parent.exists())
+    if not home.is_dir() or not os.access(home, os.W_OK):
+        raise UserError(
+            f"cannot write {path}: {home} is {'read-only' if home.is_dir() else 'a file'}. Choose another place."
+        )
 
 
 def kind_of(path: Path) -> str:

@@ -5,34 +5,64 @@ Rests on dip (its run folders) and images.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
+from minidiff.ddpm.inits import shrunk
 from minidiff.ddpm.run import Run
-from minidiff.errors import UserError
+from minidiff.dip import run as dip_run
+from minidiff.errors import UserError, listed
 from minidiff.images.convert import to_float
-from minidiff.images.files import image_files, read_images
+from minidiff.images.files import image_files, image_shape, read_images
 from minidiff.runs import folder as checkpoint
 
 
-def read_inits(
-    run: Run, init: str | Path, steps: Sequence[int] | None = None, num: int | None = None
-) -> tuple[Tensor, list[str]]:
-    """Read the first `num` inits as the run takes them: float [M,C,H,W] in [-1,1]; and their names, for messages.
+class Inits(NamedTuple):
+    """The images that chains start from."""
+
+    images: Tensor  # float [M,C,H,W] in [-1,1], as the run takes them
+    names: list[str]  # for messages
+    sizes: list[tuple[int, int]]  # height and width of each, as its file has it
+
+
+def read_inits(run: Run, init: str | Path, steps: Sequence[int] | None = None, num: int | None = None) -> Inits:
+    """Read the first `num` inits, each cut to its centre square and brought to the size of the run.
 
     steps: saved steps of the DIP run at `init`. Raises UserError.
     """
     files = init_files(init, steps)[:num]
     images = to_float(read_images(files, run.shape[1], run.shape[0]))
-    return images, [f"step {step}" for step in steps] if steps else [file.name for file in files]
+    names = [f"step {step}" for step in steps] if steps else [file.name for file in files]
+    return Inits(images, names, [image_shape(file) for file in files])
+
+
+def say_sizes(sizes: Sequence[tuple[int, int]], side: int) -> str:
+    """Say how many inits there are, and how they are brought to the run's size: "128x96, cut and shrunk to 32x32"."""
+    count = f"{len(sizes)} of " if len(sizes) > 1 else ""
+    least, most = (f"{width}x{height}" for height, width in (min(sizes), max(sizes)))
+    size = least if least == most else f"{least} to {most}"
+    changes = ["cut to the centre"] * any(height != width for height, width in sizes)
+    changes += ["shrunk"] * any(min(size) > side for size in sizes)
+    changes += ["enlarged"] * any(min(size) < side for size in sizes)
+    to = f"to the model's {side}x{side}" if changes else "the model's own size"
+    return f"{count}{size}, {listed([*changes])}{' ' * bool(changes)}{to}"
+
+
+def doubts(run: Run, init: str | Path, inits: Inits) -> list[str]:
+    """Warn of what is probably not meant: a picture that loses its detail, or an older answer of a fit."""
+    largest = max(range(len(inits.sizes)), key=lambda number: min(inits.sizes[number]))
+    name = str(init) if len(inits.names) == 1 else f"{inits.names[largest]} of {init}"
+    found = [warning] if (warning := shrunk(run, name, inits.sizes[largest])) else []
+    if newer := dip_run.newer_answer(Path(init)):
+        found.append(f"{newer} is newer than {init}, which is the answer of an earlier fit. Is {newer} meant?")
+    return found
 
 
 def init_files(init: str | Path, steps: Sequence[int] | None) -> list[Path]:
     """List the files that `init` names: an image, a folder's images, or the answers or saved steps of a DIP run."""
     folder = Path(init)
     if (folder / checkpoint.CONFIG).is_file():
-        from minidiff.dip import run as dip_run
-
         if dip_run.is_dip_run(folder):
             return [dip_run.saved_step(folder, step) for step in steps] if steps else dip_run.chosen_images(folder)
         kind = checkpoint.read_config(folder)["kind"]

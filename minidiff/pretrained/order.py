@@ -29,6 +29,7 @@ class Drawn(NamedTuple):
     written: list[str]  # each file, in words
     shown: Pixels  # the first images, at most 256: uint8 [n,H,W,3]
     problems: list[str]  # what looks wrong with them, or with what was asked, in words
+    lines: Sequence[str] = ()  # what was drawn: the model, the list of labels, the start, the sampler, in words
 
 
 NOTHING = Drawn([], np.empty((0, 0, 0, 3), np.uint8), [])

@@ -16,12 +16,12 @@ from minidiff.ddpm.chains import enter, resolve
 from minidiff.ddpm.request import FROM_INIT, FROM_NOISE, ChainOptions, SampleRequest
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.levels import OWNERS
-from minidiff.diffusion.noise_level import Start
+from minidiff.diffusion.noise_level import HARDLY_ANY, LITTLE_NOISE, Start
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.errors import counted, lookup, printable
 from minidiff.gan.run import GanRun
 from minidiff.images.files import IMAGE_SUFFIXES, free_name
-from minidiff.pretrained.inits import read_inits
+from minidiff.pretrained.inits import doubts, read_inits, say_sizes
 from minidiff.pretrained.load import KINDS, load
 from minidiff.pretrained.order import Drawn, Order, journey
 from minidiff.pretrained.pictures import ChainPictures, GanPictures, InitRows
@@ -30,9 +30,6 @@ from minidiff.pretrained.side_by_side import SideBySide, check_owners
 from minidiff.records import takes
 from minidiff.runs import folder as checkpoint
 from minidiff.runtime import distributed
-
-# The noise, of 255, that clean photographs seem to have: up to 2.8 at 32x32.
-HARDLY_ANY = 3 / 127.5
 
 
 @takes(DrawRequest)
@@ -51,7 +48,7 @@ def sample(request: DrawRequest) -> Drawn:
             request.on_progress(done, total)
 
     drawn = order.draw(advance, lambda line: None)
-    return drawn._replace(problems=[*order.warnings, *drawn.problems])
+    return drawn._replace(problems=[*order.warnings, *drawn.problems], lines=order.lines)
 
 
 def plan(request: DrawRequest) -> Order:
@@ -88,15 +85,18 @@ def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) 
         warnings += [f"{note}." for note in source.notes]
     conditions = run.conditions(request.labels, request.labels_file)
     run.labels.check(conditions or None, request.guidance_scale)
+    if request.labels_file is not None:
+        lines.append(f"list      {run.labels.say_list(request.labels_file)}: {counted(len(conditions), 'condition')}")
     lines += say_labels(run, conditions, request.guidance_scale)
     captions = [labels_in_words(one, run.label_names, "\n") for one in conditions]
     if request.compare:
         check_owners(request, [name for name, _ in request.compare])
     init, names = None, list[str]()
     if request.init is not None:
-        init, names = read_inits(run, request.init, request.init_steps, request.num)
-        size = f"{run.shape[2]}x{run.shape[1]}"
-        lines.append(f"init      {request.init}: {len(init)} at {size}, cut to the centre where not square")
+        inits = read_inits(run, request.init, request.init_steps, request.num)
+        init, names = inits.images, inits.names
+        lines.append(f"init      {request.init}: {say_sizes(inits.sizes, run.shape[1])}")
+        warnings += doubts(run, request.init, inits)
     elif request.start_t is not None:
         warnings.append("`start_t` without `init` starts from pure noise, which is what x looks like at T-1 only.")
     wanted = len(conditions) if request.labels_file is not None else 8 if request.compare else 16
@@ -112,9 +112,7 @@ def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) 
     if starts:
         lines += say_starts(names, starts)
         if max(start.sigma for start in starts) < HARDLY_ANY:
-            warnings.append(
-                "hardly any noise was found, so the chain changes little. To repaint a smooth image, try `start_t` 100."
-            )
+            warnings.append(LITTLE_NOISE)
     decided = [resolve(run, replace(each, start_t=first.start_t, init_mode=first.init_mode)) for each in asked]
     if request.compare:
         return SideBySide(target, request.force, lines, warnings, run, decided, captions)

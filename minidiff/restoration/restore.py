@@ -13,26 +13,28 @@ and the picture alone comes out a little worse: docs/results.md.
 """
 
 import os
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from minidiff._version import __version__
 from minidiff.ddpm.chains import resolve
+from minidiff.ddpm.inits import shrunk
 from minidiff.ddpm.request import Sampling
 from minidiff.ddpm.run import Run, load_ddpm
-from minidiff.diffusion.noise_level import noise_sigma, timestep_for
+from minidiff.diffusion.noise_level import HARDLY_ANY, LITTLE_NOISE, noise_sigma, timestep_for
 from minidiff.dip import config as dip
 from minidiff.dip import recipe
 from minidiff.dip.config import FitResult, present
-from minidiff.dip.fit_picture import FitCall
-from minidiff.dip.job import COLOURS, DipJob, OnStep
+from minidiff.dip.fit_picture import FitCall, refuse_finished
+from minidiff.dip.job import COLOURS, DipJob, OnStep, undecided
 from minidiff.dip.pictures import draw_sheet, nearness
-from minidiff.dip.recipe import Device
+from minidiff.dip.recipe import Device, read_dip
 from minidiff.errors import UserError, printable
 from minidiff.files import write_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
-from minidiff.images.files import read_images, write_image
+from minidiff.images.files import image_shape, read_images, write_image
 from minidiff.records import from_json, record, takes, to_json
 from minidiff.restoration.config import (
     ANSWER,
@@ -55,6 +57,7 @@ class Restored:
     folder: Path  # its run folder
     answer: Path  # the restored picture
     result: RestoreResult
+    problems: Sequence[str] = ()  # what looks wrong with it, in words
 
 
 @record
@@ -79,9 +82,14 @@ def restore(image: str | Path, model: str | Path, call: RestoreCall) -> Restored
     return run_restoration(begin(image, model, request, call.device, call.out), call.on_step)
 
 
-def resume_restore(folder: str | Path, *, device: Device = "cpu", on_step: OnStep | None = None) -> Restored:
-    """Go on with the restoration of a run folder. Raises UserError if it is finished, or no restoration."""
-    return run_restoration(reopen(folder, device), on_step)
+def resume_restore(
+    folder: str | Path, *, steps: int | None = None, device: Device = "cpu", on_step: OnStep | None = None
+) -> Restored:
+    """Go on with the restoration of a run folder. Raises UserError if it is finished, or no restoration.
+
+    steps: a new number of steps of the fit, if that ended before its early stop.
+    """
+    return run_restoration(reopen(folder, device, steps), on_step)
 
 
 # --- the parts, for a caller who prints between them ----------------------------------------------------------------
@@ -90,8 +98,9 @@ def resume_restore(folder: str | Path, *, device: Device = "cpu", on_step: OnSte
 def run_restoration(job: "RestoreJob", on_step: OnStep | None = None) -> Restored:
     """Run a restoration to its end."""
     folder = job.start()
-    job.run_fit(on_step)
-    return Restored(folder, folder / ANSWER, job.run_chain())
+    fitted = job.run_fit(on_step)
+    result = job.run_chain()
+    return Restored(folder, folder / ANSWER, result, [*job.warnings, *job.doubts(fitted)])
 
 
 @dataclass
@@ -103,11 +112,13 @@ class RestoreJob:
     fit_job: DipJob | None  # None: its answer is there already
     out: str | Path | None  # where the run folder is to be; None: the next free one under runs/
     folder: Path | None = None  # where it is, once there is one
+    warnings: list[str] = field(default_factory=list)  # what is probably not meant, in words
 
     def describe(self) -> str:
         """Describe the fit and the model in a few lines."""
         channels, height, width = self.model.shape
-        model = f"model     {printable(self.config.model)}: {width}x{height}, {COLOURS[channels]}"
+        size = f"{width}x{height}, {COLOURS[channels]}, trained on {self.model.knows}"
+        model = f"model     {printable(self.config.model)}: {size}"
         first = self.fit_job.describe() if self.fit_job else f"image     {printable(self.config.image)}"
         return f"{first}\n{model}"
 
@@ -125,9 +136,19 @@ class RestoreJob:
         """Run the fit, which is the long part; None if it is done already. Raises Interrupted."""
         return self.fit_job.run(on_step) if self.fit_job else None
 
+    def doubts(self, fitted: FitResult | None) -> list[str]:
+        """Say that the fit used up its steps before its early stop could choose, if it did."""
+        problem = undecided(self.fit_job.config, fitted) if self.fit_job and fitted else None
+        return [problem] if problem else []
+
     def run_chain(self) -> RestoreResult:
         """Run the reverse chain from picture and fit down to the answer. Writes the pictures and result.json."""
         folder, model, mix = self.start(), self.model, self.config.mix
+        if (
+            run_folder.read_config(folder)["fit"].get("steps") != self.config.fit.steps
+        ):  # its fit has taken more steps than at first
+            write_json(folder / run_folder.CONFIG, to_json(self.config))
+        (folder / RESULT).unlink(missing_ok=True)
         size = model.shape[1]
         picture, fitted = (read_images(folder / FIT / name, size, model.shape[0]) for name in (dip.TARGET, dip.ANSWER))
         sigma = noise_sigma(to_float(picture))
@@ -194,26 +215,47 @@ def begin(
         chain=replace(asked, variance=decided.variance),
         deliver=deliver,
     )
-    return RestoreJob(config, run, recipe.begin(image, fit, device), out)
+    fit_job = recipe.begin(image, fit, device)
+    return RestoreJob(config, run, fit_job, out, warnings=doubts(config, run, fit_job))
 
 
-def reopen(folder: str | Path, device: Device = "cpu") -> RestoreJob:
-    """Open the restoration of a run folder, with its fit as far as it came. Raises UserError."""
+def reopen(folder: str | Path, device: Device = "cpu", steps: int | None = None) -> RestoreJob:
+    """Open the restoration of a run folder, with its fit as far as it came. Raises UserError.
+
+    steps: a new number of steps of the fit, if that ended before its early stop.
+    """
     folder = Path(folder)
-    where = folder / run_folder.CONFIG
+    where, fit_folder = folder / run_folder.CONFIG, folder / FIT
     config = from_json(RestoreConfig, run_folder.read_config(folder, kind="restore"), where)
-    if (folder / RESULT).exists() and (folder / ANSWER).exists():
+    begun = (fit_folder / run_folder.CONFIG).exists()
+    if begun and steps is not None:
+        refuse_finished(fit_folder, steps)
+    taken = read_dip(fit_folder).fit.steps if begun else config.fit.steps  # more than at first, if it was given more
+    asked = taken if steps is None else steps
+    fitted = recipe.finished(fit_folder, asked)
+    if fitted and config.fit.steps == asked and (folder / RESULT).exists() and (folder / ANSWER).exists():
         raise UserError(f"{folder} is finished: its answer is {folder / ANSWER}.")
+    config = replace(config, fit=replace(config.fit, steps=asked))
     run = load_ddpm(config.model, device=device)
     fit_job = None
-    if not (folder / FIT / dip.RESULT).exists():
-        begun = (folder / FIT / run_folder.CONFIG).exists()
+    if fitted is None:
         fit_job = (
-            recipe.reopen(folder / FIT, device)
+            recipe.reopen(fit_folder, device, steps)
             if begun
-            else recipe.begin(config.image, config.fit, device, folder / FIT)
+            else recipe.begin(config.image, config.fit, device, fit_folder)
         )
-    return RestoreJob(config, run, fit_job, folder, folder)
+    return RestoreJob(config, run, fit_job, folder, folder, doubts(config, run, fit_job))
+
+
+def doubts(config: RestoreConfig, run: Run, fit_job: DipJob | None) -> list[str]:
+    """Warn of a picture that is shrunk for the model, and of one that has hardly any noise to remove."""
+    if fit_job is None:  # it was said when the fit began
+        return []
+    loss = shrunk(run, config.image, image_shape(config.image))
+    found = [loss] if loss else []
+    if config.chain.start_t == AUTO and noise_sigma(to_float(fit_job.target[None])) < HARDLY_ANY:
+        found.append(LITTLE_NOISE)
+    return found
 
 
 def chain_options(chain: ChainConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from minidiff.data.conditions import labels_in_words, multi_hot, parse_condition
 from minidiff.ddpm import job as ddpm_job
 from minidiff.ddpm.chains import resolve
 from minidiff.ddpm.config import DdpmRequest
+from minidiff.ddpm.labels import LabelSet
 from minidiff.ddpm.recipe import ddpm_loss
 from minidiff.ddpm.request import Sampling
 from minidiff.diffusion.guidance import guided
@@ -321,6 +322,11 @@ def test_rows_from_an_init_are_named(told: Path, tmp_path: Path, monkeypatch: py
 
 def test_a_labels_file_is_a_picture_of_each(told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "want.json").write_text('[["light"], ["dark"], ["Light"]]')
+    (told.parent / "data" / "mine.json").write_text('[["dark"]]')
+    words = ["sample", str(told), "--labels-file", "mine", "--steps", "2"]
+    assert cli.run([*words, "--out", str(tmp_path / "one.png")]) == 0
+    assert f"list      {told.parent / 'data' / 'mine.json'}: 1 condition\n" in capsys.readouterr().out
+    assert read_image(tmp_path / "one.png").shape == (16, 16, 3)
     words = ["sample", str(told), "--labels-file", str(tmp_path / "want.json"), "--steps", "8"]
     assert cli.run([*words, "--out", str(tmp_path / "a.npz")]) == 0
     levels = np.load(tmp_path / "a.npz")["images"].mean(axis=(1, 2, 3))
@@ -494,6 +500,25 @@ def test_many_labels_stay_beside_their_row(count: int) -> None:
 def test_a_text_that_is_cut_says_so() -> None:
     assert first_lines("a\nb\nc", 3) == "a\nb\nc"
     assert first_lines("a\nb\nc\nd", 3) == "a\nb\nand 2 more"
+
+
+def test_a_list_in_the_data_folder_of_a_run_comes_before_the_embedded_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name with and without .json. A file here comes first, a folder of that name does not."""
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "iclevr"
+    data.mkdir()
+    (data / "test.json").write_text('[["gray cube"]]')
+    run = LabelSet(tmp_path / "run", shapes.NAMES, data_dir=data)
+    Path("test").mkdir()
+    for name in ("test", "test.json"):
+        assert run.conditions(file=name) == [[0]] and run.say_list(name) == str(data / "test.json")
+    assert len(run.conditions(file="new_test")) == 32
+    assert run.say_list("new_test") == f"new_test, the list of minidiff's own shapes; {data} has no new_test.json"
+    Path("test.json").write_text('[["red cube"]]')
+    assert run.conditions(file="test.json") == [[1]] and run.say_list("test.json") == "test.json"
+    assert LabelSet(tmp_path, shapes.NAMES).say_list("test") == "test, the list of minidiff's own shapes"
 
 
 def test_json_of_an_export_is_read_back(tmp_path: Path) -> None:

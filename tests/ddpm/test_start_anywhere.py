@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -301,7 +302,7 @@ def test_the_answer_of_a_fit_and_those_of_a_folder(
     capsys.readouterr()
     assert cli.run(["sample", str(trained), "--start-t", "auto", "--init", str(several)]) == 0
     said = capsys.readouterr()
-    assert "init      runs/dip-several-1: 11 at 16x16" in said.out
+    assert "init      runs/dip-several-1: 11 of " in said.out
     assert said.out.count("start     ") == 8 and "start     and 4 more: noise 0.0" in said.out
     assert "start     00.png: noise 0.0" in said.out
     assert "hardly any noise was found" in said.err
@@ -322,3 +323,61 @@ def test_only_the_inits_that_are_used_are_read(trained: Path, photos: Path, tmp_
         patch.setattr(inits, "read_images", count)
         assert cli.run(["sample", str(trained), "--start-t", "auto", "--init", str(photos), "--num", "3"]) == 0
     assert counted == [3]
+
+
+def test_what_becomes_of_an_init_is_said_beforehand(
+    trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From what size to what; that detail is lost; what the model knows; and the image comes out plain, in its size."""
+    monkeypatch.chdir(tmp_path)
+    inits = {"large.png": (48, 40), "small.png": (9, 8), "own.png": (16, 16)}
+    for name, size in inits.items():
+        write_image(Path("all", name), np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    told = {
+        "all/large.png": "40x48, cut to the centre and shrunk to the model's 16x16",
+        "all/small.png": "8x9, cut to the centre and enlarged to the model's 16x16",
+        "all/own.png": "16x16, the model's own size",
+        "all": "3 of 8x9 to 40x48, cut to the centre, shrunk and enlarged to the model's 16x16",
+    }
+    for init, line in told.items():
+        assert (
+            cli.run(["sample", str(trained), "--start-t", "9", "--init", init, "--out", f"{Path(init).stem}.png"]) == 0
+        )
+        said = capsys.readouterr()
+        assert f"init      {init}: {line}\n" in said.out
+        lossy = f"{'large.png of all' if init == 'all' else init} has 40x48 pixels, and the model draws 16x16"
+        assert (lossy in said.err) == ("large" in init or init == "all")
+        assert (f"trained on the images of {photos}, and" in said.err) == (lossy in said.err)
+    for init in ("large", "small", "own"):
+        assert read_image(f"{init}.png").shape == (16, 16, 3)
+
+
+def test_an_older_answer_of_a_fit_is_warned_of(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next line of the README after a second fit in the same folder; with the newer one nothing is said."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("dip.png", "dip-2.png")):
+        write_image(name, np.full((16, 16, 3), 50 * number + 90, np.uint8))
+        os.utime(name, (1000 + number, 1000 + number))
+    for name, warned in (("dip.png", True), ("dip-2.png", False)):
+        assert cli.run(["sample", str(trained), "--start-t", "5", "--init", name]) == 0
+        assert ("Warning: dip-2.png is newer than dip.png" in capsys.readouterr().err) == warned
+
+
+def test_what_lies_at_the_target_is_said_before_a_bar_is_shown(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("s.npz", "s.png", "s-progressive.png", "c.png"):
+        Path(name).write_text("mine")
+    for words in (
+        ["--out", "s.npz"], ["--out", "s.png"], ["--out", "s.npz", "--progressive", "3", "--force"],
+        ["--out", "c.png", "--compare", "ddim"], ["--out", "s-progressive.png/a"],
+    ):  # fmt: skip
+        code = cli.run(["sample", str(trained), *words])
+        heard = capsys.readouterr().err
+        if "--force" in words:
+            assert code == 0
+            continue
+        assert code == 1 and heard.startswith("Error: ") and heard.count("\n") == 1, heard

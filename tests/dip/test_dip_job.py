@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from minidiff import cli
 from minidiff.dip import job as dip_job
 from minidiff.dip import memory, recipe
 from minidiff.dip import run as dip_run
-from minidiff.dip.config import FitConfig, FitRequest, NetConfig, StopConfig
+from minidiff.dip.config import FitConfig, FitRequest, FitResult, NetConfig, StopConfig
 from minidiff.dip.early_stop import WindowVariance
 from minidiff.dip.fit import NET_STREAM, TASKS, Fitter, fit
 from minidiff.errors import UserError
@@ -115,11 +117,13 @@ def test_an_answer_that_is_there_is_kept_unless_forced(photo: Path, capsys: pyte
     write_image("dip.png", smooth()[::-1])
     before = Path("dip.png").read_bytes()
     assert dip_fit(photo, *SMALL) == 0
-    assert Path("dip.png").read_bytes() == before and "--init dip-2.png" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert Path("dip.png").read_bytes() == before and "--init dip-2.png" in said.out
+    assert "Warning: dip.png was there before and is kept" in said.err and "The new answer is dip-2.png" in said.err
     assert Path("dip-2.png").read_bytes() == Path("runs/dip-photo-1/dip.png").read_bytes()
     assert dip_fit(photo, "--force", *SMALL) == 0
     assert Path("dip.png").read_bytes() == Path("runs/dip-photo-2/dip.png").read_bytes()
-    assert not Path("dip-3.png").exists()
+    assert not Path("dip-3.png").exists() and "was there before" not in capsys.readouterr().err
 
 
 def test_out_names_the_run_folder_and_nothing_else_is_written(photo: Path) -> None:
@@ -385,7 +389,9 @@ def test_a_killed_fit_ends_as_one_never_interrupted(
     assert f"at step {saves[0]}" in capsys.readouterr().out
     for name in ("dip.png", "metrics.jsonl", "result.json", "steps/000012.png", "steps/000016.png"):
         assert Path("cut", name).read_bytes() == Path("whole", name).read_bytes(), name
-    assert not list(Path("cut").glob(".*tmp*")) and not Path("cut/state.pt").exists()
+    assert not list(Path("cut").glob(".*tmp*"))
+    ended = json.loads(Path("cut/result.json").read_text())
+    assert Path("cut/state.pt").exists() != ended["stopped"]  # after a last step it may go on
 
 
 @pytest.mark.usefixtures("drawn")
@@ -441,6 +447,116 @@ def test_a_loss_that_is_not_a_number_ends_the_fit(
     assert not Path("dip.png").exists()
 
 
+# --- more steps ---------------------------------------------------------------------------------------------------
+
+
+def written(folder: str) -> dict[str, bytes]:
+    """All files of a run folder but the state, which also holds when it was written."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in Path(folder).rglob("*")
+        if path.is_file() and path.name not in (checkpoint.STATE, ".lock")
+    }
+
+
+@pytest.mark.parametrize("stop", ["window", "moving", "off"])
+def test_a_fit_given_more_steps_is_as_if_it_had_had_them_from_the_start(
+    photo: Path, stop: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """11 steps and then 22, against 22: every file is equal. The early stop `window` comes between them, at step 13.
+
+    Fails if the state is not kept, if the early stop forgets what it saw, or if the output of step 11, which is saved
+    as the last one and no third step, stays.
+    """
+    words = [photo, "--channels", "8", "--save-every", "3", "--reference", photo, "--early-stop", stop]
+    words += {"window": ["--window", "4", "--patience", "4"], "moving": ["--patience", "40"], "off": []}[stop]
+    assert dip_fit(*words, "--steps", "22", "--out", "whole") == 0
+    assert dip_fit(*words, "--steps", "11", "--out", "cut") == 0
+    assert Path("cut/steps/000011.png").exists()
+    capsys.readouterr()
+    assert dip_fit("--resume", "cut", "--steps", "22") == 0
+    assert "resuming  cut at step 11" in capsys.readouterr().out
+    assert written("cut") == written("whole")
+    assert dip_fit("--resume", "cut", "--steps", "22") == 1
+
+
+def test_more_steps_without_a_state_begin_again(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in a run of an earlier version, which removed the state; and where a kill left the old result behind."""
+    words = [photo, "--channels", "8", "--save-every", "3", "--early-stop", "off"]
+    assert dip_fit(*words, "--steps", "9", "--out", "whole") == 0
+    assert dip_fit(*words, "--steps", "5", "--out", "cut") == 0
+    Path("cut/state.pt").unlink()
+    config = json.loads(Path("cut/config.json").read_text())
+    config["fit"]["steps"] = 9
+    Path("cut/config.json").write_text(json.dumps(config, indent=2) + "\n")
+    capsys.readouterr()
+    assert dip_fit("--resume", "cut") == 0
+    assert "at step 0, because it has no saved state" in capsys.readouterr().out
+    assert written("cut") == written("whole")
+
+
+def test_what_cannot_have_more_steps(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Steps that are taken already, and an early stop, after which more would change nothing."""
+    few = ["--channels", "8", "--early-stop", "off", "--steps", "6"]
+    assert dip_fit(photo, *few, "--out", "done") == 0
+    assert dip_fit(photo, "--channels", "8", "--early-stop", "moving", "--patience", "1", "--out", "early") == 0
+    assert json.loads(Path("early/result.json").read_text())["stopped"] and not Path("early/state.pt").exists()
+    before = written("done"), written("early")
+    for words, said in (
+        (["done"], "done is finished: its answer is done/dip.png. For more than its 6 steps, add --steps"),
+        (["done", "--steps", "5"], "done has taken 6 steps already. Give more --steps"),
+        (["early", "--steps", "9000"], "so more --steps would change nothing"),
+        (["done", "--steps", "9", "--lr", "1"], "--lr is part of the run"),
+    ):
+        capsys.readouterr()
+        assert dip_fit("--resume", *words) in (1, 2)
+        heard = capsys.readouterr().err
+        assert said in heard and heard.count("\n") == 1
+    assert (written("done"), written("early")) == before
+
+
+def test_fewer_steps_than_an_interrupted_fit_has_taken(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Below the step that was reached they are an error; above it the fit ends earlier than it was meant to."""
+    words = [photo, "--channels", "8", "--save-every", "5", "--early-stop", "off"]
+    assert dip_fit(*words, "--steps", "12", "--out", "whole") == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(10, patch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert dip_fit(*words, "--steps", "20", "--out", "cut") == 143
+    assert dip_fit("--resume", "cut", "--steps", "9") == 1
+    assert "cut has taken 10 steps already" in capsys.readouterr().err
+    assert dip_fit("--resume", "cut", "--steps", "12") == 0 and written("cut") == written("whole")
+
+
+def test_a_fit_that_ends_too_soon_says_so_and_what_it_says_works(
+    photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the variance falls, before a window is full, and where the early stop still waits; not without one."""
+    base = [photo, "--channels", "8"]
+    for more, said in (
+        (["--steps", "15", "--window", "4"], "still improving when its 15 steps were over"),
+        (["--steps", "3", "--window", "4"], "3 steps are too few for an early stop that looks at 4"),
+        (["--steps", "12", "--early-stop", "off"], ""),
+    ):
+        assert dip_fit(*base, *more) == 0
+        warnings = capsys.readouterr().err.split("Warning: ")[1:]
+        assert any(said in line for line in warnings) if said else not any("Go on" in line for line in warnings)
+    monkeypatch.setattr(FitRequest, "steps", 17)  # what is suggested after fewer steps
+    assert dip_fit(*base, "--steps", "15", "--window", "4", "--out", "a b") == 0
+    command = re.search(r"Go on with: minidiff (.*)", capsys.readouterr().err)
+    assert command and command[1] == "dip fit --resume 'a b' --steps 17"
+    assert cli.run(shlex.split(command[1])) == 0
+    assert json.loads(Path("a b/result.json").read_text())["steps"] == 17
+
+
+def test_an_early_stop_that_has_not_decided(photo: Path) -> None:
+    config = recipe.settle(str(photo), FitRequest(patience=100))
+    assert "lowest at step 200" in str(dip_job.undecided(config, FitResult(250, 200, stopped=False)))
+    assert "still improving" in str(dip_job.undecided(config, FitResult(250, 245, stopped=False)))
+    assert dip_job.undecided(config, FitResult(300, 200, stopped=True)) is None
+
+
 # --- a folder of pictures -----------------------------------------------------------------------------------------
 
 
@@ -490,6 +606,23 @@ def test_one_bad_picture_does_not_stop_the_others(own_folder: Path, capsys: pyte
     assert "--reference belongs to one picture" in capsys.readouterr().err
 
 
+def test_a_folder_is_given_more_steps(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The picture that was stopped early stays as it is; the other one is fitted as if alone. States are not kept."""
+    write_image("photos/a.png", smooth())
+    write_image("photos/b.png", np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    words = ["--channels", "8", "--save-every", "5", "--window", "4", "--patience", "2"]
+    assert dip_fit("photos", *words, "--steps", "24", "--out", "whole") == 0
+    capsys.readouterr()
+    assert dip_fit("photos", *words, "--steps", "12", "--out", "cut") == 0
+    assert not list(Path("cut").rglob("state.pt"))
+    assert "1 of 2 fits used up the steps before the early stop could decide: b.png." in capsys.readouterr().err
+    assert dip_fit("--resume", "cut", "--steps", "8") == 1 and "12 steps already" in capsys.readouterr().err
+    assert dip_fit("--resume", "cut", "--steps", "24") == 0
+    of_both = [written(folder) for folder in ("cut", "whole")]
+    stopped = [json.loads(files.pop("images/a.png/config.json"))["fit"]["steps"] for files in of_both]
+    assert stopped == [12, 24] and of_both[0] == of_both[1]
+
+
 # --- for others ---------------------------------------------------------------------------------------------------
 
 
@@ -506,6 +639,30 @@ def test_the_saved_steps_are_found_and_missing_ones_named(photo: Path) -> None:
     (run / "dip.png").unlink()
     with pytest.raises(UserError, match=r"is not finished"):
         dip_run.chosen_images(run)
+
+
+def test_a_newer_answer_of_the_same_picture_is_found(photo: Path) -> None:
+    """By the runs, which know their pictures; an answer that no run knows counts by its size. Older ones do not."""
+    few = ["--channels", "8", "--early-stop", "off", "--steps", "2"]
+    write_image("other.png", smooth()[::-1])
+    for number, picture in enumerate((photo, "other.png", photo)):
+        assert dip_fit(picture, *few, "--seed", number) == 0
+    for number, name in enumerate(("dip.png", "dip-2.png", "dip-3.png")):
+        os.utime(name, (1000 + number, 1000 + number))
+    first, second, third = Path("dip.png"), Path("dip-2.png"), Path("dip-3.png")
+    assert dip_run.newer_answer(first) == third and dip_run.newer_answer(second) is None
+    assert dip_run.newer_answer(third) is None and dip_run.newer_answer(photo) is None
+    write_image(third, smooth(9, 9))  # of no run, and of another size
+    assert dip_run.newer_answer(first) is None
+    write_image(third, smooth()[:, ::-1])
+    assert dip_run.newer_answer(first) == third
+
+
+def test_size_says_that_it_shrinks(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And where the picture goes in whole, nothing is said."""
+    said = [recipe.begin(photo, FitRequest(channels=8, size=size)).describe() for size in (16, 20, 32, None)]
+    assert "16x16, colour, cut and shrunk from 20x24" in said[0] and "20x20, colour, cut from 20x24" in said[1]
+    assert "32x32, colour, cut and enlarged from 20x24" in said[2] and "20x24, colour\n" in said[3]
 
 
 def test_info_tells_what_a_fit_was(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -517,6 +517,11 @@ def test_classes_without_a_labels_file(shades: Path, clf: Path, capsys: pytest.C
     assert "'dark, light' are 2" in capsys.readouterr().err
     run = load(shades)
     assert open_lists(run, run.label_names, [])["classes"].shape == (20, 2)
+    (clf.parent / "data" / "test.json").write_text('[["light"]]')  # in the run's data folder: it comes first
+    assert open_lists(run, run.label_names, ["test"])["test"].tolist() == [[0, 1]]
+    capsys.readouterr()
+    assert cli.run([*line[:-3], "other", "--seeds", "1", "--labels-file", "test"]) == 0
+    assert f"list      {clf.parent / 'data' / 'test.json'}: 1 condition\n" in capsys.readouterr().out
     with pytest.raises(UserError, match="labels_files"):
         run.config = replace(run.config, labels=replace(run.config.labels, one_hot=False))
         open_lists(run, run.label_names, [])

@@ -18,6 +18,7 @@ from minidiff.images.convert import to_float, to_uint8
 from minidiff.images.files import read_image, read_images, write_image
 from minidiff.images.quality import psnr, ssim
 from minidiff.records import from_json
+from minidiff.restoration import restore as restoration
 from minidiff.restoration.config import RestoreResult
 from minidiff.runs import folder as checkpoint
 
@@ -95,6 +96,41 @@ def test_a_restoration_goes_on_where_it_stopped(
     assert restore("--resume", "runs/restore-photo-1") == 0
     assert Path("runs/restore-photo-1/restored.png").read_bytes() == Path("whole/restored.png").read_bytes()
     assert Path("runs/restore-photo-1/dip/dip.png").stat().st_mtime_ns == fitted
+
+
+def test_a_restoration_whose_fit_is_given_more_steps(
+    photo: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every file is as if they had been asked for at first; killed between fit and chain, it goes on there."""
+    words: list[str | Path] = [photo, "--model", trained, "--noise-sigma", "40", "--channels", "8", "--window", "4"]
+    assert restore(*words, "--steps", "12", "--out", "whole") == 0
+    assert restore(*words, "--steps", "7", "--out", "cut") == 0
+    assert "still improving" in capsys.readouterr().err
+    assert restore("--resume", "cut") == 1 and restore("--resume", "cut", "--steps", "6") == 1
+    assert "cut is finished" in capsys.readouterr().err
+    job = restoration.reopen("cut", steps=12)
+    job.start()
+    job.run_fit()
+    assert restore("--resume", "cut") == 0
+    for name in ("restored.png", "result.json", "config.json", "dip/dip.png", "dip/config.json", "dip/metrics.jsonl"):
+        assert Path("cut", name).read_bytes() == Path("whole", name).read_bytes(), name
+
+
+def test_what_is_lost_and_what_changes_little_is_said_beforehand(
+    photo: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A larger picture is shrunk; a clean one has no noise to remove. With noise, or a start of one's own, neither."""
+    write_image("large.png", smooth(64, 80))
+    assert restore("large.png", "--model", trained, *FIT) == 0
+    said = capsys.readouterr()
+    assert "large.png has 80x64 pixels, and the model draws 16x16" in said.err and "hardly any noise" in said.err
+    assert "16x16, colour, cut and shrunk from 80x64" in said.out
+    write_image("exact.png", read_images(photo, 16)[0])
+    for more in (["--noise-sigma", "40"], ["--start-t", "9"]):
+        assert restore("exact.png", "--model", trained, *more, *FIT) == 0
+        said = capsys.readouterr()
+        assert "hardly any noise" not in said.err and "shrunk" not in said.err + said.out
+    assert "restored.png was there before and is kept" in said.err
 
 
 def test_a_script_restores_as_the_command_does(photo: Path, trained: Path) -> None:
