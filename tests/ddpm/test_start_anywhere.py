@@ -47,7 +47,7 @@ def run_of(images: Tensor, schedule: Schedule) -> Run:
     """A run whose network is perfect."""
     data = SimpleNamespace(channels=images.shape[1], image_size=images.shape[-1])
     network, diffusion = SimpleNamespace(label_dim=0), SimpleNamespace(variance="fixed_small")
-    config = SimpleNamespace(data=data, network=network, diffusion=diffusion, labels=None)
+    config = SimpleNamespace(data=data, network=network, diffusion=diffusion, labels=None, source=None)
     return Run(Path("perfect"), config, KnownImages(images, schedule), schedule, "fp32")  # type: ignore[arg-type]
 
 
@@ -230,7 +230,7 @@ def test_several_steps_of_a_fit_in_one_grid(trained: Path, dip_run: Path, capsys
     options = ["sample", str(trained), "--start-t", "20", "--init", str(dip_run), "--init-steps", "30,10"]
     assert cli.run([*options, "--progressive", "4"]) == 0
     said = capsys.readouterr()
-    assert "a row for each of the steps 30, 10" in said.out and "21/21" in said.err
+    assert "a row for each of the steps 30, 10" in said.out and "21 of 21" in said.err
     assert "columns   the init, x_t at t = 20, 12, 6, 0, the image" in said.out
     assert not list(Path().glob("*progressive*"))
     table = cells("sample.png", 6)
@@ -282,7 +282,7 @@ def test_steps_of_a_fit_each_from_its_own_timestep(
     assert (table[:1, 1] == to_uint8(scaled)).all()
     assert cli.run([*options, "--out", "g.npz"]) == 0
     for bar in (drawn, capsys.readouterr().err):  # its end is right
-        done, total = map(int, re.findall(r"(\d+)/(\d+) \[", bar)[-1])
+        done, total = map(int, re.findall(r"%, (\d+) of (\d+), ", bar)[-1])
         assert done == total == sum(t + 1 for t in timesteps)
     assert np.abs(np.load("g.npz")["images"].astype(int) - table[:, -1]).max() <= 1
 
