@@ -16,6 +16,7 @@ import re
 import shutil
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -237,10 +238,16 @@ def read_json(path: Path, mend: str = "", missing: dict[str, Any] | None = None)
 
 
 def read_any_json(path: Path, mend: str = "") -> Any:
-    """Read any JSON value from a file; UTF-8, UTF-16 and a byte order mark are recognised. Raises UserError."""
+    """Read any JSON value from a file; UTF-8, UTF-16 and a byte order mark are recognised.
+
+    Raises UserError for a file that is no regular file, is larger than TEXT_LIMIT, is nested deeper than DEEPEST, or
+    has one key twice in an object.
+    """
     try:
         with memory_for(path):
-            return json.loads(read_text_bytes(path))
+            found = json.loads(read_text_bytes(path), object_pairs_hook=each_key_once)
+            check_values(found)
+        return found
     except FileNotFoundError:
         raise UserError(f"{path} does not exist. {mend}".rstrip()) from None
     except OSError as error:
@@ -251,6 +258,36 @@ def read_any_json(path: Path, mend: str = "") -> Any:
         raise UserError(f"{path} is no JSON that can be read: it is nested too deeply. {mend}".rstrip()) from None
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({one_line(error)}). {mend}".rstrip()) from None
+
+
+DEEPEST = 64  # lists and objects inside of each other; no file of minidiff's or diffusers' has more than six
+
+
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its keys and values. Raises ValueError for a key that is there twice: which would count?"""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"it has the key {shown(key)} twice")
+    return found
+
+
+def check_values(found: object) -> None:
+    """Raise RecursionError for a value that is nested deeper than DEEPEST, and ValueError for half a character."""
+    level = [found]
+    for _ in range(DEEPEST):
+        inner: list[object] = []
+        for value in level:
+            if isinstance(value, str):
+                value.encode()  # raises UnicodeEncodeError, a ValueError, for a lone surrogate such as \ud800
+            elif isinstance(value, dict):
+                inner += [*value, *value.values()]
+            elif isinstance(value, list):
+                inner += value
+        level = inner
+        if not level:
+            return
+    raise RecursionError
 
 
 def sha256_of(path: Path) -> str:

@@ -6,15 +6,15 @@ other records. Its `__post_init__` checks what a type cannot say, such as a rang
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import signature
 from numbers import Integral, Real
 from os import PathLike, fspath
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Union, get_args, get_origin, overload
 
 from typing_extensions import dataclass_transform
 
@@ -56,31 +56,99 @@ def record(cls: type[Record]) -> type[Record]:
 PLAIN: dict[Any, tuple[type, str]] = {
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
+    bool: (bool, "True or False"),
     str: (str, "a text"),
     Path: (PathLike, "a path"),
     NoneType: (NoneType, "None"),
 }
+LARGEST_INT, LARGEST_FLOAT = 2**63, 1e38  # what torch can hold as int64, and as float32
+LONGEST = 100_000  # characters of a text: no name, path or message is longer
 
 
 def checked_type(name: str, value: object, expected: object) -> object:
-    """Return the value for a field, with a path as text where the field is a text.
+    """Return the value for a field, as a plain type: a path as text where the field is a text, a list as a tuple.
 
-    Raises UserError for a value that is of none of the plain types which the field allows. Other fields take any value.
+    Raises UserError for a value that is of none of the types which the field allows, and for a number or a text beyond
+    the limits above. A field of another type, such as a function or a tensor, takes any value.
     """
     kinds = get_args(expected) if get_origin(expected) in (Union, UnionType) else (expected,)
-    if not all(kind in PLAIN for kind in kinds):
+    if not all(is_checked(kind) for kind in kinds):
         return value
     if isinstance(value, PathLike) and str in kinds and Path not in kinds:
-        return fspath(value)
-    if not isinstance(value, tuple(PLAIN[kind][0] for kind in kinds)) or isinstance(value, bool):
-        demand(False, name, value, listed([PLAIN[kind][1] for kind in kinds], "or"))
+        value = fspath(value)
+    for kind in kinds:
+        if fits(value, kind):
+            return plain(name, value, kind)
+    told = listed([word for kind in kinds for word in in_words(kind)], "or")
+    raise UserError(f"`{name}` is {shown(value)}. Use {told}.")
+
+
+def is_checked(kind: object) -> bool:
+    """Tell whether values of this type are checked when a script makes a record."""
+    return kind in PLAIN or get_origin(kind) in (Literal, tuple, dict) or is_dataclass(kind)
+
+
+def fits(value: object, kind: Any) -> bool:
+    """Tell whether a value is of a field's type, regardless of what is inside a tuple or a dict."""
+    if get_origin(kind) is Literal:
+        return any(value == each and type(value) is type(each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    if get_origin(kind) is dict:
+        return isinstance(value, Mapping)
+    if kind not in PLAIN:
+        return isinstance(value, kind)
+    return isinstance(value, PLAIN[kind][0]) and (kind is bool or not isinstance(value, bool))
+
+
+def in_words(kind: Any) -> list[str]:
+    """Say what may be given for a field of this type."""
+    if get_origin(kind) is Literal:
+        return [str(each) for each in get_args(kind)]
+    if get_origin(kind) is tuple:
+        return ["a list"]
+    if get_origin(kind) is dict:
+        return ["a dict"]
+    return [PLAIN[kind][1] if kind in PLAIN else f"a {kind.__name__}"]
+
+
+def plain(name: str, value: Any, kind: Any) -> object:
+    """Return a value that fits a type, as what JSON can hold, with what is inside it checked. Raises UserError."""
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)
+        each = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        demand(len(each) == len(value), name, value, f"{len(each)} values")
+        return tuple(checked_type(name, entry, kind) for entry, kind in zip(value, each, strict=True))
+    if get_origin(kind) is dict:
+        of_key, of_value = get_args(kind)
+        return {checked_type(name, key, of_key): checked_type(name, entry, of_value) for key, entry in value.items()}
+    if isinstance(value, Real) and not isinstance(value, bool):
+        value = int(value) if isinstance(value, Integral) else float(value)  # numpy's are no numbers to JSON
+    demand_limits(name, value)
     return value
+
+
+def demand_limits(name: str, value: object) -> None:
+    """Raise UserError for a number or a text that is larger than any that has a meaning here."""
+    if isinstance(value, int):
+        demand(abs(value) <= LARGEST_INT, name, value, "a number below 10^18")
+    elif isinstance(value, float):
+        demand(abs(value) <= LARGEST_FLOAT, name, value, "a finite number below 10^38")
+    elif isinstance(value, str):
+        demand(len(value) <= LONGEST and "\0" not in value, name, value, "a shorter text, without the character 0")
 
 
 def demand(holds: bool, name: str, value: object, expected: str) -> None:
     """Raise UserError unless the check of a field holds. expected: what to use instead, for the message."""
     if not holds:
         raise UserError(f"`{name}` is {shown(value)}. Use {expected}.")
+
+
+def demand_range(record: object, low: float, high: float, *names: str) -> None:
+    """Raise UserError unless each of these fields is None, or lies from low to high, both included."""
+    for name in names:
+        value = getattr(record, name)
+        demand(value is None or low <= value <= high, name, value, f"a number from {low:,} to {high:,}")
 
 
 def to_json(value: object) -> dict[str, Any]:
@@ -98,19 +166,40 @@ def from_json(cls: type[Record], stored: Mapping[str, Any], where: object) -> Re
     from pydantic import TypeAdapter, ValidationError  # only where something is read: it takes 80 ms
 
     try:
+        check_limits(stored)
         text = json.dumps(stored)
         return TypeAdapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
         raise UserError(f"{where}: {in_one_line(error.errors()[0])}") from None
+    except UserError as error:
+        raise UserError(f"{where}: {as_keys(str(error))}") from None
     except (RecursionError, ValueError) as error:
         raise UserError(f"{where} is no {cls.__name__} ({error}).") from None
 
 
+def check_limits(stored: object, key: str = "") -> None:
+    """Raise UserError, which names the key, for a number or a text in a JSON value that is beyond the limits."""
+    if isinstance(stored, Mapping):
+        for name, value in stored.items():
+            demand_limits("a key", name)
+            check_limits(value, f"{key}.{name}" if key else name)
+    elif isinstance(stored, list | tuple):
+        for place, value in enumerate(stored):
+            check_limits(value, f"{key}.{place}")
+    else:
+        demand_limits(key, stored)
+
+
+def as_keys(message: str) -> str:
+    """Name what is in backticks as a key of a file, in quotes, in place of an argument."""
+    return message.replace("`", '"')
+
+
 def in_one_line(wrong: Mapping[str, Any]) -> str:
     """Say one of pydantic's errors as a sentence: "training.lr" is 'fast', and should be a valid number."""
-    key = '"' + ".".join(map(str, wrong["loc"])) + '"'
+    key = quoted(".".join(str(part) for part in wrong["loc"]))
     if wrong["type"] == "value_error":  # a record's own check, which does not know where the record lies
-        said = str(wrong["ctx"]["error"]).replace("`", '"')  # here they are keys of a file, not arguments
+        said = as_keys(str(wrong["ctx"]["error"]))
         return f"in {key}, {said}" if wrong["loc"] else said
     if wrong["type"] == "missing":
         return f"{key} is missing."
@@ -118,6 +207,12 @@ def in_one_line(wrong: Mapping[str, Any]) -> str:
         return f"{key} is not a key of this version. Remove it, or use the version that wrote the file."
     expected = wrong["msg"].removeprefix("Input ").replace("should be", "and should be", 1)
     return f"{key} is {shown(wrong['input'])}, {expected}."
+
+
+def quoted(key: str) -> str:
+    """Write a key in quotes, short and in one line, whatever characters it has."""
+    text = json.dumps(key, ensure_ascii=not key.isprintable())
+    return text if len(text) <= 80 else text[:76] + '..."'
 
 
 # --- the fields of a record as the keywords of a function ----------------------------------------------------------

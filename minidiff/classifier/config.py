@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from minidiff.data.config import Labels
 from minidiff.networks.configs import ResNetConfig
-from minidiff.records import demand, record
-from minidiff.training.config import RunConfig, TrainConfig, TrainRequest, read_as
+from minidiff.records import demand_range, record
+from minidiff.training.config import RunConfig, TrainConfig, TrainRequest, check_same, read_as
 
 
 @record
@@ -25,7 +25,10 @@ class ClassifierConfig(RunConfig):
     measure_every: int | None = None  # steps between measurements of the accuracy; None: the default
 
     def __post_init__(self) -> None:
-        demand(self.shift >= 0, "shift", self.shift, "0 or more")
+        super().__post_init__()
+        demand_range(self, 0, self.data.image_size, "shift")
+        check_same("network.channels", self.network.channels, self.data.channels, "data.channels")
+        check_same("network.classes", self.network.classes, len(self.labels.names), "the number of labels.names")
 
 
 def read_classifier(stored: dict[str, Any], where: object) -> ClassifierConfig:

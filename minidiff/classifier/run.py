@@ -13,7 +13,7 @@ import torch
 from minidiff.classifier.config import ClassifierConfig, read_classifier
 from minidiff.classifier.knowledge import Knowledge, knowledge_of
 from minidiff.networks.resnet import ResNet18
-from minidiff.networks.weights import load_exactly
+from minidiff.networks.weights import build_with
 from minidiff.runs.folder import CONFIG, MODEL, read_config, read_tensors
 
 
@@ -44,8 +44,7 @@ def load_classifier(folder: str | Path, device: str | torch.device = "cpu") -> C
     """
     folder = Path(folder).expanduser()
     config = read_classifier(read_config(folder, kind="classifier"), folder / CONFIG)
-    model = ResNet18(**vars(config.network))
     path = folder / MODEL
-    load_exactly(model, read_tensors(path), path)
+    model = build_with(lambda: ResNet18(**vars(config.network)), read_tensors(path), path)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return ClassifierRun(folder, config, model, hashlib.sha256(path.read_bytes()).hexdigest())

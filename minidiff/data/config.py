@@ -9,7 +9,9 @@ from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from minidiff.records import demand, record
+from minidiff.errors import UserError
+from minidiff.networks.configs import MOST_LABELS, MOST_PIXELS
+from minidiff.records import LARGEST_INT, demand, demand_range, record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,6 +43,9 @@ class DataSpec:
     severity: int = 3  # how much of it, 1 to 5
     flip: bool | None = None  # whether training may mirror the images; None: the data set decides
 
+    def __post_init__(self) -> None:
+        demand_range(self, 1, MOST_PIXELS, "image_size")
+
 
 @record
 class DataConfig:
@@ -59,7 +64,9 @@ class DataConfig:
     fingerprint: str | None = None  # tells these images from any others, see `ImageData.fingerprint`
 
     def __post_init__(self) -> None:
-        demand(self.image_size >= 1, "image_size", self.image_size, "a number of pixels")
+        demand_range(self, 1, MOST_PIXELS, "image_size")
+        demand_range(self, 1, 5, "severity")
+        demand_range(self, 0, LARGEST_INT, "images")
         demand(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
 
     @property
@@ -86,3 +93,7 @@ class Labels:
     names: tuple[str, ...]
     one_hot: bool  # whether every image has exactly one
     fingerprint: str  # tells the labels of these images from any others
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= MOST_LABELS or len({*self.names}) < len(self.names):
+            raise UserError(f"`names` has {len(self.names)} labels, some of them twice. Give each label once.")

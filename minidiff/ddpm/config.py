@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minidiff.data.config import Labels
-from minidiff.networks.configs import UNetConfig
-from minidiff.records import demand, record
-from minidiff.training.config import RunConfig, TrainRequest, read_as
+from minidiff.networks.configs import UNetConfig, check_size
+from minidiff.records import demand, demand_range, record
+from minidiff.training.config import MOST_STEPS, RunConfig, TrainRequest, check_same, read_as
 
+MOST_TIMESTEPS = 1_000_000  # the numbers of the schedule take 40 bytes each, and samplers go through all of them
 LABEL_DROPOUT = 0.1  # Ho & Salimans 2022, section 4.1
 
 
@@ -31,7 +32,7 @@ class DiffusionConfig:
 
     def __post_init__(self) -> None:
         """Raise UserError for numbers out of range; the names are looked up where the schedule is built."""
-        demand(self.timesteps >= 2, "timesteps", self.timesteps, "2 or more")
+        demand(2 <= self.timesteps <= MOST_TIMESTEPS, "timesteps", self.timesteps, f"2 to {MOST_TIMESTEPS:,}")
         for name in ("beta_start", "beta_end"):
             value = getattr(self, name)
             demand(value is None or 0 < value <= 1, name, value, "a number above 0 and up to 1, or None")
@@ -44,6 +45,10 @@ class ToldLabels(Labels):
     """The labels that a conditional network gets in training, and how often they are left out."""
 
     dropout: float = LABEL_DROPOUT  # the share of images whose labels are not told, for guidance
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        demand_range(self, 0, 1, "dropout")
 
 
 @record
@@ -59,9 +64,9 @@ class FidConfig:
     network: dict[str, Any] | None = None  # tells it from any other, see `extraction.identity`
 
     def __post_init__(self) -> None:
-        demand(self.every >= 1, "fid_every", self.every, "1 or more")
-        demand(self.samples >= 2, "fid_samples", self.samples, "2 or more")
-        demand(self.steps is None or self.steps >= 1, "fid_steps", self.steps, "1 or more")
+        demand(1 <= self.every <= MOST_STEPS, "fid_every", self.every, "1 or more")
+        demand(2 <= self.samples <= MOST_STEPS, "fid_samples", self.samples, "2 or more")
+        demand(self.steps is None or 1 <= self.steps <= MOST_STEPS, "fid_steps", self.steps, "1 or more")
 
 
 @record
@@ -89,8 +94,17 @@ class DdpmConfig(RunConfig):
     source: Origin | None = None  # None: it was trained here
 
     def __post_init__(self) -> None:
-        """Raise UserError for a run that was neither trained here nor imported."""
+        """Raise UserError for a run that was neither trained here nor imported, and for parts that do not fit."""
+        super().__post_init__()
         demand(self.training is not None or self.source is not None, "training", None, "an object, as it was written")
+        network, channels = self.network, self.data.channels
+        check_same("network.in_channels", network.in_channels, channels, "data.channels")
+        check_same("network.out_channels", network.out_channels, channels, "data.channels")
+        check_size(self.data.image_size, network.stride, "`data.image_size`")
+        if self.labels is not None:
+            check_same("network.label_dim", network.label_dim, len(self.labels.names), "the number of labels.names")
+        elif self.source is None:
+            check_same("network.label_dim", network.label_dim, 0, "the labels that the run has")
 
 
 def read_ddpm(stored: dict[str, Any], where: object) -> DdpmConfig:

@@ -20,10 +20,14 @@ from minidiff.training.loop import Loss
 
 def build(config: DdpmConfig) -> tuple[UNet, Schedule]:
     """Build the network, with its first weights, and the schedule that a ddpm run's config.json describes."""
-    schedule = build_schedule(config.diffusion)
+    return build_network(config), build_schedule(config.diffusion)
+
+
+def build_network(config: DdpmConfig) -> UNet:
+    """Build the network of a config, with its first weights."""
     model = UNet(**vars(config.network))
     model.prediction = config.diffusion.prediction  # type: ignore[assignment]
-    return model, schedule
+    return model
 
 
 def build_schedule(diffusion: DiffusionConfig) -> Schedule:

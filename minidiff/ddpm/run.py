@@ -19,7 +19,7 @@ from minidiff.ddpm.chains import single
 from minidiff.ddpm.config import DdpmConfig, read_ddpm
 from minidiff.ddpm.labels import LabelSet
 from minidiff.ddpm.moments import Moments, record_moments
-from minidiff.ddpm.recipe import build
+from minidiff.ddpm.recipe import build_network, build_schedule
 from minidiff.ddpm.request import SampleRequest, Sampling
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.predictions import Model
@@ -28,7 +28,7 @@ from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 from minidiff.interop.checkpoints import is_foreign, open_checkpoint
 from minidiff.networks.unet import UNet
-from minidiff.networks.weights import load_exactly
+from minidiff.networks.weights import build_with
 from minidiff.records import takes
 from minidiff.runs import folder as checkpoint
 
@@ -168,13 +168,12 @@ def load_ddpm(
         source, stored, tensors = open_checkpoint(folder)
         folder = source
         config = read_ddpm(stored, source)
-        model, schedule = build(config)
     else:
         folder = Path(folder).expanduser()
         config = read_ddpm(checkpoint.read_config(folder, kind="ddpm"), folder / checkpoint.CONFIG)
-        model, schedule = build(config)
         tensors, source = checkpoint.read_weights(folder, weights)
     precision = precision or (config.training.precision if config.training else "auto")
-    load_exactly(model, tensors, source)
+    schedule = build_schedule(config.diffusion)
+    model = build_with(lambda: build_network(config), tensors, source)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Run(folder, config, model, schedule, precision)

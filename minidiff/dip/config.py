@@ -7,10 +7,12 @@ Rests on records, and needs no torch: so help texts and `minidiff info` are quic
 from typing import Any, Literal
 
 from minidiff.errors import UserError
-from minidiff.records import record, to_json
+from minidiff.networks.configs import MOST_CHANNELS, MOST_PIXELS
+from minidiff.records import LARGEST_INT, demand_range, record, to_json
 
 ANSWER, TARGET, RESULT = "dip.png", "target.png", "result.json"  # files of a run folder
 STEPS, IMAGES, ANSWERS = "steps", "images", "dip"  # folders of a run folder
+MOST_STEPS = 10**9  # of a fit, which takes years
 OFF = "off"  # in place of the name of an early stop: run all steps
 
 
@@ -39,11 +41,17 @@ class FitConfig:
             raise UserError(f"`average`, the weight of the past, is {self.average}, outside [0, 1). Take 0.99, or 0.")
         if self.task == "super-resolve" and self.factor < 2:
             raise UserError(f"a `factor` of {self.factor} enlarges nothing. Take 2 or more.")
+        demand_range(self, 1, MOST_STEPS, "steps")
+        demand_range(self, 1, MOST_PIXELS, "factor")
+        demand_range(self, 0, LARGEST_INT, "seed")
 
     @property
     def enlargement(self) -> int:
         """Say how many times larger than the target the result is."""
         return self.factor if self.task == "super-resolve" else 1
+
+
+MOST_SCALES = 13  # halvings of MOST_PIXELS
 
 
 @record
@@ -59,6 +67,11 @@ class NetConfig:
     in_channels: int = 32
     out_channels: int = 3
 
+    def __post_init__(self) -> None:
+        demand_range(self, 1, MOST_CHANNELS, "channels", "in_channels", "out_channels")
+        demand_range(self, 1, 1000, "layers", "kernel_size")
+        demand_range(self, 1, MOST_SCALES, "scales")
+
     def settings(self) -> dict[str, Any]:
         """Return the arguments to build the network with: every field that is set, except the name."""
         return {key: value for key, value in present(self).items() if key != "name"}
@@ -72,6 +85,10 @@ class StopConfig:
     patience: int  # steps without a new minimum
     window: int | None = None  # how many outputs the early stop `window` looks at
     downscale: int | None = None  # it watches outputs averaged over this many pixels a side
+
+    def __post_init__(self) -> None:
+        demand_range(self, 1, MOST_STEPS, "patience", "window")
+        demand_range(self, 1, MOST_PIXELS, "downscale")
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments to build the early stop with: every field that is set, except the name."""
@@ -156,6 +173,11 @@ class DipConfig:
     digest: str  # of the target and its mask, to notice when the picture has changed
     deliver: bool = False  # whether the answer also goes to the folder the command was called in
 
+    def __post_init__(self) -> None:
+        demand_range(self, 8, MOST_PIXELS, "size")
+        demand_range(self, 0, 255, "noise_sigma")
+        demand_range(self, 1, MOST_STEPS, "save_every")
+
 
 @record
 class DipFolderConfig:
@@ -178,6 +200,10 @@ class FitResult:
     ssim: float | None = None
     psnr_target: float | None = None  # of the target: where the fit began
     ssim_target: float | None = None
+
+    def __post_init__(self) -> None:
+        demand_range(self, 1, MOST_STEPS, "steps")
+        demand_range(self, 0, self.steps, "best_step")
 
 
 def present(value: object) -> dict[str, Any]:

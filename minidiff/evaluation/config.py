@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from minidiff.ddpm.request import FROM_NOISE
 from minidiff.errors import UserError
-from minidiff.records import from_json, record, to_json
+from minidiff.networks.configs import MOST_PIXELS
+from minidiff.records import LARGEST_FLOAT, LARGEST_INT, demand_range, from_json, record, to_json
 from minidiff.runs import folder as run_folder
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class EvaluateRequest:
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.per_class < 1:
             raise UserError(f"`seeds` {self.seeds} and `per_class` {self.per_class} must be 1 or more.")
+        demand_range(self, 1, LARGEST_INT, "batch_size", "steps", "num", "image_size")
+        demand_range(self, 0, LARGEST_INT, "seed")
         for name in ("num", "data_dir", "image_size"):
             if not self.of_data and getattr(self, name) is not None:
                 raise UserError(f"`{name}` is for dataset:NAME, but {self.source} is not a data set. Leave it out.")
@@ -76,6 +79,10 @@ class SamplingSettings:
     spacing: str | None = None
     variance: str | None = None
 
+    def __post_init__(self) -> None:
+        demand_range(self, 0, LARGEST_FLOAT, "guidance_scale")
+        demand_range(self, 1, LARGEST_INT, "calls", "steps")
+
 
 @record
 class LookedBy:
@@ -86,6 +93,9 @@ class LookedBy:
     image_size: int
     knowledge: str | None = None  # its data set and its accuracy, in words; None: earlier versions did not keep it
 
+    def __post_init__(self) -> None:
+        demand_range(self, 1, MOST_PIXELS, "image_size")
+
 
 @record
 class ShownImages:
@@ -94,6 +104,10 @@ class ShownImages:
     name: str
     images: int
     image_size: int
+
+    def __post_init__(self) -> None:
+        demand_range(self, 0, LARGEST_INT, "images")
+        demand_range(self, 1, MOST_PIXELS, "image_size")
 
 
 @record
@@ -110,6 +124,7 @@ class EvaluateConfig:
     data: ShownImages | None = None
 
     def __post_init__(self) -> None:
+        demand_range(self, 1, MOST_PIXELS, "image_size")
         of_run = (self.run, self.weights, self.image_size, self.sampling)
         if None in of_run if self.data is None else any(value is not None for value in of_run):
             raise UserError("an evaluation needs either a run, with its weights, image_size and sampling, or data.")

@@ -8,9 +8,10 @@ from dataclasses import KW_ONLY
 from typing import Any, Literal
 
 from minidiff.networks.configs import GeneratorConfig
-from minidiff.records import demand, record
-from minidiff.training.config import RunConfig, TrainConfig, TrainRequest, read_as
+from minidiff.records import LARGEST_FLOAT, demand, record
+from minidiff.training.config import RunConfig, TrainConfig, TrainRequest, check_same, read_as
 
+MOST_TURNS = 1000  # steps of the critic to one of the generator; the papers take up to 100
 GanKind = Literal["dcgan", "wgan", "wgan-gp"]
 
 
@@ -26,9 +27,11 @@ class GameConfig:
     penalty: float | None = None  # the weight of the gradient penalty; None: there is none
 
     def __post_init__(self) -> None:
-        demand(self.critic_steps >= 1, "critic_steps", self.critic_steps, "1 or more")
-        demand(self.clip is None or self.clip > 0, "clip", self.clip, "a number above 0")
-        demand(self.penalty is None or self.penalty > 0, "penalty", self.penalty, "a number above 0")
+        demand(1 <= self.critic_steps <= MOST_TURNS, "critic_steps", self.critic_steps, f"1 to {MOST_TURNS:,}")
+        demand(self.clip is None or 0 < self.clip <= LARGEST_FLOAT, "clip", self.clip, "a number above 0")
+        demand(self.penalty is None or 0 < self.penalty <= LARGEST_FLOAT, "penalty", self.penalty, "a number above 0")
+        within = self.betas is None or all(0 <= beta < 1 for beta in self.betas)
+        demand(within, "betas", self.betas, "two numbers from 0 up to, but not including, 1")
         if self.optimizer == "adam":
             demand(self.betas is not None, "betas", self.betas, "two numbers, which the optimizer adam needs")
 
@@ -55,6 +58,11 @@ class GanConfig(RunConfig):
     gan: GameConfig
     training: TrainConfig
     sample_every: int | None = None  # steps between grids of samples; None: the default
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_same("network.channels", self.network.channels, self.data.channels, "data.channels")
+        check_same("network.image_size", self.network.image_size, self.data.image_size, "data.image_size")
 
 
 def read_gan(stored: dict[str, Any], where: object) -> GanConfig:

@@ -17,7 +17,7 @@ from torch import Tensor
 from minidiff.errors import UserError
 from minidiff.gan.config import GAMES, GanConfig, read_gan
 from minidiff.networks.gan import Generator
-from minidiff.networks.weights import load_exactly
+from minidiff.networks.weights import build_with
 from minidiff.rng import randn, sample_generators
 from minidiff.runs.folder import CONFIG, read_config, read_weights
 from minidiff.runtime import distributed
@@ -112,9 +112,8 @@ def load_gan(
     """
     folder = Path(folder).expanduser()
     config = read_gan(read_config(folder, kind=tuple(GAMES)), folder / CONFIG)
-    model = Generator(**vars(config.network))
-    run = GanRun(folder, config, model, precision or config.training.precision)
     tensors, source = read_weights(folder, weights)
-    load_exactly(model, tensors, source)
+    model = build_with(lambda: Generator(**vars(config.network)), tensors, source)
+    run = GanRun(folder, config, model, precision or config.training.precision)
     model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return run

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from minidiff.errors import UserError, one_line
 from minidiff.networks.unet import UNet
+from minidiff.networks.weights import fault_of
 
 # --- the names of the layers --------------------------------------------------------------------------------------
 
@@ -83,10 +84,8 @@ def from_diffusers(
     for name in (name for name in wanted if name in tensors):
         if tensors[name].shape != wanted[name]:
             wrong.append(f"{name} is {list(tensors[name].shape)}, not {list(wanted[name])}")
-        elif not tensors[name].is_floating_point():
-            wrong.append(f"{name} holds {str(tensors[name].dtype).removeprefix('torch.')}, not floats")
-        elif not bool(tensors[name].isfinite().all()):
-            wrong.append(f"{name} holds NaN or infinity")
+        elif fault := fault_of(tensors[name], torch.zeros(0)):
+            wrong.append(f"{name} {fault}")
     if wrong:
         raise UserError(
             f"{source} does not fit the network of its config.json: {few(wrong, '; ')}. "

@@ -7,7 +7,8 @@ one; `minidiff.pretrained.distance` carries a request out.
 from typing import Literal
 
 from minidiff.errors import UserError, lookup
-from minidiff.records import record
+from minidiff.networks.configs import MOST_PIXELS
+from minidiff.records import demand_range, record
 
 METRICS = ("fid", "kid", "is", "prec-recall", "fid-inf")
 INCEPTION_DIMS = (64, 192, 768, 2048)  # numbers of features, by where Inception is cut off: `networks.inception.DIMS`
@@ -46,6 +47,7 @@ class MeasureRequest:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"`{name}` is {value}. Give {least} or more.")
+        demand_range(self, 1, MOST_PIXELS, "image_size")
 
     @property
     def sampling(self) -> dict[str, str | int]:

@@ -6,7 +6,12 @@ Rests on records alone, so that presets, help and `minidiff info` need no torch.
 import math
 
 from minidiff.errors import UserError
-from minidiff.records import demand, record
+from minidiff.records import demand, demand_range, record
+
+# The largest numbers that a network can be asked for. No published one comes near them. They keep a damaged or hostile
+# config.json from a network that takes hours to lay out; whether it fits into memory, its weights say.
+MOST_PIXELS, MOST_CHANNELS, MOST_LABELS = 8192, 65_536, 1_000_000
+MOST_LAYERS, MOST_GROUPS, MOST_LEVELS = 64, 8192, 14  # of a level; of a norm; halvings of MOST_PIXELS, and one
 
 
 @record
@@ -55,9 +60,8 @@ class GeneratorConfig:
     channels: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("latent_dim", "width", "image_size", "channels"):
-            value = getattr(self, name)
-            demand(value >= 1, name, value, "1 or more")
+        demand_range(self, 1, MOST_CHANNELS, "latent_dim", "width", "channels")
+        demand_range(self, 1, MOST_PIXELS, "image_size")
 
 
 @record
@@ -69,9 +73,8 @@ class ResNetConfig:
     width: int = 64  # channels of the first stage; the last has 8 times as many
 
     def __post_init__(self) -> None:
-        for name in ("classes", "channels", "width"):
-            value = getattr(self, name)
-            demand(value >= 1, name, value, "1 or more")
+        demand_range(self, 1, MOST_LABELS, "classes")
+        demand_range(self, 1, MOST_CHANNELS, "channels", "width")
 
 
 def check_size(size: int, stride: int, name: str = "image size") -> None:
@@ -87,10 +90,14 @@ def check_size(size: int, stride: int, name: str = "image size") -> None:
 def check_unet(config: UNetConfig) -> None:
     """Raise UserError for arguments that no U-Net can be built from."""
     channels, attention, groups, head_dim = config.channels, config.attention, config.norm_groups, config.head_dim
-    assert config.out_channels is not None
-    counts = (config.in_channels, config.out_channels, config.layers_per_block, groups, *channels)
-    if not channels or min(counts) < 1 or config.label_dim < 0:
-        raise UserError("a network needs at least one level, and at least one channel, layer and group. See `UNet`.")
+    demand(1 <= len(channels) <= MOST_LEVELS, "channels", channels, f"a number for each level, of 1 to {MOST_LEVELS}")
+    demand(all(1 <= width <= MOST_CHANNELS for width in channels), "channels", channels, f"1 to {MOST_CHANNELS:,} each")
+    demand_range(config, 1, MOST_PIXELS, "image_size")
+    demand_range(config, 1, MOST_CHANNELS, "in_channels", "out_channels", "head_dim")
+    demand_range(config, 1, MOST_LAYERS, "layers_per_block")
+    demand_range(config, 1, MOST_GROUPS, "norm_groups")
+    demand_range(config, 0, MOST_LABELS, "label_dim")
+    demand(0 < config.norm_eps <= 1, "norm_eps", config.norm_eps, "a number above 0 and up to 1, such as 1e-6")
     if len(attention) != len(channels):
         raise UserError(
             f"attention has {len(attention)} entries for {len(channels)} levels of channels {list(channels)}. "
@@ -111,6 +118,7 @@ def check_unet(config: UNetConfig) -> None:
             )
     if channels[0] % 2 or channels[0] < 4:
         raise UserError(f"the first level has {channels[0]} channels. The timestep embedding needs an even 4 or more.")
+    demand(config.freq_shift < channels[0] // 2, "freq_shift", config.freq_shift, "1 (DDPM) or 0")
     demand(config.downsample_padding in (0, 1), "downsample_padding", config.downsample_padding,
            "0 (right and bottom, DDPM) or 1 (all round)")  # fmt: skip
     demand(0 <= config.dropout < 1, "dropout", config.dropout, "a probability from 0 up to, but not including, 1")

@@ -5,9 +5,10 @@ Rests on records and dip.config, and needs no torch.
 
 from typing import Literal
 
+from minidiff.ddpm.config import MOST_TIMESTEPS
 from minidiff.dip.config import FitRequest
 from minidiff.errors import UserError
-from minidiff.records import record
+from minidiff.records import LARGEST_INT, demand_range, record
 
 ANSWER, RESULT, FIT = "restored.png", "result.json", "dip"  # files of a run folder, and the folder of the fit
 AUTO = "auto"  # for start_t: the timestep that has the picture's noise
@@ -23,6 +24,11 @@ class ChainConfig:
     seed: int = 0
     variance: str | None = None  # of the sampler ddpm: the one that the model was trained for
     spacing: str | None = None  # how skipped timesteps are spread; None: as the sampler usually does
+
+    def __post_init__(self) -> None:
+        demand_range(self, 0, LARGEST_INT, "seed")
+        if self.start_t != AUTO:
+            demand_range(self, 0, MOST_TIMESTEPS, "start_t")
 
 
 @record
@@ -57,6 +63,10 @@ class RestoreConfig:
     chain: ChainConfig
     deliver: bool = False  # whether the answer also goes to the folder the command was called in
 
+    def __post_init__(self) -> None:
+        demand_range(self, 0, 255, "noise_sigma")
+        demand_range(self, 0, 1, "mix")
+
 
 @record
 class Quality:
@@ -74,3 +84,6 @@ class RestoreResult:
     start_t: int  # where the chain began
     timesteps: tuple[int, ...]  # the timesteps at which the network was called
     quality: dict[str, Quality] | None = None  # of the picture, of the fit's answer, and restored; needs a reference
+
+    def __post_init__(self) -> None:
+        demand_range(self, 0, MOST_TIMESTEPS, "start_t")

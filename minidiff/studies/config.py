@@ -7,9 +7,10 @@ on this machine, the steps of each model, and the cells; it is stored as study.j
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minidiff.errors import UserError
+from minidiff.errors import UserError, shown
 from minidiff.metrics.config import FeatureIdentity
-from minidiff.records import record
+from minidiff.records import LARGEST_INT, demand_range, record
+from minidiff.training.config import MOST_STEPS
 
 SEVERITY, IMAGE_SIZE, SEED, FEATURES, CORRUPTIONS = 3, 32, 0, "inception", ("identity",)  # of a new study
 NUM, NUM_CPU = 10_000, 2000  # samples of a cell; a CPU takes minutes for each thousand samples of a DDPM
@@ -64,6 +65,10 @@ class Settings:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UserError(f"`{name}` is {value}. Give a number from {low} to {high}.")
+        if self.minutes is not None and not 0 < self.minutes <= 10**9:
+            raise UserError(f"`minutes` is {self.minutes}. Give a number above 0.")
+        if any(not 1 <= steps <= MOST_STEPS for steps in (self.steps or {}).values()):
+            raise UserError(f"`steps` is {shown(self.steps)}. Give 1 or more for each model.")
 
     @property
     def data(self) -> list[str]:
@@ -105,10 +110,14 @@ class Study(Settings):
         for name in ("steps", "seconds_per_step", "seconds_per_sample"):
             values = getattr(self, name)
             if not all(values.get(model, 0) > 0 for model in self.models):
-                raise UserError(f"`{name}` is {values}, and each of {', '.join(self.models)} needs a number above 0.")
+                raise UserError(
+                    f"`{name}` is {shown(values)}, and each of {', '.join(self.models)} needs a number above 0."
+                )
         for name in ("seconds_per_image", "images"):
             if not getattr(self, name) > 0:
                 raise UserError(f"`{name}` is {getattr(self, name)}, and must be above 0.")
+        if self.network is not None:
+            demand_range(self.network, 1, LARGEST_INT, "dims")
         if self.cells != cells_of_grid(self):
             raise UserError("`cells` are not the data sets x corruptions x models of the study.")
 

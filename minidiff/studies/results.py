@@ -12,7 +12,7 @@ from typing import Any
 
 from minidiff.errors import UserError, listed
 from minidiff.files import read_json
-from minidiff.records import from_json, record
+from minidiff.records import LARGEST_INT, demand_range, from_json, record
 from minidiff.runs import folder as run_folder
 from minidiff.studies.config import data_of, model_of
 from minidiff.studies.study import CELLS, DATA, RESULT, RUN, STUDY
@@ -48,6 +48,9 @@ class CellResult:
     parameters: int = 0  # of the network that draws
     seconds: dict[str, float] = field(default_factory=dict)  # to train, sample and measure
     warnings: tuple[str, ...] = ()  # what looks wrong with the samples or the training
+
+    def __post_init__(self) -> None:
+        demand_range(self, 0, LARGEST_INT, "num", "steps", "parameters")
 
 
 @record

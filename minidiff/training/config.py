@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args, ge
 from minidiff._version import __version__
 from minidiff.data.config import DataConfig, Images
 from minidiff.errors import UserError
-from minidiff.records import demand, from_json, record
+from minidiff.records import LARGEST_FLOAT, LARGEST_INT, demand, demand_range, from_json, record
 
 if TYPE_CHECKING:
     from minidiff.training.step import TrainStep
@@ -42,9 +42,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Raise UserError for settings that no training can have."""
         for name in ("steps", "batch_size", "accumulate"):
-            demand(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("warmup", "weight_decay", "seed"):
-            demand(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            demand(1 <= getattr(self, name) <= MOST_STEPS, name, getattr(self, name), "1 or more")
+        demand_range(self, 0, MOST_STEPS, "warmup")
+        demand_range(self, 0, LARGEST_INT, "seed")
+        demand_range(self, 0, LARGEST_FLOAT, "weight_decay")
         demand(0 < self.lr < math.inf, "lr", self.lr, "a rate above 0")
         demand(self.decay in ("constant", "cosine"), "decay", self.decay, "constant or cosine")
         demand(self.grad_clip is None or self.grad_clip > 0, "grad_clip", self.grad_clip, "a norm above 0, or None")
@@ -65,6 +66,7 @@ class TrainConfig:
         return min(self.ema_decay, (1 + step) / (10 + step))
 
 
+MOST_STEPS = 10**12  # of a training, and images of a batch: a thousand a second would take thirty years
 ORDER, NOISE, DROPOUT, INITIAL_WEIGHTS = range(4)  # what a seed is for; keeps the streams of random numbers apart
 
 
@@ -101,7 +103,7 @@ class TrainRequest:
         """Raise UserError for a number that no training can have; the rest is checked together with the preset."""
         for name in ("image_size", "steps", "batch_size", "save_every"):
             value = getattr(self, name)
-            demand(value is None or value >= 1, name, value, "1 or more, or None")
+            demand(value is None or 1 <= value <= MOST_STEPS, name, value, "1 or more, or None")
 
 
 @record
@@ -128,6 +130,9 @@ class ResumeRequest:
     device: str = "auto"
     on_step: OnStep = field(default=None, compare=False)  # called after each step, for a progress of your own
 
+    def __post_init__(self) -> None:
+        demand_range(self, 0, MOST_STEPS, "save_every", "sample_every", "measure_every", "fid_every")
+
 
 def given(request: object, names: Iterable[str]) -> dict[str, Any]:
     """Return the named fields of a request that are not None; `replace` puts them in place of a preset's."""
@@ -149,6 +154,16 @@ class RunConfig:
     data: DataConfig
     training: TrainConfig | None  # None: this run was imported, weights alone
     save_every: int | None = None  # steps between checkpoints; None: the default
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in fields(self) if each.name in ("save_every", "sample_every", "measure_every")]
+        demand_range(self, 0, MOST_STEPS, *names)  # 0 is the default, too
+
+
+def check_same(name: str, value: int | None, other: int, of: str) -> None:
+    """Raise UserError unless two numbers of a run's config.json agree, such as the channels of data and network."""
+    if value != other:
+        raise UserError(f"`{name}` is {value}, and does not fit {of}, {other}. Bring back the file as it was written.")
 
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)

@@ -118,7 +118,7 @@ WRONG = [
     ("ddpm", "diffusion.timesteps", "gone", '"diffusion.timesteps" is missing'),
     ("ddpm", "network.channels", "gone", '"network.channels" is missing'),
     ("ddpm", "network.channels", [8, "x"], "\"network.channels.1\" is 'x'"),
-    ("ddpm", "network.image_size", 0, 'in "network", image size 0 does not divide by 4'),
+    ("ddpm", "network.image_size", 0, 'in "network", "image_size" is 0'),
     ("ddpm", "network.depth", 3, '"network.depth" is not a key of this version'),
     ("ddpm", "network", "gone", '"network" is missing'),
     ("ddpm", "training", {}, '"training.steps" is missing'),
