@@ -44,7 +44,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 def shown(value: object) -> str:
     """Write a value from a user or a file for a message: text in quotes, short, in one line."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # lists in lists in lists, from a file
+        text = f"a {type(value).__name__}"
+    text = " ".join(text.split()) if "\n" in text else text  # a tensor or an array
     return text if len(text) <= 80 else text[:77] + "..."
 
 

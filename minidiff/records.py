@@ -56,7 +56,7 @@ def record(cls: type[Record]) -> type[Record]:
 PLAIN: dict[Any, tuple[type, str]] = {
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
-    bool: (bool, "True or False"),
+    bool: (Integral, "True or False"),  # 1 and 0, too
     str: (str, "a text"),
     Path: (PathLike, "a path"),
     NoneType: (NoneType, "None"),
@@ -76,7 +76,7 @@ def checked_type(name: str, value: object, expected: object) -> object:
         return value
     if isinstance(value, PathLike) and str in kinds and Path not in kinds:
         value = fspath(value)
-    for kind in kinds:
+    for kind in sorted(kinds, key=lambda kind: kind is bool and not isinstance(value, bool)):
         if fits(value, kind):
             return plain(name, value, kind)
     told = listed([word for kind in kinds for word in in_words(kind)], "or")
@@ -96,9 +96,9 @@ def fits(value: object, kind: Any) -> bool:
         return isinstance(value, Sequence) and not isinstance(value, str | bytes)
     if get_origin(kind) is dict:
         return isinstance(value, Mapping)
-    if kind not in PLAIN:
-        return isinstance(value, kind)
-    return isinstance(value, PLAIN[kind][0]) and (kind is bool or not isinstance(value, bool))
+    if kind is bool:
+        return isinstance(value, Integral) and value in (0, 1)  # True is an Integral, too
+    return isinstance(value, PLAIN[kind][0] if kind in PLAIN else kind) and not isinstance(value, bool)
 
 
 def in_words(kind: Any) -> list[str]:
@@ -122,7 +122,9 @@ def plain(name: str, value: Any, kind: Any) -> object:
     if get_origin(kind) is dict:
         of_key, of_value = get_args(kind)
         return {checked_type(name, key, of_key): checked_type(name, entry, of_value) for key, entry in value.items()}
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if kind is bool:
+        return bool(value)
+    if isinstance(value, Real):
         value = int(value) if isinstance(value, Integral) else float(value)  # numpy's are no numbers to JSON
     demand_limits(name, value)
     return value

@@ -81,9 +81,9 @@ def fault_of(tensor: "Tensor", own: "Tensor") -> str:
         return "is not a plain tensor"
     kind = str(tensor.dtype).removeprefix("torch.")
     if not own.is_floating_point():
-        return "" if tensor.dtype == own.dtype else f"is of {kind}, not {str(own.dtype).removeprefix('torch.')}"
+        return "" if tensor.dtype == own.dtype else f"holds {kind}, not {str(own.dtype).removeprefix('torch.')}"
     if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-        return f"is of {kind}, not float32 or float16"
+        return f"holds {kind}, not float32 or float16"
     if not tensor.numel():
         return ""
     most = torch.finfo(own.dtype).max

@@ -465,7 +465,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "mid_block.attentions.0.query.bias is not of this network",
     ),
     "another shape": (weights_of(lambda t: t.update({BIAS: torch.ones(7)})), r"conv1.bias is .7., not .16."),
-    "integers": (weights_of(lambda t: t.update({BIAS: t[BIAS].int()})), "conv1.bias holds int32, not floats"),
+    "integers": (weights_of(lambda t: t.update({BIAS: t[BIAS].int()})), "conv1.bias holds int32, not float32"),
     "many missing": (weights_of(lambda tensors: [tensors.pop(name) for name in list(tensors)[:9]]), "and 6 more"),
     "not tensors": (as_bin({"conv_in.weight": 3}), "conv_in.weight is not a tensor"),
     "a pipeline of more": (
