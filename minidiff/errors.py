@@ -1,7 +1,9 @@
 """The one kind of error a user meets: a single line that says what is wrong and how to mend it."""
 
 import difflib
+import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -46,7 +48,7 @@ def shown(value: object) -> str:
     """Write a value from a user or a file for a message: text in quotes, short, in one line."""
     try:
         text = repr(value)
-    except RecursionError:  # lists in lists in lists, from a file
+    except (RecursionError, ValueError):  # lists in lists in lists, or a number of 5000 digits, from a file
         text = f"a {type(value).__name__}"
     text = " ".join(text.split()) if "\n" in text else text  # a tensor or an array
     return text if len(text) <= 80 else text[:77] + "..."
@@ -72,6 +74,16 @@ def escaped(character: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
     return ascii(character)[1:-1]
+
+
+TOLD: set[str] = set()  # warnings that this process has printed
+
+
+def warn_once(message: str) -> None:
+    """Print a warning on standard error, the first time it is given, from torchrun's main process only."""
+    if message not in TOLD and os.environ.get("RANK", "0") == "0":
+        print(f"Warning: {printable(message)}", file=sys.stderr)
+    TOLD.add(message)
 
 
 def listed(names: Sequence[str], word: str = "and") -> str:

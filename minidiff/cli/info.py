@@ -11,7 +11,7 @@ from minidiff.errors import UserError
 def info(run: str | None) -> None:
     """Show what RUN is: data, network, parameters, steps, last loss, sizes. Without RUN, list the runs under runs/."""
     from minidiff.reports.describe import describe_run, summarise_run
-    from minidiff.runs.folder import list_runs
+    from minidiff.runs.folder import list_runs, skip
 
     if run is not None:
         say(describe_run(run))
@@ -23,4 +23,4 @@ def info(run: str | None) -> None:
         try:
             say(summarise_run(folder))
         except UserError as error:  # a damaged run must not hide the others
-            say(f"{folder}  {error}")
+            skip(error)

@@ -74,9 +74,10 @@ def restore(
     minidiff restore photo.png --model runs/ddpm-folder-1
     minidiff restore clean.png --noise-sigma 25
     """
+    from minidiff.ddpm.run import load_ddpm
     from minidiff.dip.run import deliver
     from minidiff.restoration import restore as restoration
-    from minidiff.runs.folder import newest_run
+    from minidiff.runs.folder import open_newest
 
     if resume is not None and image is None:
         refuse_options(ctx, {"resume", "device", "force", "steps"})
@@ -85,7 +86,7 @@ def restore(
         raise click.UsageError("give an IMAGE to restore, or --resume RUN to go on with one.", ctx)
     else:
         if model is None:
-            model = str(newest_run("ddpm"))
+            model = str(open_newest("ddpm", load_ddpm)[0])
             remark(f"model     {model} (the newest)")
         request = RestoreRequest(mix, start_t, init_mode, sampler, FitRequest(**asked))  # type: ignore[arg-type]
         job = restoration.begin(image, model, request, device, out, deliver=out is None)

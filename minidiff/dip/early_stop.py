@@ -1,16 +1,20 @@
 """When to stop the fit of a deep image prior, without a clean image to compare with.
 
-Rests on torch alone. An `EarlyStop` looks at each output of a fit, keeps the best answer so far, and says when to stop.
+Rests on networks.weights. An `EarlyStop` looks at each output of a fit, keeps the best answer so far, and says when to
+stop.
 Wang et al. 2023 (Early Stopping for Deep Image Prior).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from minidiff.errors import UserError, shown
+from minidiff.networks.weights import check_tensor
 
 
 class EarlyStop:
@@ -51,9 +55,29 @@ class EarlyStop:
         """Return everything as plain numbers and tensors, settings included."""
         return dict(vars(self))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. It brings its settings with it."""
+    def load_state_dict(self, state: Any, shape: Sequence[int] | None = None, source: str = "state") -> None:
+        """Go on from a saved state. It brings its settings with it.
+
+        shape: of an output; None: it is not known, and not checked. Raises UserError for the state of something else.
+        """
+        if not isinstance(state, Mapping) or state.keys() != vars(self).keys():
+            raise UserError(f"{source} is not of this early stop: {shown(state)}. Start again, in another folder.")
+        for name, value in state.items():
+            if name in ("best", *self.held):
+                if shape is not None and value is not None:
+                    check_tensor(value, self.shape_of(name, shape), f"{name} of its early stop", source)
+            elif shape is not None and name in ("window", "downscale", "alpha") and value != vars(self)[name]:
+                own = vars(self)[name]
+                raise UserError(f"{source}: {name} of its early stop is {shown(value)}, not {own}. Start again.")
+            elif type(value) is not type(vars(self)[name]) or value != value or (name != "lowest" and value < 0):
+                raise UserError(f"{source}: {name} of its early stop is {shown(value)}. Start again.")
         vars(self).update(state)
+
+    held: tuple[str, ...] = ()  # the tensors beside `best` that the subclass keeps
+
+    def shape_of(self, name: str, shape: Sequence[int]) -> Sequence[int]:
+        """Return the shape of a tensor that is kept, for outputs of this shape."""
+        return shape
 
 
 class WindowVariance(EarlyStop):
@@ -63,6 +87,12 @@ class WindowVariance(EarlyStop):
     evaluation. The window takes memory: 100 outputs of 256x256 are 79 MB. With downscale = k > 1, the outputs are
     averaged over k x k pixels first. This takes 1 / k^2 of the memory, but is no longer the published statistic.
     """
+
+    held = ("outputs", "sums")
+
+    def shape_of(self, name: str, shape: Sequence[int]) -> Sequence[int]:
+        small = (*shape[:2], shape[2] // self.downscale, shape[3] // self.downscale)
+        return {"outputs": (self.window, *small), "sums": (2, *small)}.get(name, shape)
 
     def __init__(self, window: int = 100, patience: int = 1000, downscale: int = 1) -> None:
         super().__init__(patience)
@@ -93,6 +123,8 @@ class MovingVariance(EarlyStop):
     starts high and falls. The published notebook starts it at the first output with a variance of 0. Then the small
     values of the first steps would be the minimum.
     """
+
+    held = ("mean",)
 
     def __init__(self, alpha: float = 0.1, patience: int = 1000) -> None:
         super().__init__(patience)

@@ -4,7 +4,7 @@ Rests on networks.dip. A `Fitter` is a generator of steps, like a training; dip/
 Ulyanov et al. 2018 (Deep Image Prior).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.dip.config import FitConfig
-from minidiff.errors import UserError, lookup
+from minidiff.errors import UserError, lookup, shown
 from minidiff.networks.dip import DipNet
-from minidiff.networks.weights import load_exactly
+from minidiff.networks.weights import check_tensor, load_exactly, load_optimizer
+from minidiff.records import LARGEST_INT
 from minidiff.rng import Draws, seed_from
 
 # The random streams of a fit's seed. A stream of its own for each purpose keeps them independent.
@@ -121,6 +122,7 @@ class Fitter:
         mask = None if mask is None else mask.to(target)
         self.degrade = lookup("task", config.task, TASKS)(mask, config.factor)
         size = (target.shape[-2] * config.enlargement, target.shape[-1] * config.enlargement)
+        self.shape = (1, target.shape[1], *size)  # of an output
         self.known = target if config.enlargement > 1 else self.degrade(target)  # a small target is A(image) already
         make_input = lookup("input", config.input_kind, INPUTS)
         self.input = make_input(net, self.known, size, config.seed).to(self.device, memory_format=layout)
@@ -140,12 +142,20 @@ class Fitter:
             "averaged": self.averaged,
         }
 
-    def load_state_dict(self, state: dict[str, Any], source: str = "state") -> None:
+    def load_state_dict(self, state: Any, source: str = "state") -> None:
         """Go on from a saved state. Raises UserError for the state of another network; source names it there."""
+        if not isinstance(state, Mapping) or (missing := {"net", "optimizer", "step", "averaged"} - state.keys()):
+            what = f"it has no {min(missing)}" if isinstance(state, Mapping) else f"it is {shown(state)}"
+            raise UserError(f"{source} is not the state of a fit: {what}. Start again, in another folder.")
         load_exactly(self.net, state["net"], source)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        self.averaged = None if state["averaged"] is None else state["averaged"].to(self.device)
+        load_optimizer(self.optimizer, state["optimizer"], source)
+        step, averaged = state["step"], state["averaged"]
+        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= LARGEST_INT:
+            raise UserError(f"{source} is not the state of a fit: its step is {shown(step)}. Start again.")
+        if averaged is not None:
+            check_tensor(averaged, self.shape, "averaged", source)
+            averaged = averaged.to(self.device)
+        self.step, self.averaged = step, averaged
 
     def steps(self) -> Iterator[FitStep]:
         """Fit from the present step to `config.steps`. Yields one record after each step of the optimizer."""

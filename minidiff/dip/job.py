@@ -186,13 +186,13 @@ class DipJob:
 
     def load_state_dict(self, state: dict[str, Any], source: str) -> None:
         """Go on from what `save` wrote. source: the file, for the message of a state that does not fit."""
-        self.fitter.load_state_dict(state["fitter"], source)
+        self.fitter.load_state_dict(state.get("fitter"), source)
         if self.stopper is not None:
-            device = self.fitter.device
-            self.stopper.load_state_dict(
-                {name: value.to(device) if isinstance(value, Tensor) else value
-                 for name, value in state["stopper"].items()}
-            )  # fmt: skip
+            stopper = state.get("stopper")
+            self.stopper.load_state_dict(stopper, self.fitter.shape, source)
+            for name, value in vars(self.stopper).items():
+                if isinstance(value, Tensor):
+                    setattr(self.stopper, name, value.to(self.fitter.device))
 
     def draw(self, step: FitStep) -> None:
         """Write curves.png and sheet.png."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from minidiff.dip.config import StopConfig
 from minidiff.errors import UserError
 from minidiff.files import size_in_words
 from minidiff.networks.dip import DipNet
@@ -29,6 +30,19 @@ def check_memory(net: DipNet, size: tuple[int, int], enlargement: int, device: t
         f"{size_in_words(free)} are free. "
         f"Try `size` {max(8, fits)}, which cuts out the centre, or fewer `channels`."
     )
+
+
+def check_window(stop: StopConfig | None, size: tuple[int, int], channels: int, device: torch.device) -> None:
+    """Raise UserError when the outputs that an early stop holds need more memory than is free."""
+    free = free_memory(device)
+    if stop is None or stop.window is None or free is None:
+        return
+    needed = 4 * stop.window * channels * math.prod(side // (stop.downscale or 1) for side in size)
+    if needed > 0.9 * free:
+        raise UserError(
+            f"the last {stop.window:,} outputs need some {needed / 1e9:.0f} GB, {free / 1e9:.0f} GB are free. "
+            "Try a smaller `window`."
+        )
 
 
 def bytes_a_pixel(net: DipNet) -> float:

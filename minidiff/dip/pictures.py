@@ -43,7 +43,7 @@ def draw_fit(folder: Path, records: list[dict[str, Any]], best_step: int) -> Non
     for axes, lines in zip(panels, curves, strict=True):
         for key, label in lines.items():
             points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
-            axes.plot(*zip(*points, strict=True), label=label)
+            axes.plot([step for step, _ in points], [value for _, value in points], label=label)
         first = next(iter(lines))
         axes.set(ylabel=names[first], yscale="linear" if first in ("psnr", "ssim") else "log")
         axes.axvline(best_step, color="tab:gray", linestyle="--", label=f"chosen: step {best_step:,}")

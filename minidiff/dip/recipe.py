@@ -22,7 +22,7 @@ from minidiff.dip.config import OFF, RESULT, DipConfig, FitRequest, FitResult, N
 from minidiff.dip.early_stop import EARLY_STOPS
 from minidiff.dip.fit import NET_STREAM, NOISE_STREAM, Fitter
 from minidiff.dip.job import DipJob
-from minidiff.dip.memory import check_memory
+from minidiff.dip.memory import check_memory, check_window
 from minidiff.errors import UserError, listed, lookup
 from minidiff.files import read_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
@@ -189,6 +189,7 @@ def build(config: DipConfig, device: Device, out: str | Path | None) -> DipJob:
     fitter = Fitter(net, to_float(target[None, :, :, :channels]), fit, known, device)
     stop = config.early_stop
     stopper = lookup("early stop", stop.name, EARLY_STOPS)(**stop.settings()) if stop else None
+    check_window(stop, size, channels, torch.device(device))
     job = DipJob(config, fitter, stopper, target, mask, reference, out)
     original = image_shape(config.image)
     job.original = None if original in (target.shape[:2], target.shape[1::-1]) else original  # it may have been turned

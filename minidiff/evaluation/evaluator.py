@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from minidiff.classifier.knowledge import Knowledge
 from minidiff.classifier.run import load_classifier
 from minidiff.data import shapes
-from minidiff.errors import UserError
+from minidiff.errors import UserError, one_line
 from minidiff.files import regular, sha256_of
 from minidiff.images.convert import Pixels
 from minidiff.metrics.features import as_trained
-from minidiff.networks.weights import load_exactly
+from minidiff.networks.weights import load_exactly, read_saved
 from minidiff.runtime.precision import full_precision
 
 AT_ONCE = 200  # images to a batch
@@ -101,9 +101,9 @@ def load_lab(path: Path) -> nn.Module:
     fault, found = "it holds no table of tensors", None
     regular(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = read_saved(path)
     except OSError as error:
-        fault = str(error.strerror)
+        fault = error.strerror or one_line(error)
     except Exception:  # whatever bytes are there; torch's own message would have the user load them unsafely
         fault = "it is damaged, no file of torch, or has more in it than tensors"
     tensors = found["model"] if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping) else found

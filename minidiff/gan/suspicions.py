@@ -43,7 +43,7 @@ def is_young(kind: str, preset: str | None, steps: int, step: int) -> bool:
 
 def collapse(records: Records, kind: str) -> list[str]:
     """Warn when the samples that were measured last are too alike. kind: one of GANS."""
-    latest = next((record for record in reversed(records) if "diversity" in record), None)
+    latest = next((record for record in reversed(records) if record.get("diversity") is not None), None)
     if latest is None or latest["diversity"] >= TOO_ALIKE:
         return []
     return [
@@ -63,7 +63,8 @@ def one_sided(records: Records) -> list[str]:
 
     This is for a dcgan only: a critic's scores have no accuracy.
     """
-    recognised = [min(r["accuracy_real"], r["accuracy_fake"]) for r in records if "accuracy_fake" in r]
+    both = [(r.get("accuracy_real"), r.get("accuracy_fake")) for r in records]
+    recognised = [min(real, fake) for real, fake in both if real is not None and fake is not None]
     latest = recognised[-max(5, len(recognised) // 5) :]
     if len(latest) < 5 or np.mean(latest) < RECOGNISES_ALL:
         return []
@@ -81,7 +82,7 @@ def flat(records: Records, kind: str) -> list[str]:
     """
     if kind != "wgan":
         return []
-    estimates = np.array([record["wasserstein"] for record in records if "wasserstein" in record])
+    estimates = np.array([record["wasserstein"] for record in records if record.get("wasserstein") is not None])
     latest = estimates[-max(5, len(estimates) // 5) :]
     if len(latest) < 5 or abs(latest.mean()) > latest.std():
         return []

@@ -22,7 +22,7 @@ from minidiff.errors import UserError
 from minidiff.gan.config import GameConfig
 from minidiff.gan.losses import Method, clip_weights, entropy_critic, gradient_penalty, wasserstein
 from minidiff.networks.gan import Critic, Generator
-from minidiff.networks.weights import load_exactly
+from minidiff.networks.weights import load_exactly, load_optimizer
 from minidiff.rng import Draws, seed_from
 from minidiff.runtime import distributed
 from minidiff.runtime.precision import mixed_precision
@@ -80,8 +80,8 @@ class GanTrainer:
             raise UserError(f"{source} is not the training state of a GAN: {what}. Start again, in another folder.")
         for name, network in (("model", self.model), ("ema", self.ema), ("critic", self.critic)):
             load_exactly(network, state[name], source)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"], source)
+        load_optimizer(self.critic_optimizer, state["critic_optimizer"], source)
         self.step = state["step"]
 
     def steps(self) -> Iterator[TrainStep]:

@@ -1,10 +1,9 @@
 """Files of weights from other libraries: read without running anything in them, or refused by name.
 
-Rests on errors and files.
+Rests on networks.weights.
 """
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from minidiff.errors import UserError, one_line
 from minidiff.files import regular
+from minidiff.networks.weights import read_saved
 
 CONFIG = "config.json"
 TENSOR_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -28,9 +28,7 @@ def read_tensor_file(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles that torch did not write
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = read_saved(path)
     except Exception as error:  # whatever bytes are there: the restricted unpickler fails on them in many ways
         called = re.search(r"GLOBAL ([\w.]+)", str(error))
         if called:

@@ -17,7 +17,7 @@ from minidiff.data.downloads import reason_of
 from minidiff.errors import UserError, one_line
 from minidiff.files import replacing, sha256_of
 from minidiff.networks.inception import Inception
-from minidiff.networks.weights import load_exactly
+from minidiff.networks.weights import load_exactly, read_saved
 from minidiff.runtime.progress import progress_bar
 
 LOG = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def load_inception(weights: Path | None = None) -> tuple[Inception, Path, str]:
             "`weights` to use it as it is."
         )
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = read_saved(path)
         if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
             raise ValueError("it is not a table of tensors")
     except Exception as error:  # on arbitrary bytes the restricted unpickler fails in many ways

@@ -1,17 +1,22 @@
 """Load weights exactly: every name, shape and number must be right, or nothing is loaded.
 
-Rests on errors alone; the tensors come from files that other modules read. Nothing in a file is believed before it is
+Rests on files; most tensors come from files that other modules read. Nothing in a file is believed before it is
 compared: a network that a damaged config.json describes is laid out without memory first, see `build_with`.
 """
 
 import math
-from collections.abc import Callable, Mapping
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from minidiff.errors import UserError, shown
+from minidiff.files import regular
 
 if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
+    import torch
     from torch import Tensor, nn
 
 Network = TypeVar("Network", bound="nn.Module")
@@ -32,6 +37,24 @@ def build_with(build: Callable[[], Network], tensors: object, source: str | Path
     network = build()
     load_exactly(network, tensors, source, mend)
     return network
+
+
+def read_saved(path: Path) -> Any:
+    """Read what torch.save wrote, onto the CPU. Nothing in it is run.
+
+    Raises OSError for what cannot be read, and any other Exception for what torch did not write: the restricted
+    unpickler fails on arbitrary bytes in many ways. The parts of such a file are never compressed, and a small file
+    that unpacks to gigabytes is refused.
+    """
+    import torch
+
+    regular(path)
+    with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it declares more than it holds")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickles that torch did not write
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_exactly(module: "nn.Module", tensors: object, source: str | Path, mend: str = FIT) -> None:
@@ -91,6 +114,46 @@ def fault_of(tensor: "Tensor", own: "Tensor") -> str:
     if -most <= low <= high <= most:
         return ""
     return f"holds a number beyond {most:.0e}" if math.isfinite(low + high) else "holds NaN or infinity"
+
+
+# What an optimizer keeps for each parameter, beside the count of its steps: a tensor of the parameter's shape each.
+MOMENTS = {"Adam": ("exp_avg", "exp_avg_sq"), "AdamW": ("exp_avg", "exp_avg_sq"), "RMSprop": ("square_avg",)}
+
+
+def load_optimizer(optimizer: "torch.optim.Optimizer", state: object, source: str | Path) -> None:
+    """Load the moments and step counts of an optimizer's saved state, and keep its own settings.
+
+    The settings are those of the run's config.json. Raises UserError for a state that is not of this optimizer, or not
+    of this network, or holds a number that is not finite.
+    """
+    own = optimizer.state_dict()
+    count = sum(len(group["params"]) for group in own["param_groups"])
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = MOMENTS[type(optimizer).__name__]
+    moments = state.get("state") if isinstance(state, Mapping) else None
+    if not isinstance(moments, Mapping) or not all(isinstance(key, int) and 0 <= key < count for key in moments):
+        raise UserError(f"{source} holds no state of this network's optimizer. Start again, in another folder.")
+    for key, kept in moments.items():
+        wanted = {"step": (), **dict.fromkeys(names, parameters[key].shape)}
+        if not isinstance(kept, Mapping) or kept.keys() != wanted.keys():
+            raise UserError(f"{source} is of another optimizer than {type(optimizer).__name__}. Start again.")
+        for name, shape in wanted.items():
+            check_tensor(kept[name], shape, f"{name} of parameter {key} of its optimizer", source)
+    optimizer.load_state_dict({"state": dict(moments), "param_groups": own["param_groups"]})
+
+
+def check_tensor(tensor: object, shape: Sequence[int], what: str, source: str | Path) -> None:
+    """Raise UserError unless this part of a state is a tensor of finite floats, and has this shape. what: its name."""
+    import torch
+
+    if not isinstance(tensor, torch.Tensor):
+        fault = f"is {shown(tensor)}, not a tensor"
+    elif tuple(tensor.shape) != tuple(shape):
+        fault = f"is {list(tensor.shape)}, not {list(shape)}"
+    else:
+        fault = fault_of(tensor, torch.zeros(0))
+    if fault:
+        raise UserError(f"{source}: {what} {fault}. Start again, in another folder.")
 
 
 def some(faults: list[str]) -> str:

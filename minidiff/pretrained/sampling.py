@@ -62,11 +62,15 @@ def open_order(request: DrawRequest) -> Order:
     """Do what `plan` does, without a look at the target."""
     lines: list[str] = []
     target = Path(request.out or free_name(Path("compare.png" if request.compare else "sample.png")))
-    folder = request.run
-    if folder is None:
-        folder = checkpoint.newest_run("ddpm" if request.of_chains() else KINDS)
+
+    def open_run(folder: str | Path) -> Run | GanRun:
+        return load(folder, request.weights, request.device, request.precision)
+
+    if request.run is None:
+        folder, run = checkpoint.open_newest("ddpm" if request.of_chains() else KINDS, open_run)
         lines.append(f"run       {folder} (the newest)")
-    run = load(folder, request.weights, request.device, request.precision)
+    else:
+        run = open_run(request.run)
     if isinstance(run, GanRun):
         for option in request.of_chains():
             run.refuse(f"`{option}`")

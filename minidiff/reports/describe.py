@@ -18,7 +18,7 @@ from minidiff.dip.config import ANSWERS, RESULT, DipConfig, DipFolderConfig, Fit
 from minidiff.errors import UserError, counted, printable
 from minidiff.evaluation.config import EvaluateConfig
 from minidiff.evaluation.result import read_lists
-from minidiff.files import read_json, size_in_words
+from minidiff.files import read_json, regular, size_in_words
 from minidiff.gan.config import GAMES, read_gan
 from minidiff.records import from_json
 from minidiff.restoration.config import ANSWER as RESTORED
@@ -213,7 +213,10 @@ def measured(folder: Path) -> str:
     found = [record for record in read_metrics(folder) if is_measurement(record)]
     if not found:
         return "not measured yet"
-    values = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in found[-1].items() if name != "step"]
+    values = [
+        f"{name.replace('_', ' ')} {value:.4g}"
+        for name, value in found[-1].items() if name != "step" and value is not None
+    ]  # fmt: skip
     return f"{', '.join(values)} at step {found[-1]['step']:,}"
 
 
@@ -299,13 +302,17 @@ def parameters(path: Path) -> str:
     if not path.exists():
         return "no weights yet"
     try:
+        regular(path)
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("the header is longer than the file")
             header = json.loads(file.read(length))
-    except (OSError, ValueError, struct.error):
+        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        count = sum(prod(map(int, shape)) for shape in shapes)
+        return f"{count:,} in {len(shapes)} tensors"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
         return f"{path.name} is damaged"
-    count = sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return f"{count:,} in {len(header) - ('__metadata__' in header)} tensors"
 
 
 def files(folder: Path) -> str:

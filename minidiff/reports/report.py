@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minidiff.errors import UserError
 from minidiff.reports import run_report, study_report
-from minidiff.runs.folder import list_runs
+from minidiff.runs.folder import list_runs, skip
 from minidiff.studies.study import STUDY
 
 
@@ -17,12 +17,17 @@ def report(folder: str | Path | None = None, out: str | Path | None = None, *, f
     folder: the run or the study; by default the newest run under runs/. out: the page, by default report.html in the
     folder, which is written anew each time. force: replace `out` if it exists. Raises UserError.
     """
-    if folder is None:
-        runs = list_runs()
-        if not runs:
-            raise UserError("there are no runs under runs/ yet. Name a folder, or start with: minidiff train ddpm")
-        folder = runs[0]
     if out is not None and Path(out).exists() and not force:
         raise UserError(f"{out} exists. Give another `out`, or `force` to replace it.")
-    write = study_report.write if (Path(folder) / STUDY).exists() else run_report.write
-    return write(folder, out)
+    if folder is not None:
+        write = study_report.write if (Path(folder) / STUDY).exists() else run_report.write
+        return write(folder, out)
+    runs = list_runs()
+    if not runs:
+        raise UserError("there are no runs under runs/ yet. Name a folder, or start with: minidiff train ddpm")
+    for run in runs[:-1]:
+        try:
+            return run_report.write(run, out)
+        except UserError as error:  # a damaged run must not hide the others
+            skip(error)
+    return run_report.write(runs[-1], out)

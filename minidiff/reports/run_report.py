@@ -118,7 +118,8 @@ def progress(config: Config, records: list[dict[str, Any]]) -> dict[str, str]:
     for record in records:
         if "loss" not in record:
             names = {key: key.replace("_", " ") for key in record if key != "step"}
-            found |= {MEANING.get(name, name): page.number(record[key]) for key, name in names.items()}
+            measured = {key: name for key, name in names.items() if record[key] is not None}
+            found |= {MEANING.get(name, name): page.number(record[key]) for key, name in measured.items()}
     if spent := seconds_of_steps(losses, about.get("batch_size", 0)):
         found["spent on steps"] = page.duration(spent)
     return found

@@ -46,7 +46,7 @@ def draw_curves(folder: Path) -> None:
         below[0].legend()
     if measured:
         for name in names_in(measured, {"step"}):
-            points = [(record["step"], record[name]) for record in measured if name in record]
+            points = points_of(measured, name)
             below[-1].plot(*zip(*points, strict=True), marker=".", label=spaced(name))
         below[-1].legend()
     [axes, *below][-1].set_xlabel("step")
@@ -57,10 +57,10 @@ def draw_losses(axes: "Axes", training: list[dict[str, Any]], losses: list[str])
     """Draw the losses, on a log axis if all are positive, and the learning rate beside them."""
     for name in losses:
         plot_smoothed(axes, training, name)
-    positive = all(record[name] > 0 for record in training for name in losses if name in record)
+    positive = all(value > 0 for name in losses for _, value in points_of(training, name))
     axes.set(ylabel="loss", yscale="log" if positive else "linear")
-    steps, rates = [record["step"] for record in training], axes.twinx()
-    rates.plot(steps, [record["lr"] for record in training], color="tab:gray", linestyle=":",
+    rates, points = axes.twinx(), points_of(training, "lr")
+    rates.plot([step for step, _ in points], [lr for _, lr in points], color="tab:gray", linestyle=":",
                label="learning rate (right)")  # fmt: skip
     rates.set_ylim(bottom=0)
     axes.legend(handles=[handle for each in (axes, rates) for handle in each.get_legend_handles_labels()[0]])
@@ -68,13 +68,18 @@ def draw_losses(axes: "Axes", training: list[dict[str, Any]], losses: list[str])
 
 def names_in(records: list[dict[str, Any]], without: set[str]) -> list[str]:
     """Return the names of the values in the records, in the order in which they first appear."""
-    return list(dict.fromkeys(name for record in records for name in record if name not in without))
+    named = (name for record in records for name, value in record.items() if value is not None)
+    return list(dict.fromkeys(name for name in named if name not in without))
+
+
+def points_of(records: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Return (step, value) for every record that has the value."""
+    return [(record["step"], record[name]) for record in records if record.get(name) is not None]
 
 
 def plot_smoothed(axes: "Axes", records: list[dict[str, Any]], name: str) -> None:
     """Draw a value as it was logged, thin, and its running median."""
-    points = [(record["step"], record[name]) for record in records if name in record]
-    steps, values = zip(*points, strict=True)
+    steps, values = zip(*points_of(records, name), strict=True)
     (line,) = axes.plot(steps, values, alpha=0.3, linewidth=0.8)
     axes.plot(steps, running_median(values), color=line.get_color(), label=spaced(name))
 

@@ -17,10 +17,11 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from minidiff.errors import UserError, listed, one_line
+from minidiff.errors import UserError, listed, one_line, shown, warn_once
 from minidiff.files import is_empty, read_json, regular, size_in_words, write_atomically, write_json
+from minidiff.records import LARGEST_INT
 
 if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
     from torch import Tensor
@@ -30,6 +31,7 @@ LOG = logging.getLogger(__name__)
 CONFIG, MODEL, STATE = "config.json", "model.safetensors", "state.pt"
 WEIGHTS = ("ema", "raw")  # the averaged ones, to sample from; and those being trained
 
+Opened = TypeVar("Opened")
 Kinds = str | tuple[str, ...]  # of runs: one of these is asked for
 
 
@@ -62,7 +64,6 @@ def told(path: Path) -> str:
 
 def read_tensors(path: Path) -> dict[str, "Tensor"]:
     """Read a .safetensors file. Raises UserError when it is missing or damaged."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
@@ -73,8 +74,8 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
         tensors: dict[str, Tensor] = load_file(path)
         LOG.info(f"read {told(path)}: {len(tensors)} tensors")
         return tensors
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}). Resume the run to write it anew.") from None
+    except Exception as error:  # whatever its header says: the library has no one error for it
+        raise UserError(f"{path} is damaged ({one_line(error)}). Resume the run to write it anew.") from None
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
@@ -82,17 +83,18 @@ def read_state(folder: Path) -> dict[str, Any] | None:
 
     Raises UserError when it is damaged.
     """
-    import torch
+    from minidiff.networks.weights import read_saved
 
     path = folder / STATE
     if not path.exists():
         return None
     regular(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or "step" not in state:
-            raise ValueError("not the state of a run")
-        LOG.info(f"read {told(path)}: the training at step {state['step']}")
+        state: dict[str, Any] = read_saved(path)
+        step = state["step"] if isinstance(state, dict) and "step" in state else None
+        if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= LARGEST_INT:
+            raise ValueError(f"its step is {shown(step)}, so it is not the state of a run")
+        LOG.info(f"read {told(path)}: the training at step {step}")
         return state
     except Exception as error:  # whatever bytes are there: the restricted unpickler fails on them in many ways
         raise UserError(f"{path} is damaged ({one_line(error)}). Start again, in another folder.") from None
@@ -107,6 +109,8 @@ def read_weights(folder: Path, weights: str = "ema") -> tuple[dict[str, "Tensor"
     state = read_state(folder)
     if state is None:
         raise UserError(f"{folder / STATE} is missing, and only it holds the raw weights. Use ema.")
+    if not isinstance(state.get("model"), dict):
+        raise UserError(f"{folder / STATE} has no raw weights, so it is not the state of a training. Use ema.")
     return state["model"], folder / STATE
 
 
@@ -128,6 +132,8 @@ def read_config(folder: str | Path, kind: Kinds | None = None) -> dict[str, Any]
     config = read_json(folder / CONFIG)
     if not isinstance(config.get("kind"), str):
         raise UserError(f"{folder / CONFIG} was not written by minidiff (it names no kind of run).")
+    if not config["kind"].isprintable() or len(config["kind"]) > 40:
+        raise UserError(f"{folder / CONFIG} was not written by minidiff (its kind of run is {shown(config['kind'])}).")
     if kind is not None and config["kind"] not in several(kind):
         needs = listed(several(kind), "or")
         raise UserError(
@@ -147,28 +153,40 @@ def list_runs(root: str | Path = "runs", kind: Kinds | None = None) -> list[Path
     """
     found = []
     for config in Path(root).glob(f"*/{CONFIG}"):
+        model = config.parent / MODEL
         try:
-            fits = kind is None or (
-                read_config(config.parent)["kind"] in several(kind) and (config.parent / MODEL).exists()
-            )
-        except UserError:
+            if kind is None or (read_config(config.parent)["kind"] in several(kind) and model.exists()):
+                found.append(((model if model.exists() else config).stat().st_mtime, config.parent))
+        except OSError:  # it has just been removed
             continue
-        if fits:
-            newest = config.parent / MODEL if (config.parent / MODEL).exists() else config
-            found.append((newest.stat().st_mtime, config.parent))
+        except UserError as error:
+            skip(error)
     return [folder for _, folder in sorted(found, reverse=True)]
 
 
-def newest_run(kind: Kinds, root: str | Path = "runs") -> Path:
-    """Find the run of this kind, or one of these, that was written last. Raises UserError when there is none."""
-    runs = list_runs(root, kind)
-    if not runs:
-        kinds = several(kind)
-        raise UserError(
-            f"no {listed(kinds, 'or')} run with weights under {root}/. "
-            f"Train one with `minidiff train {kinds[0]}`, or name a run folder."
-        )
-    return runs[0]
+def skip(error: UserError) -> None:
+    """Print that a run is left out of a list or of a choice. The error names it."""
+    warn_once(f"{str(error).rstrip('.')}; this run is skipped.")
+
+
+def open_newest(kind: Kinds, open_run: Callable[[Path], Opened], root: str | Path = "runs") -> tuple[Path, Opened]:
+    """Open the run of this kind, or one of these, that was written last. Returns its folder, and it.
+
+    A run that cannot be opened is skipped with a warning. Raises UserError when there is no other.
+    """
+    runs, first = list_runs(root, kind), None
+    for folder in runs:
+        try:
+            return folder, open_run(folder)
+        except UserError as error:
+            first = first or error
+            if folder != runs[-1]:
+                skip(error)
+    kinds = several(kind)
+    raise first or UserError(
+        f"no {listed(kinds, 'or')} run with weights under {root}/. "
+        f"Train one with `minidiff train {kinds[0]}`, or name a run folder."
+    )
 
 
 def create_run(

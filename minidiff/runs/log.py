@@ -1,36 +1,89 @@
 """The log of a run, metrics.jsonl: a record a line, with the step and what was measured there.
 
-Rests on files.
+Rests on files. Nothing in the file is believed before it is checked.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from minidiff.errors import UserError
+from minidiff.errors import UserError, one_line, warn_once
 from minidiff.files import regular, write_atomically
+from minidiff.records import LARGEST_FLOAT
 
 METRICS = "metrics.jsonl"
+
+
+LARGEST_LOG, LONGEST_LINE = 256 << 20, 10_000  # bytes: a million steps take 5 MB, a line some 200
+A_NAME = re.compile(r"[A-Za-z][\w .-]{0,99}")  # of a value
 
 
 def read_metrics(folder: Path, upto: int | None = None) -> list[dict[str, Any]]:
     """Read metrics.jsonl, up to a step. A last line that a kill cut short is left out.
 
-    Every record has a step. A record of the training has a loss. A record of a measurement, such as one of the
-    accuracy, has none.
+    Every record has a step, and steps do not fall. A record of the training has a loss. A record of a measurement, such
+    as one of the accuracy, has none. Values are finite numbers, or None. Any other line is left out, and a warning says
+    so. Raises UserError for a file that cannot be read, or is larger than LARGEST_LOG.
     """
-    records = []
-    path = folder / METRICS
-    for line in regular(path).read_text(errors="replace").splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-            int(record["step"]), float(record.get("loss", 0))
-            if upto is None or record["step"] <= upto:
-                records.append(record)
-        except (ValueError, TypeError, KeyError, AttributeError):
+    path, records, wrong, last = folder / METRICS, [], [], 0
+    if not path.exists():
+        return []
+    for number, line in enumerate(lines_of(path), 1):
+        record = as_record(line)
+        if record is None or record["step"] < last:
+            wrong.append(number)
             continue
+        last = record["step"]
+        if upto is None or last <= upto:
+            records.append(record)
+    if wrong:
+        lines = f"line {wrong[0]} is" if len(wrong) == 1 else f"{len(wrong)} lines, the first of them {wrong[0]}, are"
+        warn_once(f"{path}: {lines} not what a training writes, and left out.")
     return records
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file without their ends, the first LONGEST_LINE bytes of each.
+
+    A last line without an end is left out: a kill cut it short. Raises UserError.
+    """
+    try:
+        regular(path)
+        if path.stat().st_size > LARGEST_LOG:
+            raise UserError(f"{path} has more than {LARGEST_LOG >> 20} MB, which no training writes. Remove it.")
+        with open(path, "rb") as file:
+            while line := file.readline(LONGEST_LINE):
+                rest = line
+                while rest and not rest.endswith(b"\n"):
+                    rest = file.readline(1 << 20)
+                if rest or is_whole(line):
+                    yield line.removesuffix(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or one_line(error)}). Remove it.") from None
+
+
+def is_whole(line: bytes) -> bool:
+    """Tell whether a last line without an end is a record all the same, as an editor may leave it."""
+    return as_record(line) is not None
+
+
+def as_record(line: bytes) -> dict[str, Any] | None:
+    """Return what a line of metrics.jsonl says; None unless it is a record as `append_metrics` writes them."""
+    try:
+        record = json.loads(line) if len(line) < LONGEST_LINE else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not is_number(record.get("step")) or not isinstance(record["step"], int):
+        return None
+    values = all(A_NAME.fullmatch(name) and (value is None or is_number(value)) for name, value in record.items())
+    return record if values and record["step"] >= 0 and record.get("loss", 0) is not None else None
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a value is a finite number, no larger than float32 has them."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_FLOAT
 
 
 def seconds_of_steps(records: list[dict[str, Any]], batch_size: int) -> float:
@@ -40,7 +93,7 @@ def seconds_of_steps(records: list[dict[str, Any]], batch_size: int) -> float:
     """
     step, total = 0, 0.0
     for record in records:
-        if record.get("images_per_second"):
+        if (record.get("images_per_second") or 0) > 1e-6:
             total += (record["step"] - step) * batch_size / record["images_per_second"]
             step = record["step"]
     return total

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from minidiff.data.config import Images
 from minidiff.data.datasets import ImageData, load_data
 from minidiff.errors import UserError
-from minidiff.networks.weights import load_exactly
+from minidiff.networks.weights import load_exactly, load_optimizer
 from minidiff.rng import Draws, seed_from
 from minidiff.runtime import distributed
 from minidiff.runtime.precision import can_compile, mixed_precision
@@ -116,7 +116,7 @@ class Trainer:
             )
         load_exactly(self.model, state["model"], source)
         load_exactly(self.ema, state["ema"], source)
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"], source)
         self.step = state["step"]
 
     def steps(self) -> Iterator[TrainStep]:

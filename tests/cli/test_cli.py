@@ -106,8 +106,9 @@ def test_a_damaged_run_does_not_hide_the_others(trained: Path, capsys: pytest.Ca
     Path("runs/bad/config.json").write_text("{")
     os.symlink(trained, "runs/good")
     assert cli.run(["info"]) == 0
-    said = capsys.readouterr().out
-    assert "runs/good  ddpm on folder 16x16, step 6 of 6" in said and "runs/bad" in said
+    said = capsys.readouterr()
+    assert "runs/good  ddpm on folder 16x16, step 6 of 6" in said.out and "runs/bad" not in said.out
+    assert said.err.startswith("Warning: runs/bad/config.json is no JSON") and said.err.count("\n") == 1
 
 
 def test_resume_goes_on_to_the_bit_and_keeps_the_options(tiny_preset: str, photos: Path) -> None:

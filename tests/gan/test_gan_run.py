@@ -158,7 +158,7 @@ def test_what_is_missing_or_does_not_fit_is_said(tmp_path: Path) -> None:
         ({"network": config["network"] | {"image_size": 0}}, 'config.json: in "network", "image_size" is 0'),
         ({"gan": config["gan"] | {"optimizer": "sgd"}}, '"gan.optimizer" is .sgd., and should be .adam. or .rmsprop.'),
         ({"training": {}}, '"training.[a-z_]*" is missing'),
-        ({"network": config["network"] | {"image_size": 30}}, "`image_size` 30"),
+        ({"network": config["network"] | {"image_size": 30}}, "network.image_size. is 30"),
         ({"network": config["network"] | {"width": 8}}, "does not fit this network.*Nothing was loaded"),
     ):
         write_json(folder / "config.json", config | damage)

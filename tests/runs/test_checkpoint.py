@@ -132,13 +132,13 @@ def test_configs(tmp_path: Path) -> None:
 
 def test_the_newest_fitting_run_is_found(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no ddpm run with weights"):
-        checkpoint.newest_run("ddpm", tmp_path)
+        checkpoint.open_newest("ddpm", str, tmp_path)
     for age, (name, kind) in enumerate([("new-gan", "gan"), ("b", "ddpm"), ("a", "ddpm"), ("unsaved", "ddpm")]):
         folder = checkpoint.create_run(tmp_path / name, "", {"kind": kind})
         if name != "unsaved":
             (folder / "model.safetensors").touch()
             os.utime(folder / "model.safetensors", (1e9 - age, 1e9 - age))
-    assert checkpoint.newest_run("ddpm", tmp_path).name == "b"
+    assert checkpoint.open_newest("ddpm", str, tmp_path)[0].name == "b"
     assert len(checkpoint.list_runs(tmp_path)) == 4
 
 
