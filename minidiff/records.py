@@ -6,6 +6,7 @@ other records. Its `__post_init__` checks what a type cannot say, such as a rang
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
@@ -61,7 +62,7 @@ PLAIN: dict[Any, tuple[type, str]] = {
     Path: (PathLike, "a path"),
     NoneType: (NoneType, "None"),
 }
-LARGEST_INT, LARGEST_FLOAT = 2**63, 1e38  # what torch can hold as int64, and as float32
+LARGEST_INT, LARGEST_FLOAT = 2**63 - 1, 1e38  # what torch can hold as int64, and as float32
 LONGEST = 100_000  # characters of a text: no name, path or message is longer
 
 
@@ -188,7 +189,7 @@ def check_limits(stored: object, key: str = "") -> None:
     elif isinstance(stored, list | tuple):
         for place, value in enumerate(stored):
             check_limits(value, f"{key}.{place}")
-    else:
+    elif not isinstance(stored, float) or math.isfinite(stored):  # pydantic refuses NaN, and knows what was expected
         demand_limits(key, stored)
 
 

@@ -103,8 +103,6 @@ class DdpmConfig(RunConfig):
         check_size(self.data.image_size, network.stride, "`data.image_size`")
         if self.labels is not None:
             check_same("network.label_dim", network.label_dim, len(self.labels.names), "the number of labels.names")
-        elif self.source is None:
-            check_same("network.label_dim", network.label_dim, 0, "the labels that the run has")
 
 
 def read_ddpm(stored: dict[str, Any], where: object) -> DdpmConfig:

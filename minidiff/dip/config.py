@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from minidiff.errors import UserError
 from minidiff.networks.configs import MOST_CHANNELS, MOST_PIXELS
-from minidiff.records import LARGEST_INT, demand_range, record, to_json
+from minidiff.records import LARGEST_INT, demand_range, from_json, record, to_json
 
 ANSWER, TARGET, RESULT = "dip.png", "target.png", "result.json"  # files of a run folder
 STEPS, IMAGES, ANSWERS = "steps", "images", "dip"  # folders of a run folder
@@ -204,6 +204,11 @@ class FitResult:
     def __post_init__(self) -> None:
         demand_range(self, 1, MOST_STEPS, "steps")
         demand_range(self, 0, self.steps, "best_step")
+
+
+def read_any_fit(stored: dict[str, Any], where: object) -> DipConfig | DipFolderConfig:
+    """Read the config.json of a fit, of one picture or of all pictures of a folder. Raises UserError."""
+    return from_json(DipFolderConfig, stored, where) if "images" in stored else from_json(DipConfig, stored, where)
 
 
 def present(value: object) -> dict[str, Any]:

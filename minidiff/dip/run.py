@@ -6,10 +6,22 @@ Rests on dip.config and runs.folder; no network is built.
 import re
 from pathlib import Path
 
-from minidiff.dip.config import ANSWER, ANSWERS, IMAGES, STEPS
+from minidiff.dip.config import (
+    ANSWER,
+    ANSWERS,
+    IMAGES,
+    RESULT,
+    STEPS,
+    DipConfig,
+    DipFolderConfig,
+    FitResult,
+    read_any_fit,
+)
 from minidiff.dip.job import step_file
 from minidiff.errors import UserError
+from minidiff.files import read_json
 from minidiff.images.files import free_name, image_shape, read_image, write_image
+from minidiff.records import from_json
 from minidiff.runs import folder as run_folder
 
 
@@ -19,11 +31,18 @@ def is_dip_run(folder: str | Path) -> bool:
     return (folder / run_folder.CONFIG).is_file() and run_folder.read_config(folder)["kind"] == "dip"
 
 
+def read_fit(folder: Path) -> DipConfig | DipFolderConfig:
+    """Read the config.json of a fit. Raises UserError, also when its result.json is damaged."""
+    config = read_any_fit(run_folder.read_config(folder, kind="dip"), folder / run_folder.CONFIG)
+    if (folder / RESULT).exists():
+        from_json(FitResult, read_json(folder / RESULT), folder / RESULT)
+    return config
+
+
 def chosen_images(folder: str | Path) -> list[Path]:
     """List the answers of a fit: its dip.png, or one for each picture of a folder. Raises UserError without any."""
     folder = Path(folder)
-    config = run_folder.read_config(folder, kind="dip")
-    several = "images" in config
+    several = isinstance(read_fit(folder), DipFolderConfig)
     found = sorted((folder / ANSWERS).glob("*.png")) if several else [folder / ANSWER]
     if not found or not found[0].exists():
         raise UserError(f"{folder} is not finished, so it has no answer yet. Resume it with `minidiff dip fit`.")
@@ -33,8 +52,7 @@ def chosen_images(folder: str | Path) -> list[Path]:
 def saved_step(folder: str | Path, step: int) -> Path:
     """Find the file of a fit's output at a step. Raises UserError, naming the nearest steps, if it was not saved."""
     folder = Path(folder)
-    config = run_folder.read_config(folder, kind="dip")
-    if "images" in config:
+    if isinstance(read_fit(folder), DipFolderConfig):
         raise UserError(f"{folder} holds the fits of several pictures. Name one of the runs in {folder / IMAGES}.")
     path = step_file(folder, step)
     if path.exists():

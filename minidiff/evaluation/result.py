@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+
+from typing_extensions import Required, TypedDict
 
 from minidiff.errors import UserError
 from minidiff.evaluation.config import RESULT, read_config
 from minidiff.files import read_json, write_json
+from minidiff.records import from_json
 
 
 class Estimate(TypedDict, total=False):
     """A mean over seeds; with two seeds or more, also its standard error and Student's 95% interval."""
 
-    value: float
+    value: Required[float]
     se: float
     low: float
     high: float
@@ -30,14 +32,20 @@ class Confusion(TypedDict):
 class ListFigures(TypedDict, total=False):
     """All figures of a list."""
 
-    conditions: int
-    seeds: list[int]
-    score: Estimate
+    conditions: Required[int]
+    seeds: Required[list[int]]
+    score: Required[Estimate]
     per_image: Estimate
     exact: Estimate  # not there where the outputs compete: then it is the score
     by_count: dict[str, dict[str, float]]  # of the pictures with this many labels
     by_label: dict[str, dict[str, float]]
     confusions: list[Confusion]
+
+
+class Lists(TypedDict):
+    """The part of result.json that has the figures."""
+
+    lists: dict[str, ListFigures]
 
 
 def write_result(folder: Path, found: Mapping[str, ListFigures]) -> None:
@@ -56,11 +64,9 @@ def read_lists(folder: Path) -> dict[str, ListFigures]:
     path = folder / RESULT
     if not path.exists():
         return {}
+    mend = f"The same `minidiff evaluate`, with {folder} as `out`, writes it again."
+    stored = read_json(path, mend)
     try:
-        lists: dict[str, Any] = read_json(path)["lists"]
-        for figures in lists.values():
-            float(figures["score"]["value"]), int(figures["conditions"]), len(figures["seeds"])
-        return lists
-    except (UserError, ValueError, KeyError, TypeError, AttributeError):
-        mend = f"The same `minidiff evaluate`, with {folder} as `out`, writes it again."
-        raise UserError(f"{path} is damaged. {mend}") from None
+        return from_json(Lists, {"lists": stored.get("lists")}, path)["lists"]
+    except UserError as error:
+        raise UserError(f"{error} The file is damaged. {mend}") from None

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from minidiff.ddpm.config import DdpmConfig, read_ddpm
 from minidiff.ddpm.run import Run, load_ddpm
-from minidiff.gan.config import GAMES
+from minidiff.gan.config import GAMES, GanConfig, read_gan
 from minidiff.gan.run import GanRun, load_gan
 from minidiff.interop.checkpoints import is_foreign
 from minidiff.runs import folder as checkpoint
@@ -27,3 +28,9 @@ def load(
     if is_foreign(folder) or checkpoint.read_config(folder, KINDS)["kind"] == "ddpm":
         return load_ddpm(folder, weights, device, precision)
     return load_gan(folder, weights, device, precision)
+
+
+def read_drawing(folder: Path) -> DdpmConfig | GanConfig:
+    """Read the config.json of a run that draws. Raises UserError."""
+    stored, where = checkpoint.read_config(folder, KINDS), folder / checkpoint.CONFIG
+    return read_ddpm(stored, where) if stored["kind"] == "ddpm" else read_gan(stored, where)

@@ -14,7 +14,7 @@ from typing import Any
 from minidiff.classifier.config import read_classifier
 from minidiff.data.config import DataConfig, Labels
 from minidiff.ddpm.config import read_ddpm
-from minidiff.dip.config import ANSWERS, RESULT, DipConfig, DipFolderConfig, FitResult
+from minidiff.dip.config import ANSWERS, RESULT, DipFolderConfig, FitResult, read_any_fit
 from minidiff.errors import UserError, counted, printable
 from minidiff.evaluation.config import EvaluateConfig
 from minidiff.evaluation.result import read_lists
@@ -187,7 +187,7 @@ def listed(labels: Labels) -> str:
 
 def describe_dip(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     """Describe a fit of one picture, or of all pictures of a folder."""
-    read = read_dip(folder, config)
+    read = read_any_fit(config, folder / CONFIG)
     if isinstance(read, DipFolderConfig):
         return {"images": read.images, "progress": summarise_dip(folder, config)}
     fit, stop = read.fit, read.early_stop
@@ -200,12 +200,6 @@ def describe_dip(folder: Path, config: dict[str, Any]) -> dict[str, str]:
         f"seed {fit.seed}; early stop {ending}",
         "progress": fit_progress(folder, fit.steps),
     }
-
-
-def read_dip(folder: Path, config: dict[str, Any]) -> DipConfig | DipFolderConfig:
-    """Read the config of a dip run as a record. Raises UserError."""
-    where = folder / CONFIG
-    return from_json(DipFolderConfig, config, where) if "images" in config else from_json(DipConfig, config, where)
 
 
 def measured(folder: Path) -> str:
@@ -221,7 +215,7 @@ def measured(folder: Path) -> str:
 
 
 def summarise_dip(folder: Path, config: dict[str, Any]) -> str:
-    read = read_dip(folder, config)
+    read = read_any_fit(config, folder / CONFIG)
     if isinstance(read, DipFolderConfig):
         return f"of the pictures in {read.images}, {len(list((folder / ANSWERS).glob('*.png')))} fitted"
     return f"of {read.image}, {fit_progress(folder, read.fit.steps)}"

@@ -9,15 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minidiff.dip.config import FitResult
 from minidiff.errors import UserError
+from minidiff.evaluation.result import read_lists
 from minidiff.files import read_json
 from minidiff.gan.config import GAMES
 from minidiff.gan.suspicions import is_young, suspicions
 from minidiff.images.faults import problems
 from minidiff.images.files import read_image
 from minidiff.images.grid import cut
+from minidiff.records import from_json, to_json
 from minidiff.reports import describe, page
 from minidiff.reports.charts import panels
+from minidiff.restoration.config import RestoreResult
 from minidiff.runs.folder import read_config
 from minidiff.runs.log import read_metrics, seconds_of_steps
 
@@ -136,7 +140,7 @@ def fit(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
         rest = f", {len(shown)} of them shown" if len(shown) < len(answers) else ""
         pictures = [page.picture(path, path.stem, page.room_for(len(shown))) for path in shown]
         return {f"pictures fitted{rest}": page.number(len(answers))}, {"Pictures": [page.Album(pictures, "small")]}
-    result, records = read_json(folder / RESULT, missing={}), read_metrics(folder)
+    result, records = result_of(folder), read_metrics(folder)
     found = {"PSNR in dB": result.get("psnr"), "PSNR of the target": result.get("psnr_target"),
              "SSIM": result.get("ssim"), "chosen step": result.get("best_step")}  # fmt: skip
     done = f"{page.number(records[-1]['step'])} of {page.number(config['fit']['steps'])}" if records else ""
@@ -152,6 +156,8 @@ def fit(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
 def restoration(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
     """Show a fit, and the end of a chain after it."""
     result, inner = read_json(folder / RESULT, missing={}), folder / "dip"
+    if result:
+        from_json(RestoreResult, result, folder / RESULT)
     figures = {"timestep it starts from": result.get("start_t"), "noise, of 255": result.get("noise")}
     told = {name: page.number(float(f"{value:.3g}")) for name, value in figures.items() if value is not None}
     quality = [
@@ -165,8 +171,14 @@ def restoration(folder: Path, config: Config) -> tuple[dict[str, str], Sections]
     return {"restoration": describe.restore_progress(folder)} | told, {
         "Results": page.simple_table(["", "PSNR in dB", "SSIM"], quality, "lrr"),
         "Pictures": [page.Album(shown, "one")] * bool(shown),
-        "Curves of the fit": curves(read_metrics(inner), read_json(inner / RESULT, missing={})),
+        "Curves of the fit": curves(read_metrics(inner), result_of(inner)),
     }
+
+
+def result_of(folder: Path) -> Mapping[str, Any]:
+    """Read the result.json of a fit; nothing if it is not finished. Raises UserError for a damaged one."""
+    stored = read_json(folder / RESULT, missing={})
+    return to_json(from_json(FitResult, stored, folder / RESULT)) if stored else {}
 
 
 # --- an evaluation ------------------------------------------------------------------------------------------------
@@ -174,7 +186,7 @@ def restoration(folder: Path, config: Config) -> tuple[dict[str, str], Sections]
 
 def evaluation(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
     """Show the scores of an evaluation, and what the classifier sees in the pictures."""
-    lists: dict[str, Any] = read_json(folder / RESULT, missing={}).get("lists") or {}
+    lists: dict[str, Any] = {**read_lists(folder)}
     paths = [*sorted((folder / "pictures").glob("*.png")), *sorted((folder / "failures").glob("*.png"))]
     pictures = [page.picture(path, f"{path.parent.name}: {path.stem}", page.room_for(len(paths))) for path in paths]
     scores = [
@@ -185,7 +197,10 @@ def evaluation(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
     ]
     seen: list[page.Block] = []
     for name, found in lists.items():
-        pairs = [[pair["asked"], pair["seen"] or "nothing", page.number(pair["times"])] for pair in found["confusions"]]
+        pairs = [
+            [pair["asked"], pair["seen"] or "nothing", page.number(pair["times"])]
+            for pair in found.get("confusions", [])
+        ]
         seen += page.simple_table(["asked for", "seen", "times"], pairs[:ROWS], "llr", name)
     return {f"score, {name}": f"{found['score']['value']:.3f}" for name, found in lists.items()}, {
         "Results": [page.Table(["", "images", "share", "95% interval", ""], scores, "lrrll")] * bool(scores),
@@ -212,7 +227,7 @@ def score(name: str, found: Mapping[str, Any], images: int) -> page.Row:
 
 def by_label(lists: Mapping[str, Any]) -> page.Blocks:
     """Make a table of the score of every label, the lowest first, with a column for each list."""
-    columns = {name: found["by_label"] for name, found in lists.items()}
+    columns = {name: found.get("by_label", {}) for name, found in lists.items()}
     labels = dict.fromkeys(label for of in columns.values() for label in of)
     names = sorted(labels, key=lambda label: min(of[label]["score"] for of in columns.values() if label in of))
     lines = [[label, *(f"{of[label]['score']:.3f}" if label in of else "-" for of in columns.values())]

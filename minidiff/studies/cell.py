@@ -37,7 +37,7 @@ from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.faults import faults, problems
 from minidiff.images.files import write_image
 from minidiff.images.grid import grid
-from minidiff.pretrained.load import load
+from minidiff.pretrained.load import load, read_drawing
 from minidiff.records import from_json, record, to_json
 from minidiff.runs import folder as run_folder
 from minidiff.runs.log import read_metrics, seconds_of_steps
@@ -133,8 +133,9 @@ def train(settings: Settings, cell: str, run: Path, device: torch.device, digest
 
 def training_seconds(run: Path) -> float:
     """Return how long the steps of a run took."""
-    batch_size = run_folder.read_config(run)["training"]["batch_size"]
-    return seconds_of_steps(read_metrics(run), batch_size)
+    training = read_drawing(run).training
+    assert training is not None, "the run of a cell is trained here"
+    return seconds_of_steps(read_metrics(run), training.batch_size)
 
 
 def drawn_before(place: Path, study: Study) -> Drawn | None:

@@ -19,9 +19,9 @@ from minidiff.metrics import extraction, features
 from minidiff.metrics.features import FeatureNetwork
 from minidiff.metrics.sources import ImageSource
 from minidiff.metrics.statistics import open_statistics, save_statistics
+from minidiff.pretrained.load import read_drawing
 from minidiff.pretrained.sources import open_place
 from minidiff.records import to_json
-from minidiff.runs import folder as run_folder
 from minidiff.runtime.progress import progress_bar
 from minidiff.studies.config import Study, data_of
 from minidiff.studies.measuring import distances, evenly, extract_all, rows_source
@@ -63,7 +63,7 @@ def prepare(study: Study, folder: Path, name: str, device: torch.device) -> None
     digest = data.fingerprint()
     for cell in study.cells_with(name):
         if (run := folder / CELLS / cell / RUN).exists():
-            check_data(cell, digest, run_folder.read_config(run)["data"].get("fingerprint"))
+            check_data(cell, digest, read_drawing(run).data.fingerprint)
     write_image(place / REAL, grid(data.rgb(evenly(len(data), SHOWN))))
     everything = rows_source(name, data, np.arange(len(data)))
     everything.fingerprint = digest

@@ -4,18 +4,21 @@ A cell that failed or is not finished is reported like any other, and so is a fi
 Rests on study, the folder of a study.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from minidiff.errors import UserError, listed
+from minidiff.errors import UserError, listed, one_line, shown
 from minidiff.files import read_json
 from minidiff.records import LARGEST_INT, demand_range, from_json, record
 from minidiff.runs import folder as run_folder
 from minidiff.studies.config import data_of, model_of
 from minidiff.studies.study import CELLS, DATA, RESULT, RUN, STUDY
+
+A_NAME = re.compile(r"\w[\w.+-]{0,199}")  # of a cell, a data set, a corruption or a model
 
 
 @record
@@ -176,19 +179,35 @@ def read_findings(folder: Path) -> Findings:
     """
     plan = read_json(folder / STUDY)
     try:
-        names, models = list(plan["cells"]), list(plan["models"])
+        names, models = names_in(plan, "cells"), names_in(plan, "models")
+        for name in ("datasets", "corruptions"):
+            names_in({name: [], **plan}, name)
+        for name in ("num", "seed", "severity", "image_size"):
+            value = plan.get(name)
+            if not isinstance(value, int | None) or (value is not None and not 0 <= value <= LARGEST_INT):
+                raise ValueError(f'"{name}" is {shown(value)}, and no whole number')
         data = list(dict.fromkeys(data_of(name) for name in names))
         models += [model for name in names if (model := model_of(name)) not in models]
         if any("." not in place for place in data):
             raise ValueError("a cell is named DATASET.CORRUPTION.MODEL")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / STUDY} lacks what a study has ({error}). Begin anew in another folder.") from None
+        raise UserError(
+            f"{folder / STUDY} lacks what a study has ({one_line(error)}). Begin anew in another folder."
+        ) from None
     cells = {(data_of(name), model_of(name)): read_cell(folder, name) for name in names}
     floors = {place: found for place in data if (found := read_floor(folder / DATA / place / RESULT))}
     known = [cell.figures for cell in cells.values()] + list(floors.values())
     metrics = {name: found.title or name for of_one in reversed(known) for name, found in of_one.items()}
     order = [*dict.fromkeys(name for of_one in known for name in of_one)]
     return Findings(folder, plan, data, models, cells, floors, {name: metrics[name] for name in order})
+
+
+def names_in(plan: Mapping[str, Any], key: str) -> list[str]:
+    """Return the names of a list in study.json. Raises ValueError unless all of them can name a folder."""
+    found = plan[key]
+    if not isinstance(found, list) or not all(isinstance(name, str) and A_NAME.fullmatch(name) for name in found):
+        raise ValueError(f'"{key}" is {shown(found)}, not a list of names')
+    return list(found)
 
 
 def texts_of(found: object) -> list[str]:

@@ -432,7 +432,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
         text = Reader(run_report.write(folder).read_text()).text
         assert "Results" not in text and "Curves" not in text  # no heading, and no link, without anything below it
     (tmp_path / "config.json").write_text(json.dumps({"kind": "of tomorrow", "training": {"steps": 50}, "who": NASTY}))
-    write_metrics(tmp_path, [{"step": 5, "loss": 0.5, "oddity": 3.0}, {"step": 10, "loss": math.nan}])
+    write_metrics(tmp_path, [{"step": 5, "loss": 0.5, "oddity": 3.0}, {"step": 10, "loss": 0.25}])
     text = Reader(run_report.write(tmp_path).read_text()).text
     assert "10 of 50" in text and NASTY in text and "oddity" in text
 
