@@ -136,7 +136,8 @@ def open_npy(path: Path) -> ArrayFile:
     with reading(path), open(path, "rb") as file:
         start = file.read(HEADER)
         if start.startswith(b"PK"):
-            raise UserError(f"{path} is a zip archive, as .npz files are. Give a .npy file, or name it so.")
+            mend = "Name it so." if path.suffix == ".npy" else "Give a .npy file: np.save writes one."
+            raise UserError(f"{path} is a zip archive, as .npz files are. {mend}")
         return checked(path, None, start, os.fstat(file.fileno()).st_size)
 
 

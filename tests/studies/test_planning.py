@@ -184,6 +184,16 @@ def test_fewer_samples_than_features_are_doubted_in_any_network(tmp_path: Path) 
         assert not doubted or "KD(classifier) is sound" in found[0]
 
 
+def test_a_classifier_of_other_data_is_doubted(clf: Path, tmp_path: Path) -> None:
+    """And not one of the same folder."""
+    own = {"datasets": ("folder",), "data_dir": str(clf.parent / "data")}
+    for more, doubted in (({}, True), (own, False)):
+        draft = drafted(tmp_path / "s", asked(num=33, features=str(clf), **more))
+        found = complete(draft, replace(TIMES, network=replace(INCEPTION, dims=32))).doubts
+        assert bool(found) == doubted, found
+        assert not doubted or f"was trained on folder {clf.parent / 'data'}, not on" in found[0]
+
+
 def test_minutes_become_steps_by_the_time_a_step_takes(tmp_path: Path) -> None:
     """3 minutes are 360 steps of half a second; where neither is given the presets' steps are taken."""
     study = complete(drafted(tmp_path / "a", asked(steps=None, minutes=3.0)), TIMES)
