@@ -14,7 +14,6 @@ from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 
 HARDLY_ANY = 3 / 127.5  # the noise that clean photographs seem to have: up to 2.8 of 255 at 32x32
-LITTLE_NOISE = "hardly any noise was found, so the chain changes little. To repaint a smooth image, try `start_t` 100."
 
 
 class Start(NamedTuple):

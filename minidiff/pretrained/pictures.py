@@ -15,7 +15,7 @@ from minidiff.errors import UserError
 from minidiff.gan.run import GanRun
 from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.files import IMAGE_SUFFIXES, write_image
-from minidiff.images.grid import captioned, grid, label_rows, name_columns
+from minidiff.images.grid import captioned, columns_for, grid, label_rows, name_columns
 from minidiff.pretrained.order import NOTHING, Advance, Drawn, Order, Say, finished, take_turns
 from minidiff.runtime import distributed
 
@@ -94,8 +94,10 @@ class ChainPictures(Order):
         return finished(sink, *written)
 
     def columns(self) -> int | None:
-        """Give each of a few conditions a column, if it is drawn several times; else None: what suits the number."""
-        return len(self.captions) if 1 < len(self.captions) <= 8 and self.request.num > len(self.captions) else None
+        """Choose columns so that each of up to eight conditions has its own; None: what suits the number of images."""
+        conditions, num = len(self.captions), self.request.num
+        own = conditions <= 8 and num > conditions and columns_for(num) % conditions > 0
+        return conditions if own else None
 
     def draw_strip(self, columns: int) -> str:
         """Draw the moments of the first images; returns what was written, in words."""

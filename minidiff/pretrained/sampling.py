@@ -16,7 +16,7 @@ from minidiff.ddpm.chains import enter, resolve
 from minidiff.ddpm.request import FROM_INIT, FROM_NOISE, ChainOptions, SampleRequest
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.levels import OWNERS
-from minidiff.diffusion.noise_level import HARDLY_ANY, LITTLE_NOISE, Start
+from minidiff.diffusion.noise_level import HARDLY_ANY, Start
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.errors import counted, lookup, printable
 from minidiff.gan.run import GanRun
@@ -116,7 +116,9 @@ def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) 
     if starts:
         lines += say_starts(names, starts)
         if max(start.sigma for start in starts) < HARDLY_ANY:
-            warnings.append(LITTLE_NOISE)
+            warnings.append(
+                "hardly any noise was found, so the chain changes little. To repaint a smooth image, try `start_t` 100."
+            )
     decided = [resolve(run, replace(each, start_t=first.start_t, init_mode=first.init_mode)) for each in asked]
     if request.compare:
         return SideBySide(target, request.force, lines, warnings, run, decided, captions)

@@ -23,7 +23,7 @@ from minidiff.ddpm.chains import resolve
 from minidiff.ddpm.inits import shrunk
 from minidiff.ddpm.request import Sampling
 from minidiff.ddpm.run import Run, load_ddpm
-from minidiff.diffusion.noise_level import HARDLY_ANY, LITTLE_NOISE, noise_sigma, timestep_for
+from minidiff.diffusion.noise_level import HARDLY_ANY, noise_sigma, timestep_for
 from minidiff.dip import config as dip
 from minidiff.dip import recipe
 from minidiff.dip.config import FitResult, present
@@ -254,7 +254,10 @@ def doubts(config: RestoreConfig, run: Run, fit_job: DipJob | None) -> list[str]
     loss = shrunk(run, config.image, image_shape(config.image))
     found = [loss] if loss else []
     if config.chain.start_t == AUTO and noise_sigma(to_float(fit_job.target[None])) < HARDLY_ANY:
-        found.append(LITTLE_NOISE)
+        found.append(
+            "hardly any noise was found in the picture, so the chain changes little. It needs no restoring, or its "
+            "noise was averaged away when it was shrunk."
+        )
     return found
 
 

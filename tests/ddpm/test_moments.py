@@ -1,15 +1,17 @@
 """A strip of a chain: which moments it shows, and where it says which they are."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from minidiff.ddpm.moments import spread_calls
+from minidiff.ddpm.request import SampleRequest
 from minidiff.diffusion.samplers import calls
 from minidiff.diffusion.schedules import Schedule
 from minidiff.images.grid import captioned, label_rows
-from minidiff.pretrained.pictures import table
+from minidiff.pretrained.pictures import ChainPictures, table
 
 
 @pytest.mark.parametrize("schedule", [Schedule.linear(), Schedule.cosine()])
@@ -42,3 +44,14 @@ def test_samples_with_timesteps_of_their_own_have_them_below() -> None:
     drawn = table(images, [["t = 9", "t = 0"], ["t = 5", "t = 1"]], ["a", "b"], rows_each=2)
     below = ["t = 9", "t = 0", "", "", "t = 5", "t = 1", "", ""]
     assert np.array_equal(drawn, label_rows(captioned(images, below, 2), ["a", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("num", "conditions", "columns"),
+    [(8, 1, None), (8, 2, None), (4, 2, None), (8, 3, 3), (6, 2, 2), (12, 8, 8), (8, 8, None), (32, 32, None)],
+)
+def test_conditions_that_take_turns_keep_their_columns(num: int, conditions: int, columns: int | None) -> None:
+    """Eight of one condition or of two are two rows of four (None: as any grid); of three, three columns."""
+    asked = ["word"] * conditions
+    order = ChainPictures(Path("a.png"), False, [], [], None, SampleRequest(num), asked)  # type: ignore[arg-type]
+    assert order.columns() == columns
