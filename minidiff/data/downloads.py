@@ -55,9 +55,21 @@ def download(name: str, classes: str, folder: Path, where: str, archive: str = "
             for parent in made:
                 parent.rmdir()
         reason = reason_of(error)
-        raise UserError(f"{name} is not in {root} and cannot be downloaded ({reason}). Put {where}.") from None
+        raise UserError(
+            f"{name} is not in {root} and cannot be downloaded ({reason}). Put {where}. They are at "
+            f"{address_of(classes)}. If you have them elsewhere, name the folder that holds them by `data_dir`."
+        ) from None
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+def address_of(classes: str) -> str:
+    """Return where a set of torchvision can be fetched by hand."""
+    import torchvision
+
+    known = getattr(torchvision.datasets, classes)
+    mirrors = getattr(known, "mirrors", ["https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"])
+    return str(getattr(known, "url", mirrors[0]))
 
 
 def reason_of(error: Exception) -> str:

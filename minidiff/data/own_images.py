@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from minidiff.data.image_data import ImageData, one_hot
 from minidiff.errors import UserError, listed, shown
 from minidiff.images.convert import Pixels, as_bytes, value_range
 from minidiff.images.files import crop_resize
+from minidiff.runtime.progress import progress_bar
 
 OWN = "array"  # the name of such a set
 FORMS = "uint8 [N,H,W] or [N,H,W,C], or float [N,C,H,W] in [-1, 1], where C is 1 (grey) or 3 (colour)"
@@ -217,7 +217,7 @@ def first_of(items: Any) -> Any:
 
 def each_of(items: Any) -> Iterator[Any]:
     """Yield every item of a Dataset. A bar appears after two seconds."""
-    with tqdm(total=len(items), desc="reading the images", unit="image", delay=2, leave=False, disable=None) as bar:
+    with progress_bar(len(items), "reading the images", unit="image", delay=2) as bar:
         for number in range(len(items)):
             yield items[number]
             bar.update()

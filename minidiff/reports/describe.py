@@ -24,7 +24,7 @@ from minidiff.records import from_json
 from minidiff.restoration.config import ANSWER as RESTORED
 from minidiff.restoration.config import RestoreConfig
 from minidiff.runs.folder import CONFIG, MODEL, read_config
-from minidiff.runs.log import is_measurement, read_metrics
+from minidiff.runs.log import is_measurement, name_of_loss, read_metrics
 from minidiff.training.config import TrainConfig
 
 
@@ -287,7 +287,7 @@ def progress(folder: Path, steps: int) -> str:
         return "not a step logged yet"
     step = records[-1]["step"]
     done = "done" if step >= steps else f"{100 * step / steps:.0f}%"
-    losses = [f", last loss {record['loss']:.4f}" for record in records if "loss" in record]
+    losses = [f", last {name_of_loss(record)} {record['loss']:.4f}" for record in records if "loss" in record]
     return f"step {step:,} of {steps:,} ({done}){''.join(losses[-1:])}"
 
 

@@ -23,7 +23,7 @@ from minidiff.reports import describe, page
 from minidiff.reports.charts import panels
 from minidiff.restoration.config import RestoreResult
 from minidiff.runs.folder import read_config
-from minidiff.runs.log import read_metrics, seconds_of_steps
+from minidiff.runs.log import name_of_loss, read_metrics, seconds_of_steps
 
 REPORT, RESULT = "report.html", "result.json"
 EARLIER = 6  # pictures of earlier steps that are shown
@@ -118,7 +118,7 @@ def progress(config: Config, records: list[dict[str, Any]]) -> dict[str, str]:
         found["steps"] = f"{page.number(records[-1]['step'])} of {page.number(about['steps'])}"
     losses = [record for record in records if "loss" in record]
     if losses:
-        found["last loss"] = page.number(losses[-1]["loss"])
+        found[f"last {name_of_loss(losses[-1])}"] = page.number(losses[-1]["loss"])
     for record in records:
         if "loss" not in record:
             names = {key: key.replace("_", " ") for key in record if key != "step"}

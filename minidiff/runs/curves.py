@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minidiff.files import write_atomically
-from minidiff.runs.log import is_measurement, read_metrics
+from minidiff.runs.log import is_measurement, name_of_loss, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+IN_WORDS = {
+    "accuracy_real": "real images recognised", "accuracy_fake": "generated images recognised",
+    "wasserstein": "Wasserstein estimate", "diversity": "diversity of the samples (the data: 1)",
+}  # fmt: skip
 APART = {"step", "loss", "grad_norm", "lr", "images_per_second"}  # have a place of their own, or are not drawn
 
 
@@ -44,12 +48,14 @@ def draw_curves(folder: Path) -> None:
         for name in others:
             plot_smoothed(below[0], training, name)
         below[0].legend()
+        below[0].set_ylabel("share" if all(name.startswith("accuracy") for name in others) else "value")
     if measured:
         for name in names_in(measured, {"step"}):
             points = points_of(measured, name)
-            below[-1].plot(*zip(*points, strict=True), marker=".", label=spaced(name))
+            below[-1].plot(*zip(*points, strict=True), marker=".", label=in_words(name))
         below[-1].legend()
-    [axes, *below][-1].set_xlabel("step")
+        below[-1].set_ylabel("measured")
+    [axes, *below][-1].set_xlabel("step (thin lines: as logged; thick lines: their running median)")
     write_atomically(folder / "curves.png", lambda file: figure.savefig(file, format="png", dpi=110))
 
 
@@ -62,6 +68,7 @@ def draw_losses(axes: "Axes", training: list[dict[str, Any]], losses: list[str])
     rates, points = axes.twinx(), points_of(training, "lr")
     rates.plot([step for step, _ in points], [lr for _, lr in points], color="tab:gray", linestyle=":",
                label="learning rate (right)")  # fmt: skip
+    rates.set_ylabel("learning rate")
     rates.set_ylim(bottom=0)
     axes.legend(handles=[handle for each in (axes, rates) for handle in each.get_legend_handles_labels()[0]])
 
@@ -81,7 +88,8 @@ def plot_smoothed(axes: "Axes", records: list[dict[str, Any]], name: str) -> Non
     """Draw a value as it was logged, thin, and its running median."""
     steps, values = zip(*points_of(records, name), strict=True)
     (line,) = axes.plot(steps, values, alpha=0.3, linewidth=0.8)
-    axes.plot(steps, running_median(values), color=line.get_color(), label=spaced(name))
+    label = name_of_loss(records[-1]) if name == "loss" else in_words(name)
+    axes.plot(steps, running_median(values), color=line.get_color(), label=label)
 
 
 def running_median(values: Sequence[float]) -> list[float]:
@@ -92,6 +100,11 @@ def running_median(values: Sequence[float]) -> list[float]:
     most, last = max(2, len(values) // 30), len(values) - 1
     reaches = [min(most, place, last - place) for place in range(len(values))]
     return [float(np.median(values[place - r : place + r + 1])) for place, r in enumerate(reaches)]
+
+
+def in_words(name: str) -> str:
+    """Return what a legend calls a value."""
+    return IN_WORDS.get(name, spaced(name))
 
 
 def spaced(name: str) -> str:

@@ -114,6 +114,14 @@ def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
         raise UserError(f"cannot write {folder / METRICS}: {error.strerror}. Make room and resume.") from None
 
 
+def name_of_loss(record: Mapping[str, Any]) -> str:
+    """Return what the loss of a training is called: in a GAN, whose record has the critic's loss too, the generator's.
+
+    record: one of the training.
+    """
+    return "generator loss" if any(name.endswith("_loss") for name in record) else "loss"
+
+
 def is_measurement(record: Mapping[str, Any]) -> bool:
     """Return whether a record comes from a measurement, not from the training itself."""
     return "loss" not in record

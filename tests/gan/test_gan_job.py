@@ -316,9 +316,10 @@ def test_curves_of_losses_below_zero(tmp_path: Path, monkeypatch: pytest.MonkeyP
         write_metrics(tmp_path, records)
         curves.draw_curves(tmp_path)
     rate = "learning rate (right)"
-    losses = ("linear", ["loss", "critic loss", rate])
+    losses = ("linear", ["generator loss", "critic loss", rate])
+    estimate, diversity = ["Wasserstein estimate"], ["diversity of the samples (the data: 1)"]
     assert drawn == [
         [("log", ["loss", rate])],
-        [losses, ("linear", ["wasserstein"])],
-        [losses, ("linear", ["wasserstein"]), ("linear", ["diversity"])],
+        [losses, ("linear", estimate)],
+        [losses, ("linear", estimate), ("linear", diversity)],
     ]
