@@ -21,6 +21,7 @@ from minidiff.files import (
     regular,
     replacing,
     replacing_folder,
+    size_in_words,
     working_place,
     write_atomically,
     write_json,
@@ -209,3 +210,13 @@ def test_a_terminal_gets_no_codes_to_obey() -> None:
     assert printable(plain) == plain
     assert printable_lines("a\x07\nb") == "a\\x07\nb"
     assert str(UserError("one\ntwo\x1b")) == r"one\ntwo\x1b"
+
+
+@pytest.mark.parametrize(
+    "count, words",
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1234, "1.2 kB"), (99_949, "99.9 kB"), (123_456_789, "123 MB"),
+     (1_500_000_000, "1.5 GB"), (12e12, "12,000 GB")],
+)  # fmt: skip
+def test_sizes_have_the_unit_that_suits_them(count: float, words: str) -> None:
+    """A settings file of a kilobyte is not 0.0 MB. Fails for one unit for all, and for units of 1024 bytes."""
+    assert size_in_words(count) == words

@@ -124,7 +124,7 @@ def carry_out(args: list[str] | None) -> int:
         return 0
     except click.UsageError as error:
         command = f" See `{error.ctx.command_path} --help`." if error.ctx else ""
-        return fail(error.format_message() + command, 2)
+        return fail(error.format_message().rstrip(".") + "." + command, 2)
     except click.ClickException as error:
         return fail(error.format_message(), error.exit_code)
     except click.exceptions.Exit as error:

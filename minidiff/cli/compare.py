@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import TABLES, table
-from minidiff.cli.types import Command, Device, Name, Names, Number, Place, remark, say, section, warn
+from minidiff.cli.types import Command, Device, Name, Names, Number, Place, Whole, remark, say, section, warn
 from minidiff.errors import UserError, one_line
 from minidiff.studies import config
 from minidiff.studies.config import StudyRequest, as_typed
@@ -65,12 +65,8 @@ DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data s
 @section("Models and their training")
 @click.option("--models", type=Names("model", lambda: table("model")), help=f"One or more of {MODELS}.")
 @section("Data")
-@click.option(
-    "--severity", type=click.IntRange(1, 5), help=f"How strong the corruptions are. Default: {config.SEVERITY}."
-)
-@click.option(
-    "--image-size", type=click.IntRange(8, 1024), help=f"Height and width in pixels. Default: {config.IMAGE_SIZE}."
-)
+@click.option("--severity", type=Whole(1, 5), help=f"How strong the corruptions are. Default: {config.SEVERITY}.")
+@click.option("--image-size", type=Whole(8, 1024), help=f"Height and width in pixels. Default: {config.IMAGE_SIZE}.")
 @click.option(
     "--data-dir",
     multiple=True,
@@ -92,7 +88,7 @@ DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data s
 @section("Measuring")
 @click.option(
     "--num",
-    type=click.IntRange(min=20),
+    type=Whole(min=20),
     help=f"Samples of each cell. Default: {config.NUM_CPU} on a CPU, {config.NUM} elsewhere.",
 )
 @click.option(
@@ -102,15 +98,13 @@ DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data s
     f"Default: {config.FEATURES}.",
 )
 @section("Computing")
-@click.option(
-    "--seed", type=click.IntRange(min=0), help=f"The seed of all trainings and samples. Default: {config.SEED}."
-)
+@click.option("--seed", type=Whole(min=0), help=f"The seed of all trainings and samples. Default: {config.SEED}.")
 @click.option(
     "--device", type=Device(), help="auto, cpu, cuda, cuda:1, mps. Default: the study's; auto for a new study."
 )
 @click.option(
     "--parallel",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=1,
     show_default=True,
     help="Cells at once: each on the next GPU, or with its share of the CPU's threads.",

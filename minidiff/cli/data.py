@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import TABLES, choice
-from minidiff.cli.types import Group, Name, Place, in_flags, refuse_lone_severity, say, typed, warn
+from minidiff.cli.types import Group, Name, Place, Whole, in_flags, refuse_lone_severity, say, typed, warn
 from minidiff.data.config import DataSpec
 from minidiff.errors import UserError, printable
 
@@ -31,10 +31,10 @@ def which_data(corruption: Name) -> Callable[[Function], Function]:
             help=f"Damage done to every image: {NAMES}{more}.",
         ),
         click.option(
-            "--severity", type=click.IntRange(1, 5), default=DataSpec.severity, show_default=True,
+            "--severity", type=Whole(1, 5), default=DataSpec.severity, show_default=True,
             help="How much of the corruption, 1 to 5.",
         ),
-        click.option("--image-size", type=click.IntRange(8, 1024), help="Height and width. Default: the set's own."),
+        click.option("--image-size", type=Whole(8, 1024), help="Height and width. Default: the set's own."),
         click.option("--split", default=DataSpec.split, show_default=True, help="See `minidiff data list`."),
         DATA_DIR,
         click.option(
@@ -83,8 +83,8 @@ def list_(data_dir: Path | None) -> None:
 @data.command()
 @click.argument("name", type=choice("data set"), metavar="NAME")
 @click.option("--out", type=Place(path_type=Path), required=True, help="The picture to write, e.g. grid.png.")
-@click.option("--num", type=click.IntRange(1, 1024), default=64, show_default=True, help="How many images.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides which images.")
+@click.option("--num", type=Whole(1, 1024), default=64, show_default=True, help="How many images.")
+@click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="Decides which images.")
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @which_data(Name("corruption", lambda: [*choice("corruption").known(), "all"], [*TABLES["corruption"][1], "all"]))
 def preview(name: str, out: Path, num: int, seed: int, force: bool, **given: Any) -> None:
@@ -123,7 +123,7 @@ def preview(name: str, out: Path, num: int, seed: int, force: bool, **given: Any
 @data.command("export", short_help="Write a data set as .png files with its labels.")
 @click.argument("name", type=choice("data set"), metavar="NAME")
 @click.argument("folder", type=Place(path_type=Path))
-@click.option("--num", type=click.IntRange(min=1), help="How many images, from the first on. Default: all.")
+@click.option("--num", type=Whole(min=1), help="How many images, from the first on. Default: all.")
 @which_data(choice("corruption"))
 def export_(name: str, folder: Path, num: int | None, **given: Any) -> None:
     """Write a data set as .png files with its labels, in iCLEVR's format.

@@ -15,6 +15,7 @@ from minidiff.cli.types import (
     Name,
     Number,
     Place,
+    Whole,
     refuse_options,
     remark,
     say,
@@ -37,14 +38,14 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 FIT_OPTIONS = [
     section("Network"),
     click.option("--net", type=choice("net"), default=DEFAULTS.net, show_default=True, help="The network to fit."),
-    click.option("--layers", type=click.IntRange(min=2), help="Layers of cnn. Default: 4."),
-    click.option("--channels", type=click.IntRange(min=1), help="Inner channels. Default: 128; conv2 64."),
-    click.option("--kernel-size", type=click.IntRange(min=1), help="Kernel size of cnn, odd. Default: 3."),
-    click.option("--scales", type=click.IntRange(1, 8), help="Scales of hourglass. Default: 5, fewer if small."),
+    click.option("--layers", type=Whole(min=2), help="Layers of cnn. Default: 4."),
+    click.option("--channels", type=Whole(min=1), help="Inner channels. Default: 128; conv2 64."),
+    click.option("--kernel-size", type=Whole(min=1), help="Kernel size of cnn, odd. Default: 3."),
+    click.option("--scales", type=Whole(1, 8), help="Scales of hourglass. Default: 5, fewer if small."),
     click.option("--weights", type=Name("weights", ("imagenet",)), help="Encoder of resnet18. Default: untrained."),
     section("Fit"),
     click.option(
-        "--steps", type=click.IntRange(min=1), default=DEFAULTS.steps, show_default=True, help="Most steps of the fit."
+        "--steps", type=Whole(min=1), default=DEFAULTS.steps, show_default=True, help="Most steps of the fit."
     ),
     click.option(
         "--lr", type=Number(0, 1, min_open=True), default=DEFAULTS.lr, show_default=True, help="Adam's learning rate."
@@ -64,22 +65,22 @@ FIT_OPTIONS = [
         help="Which statistic decides when to stop. off: run all steps and take the last output.",
     ),
     click.option(
-        "--patience", type=click.IntRange(min=1),
+        "--patience", type=Whole(min=1),
         help="Stop after this many steps without a new minimum. Default: 1000, fewer for small pictures.",
     ),
     click.option(
-        "--window", type=click.IntRange(2, 10_000), help="How many outputs the early stop window sees. Default: 100."
+        "--window", type=Whole(2, 10_000), help="How many outputs the early stop window sees. Default: 100."
     ),
     section("Output"),
     click.option(
-        "--save-every", type=click.IntRange(min=1), default=DEFAULTS.save_every, show_default=True,
+        "--save-every", type=Whole(min=1), default=DEFAULTS.save_every, show_default=True,
         help="Steps between saved outputs.",
     ),
     section("Picture"),
     click.option("--reference", type=Place(), metavar="IMAGE", help="The clean picture, to measure PSNR and SSIM."),
     section("Computing"),
     click.option(
-        "--seed", type=click.IntRange(min=0), default=DEFAULTS.seed, show_default=True, help="The random seed."
+        "--seed", type=Whole(min=0), default=DEFAULTS.seed, show_default=True, help="The random seed."
     ),
     click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
     click.option(
@@ -114,10 +115,10 @@ def dip() -> None:
 @click.option(
     "--mask", type=Place(), metavar="IMAGE", help="For inpaint: white where the picture is known, black in the holes."
 )
-@click.option("--factor", type=click.IntRange(min=2), help="For super-resolve: how many times larger. Default: 4.")
+@click.option("--factor", type=Whole(min=2), help="For super-resolve: how many times larger. Default: 4.")
 @click.option(
     "--size",
-    type=click.IntRange(8, 4096),
+    type=Whole(8, 4096),
     help="Cut out the largest centre square, and shrink (or enlarge) it to this many pixels a side. Default: the whole "
     "picture as it is.",
 )

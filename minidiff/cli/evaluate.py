@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import GUIDANCE_SCALE, choice, own_steps
-from minidiff.cli.types import Command, Device, Number, Place, remark, say, section, typed, warn
+from minidiff.cli.types import Command, Device, Number, Place, Whole, remark, say, section, typed, warn
 from minidiff.ddpm.request import FROM_NOISE
 from minidiff.evaluation.config import PER_CLASS, EvaluateRequest
 
@@ -35,7 +35,7 @@ OF_DATA = ("num", "data_dir", "image_size")
 )
 @click.option(
     "--per-class",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=PER_CLASS,
     show_default=True,
     help="Draw each class this many times, if the run has one class an image and no labels file is given.",
@@ -50,22 +50,22 @@ OF_DATA = ("num", "data_dir", "image_size")
 @click.option(
     "--sampler", type=choice("sampler"), default=FROM_NOISE, show_default=True, help="How to walk down the chain."
 )
-@click.option("--steps", type=click.IntRange(min=1), help=f"Calls of the network. Default: {own_steps()}.")
+@click.option("--steps", type=Whole(min=1), help=f"Calls of the network. Default: {own_steps()}.")
 @section("What to draw")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How often to draw each list.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The first of the seeds.")
+@click.option("--seeds", type=Whole(min=1), default=3, show_default=True, help="How often to draw each list.")
+@click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="The first of the seeds.")
 @section("Computing")
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=64,
     show_default=True,
     help="Images to draw at a time, in each process.",
 )
 @section("Images of dataset:NAME")
-@click.option("-n", "--num", type=click.IntRange(min=1), help="Look at this many images of dataset:NAME. Default: all.")
+@click.option("-n", "--num", type=Whole(min=1), help="Look at this many images of dataset:NAME. Default: all.")
 @click.option("--data-dir", type=Place(), help="Where the data set of dataset:NAME lies.")
-@click.option("--image-size", type=click.IntRange(8, 1024), help="Size of dataset:NAME. Default: the classifier's.")
+@click.option("--image-size", type=Whole(8, 1024), help="Size of dataset:NAME. Default: the classifier's.")
 @section("Computing")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @section("Output")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.types import Command, Device, Name, Names, Place, remark, say, section, warn
+from minidiff.cli.types import Command, Device, Name, Names, Place, Whole, remark, say, section, warn
 from minidiff.errors import UserError
 from minidiff.metrics.config import INCEPTION_DIMS, METRICS, MeasureRequest
 
@@ -45,12 +45,10 @@ if TYPE_CHECKING:
     help="With Inception: resize and scale images as this package does. Default: pytorch-fid.",
 )
 @section("Samples of a run")
-@click.option("-n", "--num", type=click.IntRange(min=2), help="Draw this many samples from a run. Default: 10000.")
+@click.option("-n", "--num", type=Whole(min=2), help="Draw this many samples from a run. Default: 10000.")
 @click.option("--sampler", type=choice("sampler"), help="Draw from a DDPM with this sampler. Default: ddim.")
-@click.option(
-    "--steps", type=click.IntRange(min=1), help="Network calls for a sample of a DDPM. Default: the sampler's own."
-)
-@click.option("--seed", type=click.IntRange(min=0), help="The seed for samples of a run. Default: 0.")
+@click.option("--steps", type=Whole(min=1), help="Network calls for a sample of a DDPM. Default: the sampler's own.")
+@click.option("--seed", type=Whole(min=0), help="The seed for samples of a run. Default: 0.")
 @section("Images of a folder or of dataset:NAME")
 @click.option(
     "--on-bad",
@@ -60,13 +58,11 @@ if TYPE_CHECKING:
     help="What to do about image files that cannot be read.",
 )
 @click.option("--data-dir", type=Place(), help="The folder with the files of a dataset:NAME. Default: the cache.")
-@click.option(
-    "--image-size", type=click.IntRange(8, 1024), help="Resize the images of a dataset:NAME. Default: the set's size."
-)
+@click.option("--image-size", type=Whole(8, 1024), help="Resize the images of a dataset:NAME. Default: the set's size.")
 @section("Computing")
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help="Images at a time in each process. Default: 32 with Inception on a CPU, else 64.",
 )
 @section("Output")

@@ -18,6 +18,7 @@ from minidiff.cli.types import (
     Place,
     Steps,
     Timestep,
+    Whole,
     remark,
     say,
     section,
@@ -59,7 +60,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
 @click.option(
     "-n",
     "--num",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help="How many images to draw. Default: 16, or one for each init or each line of --labels-file.",
 )
 @section("Reverse chain")
@@ -68,7 +69,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
     type=choice("sampler"),
     help=f"How to walk down the reverse chain. Default: {FROM_NOISE}; with --init {FROM_INIT} (docs/results.md).",
 )
-@click.option("--steps", type=click.IntRange(min=1), help=f"Calls of the network. Default: {own_steps()}.")
+@click.option("--steps", type=Whole(min=1), help=f"Calls of the network. Default: {own_steps()}.")
 @click.option("--eta", type=Number(0, 1), help="How much noise ddim adds: 0 none, 1 as much as ddpm. Default: 0.")
 @click.option(
     "--variance", type=choice("variance"), help="How much noise ddpm adds. Default: what the run was trained for."
@@ -133,9 +134,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
     "by it.",
 )
 @section("Images")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Image k of a seed is always the same."
-)
+@click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="Image k of a seed is always the same.")
 @click.option(
     "--weights",
     type=Name("weights", ("ema", "raw")),
@@ -146,7 +145,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
 @section("Computing")
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=64,
     show_default=True,
     help="Images to draw at a time, in each process.",
@@ -154,7 +153,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
 @section("Output")
 @click.option(
     "--progressive",
-    type=click.IntRange(min=2),
+    type=Whole(min=2),
     metavar="N",
     help="Also show x_t and the predicted x0 of up to 8 images at N moments of the chain, spread evenly between noise "
     "and image, with their t.",

@@ -26,6 +26,7 @@ from minidiff.cli.types import (
     Group,
     Number,
     Place,
+    Whole,
     refuse_lone_severity,
     refuse_options,
     remark,
@@ -72,9 +73,7 @@ def train() -> None:
 )
 @section("Diffusion")
 @click.option("--schedule", type=choice("schedule"), help=default("The noise schedule.", "schedule"))
-@click.option(
-    "--timesteps", type=click.IntRange(2, 100_000), help=default("T, the number of noise levels.", "timesteps")
-)
+@click.option("--timesteps", type=Whole(2, 100_000), help=default("T, the number of noise levels.", "timesteps"))
 @click.option(
     "--beta-start",
     type=Number(0, 1, min_open=True),
@@ -105,16 +104,16 @@ def train() -> None:
 @sample_every()
 @click.option(
     "--fid-every",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     help="Steps between measurements of FID to the training images. Default: 0, it is not measured.",
 )
 @click.option(
-    "--fid-samples", type=click.IntRange(min=2), help=f"Samples for a measurement of FID. Default: {FidConfig.samples}."
+    "--fid-samples", type=Whole(min=2), help=f"Samples for a measurement of FID. Default: {FidConfig.samples}."
 )
 @click.option("--fid-sampler", type=choice("sampler"), help=f"The sampler for it. Default: {FidConfig.sampler}.")
 @click.option(
     "--fid-steps",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help="Calls of the network for each sample. Default: 50 for ddim, else the sampler's own.",
 )
 @click.option(
@@ -182,14 +181,14 @@ def wgan_gp(ctx: click.Context, /, **options: Any) -> None:
 @what_to_train_on(CLASSIFIER_PRESETS)
 @click.option(
     "--width",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help=default("Channels of the first stage; the last has 8 times as many.", "width", CLASSIFIER_PRESETS),
 )
 @how_to_train(
     CLASSIFIER_PRESETS,
     click.option(
         "--shift",
-        type=click.IntRange(min=0),
+        type=Whole(min=0),
         help="Move training images by up to this many pixels each way. Default: a 16th of their size.",
     ),
     large_networks(),
@@ -197,7 +196,7 @@ def wgan_gp(ctx: click.Context, /, **options: Any) -> None:
 @section(PICTURES)
 @click.option(
     "--measure-every",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help="Steps between measurements of the accuracy, with their pictures. Default: a tenth, at least 200.",
 )
 @where_to("classifier")

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.types import Device, Function, Name, Number, Place, section
+from minidiff.cli.types import Device, Function, Name, Number, Place, Whole, section
 from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.gan.config import CRITIC_NAMES, GAMES
 from minidiff.gan.presets import GAN_PRESETS
@@ -38,9 +38,7 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
             "--dataset", type=choice("data set"), default="shapes", show_default=True, help="What to train on."
         ),
         click.option("--data-dir", type=Place(), help="The folder of the data set, or where to download it."),
-        click.option(
-            "--image-size", type=click.IntRange(8, 1024), help="Height and width in pixels. Default: the preset's."
-        ),
+        click.option("--image-size", type=Whole(8, 1024), help="Height and width in pixels. Default: the preset's."),
         click.option(
             "--corruption",
             type=choice("corruption"),
@@ -51,7 +49,7 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
         ),
         click.option(
             "--severity",
-            type=click.IntRange(1, 5),
+            type=Whole(1, 5),
             default=3,
             show_default=True,
             help="Severity of the corruption, 1 to 5.",
@@ -82,10 +80,10 @@ def how_to_train(presets: Presets, *own: Callable[[Function], Function]) -> Call
     """Add the options of every training's loop and machine. own: the options of this kind of training."""
     return together(
         section("Training"),
-        click.option("--steps", type=click.IntRange(min=1), help=default("Optimizer steps.", "steps", presets)),
+        click.option("--steps", type=Whole(min=1), help=default("Optimizer steps.", "steps", presets)),
         click.option(
             "--batch-size",
-            type=click.IntRange(min=1),
+            type=Whole(min=1),
             help=default("Images in each step, of all processes together.", "batch_size", presets),
         ),
         click.option(
@@ -95,7 +93,7 @@ def how_to_train(presets: Presets, *own: Callable[[Function], Function]) -> Call
         ),
         click.option(
             "--warmup",
-            type=click.IntRange(min=0),
+            type=Whole(min=0),
             help=default("Steps in which the rate rises to --lr.", "warmup", presets),
         ),
         *own,
@@ -114,7 +112,7 @@ def how_to_train(presets: Presets, *own: Callable[[Function], Function]) -> Call
         ),
         click.option(
             "--seed",
-            type=click.IntRange(min=0),
+            type=Whole(min=0),
             default=0,
             show_default=True,
             help="The seed of all random numbers of the run.",
@@ -128,7 +126,7 @@ def where_to(kind: str) -> Callable[[Function], Function]:
         section("Output"),
         click.option(
             "--save-every",
-            type=click.IntRange(min=1),
+            type=Whole(min=1),
             help="Steps between checkpoints. Default: a tenth of all steps, at most 1000.",
         ),
         click.option("--out", type=Place(), help=f"The run folder. Default: the next free runs/{kind}-DATASET-N."),
@@ -144,7 +142,7 @@ def large_networks() -> Callable[[Function], Function]:
     return together(
         click.option(
             "--accumulate",
-            type=click.IntRange(min=1),
+            type=Whole(min=1),
             help="Cut each batch into this many slices, so that it fits into memory. Default: 1.",
         ),
         click.option(
@@ -159,7 +157,7 @@ def a_gan(kind: str) -> Callable[[Function], Function]:
     own = [
         click.option(
             "--critic-steps",
-            type=click.IntRange(min=1),
+            type=Whole(min=1),
             help=f"Steps of the {CRITIC_NAMES[kind]} for each step of the generator. Default: {game.critic_steps}.",
         )
     ]
@@ -183,12 +181,12 @@ def a_gan(kind: str) -> Callable[[Function], Function]:
         what_to_train_on(presets),
         click.option(
             "--latent-dim",
-            type=click.IntRange(min=1),
+            type=Whole(min=1),
             help=default("How many random numbers an image is made from.", "latent_dim", presets),
         ),
         click.option(
             "--width",
-            type=click.IntRange(min=1),
+            type=Whole(min=1),
             help=default(
                 "Channels of both networks next to the image; inside there are up to 8 times as many.", "width", presets
             ),
@@ -204,7 +202,7 @@ def sample_every() -> Callable[[Function], Function]:
     """Add the option that says how often to draw samples."""
     return click.option(
         "--sample-every",
-        type=click.IntRange(min=1),
+        type=Whole(min=1),
         help="Steps between grids of samples. Default: a quarter of all steps, at most 5000.",
     )
 

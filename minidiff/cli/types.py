@@ -206,8 +206,22 @@ class Place(click.Path):
         return super().convert(os.path.expanduser(value), param, ctx)
 
 
+class Whole(click.IntRange):
+    """Take a whole number in a range. Click's own range calls itself an `integer range` in errors."""
+
+    name = "whole number"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "N"
+
+
 class Number(click.FloatRange):
     """Take a finite number in a range. Click's own range lets `nan` through."""
+
+    name = "number"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "X"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)

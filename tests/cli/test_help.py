@@ -107,6 +107,20 @@ def test_train_ddpm_groups_its_options() -> None:
         assert f"\n  {flag} " in said[begin:end]
 
 
+@pytest.mark.parametrize(
+    "words, wrong",
+    [
+        ("sample -n x", "'x' is not a valid whole number"),
+        ("train ddpm --lr 0,1", "'0,1' is not a valid number"),
+        ("info a b", "extra argument (b). See"),
+    ],
+)
+def test_wrong_usage_is_a_plain_sentence(words: str, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails with click's own classes: "'x' is not a valid integer range"."""
+    assert cli.run(words.split()) == 2
+    assert wrong in capsys.readouterr().err
+
+
 # --- arguments become flags -------------------------------------------------------------------------------------------
 
 

@@ -343,6 +343,8 @@ def test_offline_is_one_line_that_says_what_to_put_where(name, cache, monkeypatc
         monkeypatch.setitem(source.load.keywords, "also", [])
     message = message_of(load_data, name)
     assert "cannot be downloaded" in message and str(cache) in message
+    assert "https://" in message or "http://" in message
+    assert "`data_dir`" in message
     for words in TO_PUT[name]:
         assert words in message
     assert not cache.exists() and socket.getdefaulttimeout() is None
