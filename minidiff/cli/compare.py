@@ -1,5 +1,6 @@
 """`minidiff compare`: which model does best on which data, clean and corrupted, all measured in the same way."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -159,14 +160,15 @@ def compare(
         return
     devices = devices_for(request.device or study.device, parallel)
     keep_study(folder, study)
-    remark(f"folder    {folder} (if stopped, go on with: minidiff compare --out {folder})")
+    again = f"minidiff compare --out {shlex.quote(str(folder))}"
+    remark(f"folder    {folder} (if stopped, go on with: {again})")
     try:
         for event in carry_out(folder, study, devices, retry):
             remark(with_flags(f"{event.state:9} {event.name}" + f": {event.text}" * bool(event.text)))
             if event.state != "begun":
                 write_page(folder)
     except Interrupted as stop:
-        raise Interrupted(f"{stop} Go on with: minidiff compare --out {folder}", stop.exit_code) from None
+        raise Interrupted(f"{stop} Go on with: {again}", stop.exit_code) from None
     for line in progress.table(study, folder):
         say(with_flags(line))
     if failed := progress.unfinished(folder, study, retry=True):

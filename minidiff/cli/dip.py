@@ -179,7 +179,7 @@ def fit(
     answer = run.deliver(fitted.answer, Path(ANSWER), force) if job.config.deliver else fitted.answer
     warn_of_another(answer, ANSWER, job.config.deliver)
     say(f"written   {answer}; look at {fitted.folder / 'sheet.png'} and {fitted.folder / 'curves.png'}")
-    remark(f"next      minidiff sample --start-t 100 --init {shlex.quote(str(answer))}")
+    say_next(answer)
 
 
 def fit_folder(job: "FolderJob") -> None:
@@ -201,7 +201,30 @@ def fit_folder(job: "FolderJob") -> None:
     say(f"written   {fitted.answers}")
     if fitted.failures:
         raise UserError(f"{len(fitted.failures)} of the pictures could not be fitted; see above.")
-    remark(f"next      minidiff sample --start-t 100 --init {shlex.quote(str(fitted.folder))}")
+    say_next(fitted.folder)
+
+
+def say_next(init: Path) -> None:
+    """Print the command that starts a chain from an answer, and before it the one that trains a model if none is there.
+
+    The model is the newest that draws without labels; a tenth of its timesteps keeps what is in the picture.
+    """
+    from minidiff.ddpm.config import read_ddpm
+    from minidiff.runs.folder import CONFIG, list_runs, read_config
+
+    for run in list_runs(kind="ddpm"):
+        try:
+            config = read_ddpm(read_config(run), run / CONFIG)
+        except UserError:  # a damaged one
+            continue
+        if not config.network.label_dim or (config.labels and config.labels.dropout):
+            start_t, model = min(100, config.diffusion.timesteps // 10), f"{shlex.quote(str(run))} "
+            break
+    else:
+        remark("next      minidiff train ddpm")
+        start_t, model = 100, ""
+    word = "next" if model else "then"
+    remark(f"{word}      minidiff sample {model}--start-t {start_t} --init {shlex.quote(str(init))}")
 
 
 # --- what is printed on the way -------------------------------------------------------------------------------------

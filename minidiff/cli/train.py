@@ -254,22 +254,22 @@ def next_command(training: "Job[Any]", folder: str) -> str:
     from minidiff.ddpm.job import DdpmJob
 
     if isinstance(training, ClassifierJob):
-        return f"fid samples.npz {place_of(training)} --features {folder}"
+        return f"evaluate {place} --classifier {folder}" if (place := place_of(training)) else f"report {folder}"
     if not isinstance(training, DdpmJob):
-        return f"sample {folder} --num 64 --out grid.png"
+        return f"sample {folder} --num 64"
     order = "--num 64"
     if training.labels:
         order = f"--labels {shlex.quote(labels_in_words(training.conditions()[-1], training.labels.names))}"
-    return f"sample {folder} {order} --progressive 10 --out grid.png"
+    return f"sample {folder} {order} --progressive 10"
 
 
 def place_of(training: "Job[Any]") -> str:
-    """Return how `minidiff fid` is told the training images of a run."""
+    """Return how `minidiff evaluate` is told the data set of a run; nothing if a script brought the images."""
     data = training.config.data
     if data.brought:
-        return shlex.quote(f"{training.folder}/data/images.npy")
+        return ""
     where = f" --data-dir {shlex.quote(str(data.data_dir))}" if data.data_dir else ""
-    return f"{training.data.place}{where}"
+    return f"dataset:{data.name}{where}"
 
 
 @train.command(cls=Command)

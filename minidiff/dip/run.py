@@ -4,6 +4,7 @@ Rests on dip.config and runs.folder; no network is built.
 """
 
 import re
+import shlex
 from pathlib import Path
 
 from minidiff.dip.config import (
@@ -45,7 +46,8 @@ def chosen_images(folder: str | Path) -> list[Path]:
     several = isinstance(read_fit(folder), DipFolderConfig)
     found = sorted((folder / ANSWERS).glob("*.png")) if several else [folder / ANSWER]
     if not found or not found[0].exists():
-        raise UserError(f"{folder} is not finished, so it has no answer yet. Resume it with `minidiff dip fit`.")
+        again = f"minidiff dip fit --resume {shlex.quote(str(folder))}"
+        raise UserError(f"{folder} is not finished, so it has no answer yet. Resume it with `{again}`.")
     return found
 
 

@@ -122,7 +122,7 @@ def plan(kind: str, request: GanRequest) -> GanJob:
     check_out(request.out)
     data, described = open_data(request, size)
     if len(data) < 2:
-        raise UserError(f"{data.name} has one image, and a GAN needs many. Give more, or fit it: `minidiff dip`.")
+        raise UserError(f"{data.name} has one image, and a GAN needs many. Give more, or fit it: `minidiff dip fit`.")
     config = GanConfig(
         kind=cast(GanKind, kind),
         preset=name,

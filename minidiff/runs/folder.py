@@ -14,6 +14,7 @@ unpickled: weights are safetensors, and `state.pt` is read with `weights_only=Tr
 """
 
 import logging
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -137,7 +138,8 @@ def read_config(folder: str | Path, kind: Kinds | None = None) -> dict[str, Any]
     if kind is not None and config["kind"] not in several(kind):
         needs = listed(several(kind), "or")
         raise UserError(
-            f"{folder} is a {config['kind']} run; this command needs a {needs} run. See `minidiff info {folder}`."
+            f"{folder} is a {config['kind']} run; this command needs a {needs} run. "
+            f"See `minidiff info {shlex.quote(str(folder))}`."
         )
     return config
 

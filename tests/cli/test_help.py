@@ -155,6 +155,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 COMMANDS_IN = {
     "classifier/job.py",
     "ddpm/job.py",
+    "dip/run.py",
     "gan/job.py",
     "reports/study_report.py",
     "studies/cell.py",

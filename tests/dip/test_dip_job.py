@@ -95,7 +95,11 @@ def test_the_answer_is_the_averaged_output_at_the_minimum(photo: Path, capsys: p
         assert record["ssim"] == ssim(to_uint8(step.output)[0], smooth())
         assert record["ssim_average"] == ssim(to_uint8(step.averaged)[0], smooth())
     assert not (run / "state.pt").exists()
-    assert "hourglass, " in said and "scales 2" in said and "minidiff sample --start-t 100 --init dip.png" in said
+    assert (
+        "hourglass, " in said
+        and "scales 2" in said
+        and "then      minidiff sample --start-t 100 --init dip.png" in said
+    )
     for name in ("curves.png", "sheet.png"):
         with Image.open(run / name) as picture:
             assert picture.size[0] > 600

@@ -78,7 +78,11 @@ def test_a_training_script_s_folders_open(network, tmp_path):
 # ---- variants ----
 
 
-@pytest.mark.parametrize(("variant", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("non_ema", None)])
+@pytest.mark.parametrize(
+    ("variant", "dtype"),
+    [("fp16", torch.float16), pytest.param("bf16", torch.bfloat16, marks=pytest.mark.slow),
+     pytest.param("non_ema", None, marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_a_variant_opens_where_it_is_alone(variant, dtype, network, tmp_path, capsys):
     """As save_pretrained writes it. Beside the plain weights it is left aside, as the peer does."""
     half = peer(SMALL | {"layers_per_block": 1}).to(dtype or torch.float32)
