@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from minidiff.gan.run import GanRun as GanRun
     from minidiff.images.quality import psnr as psnr
     from minidiff.images.quality import ssim as ssim
+    from minidiff.images.show import show as show
     from minidiff.metrics.config import MeasureRequest as MeasureRequest
     from minidiff.metrics.features import FeatureNetwork as FeatureNetwork
     from minidiff.metrics.fid_infinity import fid_infinity as fid_infinity
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     from minidiff.metrics.precision_recall import precision_recall as precision_recall
     from minidiff.networks.dip import DIP_NETS as DIP_NETS
     from minidiff.networks.inception import Inception as Inception
+    from minidiff.networks.own import NETWORKS as NETWORKS
+    from minidiff.networks.own import use_network as use_network
     from minidiff.networks.resnet import ResNet18 as ResNet18
     from minidiff.networks.unet import UNet as UNet
     from minidiff.pretrained.distance import Distance as Distance
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from minidiff.pretrained.exchange import import_run as import_run
     from minidiff.pretrained.load import load as load
     from minidiff.pretrained.sampling import sample as sample
+    from minidiff.pretrained.save import save_run as save_run
     from minidiff.pretrained.train import plan_training as plan_training
     from minidiff.pretrained.train import resume as resume
     from minidiff.pretrained.train import train as train
@@ -90,6 +94,7 @@ PUBLIC = {
     "Inception": "networks.inception",
     "MeasureRequest": "metrics.config",
     "MovingVariance": "dip.early_stop",
+    "NETWORKS": "networks.own",
     "ResNet18": "networks.resnet",
     "Run": "ddpm.run",
     "SAMPLERS": "diffusion.samplers",
@@ -131,12 +136,15 @@ PUBLIC = {
     "restore": "restoration.restore",
     "resume_fit": "dip.fit_picture",
     "resume_restore": "restoration.restore",
+    "save_run": "pretrained.save",
     "sample": "pretrained.sampling",
     "resume": "pretrained.train",
     "set_verbosity": "runtime.details",
+    "show": "images.show",
     "ssim": "images.quality",
     "start_from": "diffusion.noise_level",
     "train": "pretrained.train",
+    "use_network": "networks.own",
     "timestep_for": "diffusion.noise_level",
 }
 

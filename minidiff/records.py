@@ -173,7 +173,7 @@ def from_json(cls: type[Record], stored: Mapping[str, Any], where: object) -> Re
         text = json.dumps(stored)
         return TypeAdapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
-        raise UserError(f"{where}: {in_one_line(error.errors()[0])}") from None
+        raise UserError(f"{where}: {in_one_line(nearest(error.errors())[0])}") from None
     except UserError as error:
         raise UserError(f"{where}: {as_keys(str(error))}") from None
     except (RecursionError, ValueError) as error:
@@ -196,6 +196,28 @@ def check_limits(stored: object, key: str = "") -> None:
 def as_keys(message: str) -> str:
     """Name what is in backticks as a key of a file, in quotes, in place of an argument."""
     return message.replace("`", '"')
+
+
+def nearest(wrong: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out the errors of the records that a value does not mean, where it may be one of several.
+
+    pydantic tries every record and puts its name into the place of an error. The one with the fewest errors is meant.
+    """
+
+    def member(each: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return where the name of a record comes in a place, and that name. Keys of files begin in lower case."""
+        return next(((*each["loc"][:at], name) for at, name in enumerate(each["loc"]) if str(name)[:1].isupper()), ())
+
+    first = member(wrong[0])
+    if not first:
+        return list(wrong)
+    of_each: dict[Any, list[Mapping[str, Any]]] = {}
+    for each in wrong:
+        if member(each)[:-1] == first[:-1]:
+            of_each.setdefault(member(each), []).append(each)
+    meant = min(of_each.values(), key=len)
+    at = len(first) - 1
+    return [{**each, "loc": (*each["loc"][:at], *each["loc"][at + 1 :])} for each in meant]
 
 
 def in_one_line(wrong: Mapping[str, Any]) -> str:

@@ -82,9 +82,11 @@ def test_there_is_no_circle(graph: dict[str, set[str]]) -> None:
 
 
 def test_the_mathematics_knows_no_network(graph: dict[str, set[str]]) -> None:
-    """A model is any callable: diffusion stands on the ground floor alone."""
+    """A model is any callable: diffusion stands on the ground floor alone. A step shows itself by `images.show`."""
     below = {folder_of(other) for name, others in graph.items() if folder_of(name) == "diffusion" for other in others}
-    assert below <= {"diffusion", "errors", "rng"}
+    assert below <= {"diffusion", "errors", "rng", "images"}
+    assert {other for name, others in graph.items() if folder_of(name) == "diffusion" for other in others
+            if folder_of(other) == "images"} == {"images.show"}  # fmt: skip
 
 
 def test_importing_minidiff_does_not_import_torch() -> None:

@@ -7,7 +7,7 @@ job.start(); job.run(); print(job.conclusion())
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from minidiff.classifier.config import ClassifierConfig, ClassifierRequest, read_classifier
 from minidiff.classifier.loss import accuracy, classifier_loss, exact
 from minidiff.classifier.presets import CLASSIFIER_PRESETS
+from minidiff.classifier.run import load_classifier
 from minidiff.data.datasets import ImageData, splits_of
 from minidiff.errors import UserError, lookup
 from minidiff.files import write_atomically, write_json
@@ -30,7 +31,7 @@ from minidiff.runs.log import read_metrics
 from minidiff.runtime import distributed
 from minidiff.training.config import TrainConfig
 from minidiff.training.data import check_labels, labels_of, load_together, open_data, size_for
-from minidiff.training.job import Job, check_out
+from minidiff.training.job import Job, check_out, start_of
 from minidiff.training.loop import Trainer
 from minidiff.training.presets import default_preset, training_config
 from minidiff.training.step import TrainStep
@@ -72,6 +73,9 @@ class ClassifierJob(Job[ClassifierConfig]):
     def build(self, training: TrainConfig, device: torch.device) -> Trainer:
         loss = classifier_loss(self.one_hot, self.config.shift)
         return Trainer(ResNet18(**vars(self.config.network)), loss, self.data, training, device)
+
+    def first_weights(self, place: str) -> Mapping[str, Tensor]:
+        return load_classifier(place).model.state_dict()
 
     @property
     def one_hot(self) -> bool:
@@ -148,7 +152,8 @@ def plan(request: ClassifierRequest) -> ClassifierJob:
     device = distributed.local_device(request.device)
     name = request.preset or default_preset(device.type)
     preset = lookup("preset", name, CLASSIFIER_PRESETS)
-    size = size_for(request, preset.image_size)
+    start = load_classifier(request.init) if request.init is not None else None
+    size = size_for(request, start.config.data.image_size if start else preset.image_size)
     shift = size // 16 if request.shift is None else request.shift
     if 2 * shift > size:
         raise UserError(f"`shift` {shift} would move most of a {size}x{size} image out of sight. Try {size // 16}.")
@@ -156,11 +161,17 @@ def plan(request: ClassifierRequest) -> ClassifierJob:
     check_out(request.out)
     data, described = open_data(request, size)
     check_labels(data, "a classifier")
+    width = start.config.network.width if start and request.preset is None else preset.width
+    if start and start.label_names != data.label_names:
+        raise UserError(
+            f"{request.init} tells other labels apart ({', '.join(start.label_names[:6])}) than {data.name}."
+        )
     config = ClassifierConfig(
         preset=name,
+        init=start_of(request.init, start.model.state_dict()) if start and request.init else None,
         data=described,
         labels=labels_of(data),
-        network=ResNetConfig(len(data.label_names), described.channels, request.width or preset.width),
+        network=ResNetConfig(len(data.label_names), described.channels, request.width or width),
         shift=shift,
         training=training,
         save_every=request.save_every,

@@ -12,6 +12,7 @@ import torch
 
 from minidiff.classifier.config import ClassifierConfig, read_classifier
 from minidiff.classifier.knowledge import Knowledge, knowledge_of
+from minidiff.images.show import newest_png
 from minidiff.networks.resnet import ResNet18
 from minidiff.networks.weights import build_with
 from minidiff.runs.folder import CONFIG, MODEL, read_config, read_tensors
@@ -25,6 +26,13 @@ class ClassifierRun:
     config: ClassifierConfig
     model: ResNet18
     sha256: str  # of the file of its weights
+
+    def __repr__(self) -> str:
+        return f"ClassifierRun({self.folder}: {len(self.label_names)} labels of {self.config.data.name})"
+
+    def _repr_png_(self) -> bytes | None:
+        """Show the last samples of the training in a notebook."""
+        return newest_png(self.folder / "samples")
 
     @property
     def knowledge(self) -> Knowledge:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import GUIDANCE_SCALE, choice, own_steps
-from minidiff.cli.types import Command, Device, Number, Place, Whole, remark, say, section, typed, warn
+from minidiff.cli.types import Command, Device, Number, Place, Whole, own_network, remark, say, section, typed, warn
 from minidiff.ddpm.request import FROM_NOISE
 from minidiff.evaluation.config import PER_CLASS, EvaluateRequest
 
@@ -67,6 +67,7 @@ OF_DATA = ("num", "data_dir", "image_size")
 @click.option("--data-dir", type=Place(), help="Where the data set of dataset:NAME lies.")
 @click.option("--image-size", type=Whole(8, 1024), help="Size of dataset:NAME. Default: the classifier's.")
 @section("Computing")
+@own_network()
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @section("Output")
 @click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.types import Command, Device, Name, Names, Place, Whole, remark, say, section, warn
+from minidiff.cli.types import Command, Device, Name, Names, Place, Whole, own_network, remark, say, section, warn
 from minidiff.errors import UserError
 from minidiff.metrics.config import INCEPTION_DIMS, METRICS, MeasureRequest
 
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Replace the file at --save-stats if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and the rest on standard error.")
 @section("Computing")
+@own_network()
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.pass_context
 def fid(

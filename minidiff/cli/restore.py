@@ -7,7 +7,19 @@ import click
 
 from minidiff.cli.choices import choice
 from minidiff.cli.dip import FitBar, advise_more, conclusion, fit_options, resumable, warn_of_another
-from minidiff.cli.types import Command, Number, Place, Timestep, refuse_options, remark, say, section, typed, warn
+from minidiff.cli.types import (
+    Command,
+    Number,
+    Place,
+    Timestep,
+    own_network,
+    refuse_options,
+    remark,
+    say,
+    section,
+    typed,
+    warn,
+)
 from minidiff.dip.config import FitRequest
 from minidiff.errors import counted
 from minidiff.restoration.config import ANSWER, RestoreRequest, RestoreResult
@@ -43,6 +55,7 @@ DEFAULTS = RestoreRequest()
 @click.option(
     "--sampler", type=choice("sampler"), default=DEFAULTS.sampler, show_default=True, help="Runs the reverse chain."
 )
+@own_network()
 @section("Picture")
 @click.option(
     "--noise-sigma",

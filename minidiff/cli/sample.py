@@ -19,6 +19,7 @@ from minidiff.cli.types import (
     Steps,
     Timestep,
     Whole,
+    own_network,
     remark,
     say,
     section,
@@ -165,6 +166,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
 )
 @section("Computing")
 @click.option("--precision", type=Name("precision", ("auto", "fp32", "bf16")), help="Default: as the run was trained.")
+@own_network()
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @section("Output")
 @click.option(

@@ -24,6 +24,7 @@ from minidiff.cli.train_options import (
 from minidiff.cli.types import (
     Command,
     Group,
+    JsonObject,
     Number,
     Place,
     Whole,
@@ -71,6 +72,12 @@ def train() -> None:
     type=Number(0, 1, max_open=True),
     help=f"Share of images whose labels are hidden in training, for guidance. Default: {LABEL_DROPOUT}.",
 )
+@click.option(
+    "--network",
+    metavar="MODULE:CLASS",
+    help="A network of your own in place of the preset's: a torch module that takes (x, t). See docs/own-data.md.",
+)
+@click.option("--network-arguments", type=JsonObject(), help="The arguments of that class, as JSON: '{\"width\": 64}'.")
 @section("Diffusion")
 @click.option("--schedule", type=choice("schedule"), help=default("The noise schedule.", "schedule"))
 @click.option("--timesteps", type=Whole(2, 100_000), help=default("T, the number of noise levels.", "timesteps"))
@@ -216,6 +223,7 @@ def carry_out(
     ctx: click.Context, kind: str, request: type[TrainRequest], *, resume: str | None, dry_run: bool, **options: Any
 ) -> None:
     """Plan a training, or resume one; describe it and run it."""
+    from minidiff.networks.own import use_network
     from minidiff.pretrained.train import plan, take_up
     from minidiff.runtime.distributed import local_device, process_group
     from minidiff.training import journal
@@ -224,7 +232,9 @@ def carry_out(
     with_flags = ctx.command.translated
     with process_group(local_device(options["device"])):
         if resume is not None:
-            refuse_options(ctx, CHANGES | {"resume", "dry_run"})
+            refuse_options(ctx, CHANGES | {"resume", "dry_run", "network"})
+            if options.get("network"):
+                use_network(options["network"])
             changes = {name: value for name, value in options.items() if name in CHANGES}
             training = take_up(resume, ResumeRequest(**changes), kind)
         else:

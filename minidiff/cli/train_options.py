@@ -61,11 +61,16 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
             show_default=True,
             help="What to do about image files that cannot be read.",
         ),
-        section("Network"),
         click.option(
             "--flip/--no-flip",
             default=None,
             help="Mirror half of the images, at random. Default: as suits the data set.",
+        ),
+        section("Network"),
+        click.option(
+            "--init",
+            metavar="RUN",
+            help="Begin with the weights of this run, or of a checkpoint of diffusers, instead of random ones.",
         ),
         click.option(
             "--preset",

@@ -3,6 +3,7 @@
 The package's errors and warnings name arguments in backticks; `Command` and `warn` turn them into flags.
 """
 
+import json
 import logging
 import math
 import os
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from minidiff.errors import UserError, listed, printable, printable_lines, suggestion
+from minidiff.errors import UserError, listed, printable, printable_lines, shown, suggestion
 from minidiff.runtime.verbosity import is_first, is_quiet
 
 LOG = logging.getLogger(__name__)
@@ -149,6 +150,26 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
+def own_network() -> Callable[[Function], Function]:
+    """Add the option that names the code of a network which is not of the package, so that its run may be opened."""
+
+    def allow(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> None:
+        if names:  # to import the package's networks takes a second
+            from minidiff.networks.own import use_network
+
+            for name in names:
+                use_network(name)
+
+    return click.option(
+        "--network",
+        metavar="MODULE:CLASS",
+        multiple=True,
+        expose_value=False,
+        callback=allow,
+        help="The code of a run's network, if it is not of minidiff. It is imported, so you must trust it.",
+    )
+
+
 class Name(ParamType):
     """Take one name out of a table. The error for an unknown name suggests the nearest.
 
@@ -228,6 +249,21 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class JsonObject(ParamType):
+    """Take a JSON object, such as `{"width": 64}`. Gives a dict."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            self.fail(f'{shown(value)} is no JSON object, such as {{"width": 64}}.', param, ctx)
+        return found
 
 
 class Timestep(ParamType):

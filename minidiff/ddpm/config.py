@@ -4,14 +4,19 @@ Rests on records alone, so that help and `minidiff info` need no torch. Ho et al
 cited beside the functions that the names choose.
 """
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from minidiff.data.config import Labels
-from minidiff.networks.configs import UNetConfig, check_size
+from minidiff.errors import UserError
+from minidiff.networks.configs import OwnNetwork, UNetConfig, check_size
 from minidiff.records import demand, demand_range, record
 from minidiff.training.config import MOST_STEPS, RunConfig, TrainRequest, check_same, read_as
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 MOST_TIMESTEPS = 1_000_000  # the numbers of the schedule take 40 bytes each, and samplers go through all of them
 LABEL_DROPOUT = 0.1  # Ho & Salimans 2022, section 4.1
@@ -21,7 +26,7 @@ LABEL_DROPOUT = 0.1  # Ho & Salimans 2022, section 4.1
 class DiffusionConfig:
     """The noise schedule, and what the network learns to predict. The defaults are the DDPM paper's."""
 
-    schedule: str = "linear"  # one of SCHEDULES
+    schedule: str = "linear"  # one of SCHEDULES, or "betas"
     timesteps: int = 1000  # T
     beta_start: float | None = None  # of linear and scaled_linear; None for both: 1e-4 and 0.02, times 1000 / T
     beta_end: float | None = None
@@ -29,6 +34,7 @@ class DiffusionConfig:
     min_snr_gamma: float | None = None  # weighs the loss (Hang et al. 2023); None: all timesteps alike
     zero_terminal_snr: bool = False  # the schedule ends in pure noise (Lin et al. 2024)
     variance: str = "fixed_small"  # of the reverse steps of the sampler ddpm: one of VARIANCES
+    betas: tuple[float, ...] | None = None  # all T, of a schedule that has no name; see `save_run`
 
     def __post_init__(self) -> None:
         """Raise UserError for numbers out of range; the names are looked up where the schedule is built."""
@@ -36,6 +42,9 @@ class DiffusionConfig:
         for name in ("beta_start", "beta_end"):
             value = getattr(self, name)
             demand(value is None or 0 < value <= 1, name, value, "a number above 0 and up to 1, or None")
+        count = None if self.betas is None else len(self.betas)
+        if count != (self.timesteps if self.schedule == "betas" else None):
+            raise UserError(f"`betas` are {count}, and the schedule {self.schedule} has {self.timesteps} timesteps.")
         gamma = self.min_snr_gamma
         demand(gamma is None or gamma > 0, "min_snr_gamma", gamma, "a number above 0 (5 is usual), or None")
 
@@ -73,7 +82,7 @@ class FidConfig:
 class Origin:
     """Where an imported run comes from."""
 
-    format: str  # such as diffusers
+    format: str  # such as diffusers; of a network that was trained by hand "a script", see `save_run`
     place: str
     notes: tuple[str, ...] = ()  # what is different from how its own library samples it
     weights: tuple[str, ...] = ()  # what is unusual about the weights that were read, or which of several they are
@@ -87,7 +96,7 @@ class DdpmConfig(RunConfig):
     _: KW_ONLY
     kind: Literal["ddpm"] = "ddpm"
     labels: ToldLabels | None = None  # None: it was trained without
-    network: UNetConfig
+    network: UNetConfig | OwnNetwork
     diffusion: DiffusionConfig
     sample_every: int | None = None  # steps between grids of samples; None: the default
     fid: FidConfig | None = None  # None: it is not measured
@@ -99,8 +108,9 @@ class DdpmConfig(RunConfig):
         demand(self.training is not None or self.source is not None, "training", None, "an object, as it was written")
         network, channels = self.network, self.data.channels
         check_same("network.in_channels", network.in_channels, channels, "data.channels")
-        check_same("network.out_channels", network.out_channels, channels, "data.channels")
-        check_size(self.data.image_size, network.stride, "`data.image_size`")
+        if isinstance(network, UNetConfig):
+            check_same("network.out_channels", network.out_channels, channels, "data.channels")
+            check_size(self.data.image_size, network.stride, "`data.image_size`")
         if self.labels is not None:
             check_same("network.label_dim", network.label_dim, len(self.labels.names), "the number of labels.names")
 
@@ -114,6 +124,8 @@ def read_ddpm(stored: dict[str, Any], where: object) -> DdpmConfig:
 class DdpmRequest(TrainRequest):
     """The options of `minidiff train ddpm`. None: the preset decides."""
 
+    network: "str | Callable[..., Module] | None" = None  # your own, such as my_module:MyUNet; None: the preset's UNet
+    network_arguments: dict[str, Any] | None = None  # of that class, by keyword
     conditional: bool = False  # tell the network the labels, to draw for them later
     label_dropout: float | None = None  # the share of images whose labels are not told; None: LABEL_DROPOUT
     schedule: str | None = None  # this and the next six: see `DiffusionConfig`

@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minidiff.ddpm.chains import Chain, Trained, chains_of, resolve
+from minidiff.ddpm.config import DdpmConfig
 from minidiff.ddpm.inits import INIT_MODES
+from minidiff.ddpm.recipe import conditional
 from minidiff.ddpm.request import SampleRequest, Sampling
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.guidance import guided
 from minidiff.diffusion.predictions import Model
 from minidiff.diffusion.samplers import SAMPLERS
-from minidiff.networks.unet import UNet
 from minidiff.rng import randn, sample_generators
 from minidiff.runtime import distributed
 from minidiff.runtime.precision import mixed_precision
@@ -26,7 +27,9 @@ class Drawing(Trained, Protocol):
     """The part of a run that is needed to draw; `run.Run` has it."""
 
     @property
-    def model(self) -> UNet: ...
+    def config(self) -> DdpmConfig: ...
+    @property
+    def model(self) -> nn.Module: ...
     @property
     def precision(self) -> str: ...
 
@@ -44,9 +47,10 @@ def denoiser(run: Drawing, labels: Tensor | None = None, guidance_scale: float |
     """
     run.labels.check(labels, guidance_scale)
     autocast = mixed_precision(run.precision, device_of(run))
-    network: Model = run.model
+    called = conditional(run.config.network, run.model)
+    network: Model = called
     if labels is not None:
-        network = guided(run.model, labels.to(device_of(run)), run.labels.guidance(guidance_scale))
+        network = guided(called, labels.to(device_of(run)), run.labels.guidance(guidance_scale))
 
     def call(x: Tensor, t: Tensor) -> Tensor:
         with autocast():

@@ -7,12 +7,14 @@ job.start(); job.run(); print(job.conclusion())
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from minidiff.data.conditions import examples, labels_in_words, multi_hot
 from minidiff.ddpm.config import (
@@ -25,11 +27,11 @@ from minidiff.ddpm.config import (
     read_ddpm,
 )
 from minidiff.ddpm.presets import DDPM_PRESETS
-from minidiff.ddpm.recipe import build, build_schedule, ddpm_loss
-from minidiff.ddpm.run import Run
+from minidiff.ddpm.recipe import build, build_schedule, conditional, ddpm_loss
+from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.ddpm.samples import of_run
 from minidiff.diffusion.predictions import check_prediction
-from minidiff.errors import UserError, lookup, printable
+from minidiff.errors import UserError, lookup, printable, shown
 from minidiff.images.convert import to_uint8
 from minidiff.images.faults import problems
 from minidiff.images.files import write_image
@@ -38,13 +40,14 @@ from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction, features
 from minidiff.metrics.doubts import doubts
 from minidiff.metrics.sources import dataset_source
-from minidiff.networks.configs import check_size
+from minidiff.networks.configs import OwnNetwork, UNetConfig, check_size
+from minidiff.networks.own import build_own, plain_arguments, try_network, use_network
 from minidiff.records import to_json
 from minidiff.runtime import distributed
 from minidiff.runtime.progress import progress_bar
 from minidiff.training.config import ResumeRequest, TrainConfig, given
 from minidiff.training.data import check_labels, labels_of, open_data, size_for
-from minidiff.training.job import Job, check_out
+from minidiff.training.job import Job, check_out, start_of
 from minidiff.training.loop import Trainer
 from minidiff.training.presets import default_preset, training_config
 from minidiff.training.step import TrainStep
@@ -72,8 +75,12 @@ class DdpmJob(Job[DdpmConfig]):
             self.measure_every = self.fid.every
             self.feature_network = self.choose_features(self.fid, device)
         dropout = self.labels.dropout if self.labels else None
-        loss = ddpm_loss(self.schedule, diffusion.prediction, diffusion.min_snr_gamma, device, dropout)
+        call = partial(conditional, self.config.network)
+        loss = ddpm_loss(self.schedule, diffusion.prediction, diffusion.min_snr_gamma, device, dropout, call)
         return Trainer(model, loss, self.data, training, device)
+
+    def first_weights(self, place: str) -> Mapping[str, Tensor]:
+        return load_ddpm(place).model.state_dict()
 
     @property
     def fid(self) -> FidConfig | None:
@@ -120,16 +127,17 @@ class DdpmJob(Job[DdpmConfig]):
         )
 
     def describe_network(self) -> str:
-        diffusion, channels = self.config.diffusion, list(self.config.network.channels)
-        network = (
-            f"UNet {self.parameters}, channels {channels}; "
-            f"{diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}"
-        )
+        diffusion, network = self.config.diffusion, self.config.network
+        if isinstance(network, OwnNetwork):
+            said = f"{network.module} {self.parameters}"
+        else:
+            said = f"UNet {self.parameters}, channels {list(network.channels)}"
+        said += f"; {diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}"
         if self.labels:
             names, share = self.labels.names, 100 * self.labels.dropout
-            network += f"\nlabels    {len(names)}: {printable(', '.join(names[:6]))}{', ...' * (len(names) > 6)}"
-            network += f"; not told of {share:g}% of the images"
-        return f"{network}\nmeasured  {self.describe_fid(self.fid)}" if self.fid else network
+            said += f"\nlabels    {len(names)}: {printable(', '.join(names[:6]))}{', ...' * (len(names) > 6)}"
+            said += f"; not told of {share:g}% of the images"
+        return f"{said}\nmeasured  {self.describe_fid(self.fid)}" if self.fid else said
 
     def describe_fid(self, fid: FidConfig) -> str:
         """Describe what is measured during the training, in a line."""
@@ -142,7 +150,7 @@ class DdpmJob(Job[DdpmConfig]):
         """Return the EMA weights of this moment, to sample from."""
         assert self.folder is not None
         precision = self.training.precision
-        return Run(self.folder, self.config, self.trainer.ema, self.schedule, precision)  # type: ignore[arg-type]
+        return Run(self.folder, self.config, self.trainer.ema, self.schedule, precision)
 
     def steps(self) -> Iterator[TrainStep]:
         """Train to the last step. If FID is measured, compute the statistics of the training images before it."""
@@ -198,37 +206,45 @@ class DdpmJob(Job[DdpmConfig]):
 
 
 def plan(request: DdpmRequest) -> DdpmJob:
-    """Plan a new training from a preset, and replace what the request sets. Raises UserError."""
+    """Plan a new training from a preset, or from the run that it begins with, and replace what the request sets.
+
+    Raises UserError.
+    """
     # All that can be wrong with the request is found before the data are read, or downloaded.
-    if request.label_dropout is not None and not request.conditional:
+    if request.network_arguments is not None and request.network is None:
+        raise UserError("`network_arguments` needs `network`, the class that they are for. Name it.")
+    own = use_network(request.network) if request.network is not None else None
+    start = load_ddpm(request.init) if request.init is not None else None
+    told = request.conditional or bool(start and start.config.network.label_dim)
+    if request.label_dropout is not None and not told:
         raise UserError("`label_dropout` needs `conditional`, a network that gets the labels. Add it.")
     device = distributed.local_device(request.device)
     name = request.preset or default_preset(device.type)
     preset = lookup("preset", name, DDPM_PRESETS)
-    size = size_for(request, preset.image_size)
-    diffusion = diffusion_config(preset.diffusion, request)
+    size = size_for(request, start.config.network.image_size if start else preset.image_size)
+    diffusion = diffusion_config(start.config.diffusion if start else preset.diffusion, request)
     check_prediction(build_schedule(diffusion), diffusion.prediction)
-    check_size(size, preset.network.stride, "`image_size`")
+    base = start.config.network if start and request.preset is None else preset.network
+    if own is None and isinstance(base, UNetConfig):
+        check_size(size, base.stride, "`image_size`")
     fid, training = fid_config(request), training_config(preset.training, request)
     check_out(request.out)
     data, described = open_data(request, size)
     labels = None
-    if request.conditional:
+    if told:
         check_labels(data, "`conditional`")
-        dropout = LABEL_DROPOUT if request.label_dropout is None else request.label_dropout
+        usual = start.label_dropout if start and start.config.labels else LABEL_DROPOUT
+        dropout = usual if request.label_dropout is None else request.label_dropout
         labels = ToldLabels(**vars(labels_of(data)), dropout=dropout)
-    channels = described.channels
+    if start:
+        check_start(start, request, described.channels, labels)
+    label_dim = len(labels.names) if labels else 0
     config = DdpmConfig(
         preset=name,
+        init=start_of(request.init, start.model.state_dict()) if start and request.init else None,
         data=described,
         labels=labels,
-        network=replace(
-            preset.network,
-            image_size=size,
-            in_channels=channels,
-            out_channels=channels,
-            label_dim=len(labels.names) if labels else 0,
-        ),
+        network=network_for(request, base, own, size, described.channels, label_dim),
         diffusion=diffusion,
         training=training,
         save_every=request.save_every,
@@ -236,6 +252,47 @@ def plan(request: DdpmRequest) -> DdpmJob:
         fid=fid,
     )
     return DdpmJob(config, data, device, request.out)
+
+
+def network_for(
+    request: DdpmRequest, base: UNetConfig | OwnNetwork, own: str | None, size: int, channels: int, label_dim: int
+) -> UNetConfig | OwnNetwork:
+    """Fit a network to the images and their labels.
+
+    base: the preset's network, or that of the run to begin with. own: the class that the user names in its place.
+    Raises UserError for a network of one's own that cannot be made or called.
+    """
+    if own is None and isinstance(base, UNetConfig):
+        return replace(base, image_size=size, in_channels=channels, out_channels=channels, label_dim=label_dim)
+    arguments, module = request.network_arguments, own
+    if isinstance(base, OwnNetwork) and own in (None, base.module):
+        arguments, module = base.arguments if arguments is None else arguments, base.module
+    assert module is not None
+    network = OwnNetwork(module, plain_arguments(arguments), size, channels, label_dim)
+    try_network(build_own(network), network)
+    return network
+
+
+def check_start(start: Run, request: DdpmRequest, channels: int, labels: ToldLabels | None) -> None:
+    """Raise UserError where the weights that a training begins with would be of no use to it."""
+    known, place = start.config, request.init
+    for name in ("prediction", "timesteps"):
+        asked, was = getattr(request, name), getattr(known.diffusion, name)
+        if asked not in (None, was):
+            raise UserError(f"{place} was trained with the `{name}` {was}, so its weights are lost on {asked}.")
+    if known.network.in_channels != channels:
+        kinds = {1: "grey", 3: "colour"}
+        theirs = kinds.get(known.network.in_channels, f"{known.network.in_channels} channels")
+        raise UserError(f"{place} draws images in {theirs}, and these are {kinds[channels]}. Convert them first.")
+    count = len(labels.names) if labels else 0
+    if known.network.label_dim != count:
+        raise UserError(
+            f"{place} was trained with {known.network.label_dim or 'no'} labels, and here are {count or 'none'}. "
+            "Begin with a run of the same labels."
+        )
+    if known.labels and labels and known.labels.names != labels.names:
+        other = next(pair for pair in zip(known.labels.names, labels.names, strict=True) if pair[0] != pair[1])
+        raise UserError(f"{place} knows the label {shown(other[0])} where these images have {shown(other[1])}.")
 
 
 def diffusion_config(preset: DiffusionConfig, request: DdpmRequest) -> DiffusionConfig:

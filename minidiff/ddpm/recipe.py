@@ -3,35 +3,50 @@
 Rests on unet, schedules, diffusion and train. Ho et al. 2020 (DDPM); Ho & Salimans 2022 (labels left out at random).
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minidiff.ddpm.config import DdpmConfig, DiffusionConfig
+from minidiff.diffusion.guidance import Conditional
 from minidiff.diffusion.predictions import Model, check_prediction
 from minidiff.diffusion.process import diffusion_loss
 from minidiff.diffusion.schedules import SCHEDULES, Schedule
 from minidiff.errors import UserError, lookup
+from minidiff.networks.configs import OwnNetwork, UNetConfig
+from minidiff.networks.own import as_unet, build_own
 from minidiff.networks.unet import UNet
 from minidiff.rng import Draws
 from minidiff.training.loop import Loss
 
 
-def build(config: DdpmConfig) -> tuple[UNet, Schedule]:
-    """Build the network, with its first weights, and the schedule that a ddpm run's config.json describes."""
+def build(config: DdpmConfig) -> tuple[nn.Module, Schedule]:
+    """Build the network, with its first weights, and the schedule that a ddpm run's config.json describes.
+
+    Raises UserError for a network of one's own that the user has not named, see `build_own`.
+    """
     return build_network(config), build_schedule(config.diffusion)
 
 
-def build_network(config: DdpmConfig) -> UNet:
+def build_network(config: DdpmConfig) -> nn.Module:
     """Build the network of a config, with its first weights."""
-    model = UNet(**vars(config.network))
+    network = config.network
+    model = build_own(network) if isinstance(network, OwnNetwork) else UNet(**vars(network))
     model.prediction = config.diffusion.prediction  # type: ignore[assignment]
     return model
 
 
+def conditional(network: UNetConfig | OwnNetwork, model: nn.Module) -> Conditional:
+    """Return what takes (x_t, t, labels, keep): a `UNet` itself, or a network of one's own, so called."""
+    return as_unet(model, network.label_dim) if isinstance(network, OwnNetwork) else model
+
+
 def build_schedule(diffusion: DiffusionConfig) -> Schedule:
     """Build the noise schedule. Raises UserError for an unknown name, and for betas that it does not take."""
+    if diffusion.betas is not None:
+        return Schedule.from_betas(diffusion.betas)
     name, ends = diffusion.schedule, {"beta_start": diffusion.beta_start, "beta_end": diffusion.beta_end}
     given = {end: beta for end, beta in ends.items() if beta is not None}
     if given and name not in ("linear", "scaled_linear"):
@@ -41,24 +56,29 @@ def build_schedule(diffusion: DiffusionConfig) -> Schedule:
 
 
 def ddpm_loss(
-    schedule: Schedule, prediction: str, min_snr_gamma: float | None, device: torch.device, dropout: float | None = None
+    schedule: Schedule,
+    prediction: str,
+    min_snr_gamma: float | None,
+    device: torch.device,
+    dropout: float | None = None,
+    call: Callable[[nn.Module], Conditional] = lambda model: model,
 ) -> Loss:
     """Make the closure that `Trainer` calls: what a DDPM minimises (Ho et al. 2020, algorithm 1).
 
     dropout: the chance that the labels of an image are left out (Ho & Salimans 2022, algorithm 1); None for a network
-    without labels.
+    without labels. call: how a network is called with labels, see `conditional`.
     Raises UserError for eps under zero terminal SNR, from which no image can be predicted at T-1.
     """
     check_prediction(schedule, prediction)
     schedule = schedule.to(device)
 
-    def loss(model: torch.nn.Module, x0: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+    def loss(model: nn.Module, x0: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         t = draws.randint(schedule.T)  # 0 .. T-1, both included
         noise = draws.randn(*x0.shape[1:])
         network: Model = model
         if dropout is not None:
             keep = draws.rand() >= dropout
-            network = partial(model, labels=labels, keep=keep)
+            network = partial(call(model), labels=labels, keep=keep)
         return diffusion_loss(network, schedule, x0, t, noise, prediction, min_snr_gamma).mean()
 
     return loss

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minidiff.ddpm import drawing
 from minidiff.ddpm.chains import single
@@ -26,9 +26,10 @@ from minidiff.diffusion.predictions import Model
 from minidiff.diffusion.samplers import calls
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
+from minidiff.images.show import newest_png
 from minidiff.interop.checkpoints import is_foreign, open_checkpoint
-from minidiff.networks.unet import UNet
-from minidiff.networks.weights import build_with
+from minidiff.networks.configs import OwnNetwork
+from minidiff.networks.weights import build_with, load_exactly
 from minidiff.records import takes
 from minidiff.runs import folder as checkpoint
 
@@ -39,9 +40,16 @@ class Run:
 
     folder: Path
     config: DdpmConfig
-    model: UNet
+    model: nn.Module  # a `UNet`, or a network of one's own
     schedule: Schedule
     precision: str = "auto"  # to sample in: fp32, bf16, auto
+
+    def __repr__(self) -> str:
+        return f"Run({self.folder}: {self.config.kind} of {self.config.data.name}, {self.shape[2]}x{self.shape[1]})"
+
+    def _repr_png_(self) -> bytes | None:
+        """Show the last samples of the training in a notebook."""
+        return newest_png(self.folder / "samples")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -174,6 +182,9 @@ def load_ddpm(
         tensors, source = checkpoint.read_weights(folder, weights)
     precision = precision or (config.training.precision if config.training else "auto")
     schedule = build_schedule(config.diffusion)
-    model = build_with(lambda: build_network(config), tensors, source)
+    if isinstance(config.network, OwnNetwork):  # whose code may not do on a device without memory
+        load_exactly(model := build_network(config), tensors, source)
+    else:
+        model = build_with(lambda: build_network(config), tensors, source)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return Run(folder, config, model, schedule, precision)

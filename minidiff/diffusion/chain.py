@@ -28,6 +28,15 @@ class Step(NamedTuple):
     x: Tensor  # [N,C,H,W]
     x0: Tensor  # [N,C,H,W]
 
+    def __repr__(self) -> str:
+        return f"Step(t={self.t}, x={list(self.x.shape)}, x0={list(self.x0.shape)})"
+
+    def _repr_png_(self) -> bytes | None:
+        """Show the predicted images in a notebook."""
+        from minidiff.images.show import png_of  # here alone, as the mathematics needs no pictures
+
+        return png_of(self.x0)
+
 
 # rule(denoise: Denoise, x: Tensor, levels: Levels, noise: Noise) yields a Step after every call of denoise. Where its
 # plan has the options `eta` or `variance`, they follow by name if the user gives them.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minidiff.dip.config import FitConfig
 from minidiff.errors import UserError, lookup, shown
+from minidiff.images.show import png_of
 from minidiff.networks.dip import DipNet
 from minidiff.networks.weights import check_tensor, load_exactly, load_optimizer
 from minidiff.records import LARGEST_INT
@@ -29,6 +30,12 @@ class FitStep(NamedTuple):
     loss: Tensor
     output: Tensor  # [1,C,H,W] in [-1,1]: the image this loss was computed from
     averaged: Tensor  # [1,C,H,W]: the exponential moving average of the outputs so far, corrected as Adam's are
+
+    def __repr__(self) -> str:
+        return f"FitStep(step={self.step}, loss={self.loss.item():.4g}, output={list(self.output.shape)})"
+
+    def _repr_png_(self) -> bytes | None:
+        return png_of(self.averaged)
 
 
 # --- what the target shows of the image ---------------------------------------------------------------------------

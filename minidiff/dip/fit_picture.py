@@ -15,6 +15,7 @@ from minidiff.dip.folder import FolderJob, OnEnd, OnStart, reopen_folder
 from minidiff.dip.job import DipJob, OnStep, undecided
 from minidiff.dip.recipe import Device, begin, finished, read_dip, reopen
 from minidiff.errors import UserError, counted, listed
+from minidiff.images.show import png_file
 from minidiff.records import record, takes
 from minidiff.runs import folder as run_folder
 
@@ -41,6 +42,9 @@ class Fitted:
     answer: Path  # the picture that the fit came to
     result: FitResult
     problems: Sequence[str] = ()  # what looks wrong with it, in words
+
+    def _repr_png_(self) -> bytes | None:
+        return png_file(self.answer)
 
 
 @dataclass(frozen=True)

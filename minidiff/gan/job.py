@@ -7,18 +7,21 @@ job = plan("dcgan", GanRequest(dataset="fashion-mnist", steps=500))
 job.start(); job.run(); print(job.conclusion())
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from minidiff.errors import UserError, lookup
 from minidiff.gan.config import GAMES, GameConfig, GanConfig, GanKind, GanRequest, read_gan
 from minidiff.gan.diversity import diversity
 from minidiff.gan.losses import GANS
 from minidiff.gan.presets import GAN_PRESETS
-from minidiff.gan.run import GanRun
+from minidiff.gan.run import GanRun, load_gan
 from minidiff.gan.suspicions import is_young, suspicions
 from minidiff.gan.trainer import GanTrainer
 from minidiff.images.convert import Pixels, to_uint8
@@ -26,11 +29,13 @@ from minidiff.images.files import write_image
 from minidiff.images.grid import grid
 from minidiff.networks.configs import GeneratorConfig
 from minidiff.networks.gan import Critic, Generator, levels
+from minidiff.networks.weights import load_exactly
+from minidiff.runs.folder import STATE, read_state
 from minidiff.runs.log import read_metrics
 from minidiff.runtime import distributed
-from minidiff.training.config import TrainConfig, given
+from minidiff.training.config import Start, TrainConfig, given
 from minidiff.training.data import open_data, size_for
-from minidiff.training.job import Job, check_out
+from minidiff.training.job import Job, check_out, start_of
 from minidiff.training.presets import default_preset, training_config
 
 PREVIEW_IMAGES = 64
@@ -46,6 +51,8 @@ class GanJob(Job[GanConfig]):
     def read(stored: dict[str, Any], where: object) -> GanConfig:
         return read_gan(stored, where)
 
+    trainer: GanTrainer
+
     def build(self, training: TrainConfig, device: torch.device) -> GanTrainer:
         network = self.config.network
         self.method = replace(GANS[self.kind], game=self.config.gan)
@@ -53,6 +60,18 @@ class GanJob(Job[GanConfig]):
         generator = Generator(**vars(network))
         critic = Critic(network.width, network.image_size, network.channels, self.config.gan.norm)
         return GanTrainer(generator, critic, self.method, self.data, training, device)
+
+    def first_weights(self, place: str) -> Mapping[str, Tensor]:
+        return load_gan(place).model.state_dict()
+
+    def begin_with(self, start: Start) -> None:
+        """Take generator and critic of another run. The critic is in its state.pt; without that it starts anew."""
+        super().begin_with(start)
+        state = read_state(Path(start.place))
+        if state is None:
+            self.warn(f"{start.place} has no {STATE}, so the {self.method.critic_name} begins with random weights.")
+        elif "critic" in state:
+            load_exactly(self.trainer.critic, state["critic"], start.place)
 
     def describe_network(self) -> str:
         method, game = self.method, self.config.gan
@@ -66,7 +85,7 @@ class GanJob(Job[GanConfig]):
         """Return the EMA weights of this moment, to sample from."""
         assert self.folder is not None
         precision = self.training.precision
-        return GanRun(self.folder, self.config, self.trainer.ema, precision)  # type: ignore[arg-type]
+        return GanRun(self.folder, self.config, self.trainer.ema, precision)
 
     def draw(self, count: int) -> Pixels:
         """Draw samples, always from the same noise, uint8 [count,H,W,3]."""
@@ -116,19 +135,24 @@ def plan(kind: str, request: GanRequest) -> GanJob:
     device = distributed.local_device(request.device)
     name = request.preset or default_preset(device.type)
     preset = lookup("preset", name, GAN_PRESETS[kind])
-    size = size_for(request, preset.image_size)
+    start = load_gan(request.init) if request.init is not None else None
+    if start and start.config.kind != kind:
+        raise UserError(f"{request.init} is a {start.config.kind} run, and a {kind} begins with one of its own kind.")
+    size = size_for(request, start.config.network.image_size if start else preset.image_size)
     levels(size)
     game, training = game_config(kind, request), training_config(preset.training, request)
     check_out(request.out)
     data, described = open_data(request, size)
     if len(data) < 2:
         raise UserError(f"{data.name} has one image, and a GAN needs many. Give more, or fit it: `minidiff dip fit`.")
+    usual = start.config.network if start and request.preset is None else preset
     config = GanConfig(
         kind=cast(GanKind, kind),
         preset=name,
+        init=start_of(request.init, start.model.state_dict()) if start and request.init else None,
         data=described,
         network=GeneratorConfig(
-            request.latent_dim or preset.latent_dim, request.width or preset.width, size, described.channels
+            request.latent_dim or usual.latent_dim, request.width or usual.width, size, described.channels
         ),
         gan=game,
         training=training,

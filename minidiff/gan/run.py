@@ -16,6 +16,7 @@ from torch import Tensor
 
 from minidiff.errors import UserError
 from minidiff.gan.config import GAMES, GanConfig, read_gan
+from minidiff.images.show import newest_png
 from minidiff.networks.gan import Generator
 from minidiff.networks.weights import build_with
 from minidiff.rng import randn, sample_generators
@@ -35,6 +36,13 @@ class GanRun:
     config: GanConfig
     model: Generator
     precision: str = "auto"  # to sample in: fp32, bf16, auto
+
+    def __repr__(self) -> str:
+        return f"GanRun({self.folder}: {self.config.kind} of {self.config.data.name}, {self.shape[2]}x{self.shape[1]})"
+
+    def _repr_png_(self) -> bytes | None:
+        """Show the last samples of the training in a notebook."""
+        return newest_png(self.folder / "samples")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -158,7 +158,7 @@ def write_diffusion(diffusion: Mapping[str, Any], schedule: Schedule) -> dict[st
     config: dict[str, Any] = {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": diffusion["timesteps"],
-        "beta_schedule": theirs[diffusion["schedule"]],
+        "beta_schedule": theirs.get(diffusion["schedule"], "linear"),
         "beta_start": float(schedule.betas[0]),
         "beta_end": float(schedule.betas[-1]),
         "trained_betas": None,

@@ -4,6 +4,7 @@ Rests on records alone, so that presets, help and `minidiff info` need no torch.
 """
 
 import math
+from typing import Any
 
 from minidiff.errors import UserError
 from minidiff.records import demand, demand_range, record
@@ -48,6 +49,22 @@ class UNetConfig:
     def stride(self) -> int:
         """How many pixels of the image one pixel of the coarsest level covers, each way."""
         return 1 << (len(self.channels) - 1)
+
+
+@record
+class OwnNetwork:
+    """A network that is not of this package: the class that makes it, and what it is for. See `own.py`."""
+
+    module: str  # its importable name, such as my_module:MyUNet
+    arguments: dict[str, Any]  # by keyword
+    image_size: int
+    in_channels: int  # of the images that it takes and gives
+    label_dim: int = 0  # L > 0 takes multi-hot labels [N,L] as its third argument
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "in_channels"):
+            demand(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        demand(self.label_dim >= 0, "label_dim", self.label_dim, "0 or more")
 
 
 @record

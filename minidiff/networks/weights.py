@@ -4,6 +4,7 @@ Rests on files; most tensors come from files that other modules read. Nothing in
 compared: a network that a damaged config.json describes is laid out without memory first, see `build_with`.
 """
 
+import hashlib
 import math
 import warnings
 import zipfile
@@ -165,3 +166,11 @@ def shown_name(name: object) -> str:
     """Write a tensor's name for a message: as it is, or short and with escapes."""
     plain = isinstance(name, str) and name.isprintable() and len(name) <= 80
     return str(name) if plain else shown(name)
+
+
+def fingerprint(tensors: Mapping[str, "Tensor"]) -> str:
+    """Compute a digest of weights, by which they can be recognised."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

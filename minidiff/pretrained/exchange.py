@@ -13,10 +13,11 @@ from typing import NamedTuple
 from minidiff.ddpm.config import DdpmConfig, read_ddpm
 from minidiff.ddpm.recipe import build_schedule
 from minidiff.ddpm.run import load_ddpm
-from minidiff.errors import lookup
-from minidiff.interop.checkpoints import open_checkpoint
+from minidiff.errors import UserError, lookup
+from minidiff.interop.checkpoints import is_foreign, open_checkpoint
 from minidiff.interop.writing import FORMATS, check_new, write_run
 from minidiff.records import to_json
+from minidiff.runs.folder import read_config
 
 
 class Imported(NamedTuple):
@@ -50,6 +51,9 @@ def export_run(run: str | Path, folder: str | Path, kind: str = "diffusers", wei
     """
     write = lookup("format", kind, FORMATS)
     check_new(Path(folder))
+    stored = {} if is_foreign(run) else read_config(run, kind="ddpm")
+    if "module" in stored.get("network", {}):
+        raise UserError(f"the network of {run} is {stored['network']['module']}, for which {kind} has no layers.")
     opened = load_ddpm(run, weights)
     plain = build_schedule(replace(opened.config.diffusion, zero_terminal_snr=False))
     return write(Path(folder), to_json(opened.config), opened.model.state_dict(), plain)

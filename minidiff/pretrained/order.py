@@ -17,6 +17,8 @@ from minidiff.ddpm.run import Run
 from minidiff.errors import counted
 from minidiff.images.convert import Pixels
 from minidiff.images.faults import problems
+from minidiff.images.grid import grid
+from minidiff.images.show import as_png
 from minidiff.images.sink import ImageSink, check_target
 
 Advance = Callable[[int], object]  # called with how much was done
@@ -30,6 +32,12 @@ class Drawn(NamedTuple):
     shown: Pixels  # the first images, at most 256: uint8 [n,H,W,3]
     problems: list[str]  # what looks wrong with them, or with what was asked, in words
     lines: Sequence[str] = ()  # what was drawn: the model, the list of labels, the start, the sampler, in words
+
+    def __repr__(self) -> str:
+        return f"Drawn({'; '.join([*self.written, *self.problems])})"
+
+    def _repr_png_(self) -> bytes | None:
+        return as_png(grid(self.shown)) if len(self.shown) else None
 
 
 NOTHING = Drawn([], np.empty((0, 0, 0, 3), np.uint8), [])

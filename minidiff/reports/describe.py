@@ -15,11 +15,12 @@ from minidiff.classifier.config import read_classifier
 from minidiff.data.config import DataConfig, Labels
 from minidiff.ddpm.config import read_ddpm
 from minidiff.dip.config import ANSWERS, RESULT, DipFolderConfig, FitResult, read_any_fit
-from minidiff.errors import UserError, counted, printable
+from minidiff.errors import UserError, counted, printable, shown
 from minidiff.evaluation.config import EvaluateConfig
 from minidiff.evaluation.result import read_lists
 from minidiff.files import read_json, regular, size_in_words
 from minidiff.gan.config import GAMES, read_gan
+from minidiff.networks.configs import OwnNetwork, UNetConfig
 from minidiff.records import from_json
 from minidiff.restoration.config import ANSWER as RESTORED
 from minidiff.restoration.config import RestoreConfig
@@ -84,7 +85,8 @@ def describe_ddpm(folder: Path, stored: dict[str, Any]) -> dict[str, str]:
     made = {"preset": config.preset or "?"}
     if config.source:
         made = {"source": f"{config.source.place}, of {config.source.format}"}
-    attention = [str(data.image_size >> level) for level, attends in enumerate(network.attention) if attends]
+    if config.init:
+        made["init"] = f"the weights of {config.init.place}"
     told = {"labels": f"{listed(labels)}; not told of {100 * labels.dropout:g}% of the images"} if labels else {}
     if config.source and network.label_dim:
         many = "one" if config.source.one_hot else "any number of them"
@@ -93,13 +95,24 @@ def describe_ddpm(folder: Path, stored: dict[str, Any]) -> dict[str, str]:
         **made,
         "data": f"{size if config.source else seen_of(data)}, {counted(data.channels, 'channel')}",
         **told,
-        "network": f"UNet, channels {list(network.channels)}, {network.layers_per_block} blocks a level, "
-        f"attention at {', '.join(attention) or 'the middle alone'}",
+        "network": in_words(network),
         "parameters": parameters(folder / MODEL),
         "diffusion": f"{diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}"
         + (", zero terminal SNR" if diffusion.zero_terminal_snr else ""),
         **(trained(folder, config.training) if config.training else {}),
     }
+
+
+def in_words(network: UNetConfig | OwnNetwork) -> str:
+    """Describe the network of a DDPM in a line."""
+    if isinstance(network, OwnNetwork):
+        given = ", ".join(f"{name}={shown(value)}" for name, value in network.arguments.items())
+        return f"{network.module}({given}), which is not a part of minidiff"
+    attention = [str(network.image_size >> level) for level, attends in enumerate(network.attention) if attends]
+    return (
+        f"UNet, channels {list(network.channels)}, {network.layers_per_block} blocks a level, "
+        f"attention at {', '.join(attention) or 'the middle alone'}"
+    )
 
 
 def summarise_ddpm(folder: Path, stored: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ from minidiff.errors import UserError, printable
 from minidiff.files import write_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.files import image_shape, read_images, write_image
+from minidiff.images.show import png_file
 from minidiff.records import from_json, record, takes, to_json
 from minidiff.restoration.config import (
     ANSWER,
@@ -58,6 +59,9 @@ class Restored:
     answer: Path  # the restored picture
     result: RestoreResult
     problems: Sequence[str] = ()  # what looks wrong with it, in words
+
+    def _repr_png_(self) -> bytes | None:
+        return png_file(self.answer)
 
 
 @record

@@ -43,7 +43,11 @@ def save_model(folder: Path, tensors: Mapping[str, "Tensor"]) -> None:
     """Write the weights to sample from, as `model.safetensors`."""
     from safetensors.torch import save
 
-    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    dense, seen = {}, set[int]()
+    for name, tensor in tensors.items():
+        copy = tensor.detach().cpu().contiguous()
+        dense[name] = copy.clone() if copy.data_ptr() in seen else copy  # safetensors refuses weights in two places
+        seen.add(copy.data_ptr())
     write_atomically(folder / MODEL, lambda file: file.write(save(dense)))
 
 

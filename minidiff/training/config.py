@@ -86,6 +86,7 @@ class TrainRequest:
     flip: bool | None = None  # whether images may be mirrored; None: as suits the data set, and never for your own
     labels: Any = field(default=None, compare=False)  # of images from a script: numbers [N], or zeros and ones [N,L]
     label_names: Sequence[str] | None = None  # of these labels; None: numbers
+    init: str | Path | None = None  # a run, or a checkpoint of diffusers, whose weights the training begins with
     preset: str | None = None  # network and settings for a purpose; None: gpu where there is one, else cpu
     steps: int | None = None  # optimizer steps
     batch_size: int | None = None  # images a step, over all processes
@@ -144,6 +145,14 @@ def given(request: object, names: Iterable[str]) -> dict[str, Any]:
 
 
 @record
+class Start:
+    """The trained weights that a training began with."""
+
+    place: str  # the run, or the checkpoint of another library
+    weights: str  # tells them from any others, see `weights.fingerprint`
+
+
+@record
 class RunConfig:
     """The part of config.json that every training has; each kind adds to it in a record of its own."""
 
@@ -151,6 +160,7 @@ class RunConfig:
     minidiff: str = __version__  # the version that made the run
     kind: str
     preset: str | None = None
+    init: Start | None = None  # None: it began with random weights
     data: DataConfig
     training: TrainConfig | None  # None: this run was imported, weights alone
     save_every: int | None = None  # steps between checkpoints; None: the default
@@ -170,10 +180,10 @@ AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
 # Keys that earlier versions did not write yet. Any other that is missing is a mistake: its default may be another value
 # than the one that the run was made with.
-ADDED = {"minidiff", "preset", "labels", "fid", "source", "save_every", "sample_every", "measure_every"}
+ADDED = {"minidiff", "preset", "init", "labels", "fid", "source", "save_every", "sample_every", "measure_every"}
 ADDED |= {"data.data_dir", "data.on_bad", "data.corruption", "data.severity", "data.images", "data.fingerprint"}
 ADDED |= {"data.flip"}
-ADDED |= {"network.scale_shift", "network.label_dim", "labels.dropout", "fid.network"}
+ADDED |= {"network.scale_shift", "network.label_dim", "labels.dropout", "fid.network", "diffusion.betas"}
 ADDED |= {f"gan.{name}" for name in ("betas", "clip", "penalty")}  # each is of one kind of GAN
 ADDED |= {"source.weights", "source.one_hot"}
 
@@ -202,4 +212,5 @@ def missing_keys(cls: type[Any], stored: dict[str, Any], before: str = "") -> It
         if each.name not in stored:
             yield name
         elif isinstance(value, dict) and inner:
-            yield from missing_keys(inner[0], value, f"{name}.")
+            nearest = max(inner, key=lambda kind: len({each.name for each in fields(kind)} & value.keys()))
+            yield from missing_keys(nearest, value, f"{name}.")

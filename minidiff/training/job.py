@@ -6,25 +6,26 @@ ddpm/job.py, gan/job.py, classifier/job.py.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minidiff.data.array_set import keep_images
 from minidiff.data.config import Labels
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError, listed
 from minidiff.files import locked, write_json
+from minidiff.networks.weights import fingerprint, load_exactly
 from minidiff.records import to_json
 from minidiff.rng import seed_from
 from minidiff.runs.folder import CONFIG, MODEL, STATE, check_free, create_run, read_config, read_state
 from minidiff.runtime import distributed
 from minidiff.training import journal
-from minidiff.training.config import INITIAL_WEIGHTS, ResumeRequest, RunConfig, TrainConfig, given
+from minidiff.training.config import INITIAL_WEIGHTS, ResumeRequest, RunConfig, Start, TrainConfig, given
 from minidiff.training.data import open_again
 from minidiff.training.loop import Training
 from minidiff.training.step import TrainStep
@@ -66,6 +67,8 @@ class Job(ABC, Generic[Config]):
         self.sample_every = getattr(config, "sample_every", None) or max(1, min(5000, training.steps // 4))
         torch.manual_seed(seed_from(training.seed, INITIAL_WEIGHTS))
         self.trainer = self.build(training, device)
+        if folder is None and config.init is not None:
+            self.begin_with(config.init)
 
     # --- what each kind says ---
 
@@ -77,6 +80,10 @@ class Job(ABC, Generic[Config]):
     @abstractmethod
     def build(self, training: TrainConfig, device: torch.device) -> Training:
         """Build the network that the config describes, with its first weights, and what trains it."""
+
+    @abstractmethod
+    def first_weights(self, place: str) -> Mapping[str, Tensor]:
+        """Read the EMA weights of a run of this kind, to begin with. Raises UserError."""
 
     @abstractmethod
     def describe_network(self) -> str:
@@ -101,16 +108,29 @@ class Job(ABC, Generic[Config]):
 
     # --- what all of them do ---
 
+    def begin_with(self, start: Start) -> None:
+        """Take the weights of another run for the first ones, and for their average. Raises UserError.
+
+        All of them must fit, and they must be the ones that the config names: that run may have gone on since.
+        """
+        tensors = self.first_weights(start.place)
+        if fingerprint(tensors) != start.weights:
+            raise UserError(f"{start.place} has other weights now than when this run began with them. Start a new run.")
+        for network in (self.trainer.model, self.trainer.ema):
+            load_exactly(network, tensors, start.place, "leave out `preset` to take the network of that run")
+
     def describe(self) -> str:
         """Describe the data, the network and the training, a line each."""
         data, training = self.config.data, self.training
         size, processes = data.image_size, distributed.world_size()
         shared = f" over {processes} processes" if processes > 1 else ""
         corrupted = f", under {self.data.corruption}" if self.data.corruption else ""
+        begins = f"init      the weights of {self.config.init.place}\n" if self.config.init else ""
         return (
             f"data      {data.name}: {len(self.data.images):,} images, {size}x{size}, {data.channels} channels"
             f"{corrupted}\n"
             f"network   {self.describe_network()}\n"
+            f"{begins}"
             f"training  {training.steps:,} steps of {training.batch_size} images, lr {training.lr:g}, "
             f"on {self.trainer.device}{shared}, seed {training.seed}"
         )
@@ -195,6 +215,12 @@ AnyJob = TypeVar("AnyJob", bound=Job[Any])
 # --- to plan one, or to take it up again ----------------------------------------------------------------------------
 
 
+def start_of(place: str | Path, weights: Mapping[str, Tensor]) -> Start:
+    """Return what config.json says of the run whose weights a training begins with."""
+    found = Path(place).expanduser()
+    return Start(os.path.abspath(found) if found.exists() else str(place), fingerprint(weights))
+
+
 def check_out(out: str | Path | None) -> None:
     """Raise UserError when the folder for the run is taken: before the data are read, or downloaded."""
     if out is not None:
@@ -211,8 +237,8 @@ def resume(kind: type[AnyJob], folder: str | Path, request: ResumeRequest = AS_I
     config = kind.read(read_config(folder, kind=kind.kind), folder / CONFIG)
     if config.training is None:
         raise UserError(
-            f"{folder} was imported, so it has weights but no training to go on with. "
-            "Draw from it with `minidiff sample`."
+            f"{folder} was not trained by minidiff's own loop, so it has weights but no training to go on with. "
+            "Draw from it with `minidiff sample`, or begin a new training with `init`."
         )
     check_changes(kind, request)
     config = kind.changed(config, request)
@@ -234,6 +260,8 @@ def resume(kind: type[AnyJob], folder: str | Path, request: ResumeRequest = AS_I
             f"{folder} has weights but no {STATE}, without which training cannot go on. "
             "Bring it back, or start a new run. You can still draw with the weights."
         )
+    elif config.init is not None:  # killed before its first checkpoint
+        job.begin_with(config.init)
     return job
 
 

@@ -149,7 +149,7 @@ def test_a_file_of_images(tmp_path: Path) -> None:
     whole = (tmp_path / "images.npy").read_bytes()
     for damaged in (whole[:-1], whole[:50], b"", whole.replace(b"(10, 16", b"(99, 16"), b"PK\3\4" + whole):
         (tmp_path / "bad.npy").write_bytes(damaged)
-        with pytest.raises(UserError, match=r"bad.npy is no array that can be read"):
+        with pytest.raises(UserError, match="bad.npy"):
             minidiff.load_data(tmp_path / "bad.npy")
     with pytest.raises(UserError, match=r"numpy.load\(.*\)\['arr_0'\]"):
         np.savez(tmp_path / "several.npz", COLOUR)

@@ -26,6 +26,8 @@ TINY: dict[str, Any] = {"preset": "tiny", "sample_every": 60, "save_every": 2, *
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_IMAGES", 1)  # previews take most of the time
+    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_COLUMNS", 1)
 
 
 @pytest.fixture()
