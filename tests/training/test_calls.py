@@ -98,7 +98,7 @@ def test_every_option_is_a_field(kind: str, request_: type[Any]) -> None:
     options = {option.name: option for option in command.commands[kind].params if isinstance(option, click.Option)}
     alone = {"on_step", "labels", "label_names"}  # of a script
     names = {field.name for field in fields(request_)} - alone - ({"penalty"} if kind == "wgan" else set())
-    assert options.keys() - {"resume", "dry_run", "help"} == names
+    assert options.keys() - {"resume", "dry_run", "help", "quiet", "verbose"} == names
     for field in fields(request_):
         if field.name in options and field.name not in ("conditional",):
             default = options[field.name].default
