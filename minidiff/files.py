@@ -18,7 +18,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -90,6 +90,8 @@ def write_errors(path: Path) -> Iterator[None]:
         number, reason = None, one_line(error)
         if isinstance(cause, OSError):
             number, reason = cause.errno, cause.strerror or one_line(cause)
+        if number == errno.ENOENT and not path.parent.is_dir():
+            raise UserError(f"cannot write {path}: the folder {path.parent} is not there, or no longer.") from None
         mend = "Make room, then try again." if number in FULL else "Choose another place."
         raise UserError(f"cannot write {path}: {reason}. What was there before is unharmed. {mend}") from None
 
@@ -143,6 +145,19 @@ def remove_left_overs(path: Path) -> None:
     for place in path.parent.glob(f".{glob.escape(path.name)}.tmp*"):
         with suppress(OSError):
             if is_left_over(place):
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left in a folder and in the folders inside it.
+
+    Only a process that holds the folder may call this, and before it writes anything itself: in a container a killed
+    process may have had the number that this one has.
+    """
+    for place in sorted(folder.rglob(".*.tmp*")):
+        found = WORKING.fullmatch(place.name)
+        with suppress(OSError):
+            if is_left_over(place) or (found and found[2] == HOST and int(found[3]) == os.getpid()):
                 shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
@@ -311,7 +326,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout  # takes 50 ms, which help and `minidiff info` do without
 
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(folder / LOCK, timeout=0, thread_local=False)  # it may be released in another thread
     try:
         folder.stat()  # FileLock would make a folder that is missing
         lock.acquire()
@@ -324,3 +339,10 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def hold(folder: Path) -> ExitStack:
+    """Hold a folder as `locked` does, until the result is closed. Raises UserError."""
+    held = ExitStack()
+    held.enter_context(locked(folder))
+    return held

@@ -33,7 +33,7 @@ from minidiff.training.config import TrainConfig
 from minidiff.training.data import check_labels, labels_of, load_together, open_data, size_for
 from minidiff.training.job import Job, check_out, start_of
 from minidiff.training.loop import Trainer
-from minidiff.training.presets import default_preset, training_config
+from minidiff.training.presets import default_preset, training_config, with_epochs
 from minidiff.training.step import TrainStep
 
 RESULT = "result.json"
@@ -63,7 +63,7 @@ class ClassifierJob(Job[ClassifierConfig]):
         else:
             self.split, self.asked = "train", some(data, 10_000)
         self.measure_every = config.measure_every or max(200, self.training.steps // 10)
-        self.sample_every = self.measure_every
+        self.sample_every, self.may_skip = self.measure_every, config.measure_every is None
         self.answers: tuple[int, Tensor] | None = None  # a step, and the logits of all that is asked at it
 
     @staticmethod
@@ -104,9 +104,9 @@ class ClassifierJob(Job[ClassifierConfig]):
         values = {f"{self.split}_accuracy": accuracy(logits, labels)}
         return values if self.one_hot else values | {f"{self.split}_exact": exact(logits, labels)}
 
-    def steps(self) -> Iterator[TrainStep]:
-        """Train to the last step, and write result.json: see `Job.steps`."""
-        yield from super().steps()
+    def work(self) -> Iterator[TrainStep]:
+        """Train to the last step, and write result.json: see `Job.work`."""
+        yield from super().work()
         assert self.folder is not None
         if distributed.is_main():
             result = self.result() | {"split": self.split, "images": len(self.asked)}
@@ -160,6 +160,7 @@ def plan(request: ClassifierRequest) -> ClassifierJob:
     training = training_config(preset.training, request)
     check_out(request.out)
     data, described = open_data(request, size)
+    training = with_epochs(training, preset.training, request, len(data))
     check_labels(data, "a classifier")
     width = start.config.network.width if start and request.preset is None else preset.width
     if start and start.label_names != data.label_names:

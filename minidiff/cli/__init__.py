@@ -3,12 +3,14 @@
 Nothing is computed here, so a script can do all that a command does. Flags are named in this folder only.
 """
 
+import errno
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 
 import click
@@ -17,6 +19,7 @@ from minidiff._version import __version__
 from minidiff.cli.types import Group, set_verbosity
 from minidiff.errors import UserError, printable, printable_lines
 from minidiff.runtime import cpu
+from minidiff.runtime.signals import ending_signals
 from minidiff.runtime.verbosity import VARIABLE, verbosity
 
 # For each command: where it is, and its line in `minidiff --help`. A module is imported when its command is called.
@@ -73,27 +76,34 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 an error, 2 wrong usage, 128 + the signal when interrupted."""
     # One of several processes may be waiting for another that has gone. It must die at once.
-    if os.environ.get("WORLD_SIZE", "1") == "1":
-        signal.signal(signal.SIGTERM, end_once())
+    ending = ending_signals() if os.environ.get("WORLD_SIZE", "1") == "1" else []
+    handler = end_once()
+    for number in ending:
+        signal.signal(number, handler)
     code = run(args)
-    if code == 143:  # all is cleared away; a second SIGTERM, while Python shuts down, would change the exit code
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if code > 128:  # all is cleared away; a second signal, while Python shuts down, would change the exit code
+        for number in ending:
+            signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
 class Terminated(BaseException):
-    """Say that SIGTERM came. As with Ctrl-C, half-written files are removed; a training saves first (journal)."""
+    """Say that SIGTERM or SIGHUP came, and which. Half-written files are removed; a training saves first (journal)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def end_once(patience: float = 10) -> Callable[[int, object], None]:
     """Make a signal handler that raises Terminated, then ignores further signals for `patience` seconds."""
     until = 0.0
 
-    def handle(_number: int, _frame: object) -> None:
+    def handle(number: int, _frame: object) -> None:
         nonlocal until
         if time.monotonic() > until:
             until = time.monotonic() + patience
-            raise Terminated
+            raise Terminated(number)
 
     return handle
 
@@ -131,17 +141,20 @@ def carry_out(args: list[str] | None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return fail("interrupted.", 130)
-    except Terminated:
-        return fail("terminated.", 143)
+    except Terminated as ended:
+        said = "terminated." if ended.number == signal.SIGTERM else "ended, because the terminal was closed."
+        return fail(said, 128 + ended.number)
     except UserError as error:
         return 1 if error.told else fail(str(error), 1)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the pipe has gone, so there is nobody to tell
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EIO and error.filename is None:
+            return 1  # the terminal has gone, so there is nobody to tell
         code = getattr(error, "exit_code", None)  # this is `journal.Interrupted`; to name it here would import torch
         if code is not None:
-            click.echo(printable(str(error)))
+            tell(printable(str(error)))
             return int(code)
         if isinstance(error, OSError) and error.strerror and error.filename:
             return fail(f"{error.filename}: {error.strerror}.", 1)
@@ -151,6 +164,12 @@ def carry_out(args: list[str] | None) -> int:
 def fail(message: str, code: int) -> int:
     """Print the error and hand back the exit code. --verbose also shows where in the code it was raised."""
     if os.environ.get(VARIABLE) == "verbose":
-        click.echo(printable_lines(traceback.format_exc().rstrip()), err=True)
-    click.echo(f"Error: {printable(message)}", err=True)
+        tell(printable_lines(traceback.format_exc().rstrip()), err=True)
+    tell(f"Error: {printable(message)}", err=True)
     return code
+
+
+def tell(message: str, err: bool = False) -> None:
+    """Print a last line. The terminal may have gone before it."""
+    with suppress(OSError):
+        click.echo(message, err=err)

@@ -243,6 +243,7 @@ def carry_out(
         for note in training.data.notes:
             warn(note + ".")
         training.warn = lambda message: journal.warn(with_flags(message))
+        ctx.call_on_close(training.close)
         (say if dry_run else remark)(training.describe())
         if dry_run:
             return

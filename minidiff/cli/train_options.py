@@ -87,6 +87,9 @@ def how_to_train(presets: Presets, *own: Callable[[Function], Function]) -> Call
         section("Training"),
         click.option("--steps", type=Whole(min=1), help=default("Optimizer steps.", "steps", presets)),
         click.option(
+            "--epochs", type=Number(0, min_open=True), help="How often to see each image, in place of --steps."
+        ),
+        click.option(
             "--batch-size",
             type=Whole(min=1),
             help=default("Images in each step, of all processes together.", "batch_size", presets),

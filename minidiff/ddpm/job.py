@@ -49,7 +49,7 @@ from minidiff.training.config import ResumeRequest, TrainConfig, given
 from minidiff.training.data import check_labels, labels_of, open_data, size_for
 from minidiff.training.job import Job, check_out, start_of
 from minidiff.training.loop import Trainer
-from minidiff.training.presets import default_preset, training_config
+from minidiff.training.presets import default_preset, training_config, with_epochs
 from minidiff.training.step import TrainStep
 
 PREVIEW_IMAGES = 36
@@ -152,13 +152,13 @@ class DdpmJob(Job[DdpmConfig]):
         precision = self.training.precision
         return Run(self.folder, self.config, self.trainer.ema, self.schedule, precision)
 
-    def steps(self) -> Iterator[TrainStep]:
+    def work(self) -> Iterator[TrainStep]:
         """Train to the last step. If FID is measured, compute the statistics of the training images before it."""
         if self.fid:
             source = dataset_source(self.data.place, self.data, self.config.data.called)
             with self.progress("training images", len(self.data)) as bar:
                 self.reference = extraction.measure_set(source, self.feature_network, on_images=bar.update)
-        yield from super().steps()
+        yield from super().work()
 
     def measure(self, step: int) -> dict[str, float]:
         """Measure FID, or FD(classifier), of samples of the EMA weights, drawn from the same noise every time."""
@@ -180,6 +180,10 @@ class DdpmJob(Job[DdpmConfig]):
         """Show a bar for the images that go through the feature network."""
         what = f"{measure.title('fid', self.feature_network)}: {what}"
         return progress_bar(count, what, unit="image")
+
+    @property
+    def preview_passes(self) -> int:
+        return (len(self.conditions()) * PREVIEW_COLUMNS or PREVIEW_IMAGES) * self.averaged().calls([0])
 
     def preview(self, step: int) -> list[str]:
         """Draw a grid, always from the same noise. A conditional run has a named row for each of a few conditions."""
@@ -230,6 +234,7 @@ def plan(request: DdpmRequest) -> DdpmJob:
     fid, training = fid_config(request), training_config(preset.training, request)
     check_out(request.out)
     data, described = open_data(request, size)
+    training = with_epochs(training, preset.training, request, len(data))
     labels = None
     if told:
         check_labels(data, "`conditional`")

@@ -76,7 +76,7 @@ class FolderJob:
     def run(
         self, on_start: OnStart | None = None, on_step: OnStep | None = None, on_end: OnEnd | None = None
     ) -> tuple[dict[str, FitResult], list[str]]:
-        """Fit every picture that is not fitted yet. Raises Interrupted after Ctrl-C or SIGTERM, having saved.
+        """Fit every picture that is not fitted yet. Raises Interrupted after Ctrl-C, SIGTERM or SIGHUP, having saved.
 
         on_start is called with the job of each picture before it starts, on_step after each of its steps, on_end with
         its result.

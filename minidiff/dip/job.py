@@ -113,7 +113,7 @@ class DipJob:
     def run(self, on_step: OnStep | None = None) -> FitResult:
         """Fit until the early stop or the last step, and write the answer. on_step is called after each step.
 
-        Raises Interrupted after Ctrl-C or SIGTERM, having saved. Raises UserError for a loss that is not a number.
+        Raises Interrupted after Ctrl-C, SIGTERM or SIGHUP, having saved; UserError for a loss that is not a number.
         """
         folder, fitter = self.start(), self.fitter
         total, saved = fitter.config.steps, time.monotonic()

@@ -36,7 +36,7 @@ from minidiff.runtime import distributed
 from minidiff.training.config import Start, TrainConfig, given
 from minidiff.training.data import open_data, size_for
 from minidiff.training.job import Job, check_out, start_of
-from minidiff.training.presets import default_preset, training_config
+from minidiff.training.presets import default_preset, training_config, with_epochs
 
 PREVIEW_IMAGES = 64
 COMPARED = 256  # samples, and as many real images, for their diversity
@@ -73,6 +73,10 @@ class GanJob(Job[GanConfig]):
         elif "critic" in state:
             load_exactly(self.trainer.critic, state["critic"], start.place)
 
+    @classmethod
+    def batches_a_step(cls, config: GanConfig) -> int:
+        return config.gan.critic_steps
+
     def describe_network(self) -> str:
         method, game = self.method, self.config.gan
         what = f"{method.title}: generator {self.parameters}, width {self.config.network.width}"
@@ -99,6 +103,10 @@ class GanJob(Job[GanConfig]):
             chosen = np.linspace(0, len(self.data) - 1, min(len(self.data), COMPARED)).astype(int)
             value = diversity(self.draw(COMPARED), self.data.rgb(chosen))
         return {"diversity": distributed.from_main(value)}
+
+    @property
+    def preview_passes(self) -> int:
+        return PREVIEW_IMAGES
 
     def preview(self, step: int) -> list[str]:
         """Draw a grid, always from the same noise."""
@@ -145,6 +153,7 @@ def plan(kind: str, request: GanRequest) -> GanJob:
     data, described = open_data(request, size)
     if len(data) < 2:
         raise UserError(f"{data.name} has one image, and a GAN needs many. Give more, or fit it: `minidiff dip fit`.")
+    training = with_epochs(training, preset.training, request, len(data), game.critic_steps)
     usual = start.config.network if start and request.preset is None else preset
     config = GanConfig(
         kind=cast(GanKind, kind),

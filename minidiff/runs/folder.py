@@ -14,6 +14,7 @@ unpickled: weights are safetensors, and `state.pt` is read with `weights_only=Tr
 """
 
 import logging
+import os
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from minidiff.errors import UserError, listed, one_line, shown, warn_once
-from minidiff.files import is_empty, read_json, regular, size_in_words, write_atomically, write_json
+from minidiff.files import is_empty, locked, read_json, regular, size_in_words, write_atomically, write_json
 from minidiff.records import LARGEST_INT
 
 if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
@@ -83,14 +84,14 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
         raise UserError(f"{path} is damaged ({one_line(error)}). Resume the run to write it anew.") from None
 
 
-def read_state(folder: Path) -> dict[str, Any] | None:
+def read_state(folder: Path, name: str = STATE) -> dict[str, Any] | None:
     """Read the training state, onto the CPU. Returns None when the run has not written one yet.
 
-    Raises UserError when it is damaged.
+    name: of the file. Raises UserError when it is damaged.
     """
     from minidiff.networks.weights import read_saved
 
-    path = folder / STATE
+    path = folder / name
     if not path.exists():
         return None
     regular(path)
@@ -207,29 +208,46 @@ def create_run(
     pictures: the name of the folder inside it for what the run draws. fill: puts more into the folder, before the
     config.json. Raises UserError.
     """
-    if folder is None:
-        number = 1
-        while Path("runs", f"{name}-{number}").exists():
-            number += 1
-        folder = Path("runs", f"{name}-{number}")
-    folder = Path(folder)
+    folder, before = next_folder(name) if folder is None else Path(folder), False
     check_free(folder)
-    before = folder.exists()
     try:
-        (folder / pictures).mkdir(parents=True)
-        if fill is not None:
-            fill(folder)
-        write_json(folder / CONFIG, config)
+        before = folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):  # another process may want the same folder at this moment
+            check_free(folder)
+            if fill is not None:
+                fill(folder)
+            write_json(folder / CONFIG, config)  # before the pictures: what a kill leaves without it is still free
+            (folder / pictures).mkdir()
     except OSError as error:
         raise UserError(f"cannot make the run folder {folder}: {error.strerror}. Choose another `out`.") from None
     except UserError:
-        shutil.rmtree(folder / pictures if before else folder, ignore_errors=True)  # no half-made run stays behind
+        if not before and not (folder / CONFIG).exists():
+            shutil.rmtree(folder, ignore_errors=True)  # no half-made run stays behind
         raise
     return folder
 
 
+def next_folder(name: str) -> Path:
+    """Return the first free one of `runs/NAME-1`, `-2`, ..."""
+    number = 1
+    while Path("runs", f"{name}-{number}").exists():
+        number += 1
+    return Path("runs", f"{name}-{number}")
+
+
 def check_free(folder: Path) -> None:
-    """Raise UserError unless `folder` is empty or not there."""
+    """Raise UserError unless a run folder can be made at `folder`, where there is none or an empty one."""
     if folder.is_dir() and not is_empty(folder):
         hint = f"Go on with it by `resume` {folder}, or use" if (folder / CONFIG).exists() else "Use"
         raise UserError(f"{folder} is not empty. {hint} another `out`.")
+    check_makeable(folder)
+
+
+def check_makeable(folder: Path) -> None:
+    """Raise UserError unless a folder is there that can be written into, or can be made."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise UserError(f"{there} is a file, so {folder} cannot be a folder. Use another `out`.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"nothing can be written into {there}: permission denied. Use another `out`.")

@@ -20,12 +20,13 @@ LARGEST_LOG, LONGEST_LINE = 256 << 20, 10_000  # bytes: a million steps take 5 M
 A_NAME = re.compile(r"[A-Za-z][\w .-]{0,99}")  # of a value
 
 
-def read_metrics(folder: Path, upto: int | None = None) -> list[dict[str, Any]]:
+def read_metrics(folder: Path, upto: int | None = None, whole: bool = False) -> list[dict[str, Any]]:
     """Read metrics.jsonl, up to a step. A last line that a kill cut short is left out.
 
     Every record has a step, and steps do not fall. A record of the training has a loss. A record of a measurement, such
     as one of the accuracy, has none. Values are finite numbers, or None. Any other line is left out, and a warning says
-    so. Raises UserError for a file that cannot be read, or is larger than LARGEST_LOG.
+    so. whole: raise UserError instead, because the file will be written again without it. Raises UserError, too, for a
+    file that cannot be read, or is larger than LARGEST_LOG.
     """
     path, records, wrong, last = folder / METRICS, [], [], 0
     if not path.exists():
@@ -40,6 +41,8 @@ def read_metrics(folder: Path, upto: int | None = None) -> list[dict[str, Any]]:
             records.append(record)
     if wrong:
         lines = f"line {wrong[0]} is" if len(wrong) == 1 else f"{len(wrong)} lines, the first of them {wrong[0]}, are"
+        if whole:
+            raise UserError(f"{path}: {lines} not what a training writes. Mend or remove that.")
         warn_once(f"{path}: {lines} not what a training writes, and left out.")
     return records
 
@@ -105,11 +108,13 @@ def write_metrics(folder: Path, records: list[dict[str, Any]]) -> None:
     write_atomically(folder / METRICS, lambda file: file.write(text.encode()))
 
 
-def append_metrics(folder: Path, record: Mapping[str, Any]) -> None:
-    """Add a line. A kill can cut it short; `read_metrics` ignores such a line."""
+def append_metrics(folder: Path, record: Mapping[str, Any]) -> int:
+    """Add a line. A kill can cut it short; `read_metrics` ignores such a line. Returns the size. Raises UserError."""
+    check_there(folder)
     try:
         with open(folder / METRICS, "a") as file:
             file.write(json.dumps(record) + "\n")
+            return file.tell()
     except OSError as error:
         raise UserError(f"cannot write {folder / METRICS}: {error.strerror}. Make room and resume.") from None
 
@@ -120,6 +125,20 @@ def name_of_loss(record: Mapping[str, Any]) -> str:
     record: one of the training.
     """
     return "generator loss" if any(name.endswith("_loss") for name in record) else "loss"
+
+
+def check_there(folder: Path, size: int = 0) -> None:
+    """Raise UserError unless a run folder is still there, with `size` bytes of metrics.jsonl or more.
+
+    Otherwise the process at work in it would make the folder again for its next picture, or write into another run.
+    """
+    if not folder.is_dir():
+        what = "was deleted or moved"
+    elif size and not ((folder / METRICS).exists() and (folder / METRICS).stat().st_size >= size):
+        what = "was emptied, or begun anew by another process,"
+    else:
+        return
+    raise UserError(f"{folder} {what} while this process worked in it; stopped. Begin again, in another folder.")
 
 
 def is_measurement(record: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from minidiff.errors import UserError
+from minidiff.files import locked
 from minidiff.records import record, takes
 from minidiff.studies.config import Draft, Study, StudyRequest, Times
 from minidiff.studies.planning import complete, decide, foresee, settings_of
@@ -69,6 +70,13 @@ def time_untimed(draft: Draft, device: str | None, parallel: int, note: Note) ->
     note("timing", f"a few steps of {', '.join(draft.untimed)}")
     settings = settings_of(draft.settings, models=draft.untimed)
     return measure_times(settings, devices_for(device or settings.device, parallel)[0], parallel)
+
+
+def check_idle(folder: Path) -> None:
+    """Raise UserError if another process works in the folder of a study."""
+    if folder.exists():
+        with locked(folder):
+            pass
 
 
 def usual_device() -> str:

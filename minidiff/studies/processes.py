@@ -100,8 +100,8 @@ def carry_out(folder: Path, study: Study, devices: Sequence[str], retry: bool = 
     """Run every cell that is not finished, and yield an event when something begins and when it ends.
 
     devices: one for each process that may run at once. retry: run the failed cells, too. If a cell fails, its error is
-    stored, and the rest goes on. Raise Interrupted after Ctrl-C or SIGTERM, when the processes have saved. Raise
-    UserError if another process works in the folder.
+    stored, and the rest goes on. Raise Interrupted after Ctrl-C, SIGTERM or SIGHUP, when the processes have saved.
+    Raise UserError if another process works in the folder.
     """
     running: dict[str, tuple[subprocess.Popen[bytes], str]] = {}
     with locked(folder), stop_signals() as stopped:

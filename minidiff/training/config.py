@@ -89,6 +89,7 @@ class TrainRequest:
     init: str | Path | None = None  # a run, or a checkpoint of diffusers, whose weights the training begins with
     preset: str | None = None  # network and settings for a purpose; None: gpu where there is one, else cpu
     steps: int | None = None  # optimizer steps
+    epochs: float | None = None  # in place of `steps`: how often each image is seen
     batch_size: int | None = None  # images a step, over all processes
     lr: float | None = None  # the peak learning rate, after the warm-up
     warmup: int | None = None  # steps in which the rate rises to it; None: at most a sixth of the steps
@@ -105,6 +106,7 @@ class TrainRequest:
         for name in ("image_size", "steps", "batch_size", "save_every"):
             value = getattr(self, name)
             demand(value is None or 1 <= value <= MOST_STEPS, name, value, "1 or more, or None")
+        check_length(self)
 
 
 @record
@@ -118,6 +120,7 @@ class ResumeRequest:
     images: "Images | None" = field(default=None, compare=False)  # once more, for a run that does not keep them
     data_dir: str | Path | None = None
     steps: int | None = None
+    epochs: float | None = None  # in place of `steps`, counted from the start of the run
     lr: float | None = None
     warmup: int | None = None
     precision: Precision | None = None
@@ -133,6 +136,15 @@ class ResumeRequest:
 
     def __post_init__(self) -> None:
         demand_range(self, 0, MOST_STEPS, "save_every", "sample_every", "measure_every", "fid_every")
+        check_length(self)
+
+
+def check_length(request: "TrainRequest | ResumeRequest") -> None:
+    """Raise UserError for a number of epochs that no training can have, and for steps beside epochs."""
+    epochs = request.epochs
+    demand(epochs is None or 0 < epochs <= MOST_STEPS, "epochs", epochs, "a number above 0, or None")
+    if epochs is not None and request.steps is not None:
+        raise UserError("`steps` and `epochs` both say how long to train. Leave one of them out.")
 
 
 def given(request: object, names: Iterable[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ ddpm/job.py, gan/job.py, classifier/job.py.
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -18,16 +19,18 @@ from minidiff.data.array_set import keep_images
 from minidiff.data.config import Labels
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError, listed
-from minidiff.files import locked, write_json
+from minidiff.files import hold, sweep, write_json
 from minidiff.networks.weights import fingerprint, load_exactly
 from minidiff.records import to_json
 from minidiff.rng import seed_from
-from minidiff.runs.folder import CONFIG, MODEL, STATE, check_free, create_run, read_config, read_state
+from minidiff.runs.folder import CONFIG, MODEL, STATE, check_free, check_makeable, create_run, read_config, read_state
+from minidiff.runs.log import read_metrics
 from minidiff.runtime import distributed
 from minidiff.training import journal
 from minidiff.training.config import INITIAL_WEIGHTS, ResumeRequest, RunConfig, Start, TrainConfig, given
 from minidiff.training.data import open_again
 from minidiff.training.loop import Training
+from minidiff.training.presets import check_warmup, steps_of
 from minidiff.training.step import TrainStep
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -35,21 +38,24 @@ Config = TypeVar("Config", bound=RunConfig)
 # What every run may change when it is taken up again; each kind adds its own, see `Job.may_change`.
 SETTINGS = ("steps", "lr", "warmup", "precision", "compile")  # of TrainConfig
 AS_IT_WAS = ResumeRequest()
-MAY_CHANGE = ("data_dir", *SETTINGS, "save_every", "device", "on_step", "images")
+MAY_CHANGE = ("data_dir", "epochs", *SETTINGS, "save_every", "device", "on_step", "images")
 
 
 class Job(ABC, Generic[Config]):
     """A training that is ready to go: its config, data, network and trainer.
 
     out: where the run folder is to be; None: the next free one under runs/. folder: where it is, once there is one.
-    Raises UserError when the batch does not divide.
+    From then on the job holds the folder, until its steps end or `close` is called. Raises UserError when the batch
+    does not divide.
     """
 
     kind: ClassVar[str]  # of the run folder, and the name of the command: `minidiff train KIND`
     may_change: ClassVar[tuple[str, ...]] = ()  # fields of ResumeRequest that this kind has beside MAY_CHANGE
     sample_every: int  # steps between two calls of `preview`
+    may_skip: bool  # whether a preview may be left out that would take long: if nobody said how often to draw
     measure_every: int | None = None  # steps between two calls of `measure`; None: it is not called
     started = False  # whether `start` has been called
+    held: ExitStack | None = None  # the lock of the run folder
     warn: journal.Warn = staticmethod(journal.warn)  # prints a warning; the command line puts flags for arguments
 
     def __init__(
@@ -64,7 +70,8 @@ class Job(ABC, Generic[Config]):
         self.config, self.data, self.out, self.folder = config, data, out, folder
         training = config.training
         self.save_every = config.save_every or max(1, min(1000, training.steps // 10))
-        self.sample_every = getattr(config, "sample_every", None) or max(1, min(5000, training.steps // 4))
+        asked = getattr(config, "sample_every", None)
+        self.sample_every, self.may_skip = asked or max(1, min(5000, training.steps // 4)), asked is None
         torch.manual_seed(seed_from(training.seed, INITIAL_WEIGHTS))
         self.trainer = self.build(training, device)
         if folder is None and config.init is not None:
@@ -97,10 +104,20 @@ class Job(ABC, Generic[Config]):
     def conclusion(self) -> str:
         """Say how the training ended, and what to look at."""
 
+    @property
+    def preview_passes(self) -> int:
+        """Count how many images go through the network for a preview."""
+        return 0
+
     @classmethod
     def changed(cls, config: Config, request: ResumeRequest) -> Config:
         """Return the config of a resumed run, with the changes that only this kind of run allows."""
         return config
+
+    @classmethod
+    def batches_a_step(cls, config: Config) -> int:
+        """Return how many batches of images a step takes."""
+        return 1
 
     def measure(self, step: int) -> dict[str, float]:
         """Measure how good the EMA weights are. All processes call it, and each returns the same."""
@@ -131,8 +148,8 @@ class Job(ABC, Generic[Config]):
             f"{corrupted}\n"
             f"network   {self.describe_network()}\n"
             f"{begins}"
-            f"training  {training.steps:,} steps of {training.batch_size} images, lr {training.lr:g}, "
-            f"on {self.trainer.device}{shared}, seed {training.seed}"
+            f"training  {training.steps:,} steps of {training.batch_size} images, {in_epochs(self.epochs)}, "
+            f"lr {training.lr:g}, on {self.trainer.device}{shared}, seed {training.seed}"
         )
 
     @property
@@ -142,6 +159,11 @@ class Job(ABC, Generic[Config]):
     @property
     def model(self) -> nn.Module:
         return self.trainer.model
+
+    @property
+    def epochs(self) -> float:
+        """Return how often the training sees each image."""
+        return self.training.steps * self.batches_a_step(self.config) * self.training.batch_size / len(self.data)
 
     @property
     def parameters(self) -> str:
@@ -157,19 +179,30 @@ class Job(ABC, Generic[Config]):
 
         Raises UserError while another process trains in the folder, and then leaves it as it is.
         """
-        folder, config, self.started = self.folder, to_json(self.config), True
-        if folder is not None:
+        resuming, self.started = self.folder is not None, True
+        self.folder = distributed.from_main(distributed.main_first(self.prepare_folder))
+        return f"resuming  {self.folder} at step {self.trainer.step:,}" if resuming else f"run       {self.folder}"
 
-            def rewrite() -> None:
-                with locked(folder):
-                    write_json(folder / CONFIG, config)
+    def prepare_folder(self) -> Path:
+        """Make the run folder, or make the one that is taken up ready: the part of `start` for the main process."""
+        folder, config = self.folder, to_json(self.config)
+        if folder is None:
+            name = f"{self.kind}-{self.config.data.name}" + (f"-{self.data.corruption}" if self.data.corruption else "")
+            folder = create_run(self.out, name, config, fill=self.keep_images)
+            self.held = hold(folder)
+            return folder
+        self.held = self.held or hold(folder)
+        sweep(folder)
+        write_json(folder / CONFIG, config)
+        self.picture(0).parent.mkdir(exist_ok=True)  # a kill may have come before it was made
+        return folder
 
-            distributed.main_first(rewrite)
-            return f"resuming  {folder} at step {self.trainer.step:,}"
-        name = f"{self.kind}-{self.config.data.name}" + (f"-{self.data.corruption}" if self.data.corruption else "")
-        made = distributed.main_first(lambda: create_run(self.out, name, config, fill=self.keep_images))
-        self.folder = distributed.from_main(made)
-        return f"run       {self.folder}"
+    def close(self) -> None:
+        """Let go of the run folder, so that another process can train in it."""
+        self.started = False
+        if self.held is not None:
+            self.held.close()
+            self.held = None
 
     def keep_images(self, folder: Path) -> None:
         """Keep in a new run folder the images that a script brought. Warns if they are too many for that."""
@@ -188,25 +221,37 @@ class Job(ABC, Generic[Config]):
     def steps(self) -> Iterator[TrainStep]:
         """Train to the last step, in the run folder. Yields each step when it is saved, drawn and measured, if it is.
 
-        Raises Interrupted after Ctrl-C or SIGTERM, when the run has been saved.
+        Raises Interrupted after Ctrl-C, SIGTERM or SIGHUP, when the run has been saved.
         """
         if not self.started:
             self.start()
+        try:
+            yield from self.work()
+        finally:
+            self.close()
+
+    def work(self) -> Iterator[TrainStep]:
+        """Train in the run folder, which this process holds: see `steps`."""
         assert self.folder is not None
-        last = self.training.steps
         yield from journal.keep(
             self.trainer,
             self.folder,
-            log_every=max(1, min(50, last // 100)),
+            log_every=max(1, min(50, self.training.steps // 100)),
             save_every=self.save_every,
             sample_every=self.sample_every,
             preview=self.preview,
+            is_drawn=lambda step: self.picture(step).exists(),
+            limit=self.preview_passes if self.may_skip else None,
             measure=self.measure,
             measure_every=self.measure_every,
             warn=self.warn,
         )
-        if distributed.is_main() and not self.picture(last).exists():  # killed between the last save and its pictures
-            journal.draw(self.folder, self.preview, last, self.warn)
+
+
+def in_epochs(epochs: float) -> str:
+    """Write a number of epochs in words: "0.05 epochs", "1.0 epochs", "312 epochs"."""
+    digits = ",.0f" if epochs >= 100 else ".1f" if epochs >= 1 else ".2g"
+    return f"{epochs:{digits}} epochs"
 
 
 AnyJob = TypeVar("AnyJob", bound=Job[Any])
@@ -222,47 +267,78 @@ def start_of(place: str | Path, weights: Mapping[str, Tensor]) -> Start:
 
 
 def check_out(out: str | Path | None) -> None:
-    """Raise UserError when the folder for the run is taken: before the data are read, or downloaded."""
-    if out is not None:
-        distributed.main_first(lambda: check_free(Path(out)))
+    """Raise UserError when the run folder is taken or cannot be made: before the data are read, or downloaded."""
+    distributed.main_first(lambda: check_makeable(Path("runs")) if out is None else check_free(Path(out)))
 
 
 def resume(kind: type[AnyJob], folder: str | Path, request: ResumeRequest = AS_IT_WAS) -> AnyJob:
     """Resume the training of a run folder at its last checkpoint, with the changes of the request.
 
+    The folder is held from now on, and nothing is written into it before all has been read: see `Job.start`.
     A run at its last step only makes the measurement and the pictures that it may lack.
-    Raises UserError when the folder is not a run of this kind, its state is damaged or gone, or its data have changed.
+    Raises UserError when the folder is not a run of this kind, another process holds it, its state or its metrics are
+    damaged, its state is gone, or its data have changed.
     """
     folder = Path(folder)
-    config = kind.read(read_config(folder, kind=kind.kind), folder / CONFIG)
-    if config.training is None:
-        raise UserError(
-            f"{folder} was not trained by minidiff's own loop, so it has weights but no training to go on with. "
-            "Draw from it with `minidiff sample`, or begin a new training with `init`."
-        )
+    read_resumable(kind, folder)  # before the lock, which is a file, is laid into it
+    with ExitStack() as held:
+        distributed.main_first(lambda: held.enter_context(hold(folder)))
+        job = reopen(kind, folder, request)
+        job.held = held.pop_all()
+    return job
+
+
+def reopen(kind: type[AnyJob], folder: Path, request: ResumeRequest) -> AnyJob:
+    """Read all that a run folder holds of a training, and prepare to go on with it: see `resume`."""
+    config = read_resumable(kind, folder)
     check_changes(kind, request)
     config = kind.changed(config, request)
+    assert config.training is not None
+    before, training = config.training, replace(config.training, **given(request, SETTINGS))
     config = replace(
         config,
-        training=replace(config.training, **given(request, SETTINGS)),
+        training=training,
         **given(request, {"save_every", "sample_every", "measure_every"}),
     )
     if request.data_dir is not None:
         config = replace(config, data=replace(config.data, data_dir=os.path.abspath(request.data_dir)))
     labels: Labels | None = getattr(config, "labels", None)
     data = open_again(config.data, labels, folder, request.images)
+    if request.epochs is not None:
+        images_a_step = kind.batches_a_step(config) * training.batch_size
+        training = replace(training, steps=steps_of(request.epochs, len(data), images_a_step))
+        config = replace(config, training=training)
+    if (training.warmup, training.steps) != (before.warmup, before.steps):  # a run made before may have a longer one
+        check_warmup(training)
     job = kind(config, data, distributed.local_device(request.device), folder=folder)
     state = read_state(folder)
+    read_metrics(folder, whole=True)
     if state is not None:
         job.trainer.load_state_dict(state, str(folder / STATE))
-    elif (folder / MODEL).exists():
+    elif config.init is not None:  # killed before its first checkpoint
+        job.begin_with(config.init)
+    if training.steps < job.trainer.step:
+        raise UserError(
+            f"{folder} is at step {job.trainer.step:,} already, and `steps` is {training.steps:,}. "
+            "It counts from the start of the run: give more, or leave it out."
+        )
+    return job
+
+
+def read_resumable(kind: type[Job[Config]], folder: Path) -> Config:
+    """Read the config.json of a run. Raises UserError if its files show that it has no training to go on with."""
+    config = kind.read(read_config(folder, kind=kind.kind), folder / CONFIG)
+    if config.training is None:
+        raise UserError(
+            f"{folder} was not trained by minidiff's own loop, so it has weights but no training to go on with. "
+            "Draw from it with `minidiff sample`, or begin a new training with `init`."
+        )
+    if (folder / MODEL).exists() and not (folder / STATE).exists():
         raise UserError(
             f"{folder} has weights but no {STATE}, without which training cannot go on. "
             "Bring it back, or start a new run. You can still draw with the weights."
         )
-    elif config.init is not None:  # killed before its first checkpoint
-        job.begin_with(config.init)
-    return job
+    return config
 
 
 def check_changes(kind: type[Job[Any]], request: ResumeRequest) -> None:

@@ -149,7 +149,7 @@ def test_run_folders_are_numbered_and_never_reused(tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match="not empty. Go on with it by `resume` runs/x-1"):
         checkpoint.create_run("runs/x-1", "x", {"kind": "ddpm"})
     Path("file").touch()
-    with pytest.raises(UserError, match="cannot make the run folder"):
+    with pytest.raises(UserError, match="file is a file, so file/run cannot be a folder"):
         checkpoint.create_run("file/run", "x", {"kind": "ddpm"})
 
 

@@ -1,6 +1,9 @@
 """minidiff.train, minidiff.resume and minidiff.plan_training do from a script what the command does."""
 
 import inspect
+import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from minidiff.ddpm.config import DdpmRequest
 from minidiff.errors import UserError
 from minidiff.files import locked
 from minidiff.gan.config import GanRequest
+from minidiff.pretrained.train import REQUESTS, plan, take_up
 from minidiff.runs.folder import read_state, read_tensors
 from minidiff.training.config import ResumeRequest
 
@@ -76,6 +80,10 @@ def test_what_cannot_be_is_said_by_the_name_of_the_argument(tmp_path: Path) -> N
         ("ddpm", {"label_dropout": 0.2}, "`label_dropout` needs `conditional`"),
         ("ddpm", {"fid_steps": 3}, "`fid_steps` needs `fid_every`"),
         ("ddpm", {"steps": 0}, "`steps` is 0"),
+        ("ddpm", {"steps": 5, "epochs": 2}, "`steps` and `epochs` both say how long"),
+        ("wgan", {"epochs": 0}, "`epochs` is 0"),
+        ("classifier", {"steps": 5, "warmup": 6}, "`warmup` is 6, and there are only 5 steps"),
+        ("dcgan", {"out": __file__}, "test_calls.py is a file"),
         ("ddpm", {"lr": float("nan")}, "`lr` is nan"),
         ("ddpm", {"image_size": 30}, "`image_size` 30 does not divide by 4"),
         ("ddpm", {"schedule": "cosine", "beta_end": 0.1}, "`beta_end` belongs to the linear schedule"),
@@ -113,9 +121,65 @@ def test_an_editor_sees_the_fields() -> None:
 
 
 def test_a_refused_resume_changes_nothing(photos: Path) -> None:
-    """Another process trains in the folder: its config.json must not be rewritten under it."""
+    """Whatever it is refused for: every file is as it was, and the folder is free for the next process.
+
+    Fails when anything is written before the folder is held, or before all of it has been read.
+    """
+    data = Path(shutil.copytree(photos, "data"))
+    minidiff.train("dcgan", dataset="folder", data_dir=data, width=4, out="whole", **SMALL | {"steps": 2})
+
+    def cut(place: Path) -> None:
+        place.write_bytes(place.read_bytes()[:-900])
+
+    def spoil(place: Path) -> None:
+        place.write_text("{\n" + place.read_text())
+
+    refused: list[tuple[str, Callable[[Path], object], dict[str, Any]]] = [
+        ("at step 2", lambda run: None, {"steps": 1}),
+        ("`warmup` is 10", lambda run: None, {"warmup": 10}),
+        ("state.pt is damaged", lambda run: cut(run / "state.pt"), {}),
+        ("line 1 is not what a training writes", lambda run: spoil(run / "metrics.jsonl"), {}),
+        ("not the same", lambda run: next(data.glob("*.png")).unlink(), {}),
+    ]
+    for said, change, asked in [("another process", lambda run: None, {}), *refused]:
+        run = Path(shutil.copytree("whole", "run", dirs_exist_ok=True))
+        change(run)
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        with locked(run) if said == "another process" else nullcontext(), pytest.raises(UserError, match=said):
+            minidiff.resume("run", device="cpu", **{"steps": 9, "lr": 0.1} | asked)
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+        with locked(run):
+            pass
+
+
+def test_a_training_holds_its_folder_to_its_last_step(photos: Path) -> None:
+    """From the reading of the state until the last file is written; then it lets go, also where a caller stops."""
     minidiff.train("dcgan", dataset="folder", data_dir=photos, width=4, out="run", **SMALL | {"steps": 2})
-    before = Path("run/config.json").read_bytes()
-    with locked(Path("run")), pytest.raises(UserError, match="another process"):
-        minidiff.resume("run", steps=9, device="cpu")
-    assert Path("run/config.json").read_bytes() == before
+    job = take_up("run", ResumeRequest(steps=4, device="cpu"))
+    steps = job.steps()
+    for _ in range(2):
+        with pytest.raises(UserError, match="another process"), locked(Path("run")):
+            pass
+        next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    with locked(Path("run")):
+        pass
+
+
+@pytest.mark.parametrize("kind, a_step", [("ddpm", 4), ("dcgan", 4), ("wgan", 20), ("classifier", 4)])
+def test_epochs_are_steps_by_the_images(kind: str, a_step: int, clf: Path) -> None:
+    """24 images in batches of 4: 6 steps an epoch. A wgan's step takes five batches, one for each of its critic's."""
+    small: dict[str, Any] = {name: value for name, value in SMALL.items() if name != "steps"}
+    job = plan(kind, REQUESTS[kind](dataset="folder", data_dir=clf.parent / "data", epochs=2.5, **small))
+    assert job.training.steps == round(2.5 * 24 / a_step) and job.training.warmup <= job.training.steps // 6
+    assert job.epochs == pytest.approx(2.5) and "2.5 epochs" in job.describe()
+
+
+def test_epochs_go_on_from_the_start_of_the_run(photos: Path) -> None:
+    """A resumed run of one epoch goes on to two, 12 steps, and not two more."""
+    minidiff.train("dcgan", dataset="folder", data_dir=photos, width=4, out="run", **SMALL | {"steps": 2})
+    job = take_up("run", ResumeRequest(epochs=2, device="cpu"))
+    assert job.training.steps == 12 and job.trainer.step == 2
+    job.close()
+    with pytest.raises(UserError, match="`steps` and `epochs` both say how long"):
+        ResumeRequest(epochs=2, steps=3)
