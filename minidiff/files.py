@@ -321,11 +321,12 @@ def sha256_of(path: Path) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process: two trainings in one folder would write over each other.
 
-    The lock ends with the process, `kill -9` included; only the empty file LOCK stays. Raises UserError when another
-    process holds the folder.
+    The lock ends with the process, `kill -9` included; only the empty file LOCK stays, unless it is new and the block
+    ends with an error. Raises UserError when another process holds the folder.
     """
     from filelock import FileLock, Timeout  # takes 50 ms, which help and `minidiff info` do without
 
+    is_new = not (folder / LOCK).exists()
     lock = FileLock(folder / LOCK, timeout=0, thread_local=False)  # it may be released in another thread
     try:
         folder.stat()  # FileLock would make a folder that is missing
@@ -337,6 +338,11 @@ def locked(folder: Path) -> Iterator[None]:
         raise UserError(f"cannot lock {folder}: {reason}. Choose another place.") from None
     try:
         yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                (folder / LOCK).unlink()
+        raise
     finally:
         lock.release()
 
