@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -115,6 +116,7 @@ def run(args: list[str] | None = None) -> int:
     """
     cpu.tune()
     before = os.environ.get(VARIABLE)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd metadata, over several raw lines
     try:
         return carry_out(args)
     finally:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import TABLES, choice
-from minidiff.cli.types import Group, Name, Place, Whole, in_flags, refuse_lone_severity, say, typed, warn
+from minidiff.cli.types import Group, Name, Place, Whole, in_flags, max_pixels, refuse_lone_severity, say, typed, warn
 from minidiff.data.config import DataSpec
 from minidiff.errors import UserError, printable
 
@@ -41,6 +41,7 @@ def which_data(corruption: Name) -> Callable[[Function], Function]:
             "--on-bad", type=Name("answer", ["skip", "stop"]), default=DataSpec.on_bad, show_default=True,
             help="Skip images that cannot be read, or stop at the first.",
         ),
+        max_pixels,
     ]  # fmt: skip
 
     def add(function: Function) -> Function:

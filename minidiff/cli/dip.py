@@ -16,6 +16,7 @@ from minidiff.cli.types import (
     Number,
     Place,
     Whole,
+    max_pixels,
     refuse_options,
     remark,
     say,
@@ -77,6 +78,7 @@ FIT_OPTIONS = [
         help="Steps between saved outputs.",
     ),
     section("Picture"),
+    max_pixels,
     click.option("--reference", type=Place(), metavar="IMAGE", help="The clean picture, to measure PSNR and SSIM."),
     section("Computing"),
     click.option(

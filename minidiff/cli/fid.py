@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.types import Command, Device, Name, Names, Place, Whole, own_network, remark, say, section, warn
+from minidiff.cli.types import (
+    Command,
+    Device,
+    Name,
+    Names,
+    Place,
+    Whole,
+    max_pixels,
+    own_network,
+    remark,
+    say,
+    section,
+    warn,
+)
 from minidiff.errors import UserError
 from minidiff.metrics.config import INCEPTION_DIMS, METRICS, MeasureRequest
 
@@ -57,6 +70,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What to do about image files that cannot be read.",
 )
+@max_pixels
 @click.option("--data-dir", type=Place(), help="The folder with the files of a dataset:NAME. Default: the cache.")
 @click.option("--image-size", type=Whole(8, 1024), help="Resize the images of a dataset:NAME. Default: the set's size.")
 @section("Computing")

@@ -19,6 +19,7 @@ from minidiff.cli.types import (
     Steps,
     Timestep,
     Whole,
+    max_pixels,
     own_network,
     remark,
     say,
@@ -93,6 +94,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
     type=Place(),
     help="Start from this image, folder of images, or DIP run, at --start-t. It is brought to the model's size.",
 )
+@max_pixels
 @click.option(
     "--init-mode",
     type=choice("init mode"),

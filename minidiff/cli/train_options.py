@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.types import Device, Function, Name, Number, Place, Whole, section
+from minidiff.cli.types import Device, Function, Name, Number, Place, Whole, max_pixels, section
 from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.gan.config import CRITIC_NAMES, GAMES
 from minidiff.gan.presets import GAN_PRESETS
@@ -61,6 +61,7 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
             show_default=True,
             help="What to do about image files that cannot be read.",
         ),
+        max_pixels,
         click.option(
             "--flip/--no-flip",
             default=None,

@@ -16,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 from minidiff.errors import UserError, listed, printable, printable_lines, shown, suggestion
+from minidiff.images.budget import MAX_PIXELS
 from minidiff.runtime.verbosity import is_first, is_quiet
 
 LOG = logging.getLogger(__name__)
@@ -324,6 +325,13 @@ class Device(ParamType):
         if device.type not in ("cpu", "cuda", "mps"):
             self.fail(f"--device {value} is not supported. Known: auto, cpu, cuda, mps.", param, ctx)
         return str(value)
+
+
+# For a command that reads pictures from outside.
+max_pixels = click.option(
+    "--max-pixels", type=Whole(min=1), default=MAX_PIXELS, show_default=True, metavar="N",
+    help="Refuse a picture that declares more pixels.",
+)  # fmt: skip
 
 
 def echo(message: str, err: bool = False) -> None:

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from minidiff.errors import UserError
+from minidiff.errors import NoMemory, UserError
 from minidiff.files import replacing, size_in_words
+from minidiff.images.budget import MAX_PIXELS
 from minidiff.images.convert import Pixels
-from minidiff.images.files import IMAGE_SUFFIXES, crop_resize, read_image
+from minidiff.images.files import IMAGE_SUFFIXES, read_fitted
 from minidiff.runtime.progress import progress_bar
 
 LOG = logging.getLogger(__name__)
@@ -160,31 +161,39 @@ def npy_header(shape: Sequence[int]) -> bytes:
 
 
 class Files(Pictures):
-    """Image files below `root`, brought to size by `fit`. A bad one is skipped, or stops the loading."""
+    """Image files below `root`, brought to size. A bad one is skipped, or stops the loading.
+
+    squeezed: whether the whole picture is pressed into a square, rather than the square in its middle taken.
+    max_pixels: a file that declares more is a bad one.
+    """
 
     def __init__(
         self, place: str, root: Path, paths: list[str], size: int, on_bad: str,
-        fit: Callable[[Pixels, int], Pixels] = crop_resize,
+        squeezed: bool = False, max_pixels: int = MAX_PIXELS,
     ) -> None:  # fmt: skip
-        self.root, self.paths, self.stop, self.fit = root, paths, on_bad == "stop", fit
+        self.root, self.paths, self.stop = root, paths, on_bad == "stop"
+        self.squeezed, self.max_pixels = squeezed, max_pixels
         self.bad: dict[int, str] = {}
         self.small: set[int] = set()
         states = [(path, *state_of(root / path)) for path in paths]
-        super().__init__(place, [str(root), states], len(paths), (size, size, 3), self.decode)
+        limit = [max_pixels] * (max_pixels != MAX_PIXELS)
+        super().__init__(place, [str(root), states, *limit], len(paths), (size, size, 3), self.decode)
 
     def decode(self, index: int) -> Pixels | None:
         path = self.root / self.paths[index]
         try:
-            image = read_image(path)
+            image, side = read_fitted(path, self.shape[0], squeezed=self.squeezed, max_pixels=self.max_pixels)
+        except NoMemory:
+            raise
         except Exception as error:  # there is no end to what Pillow raises on damaged files
             if self.stop:
                 message = str(error) if isinstance(error, UserError) else f"{path} is not a readable image ({error})."
                 raise UserError(f"{message} Mend or remove it, or let `on_bad` skip such files.") from None
             self.bad[index] = self.paths[index]
             return None
-        if min(image.shape[:2]) < self.shape[0]:
+        if side < self.shape[0]:
             self.small.add(index)
-        return self.fit(image, self.shape[0])
+        return image
 
     def load(self, workers: int = 1) -> "Pictures":
         super().load(workers)

@@ -1,6 +1,6 @@
 """The options of a data set, and the description of the training data in a run's config.json.
 
-Rests on records alone, so that help and `minidiff info` wait neither for numpy nor for torch.
+Rests on records and images.budget, so that help and `minidiff info` wait neither for numpy nor for torch.
 """
 
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from minidiff.errors import UserError
+from minidiff.images.budget import MAX_PIXELS
 from minidiff.networks.configs import MOST_LABELS, MOST_PIXELS
 from minidiff.records import LARGEST_INT, demand, demand_range, record
 
@@ -42,9 +43,11 @@ class DataSpec:
     corruption: str = "identity"  # the damage done to every image: one of CORRUPTIONS
     severity: int = 3  # how much of it, 1 to 5
     flip: bool | None = None  # whether training may mirror the images; None: the data set decides
+    max_pixels: int = MAX_PIXELS  # a picture that declares more counts as one that cannot be read
 
     def __post_init__(self) -> None:
         demand_range(self, 1, MOST_PIXELS, "image_size")
+        demand_range(self, 1, LARGEST_INT, "max_pixels")
 
 
 @record
@@ -59,12 +62,14 @@ class DataConfig:
     corruption: str = "identity"
     severity: int = 3
     flip: bool | None = None  # what was asked for; None: the data set decided
+    max_pixels: int = MAX_PIXELS
     channels: int
     images: int | None = None  # how many there were; None: this run was imported, so it is unknown
     fingerprint: str | None = None  # tells these images from any others, see `ImageData.fingerprint`
 
     def __post_init__(self) -> None:
         demand_range(self, 1, MOST_PIXELS, "image_size")
+        demand_range(self, 1, LARGEST_INT, "max_pixels")
         demand_range(self, 1, 5, "severity")
         demand_range(self, 0, LARGEST_INT, "images")
         demand(self.channels in (1, 3), "channels", self.channels, "1 (grey) or 3 (colour)")
@@ -83,7 +88,9 @@ class DataConfig:
         """Return the options with which `load_data` gives these images again. folder: of the run."""
         kept = Path(folder, KEPT) if self.brought and folder is not None else self.data_dir
         corruption, severity = self.corruption, self.severity
-        return DataSpec(self.name, kept, self.image_size, "train", self.on_bad, corruption, severity, self.flip)
+        return DataSpec(
+            self.name, kept, self.image_size, "train", self.on_bad, corruption, severity, self.flip, self.max_pixels
+        )
 
 
 @record

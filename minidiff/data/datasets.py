@@ -24,6 +24,7 @@ from minidiff.data.own_images import own_images, own_size
 from minidiff.data.picture_sets import CELEBA_COUNT, celeba_root, load_celeba, load_folder, load_iclevr
 from minidiff.data.small_sets import CLOTHES, DEBIAN, DIGITS, cifar, load_shapes, mnist_like
 from minidiff.errors import UserError, lookup
+from minidiff.images.budget import MAX_PIXELS
 
 LOG = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def load_data(
     corruption: str = "identity",
     severity: int = 3,
     flip: bool | None = None,
+    max_pixels: int = MAX_PIXELS,
     labels: Any = None,
     label_names: Sequence[str] | None = None,
 ) -> ImageData:
@@ -81,7 +83,8 @@ def load_data(
     the set's own. 28x28 images become 32x32 by a margin of zeros; all other changes of size are a resize.
     on_bad: skip images that cannot be read, and say so in `notes`, or stop at the first.
     corruption, severity: one of CORRUPTIONS, done to every image when it is read, and how much of it, 1 to 5.
-    flip: whether training may mirror the images; by default the set decides. labels, label_names: of images that a
+    flip: whether training may mirror the images; by default the set decides. max_pixels: a picture file that declares
+    more is not read. labels, label_names: of images that a
     script brings, see `own_images`.
     Raises UserError when files are missing or damaged, or cannot be downloaded or stored, and for images in no form.
     """
@@ -90,7 +93,7 @@ def load_data(
     if brought(name):
         data = own_images(name, labels, label_names, image_size)
     else:
-        data = load_named(*place_of(name, data_dir), image_size, split, on_bad)
+        data = load_named(*place_of(name, data_dir), image_size, split, on_bad, max_pixels)
     if flip is not None:
         data = replace(data, flip=flip)
     if corruption == "identity":
@@ -100,7 +103,9 @@ def load_data(
     return replace(data, images=images, flip=mirrored, corruption=written(corruption, severity))
 
 
-def load_named(name: str, data_dir: Path | None, image_size: int | None, split: str, on_bad: str) -> ImageData:
+def load_named(
+    name: str, data_dir: Path | None, image_size: int | None, split: str, on_bad: str, max_pixels: int
+) -> ImageData:
     """Load a data set by its name. Raises UserError."""
     found = lookup("data set", name, DATASETS)
     if found.splits_in is None:
@@ -112,7 +117,7 @@ def load_named(name: str, data_dir: Path | None, image_size: int | None, split: 
     if not 8 <= image_size <= 1024:
         raise UserError(f"image size {image_size} is outside 8 to 1024. Try {found.image_size or 64}.")
     began = time.perf_counter()
-    data = found.load(LoadRequest(name, split, image_size, data_dir, on_bad))
+    data = found.load(LoadRequest(name, split, image_size, data_dir, on_bad, max_pixels))
     where = f" of {data_dir}" if data_dir else ""
     LOG.info(f"loaded {name} ({split}){where}: {len(data):,} images in {time.perf_counter() - began:.2f} s")
     return data

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from minidiff.data.cache import Pictures, cache_dir, threads
 from minidiff.data.corrupted import Corrupted
+from minidiff.images.budget import MAX_PIXELS
 from minidiff.images.convert import Pixels
 from minidiff.images.files import crop_resize
 
@@ -84,6 +85,7 @@ class LoadRequest:
     image_size: int
     data_dir: Path | None  # as the user gave it
     on_bad: str  # what to do about an image that cannot be read: skip or stop
+    max_pixels: int = MAX_PIXELS  # a picture that declares more counts as one that cannot be read
 
     @property
     def root(self) -> Path:

@@ -15,7 +15,7 @@ from minidiff.data.cache import Files, cache_dir, image_paths, threads
 from minidiff.data.downloads import download, read_attributes
 from minidiff.data.image_data import ImageData, LoadRequest, one_hot
 from minidiff.errors import UserError
-from minidiff.images.files import IMAGE_SUFFIXES, squeeze
+from minidiff.images.files import IMAGE_SUFFIXES
 
 MAX_FOLDER_LABELS = 1000  # more sub-folders are not classes
 
@@ -33,7 +33,7 @@ def load_folder(request: LoadRequest) -> ImageData:
     if not paths:
         raise UserError(f"{request.data_dir} holds no image files ({' '.join(IMAGE_SUFFIXES)}).")
     place = f"folder-{request.image_size}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
-    files = Files(place, root, paths, request.image_size, request.on_bad).load(threads())
+    files = Files(place, root, paths, request.image_size, request.on_bad, max_pixels=request.max_pixels).load(threads())
     kinds = [named(paths[i].split(os.sep)[0]) if os.sep in paths[i] else "" for i in files.kept]
     names, notes = sorted(set(kinds) - {""}), list(files.notes)
     if len(names) > MAX_FOLDER_LABELS:
@@ -73,7 +73,9 @@ def load_celeba(request: LoadRequest) -> ImageData:
     if not paths:
         raise UserError(f"{pictures} holds none of {min(names)} to {max(names)}. Unzip it again.")
     place = f"celeba-{request.split}-{request.image_size}"
-    loaded = Files(place, pictures, paths, request.image_size, request.on_bad).load(threads())
+    loaded = Files(place, pictures, paths, request.image_size, request.on_bad, max_pixels=request.max_pixels).load(
+        threads()
+    )
     kept, notes = [paths[i] for i in loaded.kept], list(loaded.notes)
     if len(paths) < len(names):
         notes.append(f"{len(names) - len(paths)} of the {len(names)} images of this split are not in {pictures}")
@@ -99,7 +101,7 @@ def load_iclevr(request: LoadRequest) -> ImageData:
     listed = iclevr.read_listing(root, request.split, names)
     folder, paths, notes = iclevr.find_images(root, iclevr.listing(request.split), list(listed), request.on_bad)
     place = f"iclevr-{request.split}-{request.image_size}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
-    files = Files(place, folder, paths, request.image_size, request.on_bad, squeeze).load(threads())
+    files = Files(place, folder, paths, request.image_size, request.on_bad, True, request.max_pixels).load(threads())
     labels = np.zeros((len(files.kept), len(names)), np.uint8)
     for row, kept in enumerate(files.kept):
         labels[row, listed[paths[kept]]] = 1

@@ -7,6 +7,7 @@ Rests on records, and needs no torch: so help texts and `minidiff info` are quic
 from typing import Any, Literal
 
 from minidiff.errors import UserError
+from minidiff.images.budget import MAX_PIXELS
 from minidiff.networks.configs import MOST_CHANNELS, MOST_PIXELS
 from minidiff.records import LARGEST_INT, demand_range, from_json, record, to_json
 
@@ -103,6 +104,7 @@ class FitRequest:
     mask: str | None = None  # for inpaint: an image file, white where the picture is known
     factor: int | None = None  # for super-resolve: how many times larger; by default 4
     size: int | None = None  # cut out the centre square at this many pixels; None takes the whole picture
+    max_pixels: int = MAX_PIXELS  # refuse a picture that declares more
     noise_sigma: float = 0.0  # add noise of this deviation, of 255, to a clean picture
     net: str = NetConfig.name  # one of DIP_NETS
     layers: int | None = None  # of cnn
@@ -138,6 +140,7 @@ class FitRequest:
             raise UserError(f"`noise_sigma` is {self.noise_sigma}. Take a deviation from 0 to 255.")
         if self.save_every < 1:
             raise UserError(f"`save_every` is {self.save_every}. Take 1 step or more.")
+        demand_range(self, 1, LARGEST_INT, "max_pixels")
         self.fit_config("noise")  # which checks the rest
 
     def fit_config(self, input_kind: str) -> FitConfig:
@@ -172,9 +175,11 @@ class DipConfig:
     save_every: int
     digest: str  # of the target and its mask, to notice when the picture has changed
     deliver: bool = False  # whether the answer also goes to the folder the command was called in
+    max_pixels: int = MAX_PIXELS  # of its pictures
 
     def __post_init__(self) -> None:
         demand_range(self, 8, MOST_PIXELS, "size")
+        demand_range(self, 1, LARGEST_INT, "max_pixels")
         demand_range(self, 0, 255, "noise_sigma")
         demand_range(self, 1, MOST_STEPS, "save_every")
 

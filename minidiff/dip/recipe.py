@@ -26,7 +26,7 @@ from minidiff.dip.memory import check_memory, check_window
 from minidiff.errors import UserError, listed, lookup
 from minidiff.files import read_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
-from minidiff.images.files import crop_resize, image_shape, read_image
+from minidiff.images.files import image_shape, read_fitted, read_image
 from minidiff.networks.dip import DIP_NETS
 from minidiff.records import from_json
 from minidiff.rng import Draws, seed_from
@@ -103,7 +103,7 @@ def finished(folder: Path, steps: int) -> FitResult | None:
 
 def settle(image: str, request: FitRequest, deliver: bool = False) -> DipConfig:
     """Decide everything that the request leaves open, to suit the picture; only the digest is not known yet."""
-    target = read_picture(image, request.size)
+    target = read_picture(image, request.size, request.max_pixels)
     channels = colours(target)
     fit = request.fit_config(request.input or ("image" if request.net in LOCAL else "noise"))
     height, width = (side * fit.enlargement for side in target.shape[:2])
@@ -122,6 +122,7 @@ def settle(image: str, request: FitRequest, deliver: bool = False) -> DipConfig:
         save_every=request.save_every,
         digest="",
         deliver=deliver,
+        max_pixels=request.max_pixels,
     )
 
 
@@ -174,7 +175,7 @@ def stop_config(request: FitRequest, shape: tuple[int, int, int]) -> StopConfig:
 def build(config: DipConfig, device: Device, out: str | Path | None) -> DipJob:
     """Read the pictures, and build network, fitter and early stop as the config describes them."""
     fit, enlargement = config.fit, config.fit.enlargement
-    clean = read_picture(config.image, config.size)
+    clean = read_picture(config.image, config.size, config.max_pixels)
     channels = colours(clean)
     target = add_noise(clean, config.noise_sigma, fit.seed) if config.noise_sigma else clean
     mask = None if config.mask is None else read_mask(config.mask, config, target)
@@ -191,20 +192,21 @@ def build(config: DipConfig, device: Device, out: str | Path | None) -> DipJob:
     stopper = lookup("early stop", stop.name, EARLY_STOPS)(**stop.settings()) if stop else None
     check_window(stop, size, channels, torch.device(device))
     job = DipJob(config, fitter, stopper, target, mask, reference, out)
-    original = image_shape(config.image)
+    original = image_shape(config.image, config.max_pixels)
     job.original = None if original in (target.shape[:2], target.shape[1::-1]) else original  # it may have been turned
     return job
 
 
-def read_picture(path: str | Path, size: int | None) -> Pixels:
+def read_picture(path: str | Path, size: int | None, max_pixels: int) -> Pixels:
     """Read uint8 [H,W,3]: the whole picture, or its centred square at `size`."""
-    pixels = read_image(path)
-    return pixels if size is None else crop_resize(pixels, size)
+    if size is None:
+        return read_image(path, max_pixels=max_pixels)
+    return read_fitted(path, size, max_pixels=max_pixels)[0]
 
 
 def read_mask(path: str, config: DipConfig, target: Pixels) -> Pixels:
     """Read a mask, uint8 [H,W,1]: 255 where the target is known, 0 in the holes. Raises UserError."""
-    mask = np.where(read_picture(path, config.size)[..., :1] > 127, 255, 0).astype(np.uint8)
+    mask = np.where(read_picture(path, config.size, config.max_pixels)[..., :1] > 127, 255, 0).astype(np.uint8)
     if mask.all():
         raise UserError(f"{path} is white everywhere, so there are no holes to fill. Make the holes black.")
     if mask.shape[:2] != target.shape[:2]:
@@ -220,7 +222,7 @@ def read_reference(config: DipConfig, clean: Pixels, size: tuple[int, int]) -> P
     if config.reference is None:
         return clean if config.noise_sigma and size == clean.shape[:2] else None
     cut = None if config.size is None else config.size * config.fit.enlargement
-    reference = read_picture(config.reference, cut)
+    reference = read_picture(config.reference, cut, config.max_pixels)
     if reference.shape[:2] != size:
         raise UserError(
             f"{config.reference} is {sides(reference)}, the result {size[1]}x{size[0]}. Give a reference of that size."

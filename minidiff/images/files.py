@@ -1,67 +1,220 @@
 """Image files: read any of them upright, bring them to size, write them whole.
 
-Rests on convert, which says what `Pixels` are, on files, and on Pillow.
+Rests on convert, which says what `Pixels` are, on budget, files, and Pillow.
 """
 
 import io
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from minidiff.errors import UserError, one_line
+from minidiff.errors import NoMemory, UserError, one_line
 from minidiff.files import regular, replacing, write_errors
+from minidiff.images.budget import A_PIXEL, DECODING, LARGE, MAX_PIXELS
 from minidiff.images.convert import Pixels
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
-def read_image(path: str | Path, channels: int = 3) -> Pixels:
+# The formats that are opened, whatever a file is called. For some others Pillow calls a program of the system.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
+GAP = 4.0  # a large picture is first reduced to at least so many times the size, where the resize does the rest
+STRIP = 1 << 22  # pixels that are brought from Pillow's form into an array at a time
+
+
+@cache
+def known_formats() -> list[str]:
+    """List the formats of FORMATS that this Pillow can open."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+class PillowLimit:
+    """Raises Pillow's own limit to ours as long as any thread is inside. It is one for the whole process.
+
+    Up to its limit Pillow does not warn, and above twice as much it refuses. So it still judges the pictures inside of
+    pictures, as in .ico files, whose sizes the first header does not say.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+
+    @contextmanager
+    def at(self, max_pixels: int) -> Iterator[None]:
+        with self.lock:
+            if not self.inside:
+                self.before = Image.MAX_IMAGE_PIXELS
+            Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.inside -= 1
+                if not self.inside:
+                    Image.MAX_IMAGE_PIXELS = self.before
+
+
+PILLOW = PillowLimit()
+
+
+@contextmanager
+def opened(path: str | Path, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image file, of which only the header is read. Raises UserError, also for what is met in the block."""
+    try:
+        with PILLOW.at(max_pixels), Image.open(regular(path), formats=known_formats()) as file:
+            if file.width * file.height > max_pixels:
+                raise too_large(path, f"{file.width} x {file.height} pixels", max_pixels)
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such image file.") from None
+    except MemoryError:
+        raise NoMemory(f"the memory does not suffice to decode {path}. Close other programs, or shrink it.") from None
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the warning, where it is made an error
+        raise too_large(path, "too many pixels", max_pixels) from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path} is not a readable image (it is in no format that is known here).") from None
+    except Exception as error:  # there is no end to what Pillow raises on damaged files
+        raise UserError(f"{path} is not a readable image ({one_line(error)}).") from None
+
+
+def too_large(path: str | Path, declared: str, max_pixels: int) -> UserError:
+    """Make the error for a picture above the limit."""
+    return UserError(
+        f"{path} declares {declared}; the limit is {max_pixels:,}. If it should hold so many, raise `max_pixels`."
+    )
+
+
+def read_image(path: str | Path, channels: int = 3, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Read an image file as uint8 [H,W,channels], upright.
 
     The EXIF rotation is applied, transparent pixels are laid over white, and palettes are looked up. 16-bit grey is
     divided by 257, so that full scale stays full scale. An animation gives its first frame. Raises UserError for a
-    file that is missing, truncated, not an image, or too large to be safe.
+    file that is missing, truncated, not an image, or declares more than `max_pixels`.
     """
-    regular(path)
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):
-                wide = np.asarray(image, dtype=np.int64)
-                image = Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
-            elif image.mode == "F":
-                raise UserError(f"{path} holds floating-point pixels of unknown range. Save it with 8 or 16 bits.")
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            array = np.array(image.convert("RGB" if channels == 3 else "L"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such image file.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is not a readable image ({one_line(error)}).") from None
+    with ExitStack() as held:  # until all that was decoded is gone, with the variables of the function
+        return read_whole(path, channels, max_pixels, held)
+
+
+def read_whole(path: str | Path, channels: int, max_pixels: int, held: ExitStack) -> Pixels:
+    """Do the work of `read_image`. The memory for decoding is taken into `held`."""
+    with opened(path, max_pixels) as file:
+        held.enter_context(DECODING.take(A_PIXEL * file.width * file.height))
+        image = upright(file)
+        array = np.empty((image.height, image.width, channels), np.uint8)
+        for top, strip in strips(image, path):
+            array[top : top + strip.height] = as_array(strip, channels)
+        return array
+
+
+def read_fitted(
+    path: str | Path, size: int, channels: int = 3, squeezed: bool = False, max_pixels: int = MAX_PIXELS
+) -> tuple[Pixels, int]:
+    """Read an image file at [size,size,channels], and the shorter side that the file has.
+
+    The image is what `read_image` and then `crop_resize`, or `squeeze`, give: to the byte up to LARGE pixels. A larger
+    picture is reduced first, to at least GAP times the size: a JPEG while it is decoded, to a half, a quarter or an
+    eighth, and any by averages over blocks. Raises UserError.
+    """
+    with ExitStack() as held:
+        return read_reduced(path, size, channels, squeezed, max_pixels, held)
+
+
+def read_reduced(
+    path: str | Path, size: int, channels: int, squeezed: bool, max_pixels: int, held: ExitStack
+) -> tuple[Pixels, int]:
+    """Do the work of `read_fitted`. The memory for decoding is taken into `held`."""
+    with opened(path, max_pixels) as file:
+        shorter, large = min(file.size), file.width * file.height > LARGE
+        if large:  # by the shorter side, which the resize shrinks least
+            file.draft(None, (round(GAP * size / shorter * file.width), round(GAP * size / shorter * file.height)))
+        held.enter_context(DECODING.take(A_PIXEL * file.width * file.height))
+        image = in_eight_bits(upright(file), channels, path)
+        whole = (0, 0, *image.size)
+        box = whole if squeezed else centre_square(*image.size)
+        if large:
+            image = image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=GAP)
+        else:
+            image = image if box == whole else image.crop(box)
+            image = image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
+        return as_array(image, channels), shorter
+
+
+def image_shape(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return height and width of an image file, from its first bytes alone. Raises UserError."""
+    with opened(path, max_pixels) as file:
+        return file.height, file.width
+
+
+# --- from what Pillow decodes to bytes ----------------------------------------------------------------------------
+
+
+def upright(file: Image.Image) -> Image.Image:
+    """Decode a picture, and turn it as its EXIF data say, in place."""
+    file.load()
+    ImageOps.exif_transpose(file, in_place=True)
+    return file
+
+
+def strips(image: Image.Image, path: str | Path) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the first row and the picture of each strip, in 8 bits and opaque: copies stay as small as a strip."""
+    rows = max(1, STRIP // max(1, image.width))
+    for top in range(0, image.height, rows):
+        whole = rows >= image.height
+        yield top, opaque(image if whole else image.crop((0, top, image.width, min(top + rows, image.height))), path)
+
+
+def in_eight_bits(image: Image.Image, channels: int, path: str | Path) -> Image.Image:
+    """Bring a picture into 8 bits without transparency: L, if it is grey or grey is wanted, else RGB."""
+    if image.mode in ("L", "RGB" if channels == 3 else "L") and "transparency" not in image.info:
+        return image
+    whole = Image.new("RGB" if channels == 3 else "L", image.size)
+    for top, strip in strips(image, path):
+        whole.paste(strip.convert(whole.mode), (0, top))
+    return whole
+
+
+def opaque(image: Image.Image, path: str | Path) -> Image.Image:
+    """Bring a picture into 8 bits, and lay what is transparent over white."""
+    if image.mode.startswith("I"):
+        wide = np.asarray(image, dtype=np.int64)
+        image = Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise UserError(f"{path} holds floating-point pixels of unknown range. Save it with 8 or 16 bits.")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def as_array(image: Image.Image, channels: int) -> Pixels:
+    """Turn a picture in 8 bits into uint8 [H,W,channels]."""
+    mode = "RGB" if channels == 3 else "L"
+    array: Pixels = np.array(image if image.mode == mode else image.convert(mode))
     return array.reshape(*array.shape[:2], channels)
 
 
-def image_shape(path: str | Path) -> tuple[int, int]:
-    """Return height and width of an image file, from its first bytes alone. Raises UserError."""
-    regular(path)
-    try:
-        with Image.open(path) as file:
-            return file.height, file.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not a readable image ({one_line(error)}).") from None
+def centre_square(width: int, height: int) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of the largest centred square."""
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+# --- sizes --------------------------------------------------------------------------------------------------------
 
 
 def crop_resize(image: Pixels, size: int) -> Pixels:
     """Resize the largest centred square of uint8 [H,W,C] to [size,size,C]: antialiased, bicubic."""
-    height, width, _ = image.shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return squeeze(image[top : top + side, left : left + side], size)
+    left, top, right, bottom = centre_square(image.shape[1], image.shape[0])
+    return squeeze(image[top:bottom, left:right], size)
 
 
 def squeeze(image: Pixels, size: int) -> Pixels:
@@ -85,11 +238,13 @@ def image_files(folder: str | Path) -> list[Path]:
     return files
 
 
-def read_images(source: str | Path | Sequence[Path], size: int, channels: int = 3) -> Pixels:
+def read_images(
+    source: str | Path | Sequence[Path], size: int, channels: int = 3, max_pixels: int = MAX_PIXELS
+) -> Pixels:
     """Read a file, all images of a folder by name, or a list of files: uint8 [N,size,size,channels]."""
     if isinstance(source, str | Path):
         source = image_files(source) if Path(source).is_dir() else [Path(source)]
-    return np.stack([crop_resize(read_image(path, channels), size) for path in source])
+    return np.stack([read_fitted(path, size, channels, max_pixels=max_pixels)[0] for path in source])
 
 
 def write_image(path: str | Path, image: Pixels, flush: bool = True) -> None:

@@ -7,6 +7,7 @@ one; `minidiff.pretrained.distance` carries a request out.
 from typing import Literal
 
 from minidiff.errors import UserError, lookup
+from minidiff.images.budget import MAX_PIXELS
 from minidiff.networks.configs import MOST_PIXELS
 from minidiff.records import demand_range, record
 
@@ -33,6 +34,7 @@ class MeasureRequest:
     data_dir: str | None = None  # where the files of a `dataset:NAME` lie; None: the cache
     image_size: int | None = None  # of the images of a `dataset:NAME`; None: the set's own
     on_bad: Literal["skip", "stop"] = "skip"  # what to do about image files that cannot be read
+    max_pixels: int = MAX_PIXELS  # a picture that declares more counts as one of these
     batch_size: int | None = None  # images that go through the network together; None: 32 or 64
 
     def __post_init__(self) -> None:
@@ -43,7 +45,7 @@ class MeasureRequest:
         for name in self.metrics:
             lookup("metric", name, dict.fromkeys(METRICS))
         lookup("on_bad", self.on_bad, {"skip": True, "stop": True})
-        for name, least in (("num", 2), ("steps", 1), ("seed", 0), ("batch_size", 1)):
+        for name, least in (("num", 2), ("steps", 1), ("seed", 0), ("batch_size", 1), ("max_pixels", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"`{name}` is {value}. Give {least} or more.")

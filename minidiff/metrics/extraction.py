@@ -18,6 +18,7 @@ from torch import Tensor
 from minidiff._version import __version__
 from minidiff.data.cache import cache_dir
 from minidiff.errors import UserError
+from minidiff.images.convert import Pixels
 from minidiff.images.faults import FAULT_CAUSES, faults
 from minidiff.metrics.features import FeatureNetwork
 from minidiff.metrics.frechet import FeatureStatistics
@@ -29,6 +30,7 @@ from minidiff.runtime import distributed
 LOG = logging.getLogger(__name__)
 
 NEED_FEATURES = {"kid", "prec-recall", "fid-inf"}  # of every image; the other metrics need running sums only
+MIDDLE = 1024  # pixels; of a larger image only the middle is checked
 LOOKED_AT = 4  # images of a batch that are checked for faults such as noise
 
 
@@ -70,7 +72,8 @@ def extract(
     """Send all images of a source through the network. Memory holds one batch, and sums over the features.
 
     wanted: names of METRICS; they decide whether the features of every image are kept, in a file. on_images: called
-    after each batch with the number of its images. Under torchrun the processes share the batches.
+    after each batch with the number of its images. Of large files, fewer than `batch_size` make a batch. Under torchrun
+    the processes share the batches.
     """
     keep, keep_logits = bool(NEED_FEATURES & set(wanted)), "is" in wanted
     sums = FeatureStatistics(network.dims)
@@ -79,6 +82,7 @@ def extract(
         held=source.held, low=255, high=0, faulty=dict.fromkeys(FAULT_CAUSES, 0), same=source.same,
         data=source.data, arrays=source.arrays, unused=source.unused,
     )  # fmt: skip
+    batch_size = min(batch_size, source.most or batch_size)
     for batch in source.batches(batch_size):
         features, logits = network.compute(batch)
         note_faults(found, batch)
@@ -89,6 +93,7 @@ def extract(
             append_in_order(found.logits, logits, batch_size)
         if on_images is not None:
             on_images(len(batch))
+        del batch  # it would stay while the next one is decoded
     sums = merge_over_processes(sums)
     share_faults(found)
     if source.files is not None:
@@ -108,8 +113,14 @@ def note_faults(found: MeasuredSet, batch: Batch) -> None:
         found.low, found.high = min(found.low, int(image.min())), max(found.high, int(image.max()))
         if number < LOOKED_AT:
             found.looked_at += 1
-            for what, mask in faults(image[None]).items():
+            for what, mask in faults(middle(image)[None]).items():
                 found.faulty[what] += int(mask[0])
+
+
+def middle(image: Pixels) -> Pixels:
+    """Cut the middle, at most MIDDLE pixels a side, out of uint8 [H,W,3]: faults are looked for in float64."""
+    top, left = (max(0, (side - MIDDLE) // 2) for side in image.shape[:2])
+    return image[top : top + MIDDLE, left : left + MIDDLE]
 
 
 def share_faults(found: MeasuredSet) -> None:

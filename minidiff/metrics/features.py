@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,7 +19,7 @@ from minidiff.images.convert import Pixels, to_float
 from minidiff.metrics import inception_weights
 from minidiff.metrics.config import FeatureIdentity
 from minidiff.metrics.inception_weights import load_inception
-from minidiff.metrics.resizing import MODES, network_input
+from minidiff.metrics.resizing import MODES, interpolate, network_input, stacked
 from minidiff.networks.inception import DIMS
 from minidiff.runtime import distributed
 from minidiff.runtime.precision import full_precision
@@ -112,15 +111,19 @@ def as_trained(images: Pixels | Sequence[Pixels], channels: int, size: int) -> T
     """
     inputs = [torch.empty(0, channels, size, size)]  # under torchrun a process may have no image of the last batch
     sizes = {image.shape for image in images}
+
+    def prepared(rows: Tensor) -> Tensor:
+        x = to_float(rows.permute(0, 2, 3, 1))
+        return x if channels == 3 else (x * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+
     for group in [images] if len(sizes) == 1 else [[image] for image in images]:
-        x = to_float(np.array(group))  # a copy: what comes out of a file may be read-only
-        if channels == 1:
-            x = (x * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-        if x.shape[2:] == (28, 28) and size == 32:
-            x = F.pad(x, (2, 2, 2, 2), value=-1)
-        elif x.shape[2:] != (size, size):
-            x = F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp_(-1, 1)
-        inputs.append(x)
+        same = torch.from_numpy(stacked(list(group))).permute(0, 3, 1, 2)
+        if same.shape[2:] == (28, 28) and size == 32:
+            inputs.append(F.pad(prepared(same), (2, 2, 2, 2), value=-1))
+        elif same.shape[2:] == (size, size):
+            inputs.append(prepared(same))
+        else:
+            inputs.append(interpolate(same, size, prepared, "bicubic", antialias=True).clamp_(-1, 1))
     return torch.cat(inputs).contiguous(memory_format=torch.channels_last)
 
 

@@ -12,13 +12,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minidiff.errors import lookup
+from minidiff.images.budget import LARGE
 from minidiff.images.convert import Pixels
 from minidiff.networks.inception import IMAGE_SIZE
+
+STRIP = 1 << 22  # pixels of a large image that are resized at a time
+
+
+def interpolate(
+    images: Tensor, size: int, prepare: Callable[[Tensor], Tensor], mode: str, antialias: bool = False
+) -> Tensor:
+    """Make floats of bytes [n,C,H,W] by `prepare`, and resize them to [n,C,size,size].
+
+    Both directions are resized at once, as in PyTorch. Images above LARGE pixels would take gigabytes as floats, so
+    their rows are resized first, a strip at a time; the result differs by rounding alone.
+    """
+    height, width = images.shape[2:]
+    if height * width <= LARGE:
+        return F.interpolate(prepare(images), (size, size), mode=mode, antialias=antialias)
+    rows = [
+        F.interpolate(prepare(strip), (strip.shape[2], size), mode=mode, antialias=antialias)
+        for strip in images.split(max(1, STRIP // width), dim=2)
+    ]
+    return F.interpolate(torch.cat(rows, dim=2), (size, size), mode=mode, antialias=antialias)
 
 
 def as_pytorch_fid(images: Tensor) -> Tensor:
     """Resize bilinearly, without antialiasing. Black becomes -1, and white 1."""
-    return F.interpolate(images.float() / 255, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear") * 2 - 1
+    return interpolate(images, IMAGE_SIZE, lambda strip: strip.float() / 255, "bilinear") * 2 - 1
 
 
 def as_torch_fidelity(images: Tensor) -> Tensor:
@@ -26,11 +47,11 @@ def as_torch_fidelity(images: Tensor) -> Tensor:
 
     Half a pixel is missing there, so a picture that is enlarged moves up and to the left. White becomes 127/128.
     """
-    x = images.float()
+    x = images
     for axis in (3, 2):
         low, high, weight = tensorflow_positions(images.shape[axis], images.device)
         weight = weight if axis == 3 else weight[:, None]
-        x = torch.lerp(x.index_select(axis, low), x.index_select(axis, high), weight)
+        x = torch.lerp(x.index_select(axis, low).float(), x.index_select(axis, high).float(), weight)
     return (x - 128) / 128
 
 
@@ -46,8 +67,7 @@ def as_clean_fid(images: Tensor) -> Tensor:
 
     Pillow computes its weights in float64. In float64 the two agree to 3e-5 of 255, in float32 to 6e-3.
     """
-    size = (IMAGE_SIZE, IMAGE_SIZE)
-    x = F.interpolate(images.double(), size, mode="bicubic", antialias=True).clamp_(0, 255)
+    x = interpolate(images, IMAGE_SIZE, Tensor.double, "bicubic", antialias=True).clamp_(0, 255)
     return ((x - 128) / 128).float()
 
 
@@ -72,8 +92,13 @@ def network_input(images: Pixels | Sequence[Pixels], mode: str, device: torch.de
     shape = (len(images), 3, IMAGE_SIZE, IMAGE_SIZE)
     inputs = torch.empty(shape, device=device, memory_format=torch.channels_last)
     for rows in rows_of.values():
-        same = torch.from_numpy(np.stack([images[row] for row in rows])).to(device).permute(0, 3, 1, 2)
+        same = torch.from_numpy(stacked([images[row] for row in rows])).to(device).permute(0, 3, 1, 2)
         if len(rows_of) == 1:
             return convert(same).contiguous(memory_format=torch.channels_last)
         inputs[rows] = convert(same)
     return inputs
+
+
+def stacked(images: Sequence[Pixels]) -> Pixels:
+    """Stack images of one size. A single one is copied only if it is read-only, which torch does not like."""
+    return images[0][None] if len(images) == 1 and images[0].flags.writeable else np.stack(images)

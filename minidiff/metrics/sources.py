@@ -18,7 +18,8 @@ import torch
 from minidiff.data.cache import image_paths, left_out, threads
 from minidiff.data.config import called
 from minidiff.data.datasets import ImageData, read_place
-from minidiff.errors import UserError, one_line
+from minidiff.errors import NoMemory, UserError, one_line
+from minidiff.images.budget import LARGE, MAX_PIXELS
 from minidiff.images.convert import Pixels
 from minidiff.images.files import image_shape, read_image
 from minidiff.metrics.statistics import StoredStatistics
@@ -27,6 +28,8 @@ from minidiff.training.data import load_together
 
 Batch = Pixels | list[Pixels]  # uint8 [n,H,W,3], or a list of uint8 [H,W,3] where the sizes differ
 Value = TypeVar("Value")
+
+HELD = 1 << 30  # bytes of decoded files at a time: the batch in use twice, as images and as an array, and the next one
 
 
 @dataclass
@@ -50,6 +53,7 @@ class ImageSource:
     arrays: str = ""  # the name of the array, out of a .npz
     unused: list[str] = field(default_factory=list)  # the names of the other arrays there
     files: "ImageFiles | None" = None  # of a folder; some can turn out to be bad while they are read
+    most: int | None = None  # of its images that fit into memory together, if they are files; None: any number
     statistics: StoredStatistics | None = None  # that lie beside the images in one file, as in ADM's reference batches
 
 
@@ -62,12 +66,22 @@ def own_slices(count: int, batch_size: int) -> Iterator[slice]:
 
 
 def open_dataset(
-    place: str, data_dir: str | Path | None, image_size: int | None, on_bad: Literal["skip", "stop"] = "skip"
+    place: str,
+    data_dir: str | Path | None,
+    image_size: int | None,
+    on_bad: Literal["skip", "stop"] = "skip",
+    max_pixels: int = MAX_PIXELS,
 ) -> ImageSource:
     """Open `dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]`. Without a SPLIT it is the training split."""
     name, split, corruption = read_place(place)
     data = load_together(
-        name, data_dir=data_dir, image_size=image_size, split=split or "train", on_bad=on_bad, **corruption
+        name,
+        data_dir=data_dir,
+        image_size=image_size,
+        split=split or "train",
+        on_bad=on_bad,
+        max_pixels=max_pixels,
+        **corruption,
     )
     source = dataset_source(place, data, called(name, data_dir))
     if name == "folder":
@@ -89,29 +103,32 @@ def dataset_source(name: str, data: ImageData, of: str) -> ImageSource:
 # --- folders ------------------------------------------------------------------------------------------------------
 
 
-def open_folder(place: str, on_bad: str = "skip") -> ImageSource:
+def open_folder(place: str, on_bad: str = "skip", max_pixels: int = MAX_PIXELS) -> ImageSource:
     """Open every image file in a folder and its sub-folders.
 
-    on_bad: skip the files that cannot be read, and name them in `changes`, or stop at the first of them. Raise
-    UserError.
+    on_bad: skip the files that cannot be read, and name them in `changes`, or stop at the first of them. max_pixels: a
+    file that declares more is one of these. Raise UserError.
     """
     root = Path(place).expanduser()
     names = image_paths(root)
     if not names:
         raise UserError(f"{place} holds no images. Give a folder of .png or .jpg files.")
-    files = ImageFiles([root / name for name in names], names, on_bad == "stop")
+    files = ImageFiles([root / name for name in names], names, on_bad == "stop", max_pixels)
     with ThreadPoolExecutor(threads()) as pool:  # the headers first: most bad files are found before the long work
         shapes = list(pool.map(partial(files.read, image_shape), range(len(names))))
     sound = [number for number, shape in enumerate(shapes) if shape is not None]
     if not sound:
         raise UserError(f"none of the {len(names)} image files in {place} can be read; {names[0]} is first.")
+    largest = max(height * width for height, width in (shape for shape in shapes if shape is not None))
     sizes = sorted({shape for shape in shapes if shape is not None})
     size = "x".join(map(str, sizes[0])) + (f" to {'x'.join(map(str, sizes[-1]))}" if len(sizes) > 1 else "")
     folders = {files.paths[number].parent for number in sound}
     changes = [f"{len(sizes)} different sizes"] * (len(sizes) > 1) + [f"in {len(folders)} folders"] * (len(folders) > 1)
+    batches = partial(decode_ahead, files, sound, int(largest <= LARGE))
     return ImageSource(
-        place, len(sound), size, partial(decode_ahead, files, sound), changes, same=str(root.resolve()), files=files
-    )
+        place, len(sound), size, batches, changes, same=str(root.resolve()), files=files,
+        most=max(1, HELD // (3 * 3 * largest)),
+    )  # fmt: skip
 
 
 @dataclass
@@ -121,14 +138,19 @@ class ImageFiles:
     paths: list[Path]
     names: list[str]  # of these, below the folder
     stop: bool  # at the first bad one
+    max_pixels: int  # a file that declares more is a bad one
     bad: set[int] = field(default_factory=set)  # the numbers of those that could not be read, so far
 
-    def read(self, how: Callable[[Path], Value], number: int) -> Value | None:
-        """Return `how(path)` of a file, or None if it cannot be read. Raise UserError if that shall stop the reading.
-        """  # fmt: skip
+    def read(self, how: Callable[..., Value], number: int) -> Value | None:
+        """Return `how(path, max_pixels=...)` of a file, or None if it cannot be read.
+
+        Raise UserError if that shall stop the reading, and NoMemory, of which the file is innocent.
+        """
         path = self.paths[number]
         try:
-            return how(path)
+            return how(path, max_pixels=self.max_pixels)
+        except NoMemory:
+            raise
         except Exception as error:  # there is no end to what Pillow raises on damaged files
             if self.stop:
                 message = str(error) if isinstance(error, UserError) else f"{path} is not readable ({one_line(error)})."
@@ -143,13 +165,16 @@ class ImageFiles:
         return [left_out([self.names[number] for number in sorted(self.bad)], len(self.names))] if self.bad else []
 
 
-def decode_ahead(files: ImageFiles, numbers: Sequence[int], batch_size: int) -> Iterator[Batch]:
-    """Yield batches of image files, without the bad ones. While one is in use, threads decode the next."""
+def decode_ahead(files: ImageFiles, numbers: Sequence[int], ahead: int, batch_size: int) -> Iterator[Batch]:
+    """Yield batches of image files, without the bad ones.
+
+    ahead: how many batches threads decode while one is in use; 0 for pictures of which memory has room for one batch.
+    """
     waiting: list[list[Future[Pixels | None]]] = []
     with ThreadPoolExecutor(threads()) as pool:
         for part in own_slices(len(numbers), batch_size):
             waiting.append([pool.submit(files.read, read_image, number) for number in numbers[part]])
-            if len(waiting) > 1:
+            if len(waiting) > ahead:
                 yield as_batch([future.result() for future in waiting.pop(0)])
         for futures in waiting:
             yield as_batch([future.result() for future in futures])
@@ -158,4 +183,6 @@ def decode_ahead(files: ImageFiles, numbers: Sequence[int], batch_size: int) -> 
 def as_batch(found: list[Pixels | None]) -> Batch:
     """Stack the images that could be read into one array if they are of one size; else return the list."""
     images = [image for image in found if image is not None]
+    if len(images) == 1:
+        return images[0][None]
     return np.stack(images) if len({image.shape for image in images}) == 1 else images

@@ -111,7 +111,8 @@ class Comparison:
         asked = self.request
         return open_place(
             str(place), num=asked.num, sampler=asked.sampler, steps=asked.steps, seed=asked.seed,
-            data_dir=asked.data_dir, image_size=asked.image_size, on_bad=asked.on_bad, device=self.device,
+            data_dir=asked.data_dir, image_size=asked.image_size, on_bad=asked.on_bad,
+            max_pixels=asked.max_pixels, device=self.device,
             on_step=lambda step: self.on_step(step),
         )  # fmt: skip
 

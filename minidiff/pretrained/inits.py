@@ -13,6 +13,7 @@ from minidiff.ddpm.inits import shrunk
 from minidiff.ddpm.run import Run
 from minidiff.dip import run as dip_run
 from minidiff.errors import UserError, listed
+from minidiff.images.budget import MAX_PIXELS
 from minidiff.images.convert import to_float
 from minidiff.images.files import image_files, image_shape, read_images
 from minidiff.runs import folder as checkpoint
@@ -26,15 +27,21 @@ class Inits(NamedTuple):
     sizes: list[tuple[int, int]]  # height and width of each, as its file has it
 
 
-def read_inits(run: Run, init: str | Path, steps: Sequence[int] | None = None, num: int | None = None) -> Inits:
+def read_inits(
+    run: Run,
+    init: str | Path,
+    steps: Sequence[int] | None = None,
+    num: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Inits:
     """Read the first `num` inits, each cut to its centre square and brought to the size of the run.
 
     steps: saved steps of the DIP run at `init`. Raises UserError.
     """
     files = init_files(init, steps)[:num]
-    images = to_float(read_images(files, run.shape[1], run.shape[0]))
+    images = to_float(read_images(files, run.shape[1], run.shape[0], max_pixels))
     names = [f"step {step}" for step in steps] if steps else [file.name for file in files]
-    return Inits(images, names, [image_shape(file) for file in files])
+    return Inits(images, names, [image_shape(file, max_pixels) for file in files])
 
 
 def say_sizes(sizes: Sequence[tuple[int, int]], side: int) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from minidiff.ddpm.request import ChainOptions
 from minidiff.errors import UserError
+from minidiff.images.budget import MAX_PIXELS
 from minidiff.records import demand, record
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class DrawRequest(ChainOptions):
     force: bool = False  # replace what is at `out`
     sampler: str | None = None  # None: FROM_NOISE, or FROM_INIT with an init
     init: str | Path | None = None  # an image, a folder of them, or a DIP run, to start from
+    max_pixels: int = MAX_PIXELS  # refuse an init that declares more
     init_steps: Sequence[int] | None = None  # start from these saved steps of the DIP run
     labels: Sequence[str] = ()  # what to draw, such as "blue cube, yellow cylinder"; several take turns
     labels_file: str | Path | None = None  # the same as a file: see `read_conditions`
@@ -41,6 +43,7 @@ class DrawRequest(ChainOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        demand(self.max_pixels >= 1, "max_pixels", self.max_pixels, "1 or more")
         demand(self.num is None or self.num >= 1, "num", self.num, "1 or more, or None")
         if isinstance(self.compare, str):
             raise UserError(f"`compare` is a list of (sampler, calls), not the text '{self.compare}'.")

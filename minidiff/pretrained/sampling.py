@@ -97,7 +97,7 @@ def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) 
         check_owners(request, [name for name, _ in request.compare])
     init, names = None, list[str]()
     if request.init is not None:
-        inits = read_inits(run, request.init, request.init_steps, request.num)
+        inits = read_inits(run, request.init, request.init_steps, request.num, request.max_pixels)
         init, names = inits.images, inits.names
         lines.append(f"init      {request.init}: {say_sizes(inits.sizes, run.shape[1])}")
         warnings += doubts(run, request.init, inits)

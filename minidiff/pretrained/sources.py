@@ -14,6 +14,7 @@ from minidiff.diffusion.chain import Step
 from minidiff.errors import UserError
 from minidiff.gan.run import GanRun
 from minidiff.gan.samples import of_gan
+from minidiff.images.budget import MAX_PIXELS
 from minidiff.interop.checkpoints import is_foreign
 from minidiff.interop.tensor_files import refuse_file
 from minidiff.metrics.array_files import open_file, split_place
@@ -33,6 +34,7 @@ def open_place(
     data_dir: str | Path | None = None,
     image_size: int | None = None,
     on_bad: Literal["skip", "stop"] = "skip",
+    max_pixels: int = MAX_PIXELS,
     device: torch.device | str = "cpu",
     on_step: Callable[[Step], None] | None = None,
 ) -> ImageSource | StoredStatistics:
@@ -44,11 +46,11 @@ def open_place(
     cannot be read, or stop at the first. on_step: called after every call of a DDPM's network. Raise UserError.
     """
     if place.startswith("dataset:"):
-        return open_dataset(place, data_dir, image_size, on_bad)
+        return open_dataset(place, data_dir, image_size, on_bad, max_pixels)
     path = Path(place).expanduser()
     if path.is_dir():
         if not (path / run_folder.CONFIG).is_file() and not is_foreign(path):
-            return open_folder(place, on_bad)
+            return open_folder(place, on_bad, max_pixels)
         run = load(path, device=device)
         if isinstance(run, GanRun):
             for option, value in (("sampler", sampler), ("steps", steps)):

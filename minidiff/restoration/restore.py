@@ -184,7 +184,7 @@ class RestoreJob:
         source = self.config.reference or (self.config.image if self.config.noise_sigma else None)
         if source is None:
             return None
-        return in_colour(read_images(source, self.model.shape[1], self.model.shape[0]))
+        return in_colour(read_images(source, self.model.shape[1], self.model.shape[0], self.config.fit.max_pixels))
 
 
 def begin(
@@ -255,7 +255,7 @@ def doubts(config: RestoreConfig, run: Run, fit_job: DipJob | None) -> list[str]
     """Warn of a picture that is shrunk for the model, and of one that has hardly any noise to remove."""
     if fit_job is None:  # it was said when the fit began
         return []
-    loss = shrunk(run, config.image, image_shape(config.image))
+    loss = shrunk(run, config.image, image_shape(config.image, config.fit.max_pixels))
     found = [loss] if loss else []
     if config.chain.start_t == AUTO and noise_sigma(to_float(fit_job.target[None])) < HARDLY_ANY:
         found.append(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args, ge
 from minidiff._version import __version__
 from minidiff.data.config import DataConfig, Images
 from minidiff.errors import UserError
+from minidiff.images.budget import MAX_PIXELS
 from minidiff.records import LARGEST_FLOAT, LARGEST_INT, demand, demand_range, from_json, record
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class TrainRequest:
     corruption: str = "identity"  # the damage done to every image: one of CORRUPTIONS
     severity: int = 3  # how much of it, 1 to 5
     on_bad: Literal["skip", "stop"] = "skip"  # what to do about image files that cannot be read
+    max_pixels: int = MAX_PIXELS  # a picture that declares more counts as one that cannot be read
     flip: bool | None = None  # whether images may be mirrored; None: as suits the data set, and never for your own
     labels: Any = field(default=None, compare=False)  # of images from a script: numbers [N], or zeros and ones [N,L]
     label_names: Sequence[str] | None = None  # of these labels; None: numbers
@@ -194,7 +196,7 @@ AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 # than the one that the run was made with.
 ADDED = {"minidiff", "preset", "init", "labels", "fid", "source", "save_every", "sample_every", "measure_every"}
 ADDED |= {"data.data_dir", "data.on_bad", "data.corruption", "data.severity", "data.images", "data.fingerprint"}
-ADDED |= {"data.flip"}
+ADDED |= {"data.flip", "data.max_pixels"}
 ADDED |= {"network.scale_shift", "network.label_dim", "labels.dropout", "fid.network", "diffusion.betas"}
 ADDED |= {f"gan.{name}" for name in ("betas", "clip", "penalty")}  # each is of one kind of GAN
 ADDED |= {"source.weights", "source.one_hot"}

@@ -41,7 +41,7 @@ def open_data(request: TrainRequest, image_size: int) -> tuple[ImageData, DataCo
         data_dir = os.path.abspath(where) if where else None
         data = load_together(
             name, data_dir, image_size, on_bad=request.on_bad,
-            corruption=request.corruption, severity=severity, flip=request.flip,
+            corruption=request.corruption, severity=severity, flip=request.flip, max_pixels=request.max_pixels,
         )  # fmt: skip
     described = DataConfig(
         name=name,
@@ -51,6 +51,7 @@ def open_data(request: TrainRequest, image_size: int) -> tuple[ImageData, DataCo
         corruption=request.corruption,
         severity=severity,
         flip=request.flip,
+        max_pixels=request.max_pixels,
         channels=data.images.shape[3],
         images=len(data.images),
         fingerprint=data.fingerprint(),

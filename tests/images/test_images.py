@@ -68,7 +68,7 @@ def test_modes_are_all_read_as_colour(tmp_path: Path) -> None:
     assert read_image(tmp_path / "clear.png")[0].tolist() == [[255] * 3, [0] * 3]
 
 
-def test_broken_files_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_files_are_one_line(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(buffer, "PNG")
     (tmp_path / "cut.png").write_bytes(buffer.getvalue()[:2000])
@@ -80,10 +80,6 @@ def test_broken_files_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="no such image file"):
         read_image(tmp_path / "absent.png")
-    write_image(tmp_path / "huge.png", np.zeros((64, 64, 3), np.uint8))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UserError, match="huge.png is not a readable image"):
-        read_image(tmp_path / "huge.png")
 
 
 def test_crop_resize_takes_the_centre() -> None:

@@ -264,7 +264,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, weights: Path) -> None:
         "few.pth": "is missing; .* and 427 more. Nothing was loaded; `weights`",
         "more.pth": "AuxLogits.fc.weight is not of this network",
         "classes.pth": r"fc.weight is \[1000, 2048\], not \[1008, 2048\]",
-        "absent.pth": "No such file", "": "Is a directory",
+        "absent.pth": "No such file", "": "is a folder",
     }  # fmt: skip
     for name, pattern in said.items():
         path = tmp_path / name
