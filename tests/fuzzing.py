@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -330,6 +331,36 @@ def torch_of(draw: Any, whole: bytes) -> bytes:
     return made.getvalue()
 
 
+# Where a small picture that Pillow has written declares its width and height, and how: offset, format, what follows.
+DECLARED = {"png": (16, ">II"), "gif": (6, "<HH"), "bmp": (18, "<ii")}
+
+
+@st.composite
+def picture_of(draw: Any, whole: bytes) -> bytes:
+    """Damage a picture as any file, or let its header declare another size, or give it the bytes of another format."""
+    form = "png" if whole[:4] == b"\x89PNG" else "gif" if whole[:3] == b"GIF" else "bmp" if whole[:2] == b"BM" else ""
+    how = draw(st.sampled_from(["bytes", "bytes", "size", "other"]))
+    if how == "size" and form:
+        at, packing = DECLARED[form]
+        side = st.sampled_from([0, 1, 15, 300, 13_300, 20_000, 65_535])
+        data = bytearray(whole)
+        struct.pack_into(packing, data, at, draw(side), draw(side))
+        if form == "png":  # the header is checked by a sum
+            struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
+        return bytes(data)
+    if how == "size" and whole[:2] == b"P6":
+        wide, high = draw(st.integers(-1, 10**6)), draw(st.integers(0, 10**6))
+        return b"P6 %d %d 255\n" % (wide, high) + whole[-100:]
+    if how == "other":
+        size = draw(st.sampled_from([(16, 16), (1, 1), (3000, 1), (4000, 4000)]))
+        mode = draw(st.sampled_from(["1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"]))
+        made = io.BytesIO()
+        Image.new(mode, size).save(made, draw(st.sampled_from(["PNG", "TIFF"])) if mode != "CMYK" else "TIFF")
+        return made.getvalue()
+    damaged: bytes = draw(bytes_of(whole))
+    return damaged
+
+
 # --- kinds of files -----------------------------------------------------------------------------------------------
 
 
@@ -403,7 +434,7 @@ KINDS = {
     "samples": Kind("e/samples/test-0.npz", npz_of, OF_SAMPLES),
     "idx": Kind("fashion/t10k-images-idx3-ubyte.gz", idx_of, (OF_IDX,)),
     "idx-labels": Kind("fashion/t10k-labels-idx1-ubyte.gz", idx_of, (OF_IDX,)),
-    **{form: Kind(f"folder/0.{form}", bytes_of, on(OF_PICTURE, form)) for form in PICTURES},
+    **{form: Kind(f"folder/0.{form}", picture_of, on(OF_PICTURE, form)) for form in PICTURES},
     "ddpm-config": Kind("runs/ddpm/config.json", json_of, OF_DDPM),
     "gan-config": Kind("runs/gan/config.json", json_of, OF_GAN),
     "classifier-config": Kind("runs/classifier/config.json", json_of, OF_CLASSIFIER),
