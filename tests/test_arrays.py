@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,42 @@ def test_a_damaged_npz_is_one_line_at_once(content: bytes, tmp_path: Path) -> No
     with pytest.raises(UserError, match="a.npz") as caught:
         read_npz(tmp_path / "a.npz", "images")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def test_the_reason_is_named(tmp_path: Path) -> None:
+    """Where zipfile would only say that something is wrong."""
+    for what, said in (("encrypted", "images is encrypted"), ("many arrays", "Save the images as one")):
+        (tmp_path / "a.npz").write_bytes(BAD_ZIPS[what])
+        with pytest.raises(UserError, match=said):
+            open_npz(tmp_path / "a.npz")
+    (tmp_path / "a.npy").write_bytes(NOT_NUMBERS["objects"])
+    with pytest.raises(UserError, match="Python objects"):
+        open_npy(tmp_path / "a.npy").whole()
+
+
+def test_more_than_deflate_can_pack_is_refused_though_header_and_directory_agree(tmp_path: Path) -> None:
+    """Both declare 12 MB, in a member of some hundred bytes. Fails when only the two are compared."""
+    start = npy(declaring("(1000, 64, 64, 3)"), b"")
+    data = zipped([("images.npy", start + bytes(1000))])
+    directory = data.find(b"PK\x01\x02")
+    data[directory + 24 : directory + 28] = struct.pack("<I", len(start) + 1000 * 64 * 64 * 3)
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(UserError, match="cannot be in the"):
+        open_npz(tmp_path / "a.npz")
+
+
+def test_a_large_file_is_not_read_to_be_opened(tmp_path: Path) -> None:
+    """3 GB, of which the disk holds a block. Fails when more than the header is read."""
+    with open(tmp_path / "a.npy", "wb") as file:
+        start = npy(declaring("(1048576, 32, 32, 3)"), b"")
+        file.write(start)
+        file.truncate(len(start) + 1048576 * 32 * 32 * 3)
+    tracemalloc.start()
+    array = open_npy(tmp_path / "a.npy")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert array.shape == (1048576, 32, 32, 3) and peak < 1 << 20
+    assert next(array.read([slice(1048575, 1048576)])).shape == (1, 32, 32, 3)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
