@@ -150,7 +150,7 @@ def compare(
     study = plan_study(folder, request, parallel, note)
     todo = progress.unfinished(folder, study, retry)
     tell = say if dry_run else remark
-    for line in progress.describe(study, folder, todo):
+    for line in progress.describe(study, folder, todo, parallel):
         tell(line)
     for line in study.doubts:
         warn(line)
@@ -163,11 +163,14 @@ def compare(
     keep_study(folder, study)
     again = f"minidiff compare --out {shlex.quote(str(folder))}"
     remark(f"folder    {folder} (if stopped, go on with: {again})")
+    clock = progress.Clock(study, folder, parallel)
     try:
         for event in carry_out(folder, study, devices, retry):
             remark(with_flags(f"{event.state:9} {event.name}" + f": {event.text}" * bool(event.text)))
             if event.state != "begun":
                 write_page(folder)
+            if left := clock.note(event.name, event.state):
+                remark(f"left      {left}")
     except Interrupted as stop:
         raise Interrupted(f"{stop} Go on with: {again}", stop.exit_code) from None
     for line in progress.table(study, folder):

@@ -3,7 +3,8 @@
 Rests on study (the folder) and results (which reads the files of the cells).
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from minidiff.data.datasets import DATASETS
@@ -66,6 +67,35 @@ def remaining_seconds(study: Study, folder: Path, cells: Sequence[str]) -> float
     return sum(expected_seconds(study, name) for name in [*lacking, *cells])
 
 
+class Clock:
+    """Say how much time the rest of a study takes: by its forecast, and by how long its finished parts really took."""
+
+    def __init__(self, study: Study, folder: Path, at_once: int = 1, now: Callable[[], float] = time.monotonic) -> None:
+        self.study, self.folder, self.at_once, self.now = study, folder, at_once, now
+        self.began: dict[str, float] = {}  # what runs
+        self.took = self.expected = 0.0  # seconds, of what is done
+
+    def note(self, name: str, state: str) -> str | None:
+        """Take note that a cell, or data, has begun or ended. After an end, return how long the rest takes, in words.
+
+        It is None when nothing is left.
+        """
+        if state == "begun":
+            self.began[name] = self.now()
+            return None
+        took = self.now() - self.began.pop(name, self.now())
+        if state == "done":
+            self.took, self.expected = self.took + took, self.expected + expected_seconds(self.study, name)
+        left = unfinished(self.folder, self.study, retry=False)
+        if not left:
+            return None
+        seconds = remaining_seconds(self.study, self.folder, left)
+        seconds *= self.took / self.expected if self.expected else 1  # the forecast knows no start of a process
+        seconds -= sum(self.now() - begun for begun in self.began.values())
+        seconds /= min(self.at_once, len(left))
+        return f"about {duration(max(0.0, seconds))} for {len(left)} cell{'s' * (len(left) > 1)}"
+
+
 def duration(seconds: float) -> str:
     """Write a time as precisely as an estimate deserves."""
     if seconds < 90:
@@ -74,8 +104,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def describe(study: Study, folder: Path, todo: Sequence[str]) -> list[str]:
-    """Describe a study in a few lines, and say how long the rest of it takes at most."""
+def describe(study: Study, folder: Path, todo: Sequence[str], at_once: int = 1) -> list[str]:
+    """Describe a study in a few lines, and say how long the rest of it takes, with `at_once` cells at a time."""
     counts = [len(study.datasets), len(study.corruptions), len(study.models)]
     grid = " x ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in zip(counts, GRID_OF, strict=True))
     size, done = study.image_size, len(study.cells) - len(todo)
@@ -90,7 +120,9 @@ def describe(study: Study, folder: Path, todo: Sequence[str]) -> list[str]:
     if not todo:
         return [*lines, "time      nothing is left to do"]
     still = f"the {len(todo)} that are left" if done else "all of them"
-    return [*lines, f"time      about {duration(remaining_seconds(study, folder, todo))} for {still}, one at a time"]
+    at_once = min(at_once, len(todo))
+    about = duration(remaining_seconds(study, folder, todo) / at_once)
+    return [*lines, f"time      about {about} for {still}, {'one' if at_once == 1 else at_once} at a time"]
 
 
 GRID_OF = ("data set", "corruption", "model")
@@ -101,8 +133,8 @@ def timetable(study: Study, folder: Path) -> Iterator[str]:
     width = max(len(cell) for cell in study.cells)
     for data in study.data:
         there = "done" if is_prepared(folder, data) else "new"
-        time = duration(expected_seconds(study, data))
-        yield f"{data:{width}}  {time:>10}  {there} (real images, which its cells share)"
+        takes = duration(expected_seconds(study, data))
+        yield f"{data:{width}}  {takes:>10}  {there} (real images, which its cells share)"
         for cell in study.cells_with(data):
             yield f"{cell:{width}}  {duration(expected_seconds(study, cell)):>10}  {read_state(folder, cell)}"
 

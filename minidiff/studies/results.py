@@ -124,7 +124,7 @@ class Cell:
     @property
     def error(self) -> str:
         """Return why the cell failed; nothing if it did not."""
-        return self.result.error if isinstance(self.result, CellFailure) else ""
+        return self.result.error.replace("`", "") if isinstance(self.result, CellFailure) else ""
 
     @property
     def figures(self) -> Mapping[str, Figure]:

@@ -216,6 +216,28 @@ def test_the_estimate_is_the_sum_of_what_is_left(tmp_path: Path) -> None:
     assert words == ["1 s", "80 s", "2 min", "1 h 30 min", "11 h 07 min"]
 
 
+def test_the_time_left_follows_the_pace_of_what_is_done(tmp_path: Path) -> None:
+    """The data take twice their forecast, so what is left is forecast twice as long, and shared by the processes.
+
+    Fails without the pace (half of it), and when a failed part counts as work done at that pace.
+    """
+    folder, now = tmp_path / "s", [0.0]
+    study = planned(folder)
+    for at_once in (1, 2):
+        clock, shared = progress.Clock(study, folder, at_once, lambda: now[0]), progress.expected_seconds
+        folder_of(folder, "shapes.identity").joinpath(STATISTICS).unlink(missing_ok=True)
+        assert clock.note("shapes.identity", "begun") is None
+        now[0] += 2 * shared(study, "shapes.identity")
+        folder_of(folder, "shapes.identity").joinpath(STATISTICS).touch()
+        seconds = 2 * sum(shared(study, cell) for cell in study.cells) / at_once
+        assert clock.note("shapes.identity", "done") == f"about {progress.duration(seconds)} for 2 cells"
+        clock.note("shapes.identity.wgan", "begun")
+        now[0] += 3.0
+        left = 2 * sum(shared(study, cell) for cell in study.cells) / at_once
+        assert clock.note("shapes.identity.wgan", "failed") == f"about {progress.duration(left)} for 2 cells"
+    assert "2 at a time" in progress.describe(study, folder, study.cells, 7)[-1]
+
+
 def test_timing_takes_steps_and_samples_of_every_model(
     small: None, clf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
