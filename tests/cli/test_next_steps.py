@@ -180,17 +180,20 @@ FIT = ["--channels", "8", "--steps", "12", "--save-every", "5", "--window", "4"]
 @pytest.mark.slow
 def test_after_a_fit(photo: str, trained: Path, typing: Typing) -> None:
     """With a model, which has 50 timesteps: at 100 no chain could start. Without one, a training comes first."""
-    first, then = typing("dip", "fit", photo, *FIT)
+    first, then, more = typing("dip", "fit", photo, *FIT)
     assert first == "minidiff train ddpm"
     os.symlink(trained, "runs/a model")
     works(then.replace("--start-t 100", "--start-t 5"))  # as a model of 1000 timesteps takes it
-    (step,) = typing("dip", "fit", photo, *FIT)
+    assert more.startswith(
+        "minidiff dip fit --resume 'runs/dip-a photo-1' --steps "
+    )  # it ended while it still improved
+    assert cli.run([*shlex.split(more)[1:-1], "14"]) == 0  # fewer steps than advised, to save time
+    step = typing("dip", "fit", photo, *FIT)[0]
     assert step == "minidiff sample 'runs/a model' --start-t 5 --init dip-2.png"
     works(step)
     Path("pictures").mkdir()
     os.rename(photo, "pictures/a.png")
-    (step,) = typing("dip", "fit", "pictures", *FIT)
-    works(step)
+    works(typing("dip", "fit", "pictures", *FIT)[0])
 
 
 @pytest.mark.slow
@@ -199,7 +202,7 @@ def test_a_model_that_draws_nothing_without_labels_is_passed_over(photo: str, tr
     os.symlink(trained, "runs/a model")
     save(peer(SMALL | {"layers_per_block": 1, "num_class_embeds": 3}), Path("theirs"))
     assert cli.run(["import", "theirs", "runs/newer"]) == 0
-    (step,) = typing("dip", "fit", photo, *FIT)
+    step = typing("dip", "fit", photo, *FIT)[0]
     assert "'runs/a model'" in step
     works(step)
 
