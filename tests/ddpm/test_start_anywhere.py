@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 from minidiff.images.convert import to_float, to_uint8
 from minidiff.images.files import crop_resize, read_image, write_image
+from minidiff.pretrained.request import DrawRequest
+from minidiff.pretrained.sampling import plan
 from minidiff.runtime.distributed import shares
 
 
@@ -365,19 +368,22 @@ def test_an_older_answer_of_a_fit_is_warned_of(
         assert ("Warning: dip-2.png is newer than dip.png" in capsys.readouterr().err) == warned
 
 
-def test_what_lies_at_the_target_is_said_before_a_bar_is_shown(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_what_lies_at_the_target_is_said_before_anything_is_drawn(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where it is planned, before any bar is shown; also for a place in which nothing can be made."""
     monkeypatch.chdir(tmp_path)
-    for name in ("s.npz", "s.png", "s-progressive.png", "c.png"):
+    for name in ("s.npz", "s.png", "t-progressive.png", "c.png"):
         Path(name).write_text("mine")
-    for words in (
-        ["--out", "s.npz"], ["--out", "s.png"], ["--out", "s.npz", "--progressive", "3", "--force"],
-        ["--out", "c.png", "--compare", "ddim"], ["--out", "s-progressive.png/a"],
-    ):  # fmt: skip
-        code = cli.run(["sample", str(trained), *words])
-        heard = capsys.readouterr().err
-        if "--force" in words:
-            assert code == 0
-            continue
-        assert code == 1 and heard.startswith("Error: ") and heard.count("\n") == 1, heard
+    refused: list[tuple[str, dict[str, Any], str]] = [
+        ("s.npz", {}, "s.npz exists"),
+        ("s.png", {}, "s.png exists"),
+        ("c.png", {"compare": [("ddim", 2)]}, "c.png exists"),
+        ("t.npz", {"progressive": 3}, "t-progressive.png exists"),
+        ("s.png/a", {}, "s.png is a file"),
+    ]
+    for out, more, said in refused:
+        with pytest.raises(UserError, match=said):
+            plan(DrawRequest(trained, out=out, **more))
+    plan(DrawRequest(trained, out="s.npz", force=True))
+    assert sorted(os.listdir()) == ["c.png", "s.npz", "s.png", "t-progressive.png"]

@@ -531,6 +531,10 @@ def test_fewer_steps_than_an_interrupted_fit_has_taken(
     assert dip_fit("--resume", "cut", "--steps", "9") == 1
     assert "cut has taken 10 steps already" in capsys.readouterr().err
     assert dip_fit("--resume", "cut", "--steps", "12") == 0 and written("cut") == written("whole")
+    with monkeypatch.context() as patch:  # a fit that goes on is not finished, and its old result does not stay
+        interrupt_at(15, patch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert dip_fit("--resume", "cut", "--steps", "20") == 143
+    assert not Path("cut/result.json").exists() and dip_fit("--resume", "cut") == 0
 
 
 def test_a_fit_that_ends_too_soon_says_so_and_what_it_says_works(
