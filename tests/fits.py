@@ -1,12 +1,26 @@
 """What the tests of deep image priors share: a picture, a fit that is interrupted, and fits that draw nothing."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from minidiff.dip import job as dip_job
+from minidiff.dip.config import DipConfig, DipFolderConfig, FitConfig, FitRequest, NetConfig
 from minidiff.images.convert import Pixels
+from minidiff.records import to_json
+
+
+def fit_config(image: str = "photo.png", **changed: Any) -> dict[str, Any]:
+    """The config.json of a fit, for a run folder that no fit has made."""
+    config = DipConfig("0", "dip", image, None, None, None, 0.0, NetConfig(), FitConfig(), None, 10, "")
+    return to_json(replace(config, **changed))
+
+
+def folder_config(images: str = "photos") -> dict[str, Any]:
+    """The config.json of the fits of a folder's pictures."""
+    return to_json(DipFolderConfig("0", "dip", images, FitRequest()))
 
 
 def smooth(height: int = 24, width: int = 20) -> Pixels:

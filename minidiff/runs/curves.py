@@ -34,12 +34,13 @@ def draw_curves(folder: Path) -> None:
     records = read_metrics(folder)
     training = [record for record in records if not is_measurement(record)]
     measured = [record for record in records if is_measurement(record)]
+    found = names_in(measured, {"step"})
     if not training:
         return
     others = names_in(training, APART)
     losses = ["loss", *(name for name in others if name.endswith("_loss"))]
     others = [name for name in others if name not in losses]
-    panels = 1 + bool(others) + bool(measured)
+    panels = 1 + bool(others) + bool(found)
     figure = Figure(figsize=(8, 1 + 3.5 * panels), layout="constrained")
     axes, *below = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     draw_losses(axes, training, losses)
@@ -49,8 +50,8 @@ def draw_curves(folder: Path) -> None:
             plot_smoothed(below[0], training, name)
         below[0].legend()
         below[0].set_ylabel("share" if all(name.startswith("accuracy") for name in others) else "value")
-    if measured:
-        for name in names_in(measured, {"step"}):
+    if found:
+        for name in found:
             points = points_of(measured, name)
             below[-1].plot(*zip(*points, strict=True), marker=".", label=in_words(name))
         below[-1].legend()

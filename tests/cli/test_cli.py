@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_training as train
+from fits import fit_config
 from PIL import Image
 
 from minidiff import cli, load
@@ -406,7 +407,7 @@ def test_bad_input_is_one_line(
     """The exit code, the words, no traceback, and nothing written."""
     code, words = BAD[line]
     folders = {"empty": None, "gan": {"kind": "gan"}, "unsaved": None, "hollow": {"kind": "ddpm"}, "stateless": None,
-               "dip": {"kind": "dip"}}  # fmt: skip
+               "dip": fit_config()}  # fmt: skip
     for folder, config in folders.items():
         (own_folder / folder).mkdir()
         if config:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fits import fit_config, folder_config
 from PIL import Image
 from processes import finish, minidiff
 from torch import Tensor, nn
@@ -216,7 +217,7 @@ def dip_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         torch.manual_seed(step)
         write_image(folder / f"steps/{step:06d}.png", to_uint8(clean + sigma * torch.randn_like(clean))[0])
     write_image(folder / "dip.png", to_uint8(clean)[0])
-    (folder / "config.json").write_text(json.dumps({"kind": "dip", "image": "photo.png", "save_every": 10}))
+    (folder / "config.json").write_text(json.dumps(fit_config()))
     return folder
 
 
@@ -301,7 +302,7 @@ def test_the_answer_of_a_fit_and_those_of_a_folder(
     several = Path("runs/dip-several-1")
     for path in sorted(photos.glob("*.png"))[:11]:
         write_image(several / "dip" / path.name, read_image(path))
-    (several / "config.json").write_text(json.dumps({"kind": "dip", "images": "photos"}))
+    (several / "config.json").write_text(json.dumps(folder_config()))
     capsys.readouterr()
     assert cli.run(["sample", str(trained), "--start-t", "auto", "--init", str(several)]) == 0
     said = capsys.readouterr()
