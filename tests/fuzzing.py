@@ -418,6 +418,12 @@ OF_ADM = (
     f"fid {{0}} folder --metrics fid,prec-recall,fid-inf {FEATURES}", f"fid folder {{0}}:mu {FEATURES}",
 )  # fmt: skip
 OF_SET = "train ddpm --dataset array --data-dir images.npy --image-size 16 --steps 1 --device cpu --dry-run"
+OF_FITS = (
+    "info runs/fits", "dip fit --resume runs/fits", "report runs/fits",
+    "sample runs/ddpm --init runs/fits --start-t 10 --steps 2 --out s.png",
+)  # fmt: skip
+OF_RESTORED = ("info runs/restored", "info", "report runs/restored", "restore --resume runs/restored")
+OF_EVALUATION = ("info e", "report e", EVALUATE)
 OF_SAMPLES = (
     "evaluate runs/labelled --classifier runs/classifier --seeds 1 --steps 2 --out e --device cpu",
     "report e",
@@ -450,6 +456,13 @@ KINDS = {
     "classifier-weights": Kind("runs/classifier/model.safetensors", safetensors_of, OF_CLASSIFIER),
     "study": Kind("study/study.json", json_of, OF_STUDY),
     "study-result": Kind("study/cells/shapes.identity.dcgan/result.json", json_of, OF_STUDY),
+    "gan-metrics": Kind("runs/gan/metrics.jsonl", lines_of, (OF_GAN[0], *OF_GAN[2:4])),
+    "classifier-metrics": Kind("runs/classifier/metrics.jsonl", lines_of, (*OF_CLASSIFIER[:2], OF_CLASSIFIER[3])),
+    "fits-config": Kind("runs/fits/config.json", json_of, OF_FITS),
+    "restore-config": Kind("runs/restored/config.json", json_of, OF_RESTORED),
+    "restore-result": Kind("runs/restored/result.json", json_of, OF_RESTORED),
+    "evaluate-config": Kind("e/config.json", json_of, OF_EVALUATION),
+    "evaluate-result": Kind("e/result.json", json_of, OF_EVALUATION),
     "labels-file": Kind("labels.json", json_of, (f"{EVALUATE} --labels-file labels.json",)),
     "peer-index": Kind("peer/model_index.json", json_of, OF_PEER),
     "peer-config": Kind("peer/unet/config.json", json_of, OF_PEER),
@@ -557,6 +570,11 @@ def make_workspace(folder: Path) -> Path:
         with suppress(Interrupted):
             interrupt = partial(signal.raise_signal, signal.SIGTERM)
             minidiff.fit_picture("photo.png", out="runs/half", on_step=lambda progress: interrupt(), **fit)
+        Path("two").mkdir()
+        for index in range(2):
+            Image.fromarray(images[index]).save(f"two/{index}.png")
+        minidiff.fit_folder("two", out="runs/fits", **fit)
+        minidiff.restore("photo.png", "runs/ddpm", out="runs/restored", start_t=5, **fit)
         minidiff.export_run("runs/ddpm", "peer")
         minidiff.evaluate("runs/labelled", "runs/classifier", seeds=1, steps=2, out="e", device="cpu")
         pair = minidiff.distance("images.npz", "folder", features="runs/classifier", device="cpu")

@@ -29,6 +29,7 @@ from minidiff.networks.configs import ResNetConfig
 from minidiff.networks.resnet import ResNet18
 from minidiff.runs.log import read_metrics
 from minidiff.runtime import distributed
+from minidiff.runtime.memory import build_to_train
 from minidiff.training.config import TrainConfig
 from minidiff.training.data import check_labels, labels_of, load_together, open_data, size_for
 from minidiff.training.job import Job, check_out, start_of
@@ -72,7 +73,8 @@ class ClassifierJob(Job[ClassifierConfig]):
 
     def build(self, training: TrainConfig, device: torch.device) -> Trainer:
         loss = classifier_loss(self.one_hot, self.config.shift)
-        return Trainer(ResNet18(**vars(self.config.network)), loss, self.data, training, device)
+        network = build_to_train(lambda: ResNet18(**vars(self.config.network)), device)
+        return Trainer(network, loss, self.data, training, device)
 
     def first_weights(self, place: str) -> Mapping[str, Tensor]:
         return load_classifier(place).model.state_dict()

@@ -27,7 +27,7 @@ from minidiff.ddpm.config import (
     read_ddpm,
 )
 from minidiff.ddpm.presets import DDPM_PRESETS
-from minidiff.ddpm.recipe import build, build_schedule, conditional, ddpm_loss
+from minidiff.ddpm.recipe import build_network, build_schedule, conditional, ddpm_loss
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.ddpm.samples import of_run
 from minidiff.diffusion.predictions import check_prediction
@@ -44,6 +44,7 @@ from minidiff.networks.configs import OwnNetwork, UNetConfig, check_size
 from minidiff.networks.own import build_own, plain_arguments, try_network, use_network
 from minidiff.records import to_json
 from minidiff.runtime import distributed
+from minidiff.runtime.memory import build_to_train
 from minidiff.runtime.progress import progress_bar
 from minidiff.training.config import ResumeRequest, TrainConfig, given
 from minidiff.training.data import check_labels, labels_of, open_data, size_for
@@ -68,7 +69,11 @@ class DdpmJob(Job[DdpmConfig]):
         return read_ddpm(stored, where)
 
     def build(self, training: TrainConfig, device: torch.device) -> Trainer:
-        model, self.schedule = build(self.config)
+        self.schedule = build_schedule(self.config.diffusion)
+        if isinstance(self.config.network, OwnNetwork):  # which may not know the device that has shapes alone
+            model = build_network(self.config)
+        else:
+            model = build_to_train(lambda: build_network(self.config), device)
         diffusion, self.labels = self.config.diffusion, self.config.labels
         self.reference: extraction.MeasuredSet | None = None  # the training images, to compare samples with: see `run`
         if self.fid:  # now, so that weights that are not there are missed before the training

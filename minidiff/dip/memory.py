@@ -4,7 +4,6 @@ Rests on networks.dip.
 """
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from minidiff.dip.config import StopConfig
 from minidiff.errors import UserError
 from minidiff.files import size_in_words
 from minidiff.networks.dip import DipNet
+from minidiff.runtime.memory import free_memory
 
 
 def check_memory(net: DipNet, size: tuple[int, int], enlargement: int, device: torch.device, name: str) -> None:
@@ -65,14 +65,3 @@ def bytes_a_pixel(net: DipNet) -> float:
         output = torch.func.functional_call(net, buffers, (z,))
     del output
     return 2 * sum(held.values()) / side**2
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Ask how many bytes are free on the device; None if the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        text = Path("/proc/meminfo").read_text()
-        return 1024 * int(text.split("MemAvailable:")[1].split()[0])
-    except (OSError, IndexError, ValueError):
-        return None

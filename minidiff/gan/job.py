@@ -33,6 +33,7 @@ from minidiff.networks.weights import load_exactly
 from minidiff.runs.folder import STATE, read_state
 from minidiff.runs.log import read_metrics
 from minidiff.runtime import distributed
+from minidiff.runtime.memory import build_to_train
 from minidiff.training.config import Start, TrainConfig, given
 from minidiff.training.data import open_data, size_for
 from minidiff.training.job import Job, check_out, start_of
@@ -57,7 +58,7 @@ class GanJob(Job[GanConfig]):
         network = self.config.network
         self.method = replace(GANS[self.kind], game=self.config.gan)
         self.measure_every = self.sample_every
-        generator = Generator(**vars(network))
+        generator = build_to_train(lambda: Generator(**vars(network)), device)
         critic = Critic(network.width, network.image_size, network.channels, self.config.gan.norm)
         return GanTrainer(generator, critic, self.method, self.data, training, device)
 
