@@ -22,16 +22,11 @@ from minidiff.rng import Draws
 from minidiff.training.loop import Loss
 
 
-def build(config: DdpmConfig) -> tuple[nn.Module, Schedule]:
-    """Build the network, with its first weights, and the schedule that a ddpm run's config.json describes.
+def build_network(config: DdpmConfig) -> nn.Module:
+    """Build the network of a config, with its first weights.
 
     Raises UserError for a network of one's own that the user has not named, see `build_own`.
     """
-    return build_network(config), build_schedule(config.diffusion)
-
-
-def build_network(config: DdpmConfig) -> nn.Module:
-    """Build the network of a config, with its first weights."""
     network = config.network
     model = build_own(network) if isinstance(network, OwnNetwork) else UNet(**vars(network))
     model.prediction = config.diffusion.prediction  # type: ignore[assignment]
