@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from minidiff._version import __version__
@@ -16,7 +17,7 @@ from minidiff.dip.config import ANSWER, ANSWERS, IMAGES, DipFolderConfig, FitReq
 from minidiff.dip.job import DipJob, OnStep
 from minidiff.dip.recipe import begin, finished, reopen
 from minidiff.errors import UserError
-from minidiff.files import write_json
+from minidiff.files import locked, sweep, write_json
 from minidiff.images.files import image_files, read_image, write_image
 from minidiff.records import from_json, to_json
 from minidiff.runs import folder as run_folder
@@ -82,8 +83,17 @@ class FolderJob:
         its result.
         Returns the result of each picture by its file name, and one line for each that could not be fitted.
         """
-        home, results, failures = self.start(), {}, []
-        self.store_steps()
+        home = self.start()
+        with locked(home):
+            sweep(home)
+            self.store_steps()
+            return self.fit_all(home, on_start, on_step, on_end)
+
+    def fit_all(
+        self, home: Path, on_start: OnStart | None, on_step: OnStep | None, on_end: OnEnd | None
+    ) -> tuple[dict[str, FitResult], list[str]]:
+        """Fit every picture in the run folder, which this process holds: see `run`."""
+        results, failures = {}, []
         for file in self.files():
             folder = home / IMAGES / file.name
             try:
@@ -100,9 +110,10 @@ class FolderJob:
                     result = job.run(on_step)
                     if on_end is not None:
                         on_end(result)
-                    write_image(answer, read_image(folder / ANSWER))
-                if not answer.exists():
-                    write_image(answer, read_image(folder / ANSWER))
+                (folder / run_folder.STATE).unlink(missing_ok=True)  # a kill may have come before that
+                pixels = read_image(folder / ANSWER)
+                if not answer.exists() or not np.array_equal(pixels, read_image(answer)):
+                    write_image(answer, pixels)
                 results[file.name] = result
             except UserError as error:
                 failures.append(str(error) if str(file) in str(error) else f"{file}: {error}")

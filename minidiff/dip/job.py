@@ -18,6 +18,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from minidiff.dip.early_stop import EarlyStop
 from minidiff.dip.fit import FitStep, Fitter
 from minidiff.dip.pictures import draw_fit, draw_sheet, nearness
 from minidiff.errors import UserError, counted, printable
-from minidiff.files import locked, write_json
+from minidiff.files import hold, sweep, write_json
 from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.files import write_image
 from minidiff.records import to_json
@@ -66,6 +67,7 @@ class DipJob:
     reference: Pixels | None  # [H,W,3] of the answer's size
     out: str | Path | None  # where the run folder is to be; None: the next free one under runs/
     folder: Path | None = None  # where it is, once there is one
+    held: ExitStack | None = None  # the lock of the folder, of a fit that is taken up
     original: tuple[int, int] | None = None  # height and width of the picture's file, if `size` changed them
     keep_state: bool = True  # keep the state of a fit that ran to its last step, so that it can go on for more steps
 
@@ -117,7 +119,9 @@ class DipJob:
         """
         folder, fitter = self.start(), self.fitter
         total, saved = fitter.config.steps, time.monotonic()
-        with locked(folder), stop_signals() as signals:
+        held, self.held = self.held or hold(folder), None
+        with held, stop_signals() as signals:
+            sweep(folder)
             self.begin(folder)
             step: FitStep | None = None
             for step in fitter.steps():

@@ -24,7 +24,7 @@ from minidiff.dip.fit import NET_STREAM, NOISE_STREAM, Fitter
 from minidiff.dip.job import DipJob
 from minidiff.dip.memory import check_memory, check_window
 from minidiff.errors import UserError, listed, lookup
-from minidiff.files import read_json
+from minidiff.files import hold, read_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.files import image_shape, read_fitted, read_image
 from minidiff.networks.dip import DIP_NETS
@@ -62,9 +62,18 @@ def reopen(folder: str | Path, device: Device = "cpu", steps: int | None = None)
     """Open the fit of a run folder at its last state. Raises UserError if it is damaged, or its pictures changed.
 
     steps: a new number of steps; then all comes out as if it had been asked for at first. Without a saved state the fit
-    begins again.
+    begins again. The folder is held from now on until the fit has run.
     """
     folder = Path(folder)
+    read_dip(folder)  # before the lock, which is a file, is laid into it
+    with hold(folder) as held:
+        job = read_job(folder, device, steps)
+        job.held = held.pop_all()
+    return job
+
+
+def read_job(folder: Path, device: Device, steps: int | None) -> DipJob:
+    """Read all that a run folder holds of a fit, and prepare to go on with it: see `reopen`."""
     config = read_dip(folder)
     if steps is not None:
         config = replace(config, fit=replace(config.fit, steps=steps))

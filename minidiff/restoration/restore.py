@@ -32,7 +32,7 @@ from minidiff.dip.job import COLOURS, DipJob, OnStep, undecided
 from minidiff.dip.pictures import draw_sheet, nearness
 from minidiff.dip.recipe import Device, read_dip
 from minidiff.errors import UserError, printable
-from minidiff.files import write_json
+from minidiff.files import locked, sweep, write_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.files import image_shape, read_images, write_image
 from minidiff.images.show import png_file
@@ -147,7 +147,14 @@ class RestoreJob:
 
     def run_chain(self) -> RestoreResult:
         """Run the reverse chain from picture and fit down to the answer. Writes the pictures and result.json."""
-        folder, model, mix = self.start(), self.model, self.config.mix
+        folder = self.start()
+        with locked(folder):
+            sweep(folder)
+            return self.draw_answer(folder)
+
+    def draw_answer(self, folder: Path) -> RestoreResult:
+        """Run the chain in the run folder, which this process holds: see `run_chain`."""
+        model, mix = self.model, self.config.mix
         if (
             run_folder.read_config(folder)["fit"].get("steps") != self.config.fit.steps
         ):  # its fit has taken more steps than at first

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from minidiff.arrays import read_npz
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError, one_line
-from minidiff.files import locked, read_json, write_atomically, write_json
+from minidiff.files import locked, read_json, sweep, write_atomically, write_json
 from minidiff.gan.diversity import TOO_ALIKE, diversity
 from minidiff.gan.suspicions import unequal
 from minidiff.images.convert import Pixels, to_uint8
@@ -280,6 +280,7 @@ def alone(place: Path, patience: float = 60) -> Iterator[None]:
                     raise
                 time.sleep(0.2)
                 continue
+            sweep(place)
             yield
             return
 
