@@ -13,7 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 VARY = {"images_per_second", "seconds"}  # of a record: how fast the machine was
+APART = ("tensorboard",)  # each process has files of its own there
 
 
 def fork(work: Callable[[], int], write: int | None = None) -> int:
@@ -71,7 +74,7 @@ def until_done(start: Callable[[], int], resume: Callable[[], int], kills: int, 
     return hits
 
 
-def differences(whole: Path, killed: Path, leave_out: tuple[str, ...] = ()) -> list[str]:
+def differences(whole: Path, killed: Path, leave_out: tuple[str, ...] = APART) -> list[str]:
     """List the files that are not the same in both folders, byte for byte; records without what varies by nature."""
     found = []
     for name in sorted({str(path.relative_to(home)) for home in (whole, killed) for path in home.rglob("*")}):
@@ -86,7 +89,18 @@ def differences(whole: Path, killed: Path, leave_out: tuple[str, ...] = ()) -> l
 
 
 def contents(path: Path) -> object:
+    if path.suffix == ".pt":
+        return flat(torch.load(path, weights_only=True))
     if path.suffix not in (".json", ".jsonl"):
         return path.read_bytes()
     lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
     return [{key: value for key, value in json.loads(line).items() if key not in VARY} for line in lines]
+
+
+def flat(value: object) -> object:
+    """Return a state with its tensors as bytes, because the same state is pickled in more than one way."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape, value.detach().contiguous().numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: flat(one) for key, one in value.items()}
+    return [flat(one) for one in value] if isinstance(value, list | tuple) else value
