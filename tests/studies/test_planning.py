@@ -232,7 +232,7 @@ def test_the_time_left_follows_the_pace_of_what_is_done(tmp_path: Path) -> None:
         seconds = 2 * sum(shared(study, cell) for cell in study.cells) / at_once
         assert clock.note("shapes.identity", "done") == f"about {progress.duration(seconds)} for 2 cells"
         clock.note("shapes.identity.wgan", "begun")
-        now[0] += 3.0
+        now[0] += 300.0
         left = 2 * sum(shared(study, cell) for cell in study.cells) / at_once
         assert clock.note("shapes.identity.wgan", "failed") == f"about {progress.duration(left)} for 2 cells"
     assert "2 at a time" in progress.describe(study, folder, study.cells, 7)[-1]
