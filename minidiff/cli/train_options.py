@@ -212,7 +212,8 @@ def sample_every() -> Callable[[Function], Function]:
     return click.option(
         "--sample-every",
         type=Whole(min=1),
-        help="Steps between grids of samples. Default: a quarter of all steps, at most 5000.",
+        help="Steps between grids of samples. Default: a quarter of all steps, at most 5000; "
+        "fewer if they would take over a tenth of the time.",
     )
 
 
