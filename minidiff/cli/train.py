@@ -252,10 +252,10 @@ def carry_out(
         try:
             training.run()
         except journal.Interrupted as stop:
-            resume_by = f"minidiff train {kind} --resume {folder}"
+            resume_by = f"minidiff train {kind} --resume {folder}{code_of(training)}"
             raise journal.Interrupted(f"{stop} Resume with: {resume_by}", stop.exit_code) from None
         say(training.conclusion())
-        remark(f"next      minidiff {next_command(training, folder)}")
+        remark(f"next      minidiff {next_command(training, folder)}{code_of(training)}")
 
 
 def next_command(training: "Job[Any]", folder: str) -> str:
@@ -272,6 +272,12 @@ def next_command(training: "Job[Any]", folder: str) -> str:
     if training.labels:
         order = f"--labels {shlex.quote(labels_in_words(training.conditions()[-1], training.labels.names))}"
     return f"sample {folder} {order} --progressive 10"
+
+
+def code_of(training: "Job[Any]") -> str:
+    """Return the option that names the code of a run's network, if it is not of the package."""
+    module = getattr(getattr(training.config, "network", None), "module", None)
+    return f" --network {shlex.quote(module)}" if module else ""
 
 
 def place_of(training: "Job[Any]") -> str:

@@ -61,7 +61,9 @@ def forget() -> None:
     sys.modules.pop("my_module", None)
 
 
-def test_it_trains_into_a_run_that_opens_again(photos: Path, tiny_preset: str) -> None:
+def test_it_trains_into_a_run_that_opens_again(
+    photos: Path, tiny_preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """To the bit when resumed, by the command line too, with labels; and only after its code has been named."""
     own: dict[str, Any] = {"network": "my_module:Tiny", "network_arguments": {"width": 4, "labels": 2}, **OPTIONS}
     images = minidiff.load_data(photos, image_size=16).images
@@ -77,6 +79,8 @@ def test_it_trains_into_a_run_that_opens_again(photos: Path, tiny_preset: str) -
     assert cli.run(["sample", "whole", "--labels", "1", "--num", "1", "--device", "cpu", "--out", "no.png"]) == 1
     assert cli.run(f"sample whole --labels 1 --num 1 --steps 2 {named} --out grid.png".split()) == 0
     assert cli.run(f"train ddpm --resume half --steps 4 {named}".split()) == 0
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next"))
+    assert "sample half" in told and told.endswith("--network my_module:Tiny")
     assert cli.run(["info", "whole"]) == 0
     again = minidiff.load("whole")
     assert torch.equal(torch.cat([batch for batch in again.sample(2, steps=2, labels=[[1]])]), expected)
@@ -100,6 +104,25 @@ def test_a_folder_cannot_choose_code(trained: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=module):
             minidiff.load("bad")
     assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    "network, said",
+    [
+        ({"module": 5}, '"network.module" is 5'),
+        ({"image_size": 0}, "image_size.* is 0"),
+        ({"in_channels": 1}, "in_channels.* is 1"),
+        ({"width": 3}, '"network.width" is not a key'),
+    ],
+)
+def test_a_damaged_config_names_the_key(network: dict[str, Any], said: str, trained: Path, tmp_path: Path) -> None:
+    """Of the kind of network that is meant: not the keys that a UNet would need."""
+    config = read_json(trained / "config.json")
+    own = {"module": "my_module:Tiny", "arguments": {}, "image_size": 16, "in_channels": 3, "label_dim": 0}
+    (tmp_path / "bad").mkdir()
+    write_json(tmp_path / "bad" / "config.json", config | {"network": own | network})
+    with pytest.raises(UserError, match=said):
+        minidiff.load("bad")
 
 
 @pytest.mark.parametrize(
