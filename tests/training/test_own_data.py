@@ -26,8 +26,9 @@ TINY: dict[str, Any] = {"preset": "tiny", "sample_every": 60, "save_every": 2, *
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_IMAGES", 1)  # previews take most of the time
+    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_IMAGES", 1)  # pictures take most of the time
     monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_COLUMNS", 1)
+    monkeypatch.setattr("minidiff.training.journal.draw_curves", lambda folder: None)
 
 
 @pytest.fixture()
