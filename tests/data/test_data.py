@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import pickle
 import socket
 import struct
@@ -511,6 +512,20 @@ def test_a_changed_folder_is_decoded_again(tmp_path):
     (folder / "b.png").unlink()
     assert len(load_data("folder", data_dir=folder)) == 4
     assert len(files_in(decoded.cache_dir() / "images")) == 2
+
+
+def test_a_picture_of_the_same_size_in_bytes_is_another_one(tmp_path):
+    """Edited in place, uncompressed: only the time of change tells. Fails when that is left out of the key."""
+    folder = tmp_path / "photos"
+    for name in "abcde":
+        picture(folder / f"{name}.bmp")
+    first, changed = load_data("folder", data_dir=folder), folder / "b.bmp"  # none of the three that are compared
+    before = changed.stat()
+    Image.new("RGB", (40, 30), "red").save(changed)
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
+    assert changed.stat().st_size == before.st_size
+    second = load_data("folder", data_dir=folder)
+    assert (second.images[1] == (255, 0, 0)).all() and (second.images[2:] == first.images[2:]).all()
 
 
 def test_folders_that_hold_nothing(tmp_path):

@@ -214,6 +214,21 @@ def test_a_linear_critic_with_penalty_finds_the_distance() -> None:
     assert trainer.critic.weight.norm().item() == pytest.approx(1.6, rel=0.01)
 
 
+def test_the_penalty_looks_at_a_point_of_its_own_for_each_image() -> None:
+    """Between white, 1, and the generator's -0.5: where an image lies on its way is even over all of it, and no two of
+    200 lie at the same place. Fails with one mixing number for a batch, and with one for each pixel."""
+    trainer = still("wgan-gp", batch_size=200)
+    seen: list[Tensor] = []
+    trainer.critic.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    trainer.critic_step(torch.ones(200, 1, 8, 8), Draws(0, 200, slice(0, 200)))
+    mixed = (seen[-1].flatten(1) + 0.5) / 1.5
+    assert (mixed.max(dim=1).values - mixed.min(dim=1).values).max() < 1e-6
+    places = mixed[:, 0].sort().values
+    assert (places.diff() > 0).all()
+    steps = (torch.arange(200) + 0.5) / 200
+    assert (places - steps).abs().max() < 1.95 / 200**0.5  # Kolmogorov and Smirnov: one time in a thousand
+
+
 def test_a_linear_critic_with_clipping_finds_the_distance() -> None:
     """|w_i| <= 0.01 makes w_i = 0.01 sign(d_i), and the estimate 0.01 times the sum of |d_i| = 96."""
     trainer = still("wgan", lr=0.001)

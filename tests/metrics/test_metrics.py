@@ -1,6 +1,7 @@
 """The metrics against truths: closed forms, brute force, simulation, and the peers' functions on the same features."""
 
 import inspect
+import itertools
 from collections.abc import Callable
 from types import ModuleType
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from clouds import covariance, normal, sample_statistics, symmetric
+from scipy.stats import norm
 
 from minidiff.errors import UserError
 from minidiff.metrics import fid_infinity as fid_infinity_chapter
@@ -16,10 +18,10 @@ from minidiff.metrics import inception_score as inception_score_chapter
 from minidiff.metrics import kid as kid_chapter
 from minidiff.metrics import precision_recall as precision_recall_chapter
 from minidiff.metrics.estimates import Estimate
-from minidiff.metrics.fid_infinity import fid_infinity
+from minidiff.metrics.fid_infinity import RESAMPLES, fid_infinity, studentised
 from minidiff.metrics.frechet import FeatureStatistics, frechet_distance
 from minidiff.metrics.inception_score import inception_score
-from minidiff.metrics.kid import kid, witness_variance
+from minidiff.metrics.kid import kid, mmd_variance, witness_variance
 from minidiff.metrics.precision_recall import precision_recall
 
 # FID of infinitely many images
@@ -60,6 +62,23 @@ def test_fid_infinity_finds_the_truth_where_fid_does_not(sides: str, plain_bias:
     assert abs(many.bias) < 4 * many.bias_error < 0.03
     assert many.covered >= 0.88
     assert 0.85 < many.se / many.spread < 1.6
+
+
+def test_the_interval_is_the_bootstrap_t_of_all_resamples() -> None:
+    """Six skewed numbers have 6^6 resamples, so the distribution of t is known: 2.5% of it lies beyond either end.
+
+    Of 2000 resamples this is known to 1.6%. Fails with the ends exchanged (0% and 30%) and with 90% in place of 95%.
+    The upper end is the farther one: a mean of few numbers with a long tail above is more often too low.
+    """
+    values = np.array([0.0, 0.1, 0.2, 0.4, 0.9, 3.0])
+    found = studentised(values, np.random.RandomState(0))
+    again = values[list(itertools.product(range(6), repeat=6))]
+    errors = again.std(axis=1, ddof=1) / np.sqrt(6)
+    t = (again.mean(axis=1) - values.mean())[errors > 0] / errors[errors > 0]
+    sampling = 4.5 * np.sqrt(0.025 * 0.975 / RESAMPLES)
+    above, below = (found.value - found.low) / found.se, (found.value - found.high) / found.se
+    assert abs(np.mean(t > above) - 0.025) < sampling and abs(np.mean(t < below) - 0.025) < sampling
+    assert found.high - found.value > 2 * (found.value - found.low)
 
 
 def test_fid_infinity_takes_pairs_of_images_as_pairs() -> None:
@@ -140,6 +159,22 @@ def test_kid_knows_its_error(sizes: tuple[int, int, int, int], shift: float) -> 
     many = Repeated(estimates, truth)
     assert 0.8 < many.se / many.spread < 1.45, many.se / many.spread
     assert many.covered >= 0.88
+
+
+def test_the_error_of_kid_between_two_sets_of_coins_has_a_closed_form() -> None:
+    """One feature, +1 or -1: the kernel is 8 or 0, and its part in pairs is 4 x y, whose mean square is 16.
+
+    MMD^2 is then a sum over pairs of coins, all uncorrelated: 2 / (n (n - 1)) + 2 / (m (m - 1)) + 4 / (n m) of 16.
+    Fails when the pairs across the sets, or those within one, count half or double.
+    """
+    sides = [torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(count // 2)[:, None] for count in (40, 60)]
+    n, m = map(len, sides)
+    truth = 16 * (2 / (n * (n - 1)) + 2 / (m * (m - 1)) + 4 / (n * m))
+    assert mmd_variance(*sides, [16.0, 16.0, 16.0], np.random.RandomState(0)) == pytest.approx(truth, rel=1e-12)
+    found = kid(sides[0], sides[0], subset_size=n)
+    assert found.se**2 == pytest.approx(16 * (4 / (n * (n - 1)) + 4 / n**2), rel=1e-3)
+    for end in (found.low, found.high):  # of a normal distribution
+        assert norm.cdf(end, found.value, found.se) == pytest.approx(0.025 if end < found.value else 0.975, abs=1e-6)
 
 
 def test_what_a_single_image_does_to_kid_is_that_of_brute_force(small_blocks: None) -> None:

@@ -166,6 +166,22 @@ def test_a_training_holds_its_folder_to_its_last_step(photos: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("kind, networks", [("ddpm", "model"), ("wgan-gp", "model critic"), ("classifier", "model")])
+def test_the_first_weights_are_those_of_the_seed(kind: str, networks: str, clf: Path, tiny_preset: str) -> None:
+    """The same for the same seed, whatever was drawn before; others for another, in every layer that is random."""
+    small: dict[str, Any] = SMALL | ({"preset": "tiny"} if kind == "ddpm" else {"width": 4})
+
+    def begun(seed: int) -> list[dict[str, torch.Tensor]]:
+        job = plan(kind, REQUESTS[kind](dataset="folder", data_dir=clf.parent / "data", seed=seed, **small))
+        torch.rand(seed + 1)
+        return [getattr(job.trainer, name).state_dict() for name in networks.split()]
+
+    for first, other, again in zip(begun(1), begun(2), begun(1), strict=True):
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        random = [name for name, tensor in first.items() if tensor.is_floating_point() and len(tensor.unique()) > 1]
+        assert random and not any(torch.equal(first[name], other[name]) for name in random)
+
+
 @pytest.mark.parametrize("kind, a_step", [("ddpm", 4), ("dcgan", 4), ("wgan", 20), ("classifier", 4)])
 def test_epochs_are_steps_by_the_images(kind: str, a_step: int, clf: Path) -> None:
     """24 images in batches of 4: 6 steps an epoch. A wgan's step takes five batches, one for each of its critic's."""
