@@ -182,6 +182,7 @@ def log(folder: Path, board: Any, entry: dict[str, Any]) -> int:
     if board is not None:
         for name in entry.keys() - {"step"}:
             board.add_scalar(name, entry[name], entry["step"])
+        board.flush()  # else its thread writes later, perhaps after the folder was deleted, and fails there
     return size
 
 
