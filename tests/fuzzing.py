@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,17 @@ def child(arguments: list[str], folder: str, output: str, answer: Any) -> None:
         answer.send((status("self", "VmHWM"), sum(os.times()[:4])))
 
 
+@cache
+def warm_up() -> None:
+    """Start the process whose forks the cases are. What it imports takes longer than any case."""
+    process = FORKS.Process(target=int)
+    process.start()
+    process.join()
+
+
 def attempt(arguments: list[str], folder: Path) -> Outcome:
     """Run `minidiff ARGUMENTS` in a folder, and watch over it."""
+    warm_up()
     output = folder / ".output"
     here, there = FORKS.Pipe(duplex=False)
     process = FORKS.Process(target=child, args=(arguments, str(folder), str(output), there))

@@ -3,7 +3,10 @@
 import importlib
 import pkgutil
 
+import hypothesis  # noqa: F401
 import torch
+import torch._dynamo  # which torch imports at its first use, and every case would again: nine tenths of its time
+from PIL import Image
 
 import minidiff
 
@@ -11,3 +14,4 @@ torch.set_num_threads(1)
 for module in pkgutil.walk_packages(minidiff.__path__, "minidiff."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
+Image.init()

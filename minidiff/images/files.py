@@ -17,6 +17,7 @@ from minidiff.errors import NoMemory, UserError, one_line
 from minidiff.files import regular, replacing, write_errors
 from minidiff.images.budget import A_PIXEL, DECODING, LARGE, MAX_PIXELS
 from minidiff.images.convert import Pixels
+from minidiff.images.declared import shortage
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
@@ -70,6 +71,8 @@ def opened(path: str | Path, max_pixels: int) -> Iterator[Image.Image]:
         with PILLOW.at(max_pixels), Image.open(regular(path), formats=known_formats()) as file:
             if file.width * file.height > max_pixels:
                 raise too_large(path, f"{file.width} x {file.height} pixels", max_pixels)
+            if short := shortage(file):
+                raise UserError(f"{path} is not a readable image (it {short}; it is damaged or cut short).")
             yield file
     except FileNotFoundError:
         raise UserError(f"{path}: no such image file.") from None

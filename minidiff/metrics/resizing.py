@@ -24,11 +24,12 @@ def interpolate(
 ) -> Tensor:
     """Make floats of bytes [n,C,H,W] by `prepare`, and resize them to [n,C,size,size].
 
-    Both directions are resized at once, as in PyTorch. Images above LARGE pixels would take gigabytes as floats, so
-    their rows are resized first, a strip at a time; the result differs by rounding alone.
+    Both directions are resized at once, as in PyTorch. Large images would take gigabytes as floats, so their rows are
+    resized first, a strip at a time. Antialiased, PyTorch does the same on the CPU: there the result is the same to the
+    bit, and strips begin at STRIP pixels. Elsewhere it differs by rounding, and they begin above LARGE.
     """
     height, width = images.shape[2:]
-    if height * width <= LARGE:
+    if height * width <= (STRIP if antialias and images.device.type == "cpu" else LARGE):
         return F.interpolate(prepare(images), (size, size), mode=mode, antialias=antialias)
     rows = [
         F.interpolate(prepare(strip), (strip.shape[2], size), mode=mode, antialias=antialias)
@@ -39,7 +40,7 @@ def interpolate(
 
 def as_pytorch_fid(images: Tensor) -> Tensor:
     """Resize bilinearly, without antialiasing. Black becomes -1, and white 1."""
-    return interpolate(images, IMAGE_SIZE, lambda strip: strip.float() / 255, "bilinear") * 2 - 1
+    return interpolate(images, IMAGE_SIZE, lambda strip: strip.float().div_(255), "bilinear").mul_(2).sub_(1)
 
 
 def as_torch_fidelity(images: Tensor) -> Tensor:

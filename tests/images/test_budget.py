@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from minidiff.data.datasets import load_data
@@ -35,14 +36,14 @@ def landscape(height: int, width: int) -> Image.Image:
     return Image.fromarray((127 + 45 * channels / channels.std()).clip(0, 255).astype(np.uint8))
 
 
-def png_declaring(width: int, height: int) -> bytes:
-    """A PNG of a hundred bytes with any size in its header."""
+def png_declaring(width: int, height: int, content: bytes = b"", depth: int = 8, colour: int = 2) -> bytes:
+    """A PNG with any size in its header, whose pixels are as many zeros as `content` packs."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
 
 
 SAVED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -108,7 +109,7 @@ def test_a_large_picture_is_reduced_without_visible_loss(
 @pytest.mark.parametrize("how", [read_image, image_shape, lambda path: read_fitted(path, 16)])
 def test_what_a_header_declares_is_judged_before_it_is_decoded(how: Any, tmp_path: Path) -> None:
     """Fails, at 8 GB, when the size is looked at after decoding."""
-    (tmp_path / "a.png").write_bytes(png_declaring(50_000, 40_000))
+    (tmp_path / "a.png").write_bytes(png_declaring(50_000, 40_000, b" " * 6_000_000))
     with pytest.raises(UserError, match=r"pixels.*`max_pixels`"):
         how(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(png_declaring(15_000, 13_000))
@@ -186,14 +187,46 @@ def test_a_text_with_the_name_of_a_picture_runs_no_program(tmp_path: Path) -> No
 
 
 def test_a_large_image_is_resized_in_strips_to_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All three conventions, and a classifier's: equal up to rounding. Fails when a strip loses its last row."""
+    """All three conventions, and a classifier's. Fails when a strip loses its last row, or a step rounds to bytes.
+
+    What is antialiased is equal to the bit, so strips are used for it from a size on that photographs have.
+    """
     from minidiff.metrics import resizing
     from minidiff.metrics.features import as_trained
 
     image = noise(530, 421, 3)
+    monkeypatch.setattr(resizing, "STRIP", 530 * 421)
     whole = [resizing.network_input([image], mode) for mode in resizing.MODES] + [as_trained([image], 1, 32)]
-    monkeypatch.setattr(resizing, "LARGE", 1000)
     monkeypatch.setattr(resizing, "STRIP", 421 * 64)
+    exact = [resizing.network_input([image], "clean"), as_trained([image], 1, 32)]
+    assert torch.equal(exact[0], whole[list(resizing.MODES).index("clean")]) and torch.equal(exact[1], whole[-1])
+    monkeypatch.setattr(resizing, "LARGE", 1000)
     strips = [resizing.network_input([image], mode) for mode in resizing.MODES] + [as_trained([image], 1, 32)]
     for one, other in zip(whole, strips, strict=True):
         assert (one - other).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("form", ["png", "bmp", "ppm", "tif", "deflated.tif", "lzw.tif", "tga", "gif", "jpg"])
+def test_more_pixels_than_a_file_can_hold_are_refused_from_its_header(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole picture of one colour, which packs best, is read, and its first hundredth is refused undecoded.
+
+    Fails when a bound is missing, or so tight that it asks too much of a picture of one colour.
+    """
+    path, side = tmp_path / f"a.{form}", 1500
+    packed = {"deflated.tif": "tiff_adobe_deflate", "lzw.tif": "tiff_lzw"}
+    options = {"compression": packed[form]} if form in packed else {"compression": "tga_rle"} if form == "tga" else {}
+    Image.new("P" if form == "gif" else "RGB", (side, side)).save(path, **options)
+    assert read_image(path).shape == (side, side, 3)
+    whole = path.read_bytes()
+    if form.endswith(".tif"):  # its header comes last: the same one before a hundredth of the strips
+        with Image.open(path) as file:
+            first = file.tag_v2[273][0]
+        monkeypatch.setattr("minidiff.images.declared.MOST", {"tiff_adobe_deflate": 10, "tiff_lzw": 10, "raw": 0.5})
+        assert first
+    else:
+        path.write_bytes(whole[: 40 + len(whole) // 100] if form != "jpg" else whole[:700])
+    monkeypatch.setattr(files, "upright", lambda file: pytest.fail("it was decoded"))
+    with pytest.raises(UserError, match="takes? at least"):
+        read_image(path)
