@@ -103,12 +103,26 @@ def child(arguments: list[str], folder: str, output: str, answer: Any) -> None:
         answer.send((status("self", "VmHWM"), sum(os.times()[:4])))
 
 
+def ready() -> None:
+    """End with 0 in a fork of a process that has read fuzzing_preload, else with 1."""
+    sys.exit("fuzzing_preload" not in sys.modules)
+
+
 @cache
 def warm_up() -> None:
-    """Start the process whose forks the cases are. What it imports takes longer than any case."""
-    process = FORKS.Process(target=int)
-    process.start()
+    """Start the process whose forks the cases are. What it imports takes longer than any case.
+
+    Until Python 3.13 it looks for modules in PYTHONPATH alone, and goes on without a word when it finds none.
+    """
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent), before]))
+    try:
+        process = FORKS.Process(target=ready)
+        process.start()
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
     process.join()
+    assert process.exitcode == 0, "the fork server could not import fuzzing_preload"
 
 
 def attempt(arguments: list[str], folder: Path) -> Outcome:
