@@ -18,6 +18,7 @@ from minidiff.errors import NoMemory, UserError
 from minidiff.images import files
 from minidiff.images.budget import MAX_PIXELS, Budget
 from minidiff.images.convert import Pixels
+from minidiff.images.declared import fewest_bytes
 from minidiff.images.files import crop_resize, image_shape, read_fitted, read_image, squeeze
 from minidiff.metrics.sources import open_folder
 
@@ -36,14 +37,14 @@ def landscape(height: int, width: int) -> Image.Image:
     return Image.fromarray((127 + 45 * channels / channels.std()).clip(0, 255).astype(np.uint8))
 
 
-def png_declaring(width: int, height: int, content: bytes = b"", depth: int = 8, colour: int = 2) -> bytes:
-    """A PNG with any size in its header, whose pixels are as many zeros as `content` packs."""
+def png_declaring(width: int, height: int, size: int = 0) -> bytes:
+    """A PNG with any size in its header, and so many bytes that are no pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", bytes(size)) + chunk(b"IEND", b"")
 
 
 SAVED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -109,7 +110,7 @@ def test_a_large_picture_is_reduced_without_visible_loss(
 @pytest.mark.parametrize("how", [read_image, image_shape, lambda path: read_fitted(path, 16)])
 def test_what_a_header_declares_is_judged_before_it_is_decoded(how: Any, tmp_path: Path) -> None:
     """Fails, at 8 GB, when the size is looked at after decoding."""
-    (tmp_path / "a.png").write_bytes(png_declaring(50_000, 40_000, b" " * 6_000_000))
+    (tmp_path / "a.png").write_bytes(png_declaring(50_000, 40_000, 6_000_000))
     with pytest.raises(UserError, match=r"pixels.*`max_pixels`"):
         how(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(png_declaring(15_000, 13_000))
@@ -206,27 +207,71 @@ def test_a_large_image_is_resized_in_strips_to_the_same_numbers(monkeypatch: pyt
         assert (one - other).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("form", ["png", "bmp", "ppm", "tif", "deflated.tif", "lzw.tif", "tga", "gif", "jpg"])
-def test_more_pixels_than_a_file_can_hold_are_refused_from_its_header(
-    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A whole picture of one colour, which packs best, is read, and its first hundredth is refused undecoded.
+# How each format declares the size 24 x 20, and its TIFF compression.
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a.png": (">II", {}), "a.bmp": ("<ii", {}), "a.gif": ("<HH", {}), "a.jpg": (">HH", {}), "a.tga": ("<HH", {}),
+    "packed.tga": ("<HH", {"compression": "tga_rle"}), "a.ppm": ("", {}), "a.tif": ("tags", {}),
+    "deflated.tif": ("tags", {"compression": "tiff_adobe_deflate"}), "lzw.tif": ("tags", {"compression": "tiff_lzw"}),
+    "packbits.tif": ("tags", {"compression": "packbits"}),
+}  # fmt: skip
 
-    Fails when a bound is missing, or so tight that it asks too much of a picture of one colour.
-    """
-    path, side = tmp_path / f"a.{form}", 1500
-    packed = {"deflated.tif": "tiff_adobe_deflate", "lzw.tif": "tiff_lzw"}
-    options = {"compression": packed[form]} if form in packed else {"compression": "tga_rle"} if form == "tga" else {}
-    Image.new("P" if form == "gif" else "RGB", (side, side)).save(path, **options)
-    assert read_image(path).shape == (side, side, 3)
-    whole = path.read_bytes()
-    if form.endswith(".tif"):  # its header comes last: the same one before a hundredth of the strips
-        with Image.open(path) as file:
-            first = file.tag_v2[273][0]
-        monkeypatch.setattr("minidiff.images.declared.MOST", {"tiff_adobe_deflate": 10, "tiff_lzw": 10, "raw": 0.5})
-        assert first
-    else:
-        path.write_bytes(whole[: 40 + len(whole) // 100] if form != "jpg" else whole[:700])
+
+def enlarged(whole: bytes, form: str, tall: int, wide: int) -> bytes:
+    """Let a picture of 20 rows of 24 pixels declare another size. form: as in FORMS."""
+    if form != "tags":
+        order = -1 if form == ">HH" else 1  # of a JPEG, where the height comes first
+        pairs = [pair[::order] for pair in ((24, 20), (wide, tall))]
+        old, new = (struct.pack(form, *pair) if form else b"%d %d" % pair for pair in pairs)
+        data = bytearray(whole.replace(old, new))
+        if whole[:4] == b"\x89PNG":
+            struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
+        return bytes(data)
+    data = bytearray(whole)
+    (start,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, start)
+    for at in range(start + 2, start + 2 + 12 * entries, 12):
+        (tag,) = struct.unpack_from("<H", data, at)
+        if tag in (256, 257, 278):  # width, height, rows of a strip
+            struct.pack_into("<HII", data, at + 2, 4, 1, wide if tag == 256 else tall)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_more_pixels_than_a_file_can_hold_are_refused_from_its_header(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when a format has lost its bound, or one asks too much of a picture of one colour, which packs best."""
+    form, options = FORMS[name]
+    for side in (1, 1500):
+        Image.new("P" if name == "a.gif" else "RGB", (side, side)).save(tmp_path / name, **options)
+        assert read_image(tmp_path / name).shape == (side, side, 3)
+    Image.new("P" if name == "a.gif" else "RGB", (24, 20)).save(tmp_path / name, **options)
+    (tmp_path / name).write_bytes(enlarged((tmp_path / name).read_bytes(), form, 12_000, 13_000))
     monkeypatch.setattr(files, "upright", lambda file: pytest.fail("it was decoded"))
-    with pytest.raises(UserError, match="takes? at least"):
-        read_image(path)
+    with pytest.raises(UserError, match=r"declares 13000 x 12000 pixels, .* at least"):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "I;16"])
+def test_the_bound_of_a_png_counts_the_bits_of_its_pixels(mode: str, tmp_path: Path) -> None:
+    """A picture of one colour passes in every form, interlaced, too. Fails when eight bits are counted for one."""
+    for bits in (1, 2, 4, 8) if mode == "P" else (8,):
+        image = Image.new(mode, (3000, 3000))
+        image.save(tmp_path / "a.png", **({"bits": bits} if mode == "P" else {}))
+        with Image.open(tmp_path / "a.png") as file:
+            fewest = fewest_bytes(file)
+        assert (tmp_path / "a.png").stat().st_size / 1.3 < fewest < (tmp_path / "a.png").stat().st_size
+        assert image_shape(tmp_path / "a.png") == (3000, 3000)
+
+
+def test_a_file_with_arithmetic_coding_or_shared_strips_has_no_bound(tmp_path: Path) -> None:
+    """Fails when a whole picture of such a kind is refused by the bound of the others."""
+    Image.new("L", (24, 20)).save(tmp_path / "a.jpg")
+    large = enlarged((tmp_path / "a.jpg").read_bytes(), ">HH", 12_000, 13_000)
+    (tmp_path / "a.jpg").write_bytes(large.replace(b"\xff\xc0", b"\xff\xc9"))
+    assert image_shape(tmp_path / "a.jpg") == (12_000, 13_000)
+    Image.new("L", (500, 500)).save(tmp_path / "a.tif", compression="tiff_adobe_deflate", tiffinfo={278: 1})
+    with Image.open(tmp_path / "a.tif") as file:
+        assert fewest_bytes(file) > 0
+        file.tag_v2[273] = (8,) * 500
+        assert fewest_bytes(file) == 0
