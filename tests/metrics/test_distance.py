@@ -107,7 +107,7 @@ def test_a_reference_batch_of_adm_gives_fid_its_statistics_and_the_rest_its_imag
     ("fields", "said"),
     [
         ({"metrics": ("fid", "kidd")}, "unknown metric 'kidd'. Did you mean 'kid'"),
-        ({"metrics": "fid"}, "`metrics` is a list of names"),
+        ({"metrics": "fid"}, "`metrics` is .fid.. Use a list"),
         ({"metrics": ()}, "`metrics` is empty"),
         ({"num": 1}, "`num` is 1. Give 2 or more"),
         ({"steps": 0}, "`steps` is 0"),
