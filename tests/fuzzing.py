@@ -10,6 +10,7 @@ Every kind of damage is drawn by hypothesis, so a seed gives the same cases agai
 """
 
 import argparse
+import copy
 import gzip
 import io
 import json
@@ -39,6 +40,7 @@ from PIL import Image
 SECONDS, MEMORY = 10, 10**9  # what a command may take
 FAULTS = ("traceback", "hang", "memory", "lines", "code", "control")
 GRACE = 4  # times SECONDS and MEMORY: then the process is killed
+WAIT = 300  # seconds of the clock: then, too. A busy machine gives a process a tenth of them
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["fuzzing_preload"])
 
@@ -49,10 +51,10 @@ FORKS.set_forkserver_preload(["fuzzing_preload"])
 @dataclass(frozen=True)
 class Outcome:
     """What a command did. seconds: of processor time, which other work on the machine does not change; if it was
-    killed, of the clock. peak: bytes of memory at most, all of torch included."""
+    killed for waiting, of the clock. peak: bytes of memory at most, all of torch included."""
 
     arguments: tuple[str, ...]
-    code: int | None  # None: it was killed after GRACE
+    code: int | None  # None: it was killed after GRACE or WAIT
     output: str
     seconds: float
     peak: int
@@ -84,6 +86,15 @@ def status(pid: int | str, name: str) -> int:
         return 0
     found = re.search(rf"^{name}:\s+(\d+) kB", text, re.M)
     return int(found[1]) * 1024 if found else 0
+
+
+def spent(pid: int | str) -> float:
+    """Return the seconds of processor time that a process has taken; 0 once it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def child(arguments: list[str], folder: str, output: str, answer: Any) -> None:
@@ -137,10 +148,11 @@ def attempt(arguments: list[str], folder: Path) -> Outcome:
     while process.is_alive():
         process.join(0.05)
         peak = max(peak, status(process.pid or 0, "VmRSS"))
-        if time.perf_counter() - since > SECONDS * GRACE or peak > MEMORY * GRACE:
+        used, gone = spent(process.pid or 0), time.perf_counter() - since
+        if used > SECONDS * GRACE or gone > WAIT or peak > MEMORY * GRACE:
             process.kill()
             process.join()
-            return Outcome(tuple(arguments), None, read(output), time.perf_counter() - since, peak)
+            return Outcome(tuple(arguments), None, read(output), gone if gone > WAIT else used, peak)
     most, seconds = here.recv() if here.poll() else (0, 0.0)
     return Outcome(tuple(arguments), process.exitcode, read(output), seconds, max(peak, most))
 
@@ -201,7 +213,7 @@ def json_of(draw: Any, whole: bytes) -> bytes:
     for _ in range(draw(st.integers(1, 2))):
         place = draw(st.sampled_from(paths_in(value)))
         what = draw(st.sampled_from(["replace"] * 6 + ["remove", "rename", "raw", "double"]))
-        new: Any = draw(st.sampled_from(ODD))
+        new: Any = copy.deepcopy(draw(st.sampled_from(ODD)))  # the next damage may change it
         if what == "raw":
             raw, new = draw(st.sampled_from(RAW)), mark
         if not place:
@@ -338,7 +350,7 @@ def torch_of(draw: Any, whole: bytes) -> bytes:
     odd = [*ODD, torch.tensor(float("nan")), torch.zeros(3), torch.zeros(2, 2, dtype=torch.complex64), torch.zeros(0)]
     for _ in range(draw(st.integers(1, 2))):
         place = draw(st.sampled_from(paths_in(value)))
-        new = draw(st.sampled_from(odd))
+        new = copy.deepcopy(draw(st.sampled_from(odd)))
         if not place:
             value = new
             break
