@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import math
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,7 +138,6 @@ def settle(image: str, request: FitRequest, deliver: bool = False) -> DipConfig:
 
 def net_config(request: FitRequest, side: int, in_channels: int, out_channels: int) -> NetConfig:
     """Choose the settings of the network. An hourglass gets as many scales as `side` has room for, unless asked."""
-    takes = inspect.signature(lookup("net", request.net, DIP_NETS)).parameters
     config = NetConfig(
         request.net,
         request.layers,
@@ -148,14 +148,23 @@ def net_config(request: FitRequest, side: int, in_channels: int, out_channels: i
         in_channels,
         out_channels,
     )
-    for key in config.settings():
-        if key not in takes:
-            owners = [other for other, build in DIP_NETS.items() if key in inspect.signature(build).parameters]
-            raise UserError(f"`{key}` belongs to {listed(owners)}, not {config.name}. Leave it out, or change `net`.")
-    if "scales" in takes and config.scales is None:
+    if "scales" in taken("net", config, DIP_NETS) and config.scales is None:
         # Five as published, fewer for a thumbnail: the coarsest level keeps four pixels.
         return replace(config, scales=max(1, min(5, int(math.log2(max(side, 2))) - 2)))
     return config
+
+
+def taken(what: str, config: NetConfig | StopConfig, builders: Mapping[str, Callable[..., object]]) -> list[str]:
+    """List the settings that a network or an early stop takes. Raises UserError if the config has one for others."""
+    takes = list(inspect.signature(lookup(what, config.name, builders)).parameters)
+    for key in config.settings():
+        if key not in takes:
+            owners = [other for other, build in builders.items() if key in inspect.signature(build).parameters]
+            name = what.replace(" ", "_")
+            raise UserError(
+                f"`{key}` belongs to {listed(owners)}, not {config.name}. Leave it out, or change `{name}`."
+            )
+    return takes
 
 
 def stop_config(request: FitRequest, shape: tuple[int, int, int]) -> StopConfig:
@@ -191,14 +200,21 @@ def build(config: DipConfig, device: Device, out: str | Path | None) -> DipJob:
     size = (target.shape[0] * enlargement, target.shape[1] * enlargement)
 
     torch.manual_seed(seed_from(fit.seed, NET_STREAM))
-    net = lookup("net", config.net.name, DIP_NETS)(**config.net.settings())
+    taken("net", config.net, DIP_NETS)  # a config.json may have been changed by hand
+    if config.net.out_channels != channels:
+        raise UserError(
+            f"the network of the config makes {config.net.out_channels} channels, {config.image} has {channels}."
+        )
+    net = DIP_NETS[config.net.name](**config.net.settings())
     net.padding(min(size))  # raises if the picture is too small for the network
     reference = read_reference(config, clean, size)
     check_memory(net, size, enlargement, torch.device(device), config.image)
     known = None if mask is None else (torch.from_numpy(mask).permute(2, 0, 1)[None] > 0).float()
     fitter = Fitter(net, to_float(target[None, :, :, :channels]), fit, known, device)
     stop = config.early_stop
-    stopper = lookup("early stop", stop.name, EARLY_STOPS)(**stop.settings()) if stop else None
+    if stop:
+        taken("early stop", stop, EARLY_STOPS)
+    stopper = EARLY_STOPS[stop.name](**stop.settings()) if stop else None
     check_window(stop, size, channels, torch.device(device))
     job = DipJob(config, fitter, stopper, target, mask, reference, out)
     original = image_shape(config.image, config.max_pixels)
