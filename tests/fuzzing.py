@@ -153,7 +153,9 @@ def attempt(arguments: list[str], folder: Path) -> Outcome:
             process.kill()
             process.join()
             return Outcome(tuple(arguments), None, read(output), gone if gone > WAIT else used, peak)
-    most, seconds = here.recv() if here.poll() else (0, 0.0)
+    most, seconds = 0, 0.0
+    with suppress(EOFError):  # it was killed by a signal
+        most, seconds = here.recv() if here.poll() else (0, 0.0)
     return Outcome(tuple(arguments), process.exitcode, read(output), seconds, max(peak, most))
 
 

@@ -1,7 +1,10 @@
 """Import what the commands import, once: every case of `fuzzing` is a fork of the process that has read this."""
 
 import importlib
+import os
 import pkgutil
+
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # a config may ask to compile: nothing that a fork can do, or 10 s suffice for
 
 import hypothesis  # noqa: F401
 import torch

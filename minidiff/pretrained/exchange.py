@@ -52,8 +52,9 @@ def export_run(run: str | Path, folder: str | Path, kind: str = "diffusers", wei
     write = lookup("format", kind, FORMATS)
     check_new(Path(folder))
     stored = {} if is_foreign(run) else read_config(run, kind="ddpm")
-    if "module" in stored.get("network", {}):
-        raise UserError(f"the network of {run} is {stored['network']['module']}, for which {kind} has no layers.")
+    network = stored.get("network")  # not judged yet
+    if isinstance(network, dict) and "module" in network:
+        raise UserError(f"the network of {run} is {network['module']}, for which {kind} has no layers.")
     opened = load_ddpm(run, weights)
     plain = build_schedule(replace(opened.config.diffusion, zero_terminal_snr=False))
     return write(Path(folder), to_json(opened.config), opened.model.state_dict(), plain)

@@ -1,5 +1,6 @@
 """Networks of one's own: trained, resumed and drawn from like a UNet; and never run because a folder says so."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,11 @@ def test_it_trains_into_a_run_that_opens_again(
     assert next(again.sample(2, steps=2, labels=[[0], [1]], guidance_scale=3.0)).isfinite().all()
     with pytest.raises(UserError, match="my_module:Tiny, for which diffusers has no layers"):
         minidiff.export_run("whole", "theirs")
+    stored = json.loads(Path("whole/config.json").read_text())
+    for network in (2.5, [], "module", None):  # whatever lies there is judged before it is believed
+        Path("whole/config.json").write_text(json.dumps(stored | {"network": network}))
+        with pytest.raises(UserError, match=r"whole/config\.json: .*network"):
+            minidiff.export_run("whole", "theirs")
 
 
 def test_a_folder_cannot_choose_code(trained: Path, tmp_path: Path) -> None:
