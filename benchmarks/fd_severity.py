@@ -89,7 +89,9 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
 
     network = choose(asked.classifier, device=asked.device)
-    train, test = (dataset_source(split, load_data("fashion-mnist", split=split)) for split in ("train", "test"))
+    train, test = (
+        dataset_source(split, load_data("fashion-mnist", split=split), "fashion-mnist") for split in ("train", "test")
+    )
     reference = extraction.extract(train, network, batch_size=256, wanted=("kid",))
 
     def row(label: str, source: ImageSource) -> dict[str, float]:

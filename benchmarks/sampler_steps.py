@@ -126,9 +126,9 @@ def main(folder: str, features: str, samplers: str, steps: str, num: int, batch_
     cpu.tune()
     out.mkdir(parents=True, exist_ok=True)
     run, network = load(folder, device=device, precision=precision), choose(features, device=device)
-    spec = run.config.data.spec
+    spec = run.config.data.spec()
     images = load_data(spec.name, data_dir=spec.data_dir, image_size=spec.image_size, on_bad=spec.on_bad)
-    reference = dataset_source(spec.name, images)
+    reference = dataset_source(spec.name, images, run.config.data.called)
     side = extraction.measure_set(reference, network)
     store = out / "results.json"
     results: list[Result] = json.loads(store.read_text()) if store.exists() else []

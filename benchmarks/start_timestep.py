@@ -383,7 +383,7 @@ def plan(
 
 def unseen(run: Run, count: int) -> Pixels:
     """The first images of the test split, which the run has not seen; of data without one, of the training split."""
-    spec = run.config.data.spec
+    spec = run.config.data.spec()
     split = "test" if "test" in DATASETS[spec.name].splits else "train"
     loaded = load_data(spec.name, data_dir=spec.data_dir, image_size=spec.image_size, split=split)
     return np.array(loaded.images[:count])

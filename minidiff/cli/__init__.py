@@ -166,7 +166,7 @@ def carry_out(args: list[str] | None) -> int:
 def fail(message: str, code: int) -> int:
     """Print the error and hand back the exit code. --verbose also shows where in the code it was raised."""
     if os.environ.get(VARIABLE) == "verbose":
-        tell(printable_lines(traceback.format_exc().rstrip()), err=True)
+        tell(traceback.format_exc().rstrip(), err=True)
     tell(f"Error: {printable(message)}", err=True)
     return code
 
@@ -174,4 +174,4 @@ def fail(message: str, code: int) -> int:
 def tell(message: str, err: bool = False) -> None:
     """Print a last line. The terminal may have gone before it."""
     with suppress(OSError):
-        click.echo(message, err=err)
+        click.echo(printable_lines(message), err=err)

@@ -154,12 +154,12 @@ def compare(
         tell(line)
     for line in study.doubts:
         warn(line)
-    devices = devices_for(request.device or study.device, parallel)
     if dry_run:
         check_idle(folder)
         for line in progress.timetable(study, folder):
             say(line)
         return
+    devices = devices_for(request.device or study.device, parallel)
     keep_study(folder, study)
     again = f"minidiff compare --out {shlex.quote(str(folder))}"
     remark(f"folder    {folder} (if stopped, go on with: {again})")

@@ -17,7 +17,7 @@ METRICS = "metrics.jsonl"
 
 
 LARGEST_LOG, LONGEST_LINE = 256 << 20, 10_000  # bytes: a million steps take 5 MB, a line some 200
-A_NAME = re.compile(r"[A-Za-z][\w .-]{0,99}")  # of a value
+A_NAME = re.compile(r"[A-Za-z][\w .()-]{0,99}")  # of a value, such as "fd (classifier)"
 
 
 def read_metrics(folder: Path, upto: int | None = None, whole: bool = False) -> list[dict[str, Any]]:

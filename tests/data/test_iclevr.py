@@ -305,7 +305,7 @@ def test_export_preview_list(tmp_path, capsys):
     given = ["--data-dir", folder, "--image-size", 32, "--split", "test", "--out", tmp_path / "grid.png"]
     code, output, error = run(capsys, "data", "preview", "iclevr", *given)
     assert code == 0 and "3 of the 3 images of iclevr (test), 32x32" in output and error == ""
-    assert read_image(tmp_path / "grid.png").shape == (134, 134, 3)
+    assert read_image(tmp_path / "grid.png").shape == (68, 200, 3)
     assert " + ".join(shapes.NAMES[label] for label in shapes.scene(0, split="test")) in output
 
 

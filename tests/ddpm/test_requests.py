@@ -28,7 +28,7 @@ BAD = {
     "an option of another sampler": ({"sampler": "ddpm", "eta": 0.5}, "`eta` belongs to the sampler ddim, not ddpm"),
     "eta": ({"eta": 1.5}, r"`eta` 1.5 is outside \[0, 1\]"),
     "guidance": ({"guidance_scale": -1.0}, "`guidance_scale` -1.0 is not a number from 0"),
-    "guidance nan": ({"guidance_scale": float("nan")}, "`guidance_scale` nan"),
+    "guidance nan": ({"guidance_scale": float("nan")}, "`guidance_scale` is nan"),
     "a seed": ({"seed": -1}, "`seed` -1 must be 0 or more"),
     "a batch of nothing": ({"batch_size": 0}, "`batch_size` 0 1 or more"),
     "a word for a timestep": ({"start_t": "soon"}, "unknown `start_t` 'soon'"),

@@ -290,7 +290,7 @@ BAD = {
     "nothing.png": "nothing.png: no such image file",
     "text.png": "text.png is not a readable image",
     "cut.png": "cut.png is not a readable image",
-    "bomb.png": "bomb.png is not a readable image",
+    "photo.png --max-pixels 100": "20 x 24 pixels",
     "photo.png --net resnet18": "a side of 20 pixels is less than the 32",
     "photo.png --net hourglass --scales 5": "a side of 20 pixels is less than the 32",
     "photo.png --net hourgless": "Did you mean 'hourglass'?",
@@ -318,7 +318,7 @@ BAD = {
 
 @pytest.mark.parametrize("words", BAD)
 def test_what_is_wrong_is_one_line_and_nothing_is_written(
-    words: str, photo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: str, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("text.png").write_text("not a picture")
     Path("cut.png").write_bytes(photo.read_bytes()[:-400])
@@ -327,9 +327,6 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
     write_image("white.png", 0 * smooth() + 255)
     Path("full").mkdir()
     Path("full/notes.txt").write_text("mine")
-    Image.fromarray(np.zeros((300, 300), np.uint8)).save("bomb.png")
-    if "bomb" in words:
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300 * 300 // 3)  # over twice the limit is refused
     before = sorted(os.listdir())
     assert dip_fit(*words.split()) in (1, 2)
     said = capsys.readouterr().err

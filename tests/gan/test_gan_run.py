@@ -284,7 +284,7 @@ def test_info_tells_what_it_is(gan: Path, tmp_path: Path, monkeypatch: pytest.Mo
         "network     generator of width 4, from 8 numbers of noise\n",
         f"parameters  {count:,} in ",
         "critic      5 steps to each of the generator's, by adam\n",
-        "progress    step 20 of 20 (done), last loss 1.2500\n",
+        "progress    step 20 of 20 (done), last generator loss 1.2500\n",
         "measured    diversity 0.875 at step 20\n",
     ):
         assert expected in out, out
@@ -296,7 +296,9 @@ def test_info_tells_what_it_is(gan: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert "16x16, under motion_blur-4, 3 channels" in (out := said(capsys, "info", folder))
     assert "by adam, gradient penalty 10\n" in out
     (line,) = said(capsys, "info").splitlines()
-    assert line.startswith("runs/a  wgan-gp on folder 16x16 under motion_blur-4, step 20 of 20 (done), last loss 1.25")
+    assert line.startswith(
+        "runs/a  wgan-gp on folder 16x16 under motion_blur-4, step 20 of 20 (done), last generator loss 1.25"
+    )
     assert line.endswith("diversity 0.875 at step 20")
     assert "weights clipped to 0.01" in said(capsys, "info", write_run(Path("runs/b"), "wgan"))
 

@@ -221,16 +221,16 @@ def test_a_training_that_diverges_says_how_to_go_on(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """compare has no --lr: the run is trained by hand, as any run, and compare goes on with it."""
-    monkeypatch.setitem(DDPM_PRESETS, "cpu", replace(tiny(), training=replace(tiny().training, lr=3e38, warmup=0)))
+    monkeypatch.setitem(DDPM_PRESETS, "cpu", replace(tiny(), training=replace(tiny().training, lr=9e37, warmup=0)))
     study = planned(tmp_path / "s", steps=3)
     run = tmp_path / "s" / "my cells" / "run"
-    with pytest.raises(UserError, match=r"In a study: `minidiff train ddpm --resume '.*cells/run' --lr 1e\+38`, then"):
+    with pytest.raises(UserError, match=r"In a study: `minidiff train ddpm --resume '.*cells/run' --lr 3e\+37`, then"):
         cells.train(study, "shapes.identity.ddpm", run, torch.device("cpu"))
 
 
-def test_the_seconds_of_a_training_are_those_of_its_steps(tmp_path: Path) -> None:
+def test_the_seconds_of_a_training_are_those_of_its_steps(trained: Path, tmp_path: Path) -> None:
     """By the rate of each record: what a kill lost is in none, and neither is a measurement in between."""
-    write_json(tmp_path / checkpoint.CONFIG, {"kind": "ddpm", "training": {"batch_size": 4}})
+    shutil.copy(trained / checkpoint.CONFIG, tmp_path)  # batches of 4
     first, second = ({"step": 2, "loss": 1, "images_per_second": 8}, {"step": 5, "loss": 1, "images_per_second": 4})
     write_metrics(tmp_path, [first, {"step": 2, "diversity": 0.5}, second])
     assert cells.training_seconds(tmp_path) == 2 * 4 / 8 + 3 * 4 / 4
