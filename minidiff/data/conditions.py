@@ -134,7 +134,8 @@ def multi_hot(conditions: Sequence[Sequence[int]], count: int) -> Tensor:
     labels = torch.zeros(len(conditions), count)
     for row, condition in enumerate(conditions):
         if not all(number in range(count) for number in condition):  # torch would count -1 from the end
-            raise UserError(f"{shown(condition)} are no numbers of labels, which are 0 to {count - 1} here.")
+            mend = " `run.conditions` makes numbers of names." if isinstance(condition, str) else ""
+            raise UserError(f"{shown(condition)} are no numbers of labels, which are 0 to {count - 1} here.{mend}")
         labels[row, list(condition)] = 1
     return labels
 

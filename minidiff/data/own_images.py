@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from minidiff.data.image_data import ImageData, one_hot
-from minidiff.errors import UserError, listed, shown
+from minidiff.errors import UserError, listed, one_line, shown
 from minidiff.images.convert import Pixels, as_bytes, value_range
 from minidiff.images.files import crop_resize
 from minidiff.runtime.progress import progress_bar
@@ -77,7 +77,7 @@ def own_size(images: Any) -> int:
     if isinstance(images, ImageData):
         height, width = images.images.shape[1:3]
     elif isinstance(images, np.ndarray | torch.Tensor):
-        height, width = as_pixels(as_array(images[:1])).shape[1:3]
+        height, width = channels_last(as_array(images)).shape[1:3]
     else:
         height, width = read_item(first_of(images), 0)[0].shape[:2]
     return square(height, width)
@@ -97,8 +97,14 @@ def square(height: int, width: int) -> int:
 
 
 def as_array(values: Any) -> NDArray[Any]:
-    """Return a tensor or an array as an array, without a copy where that can be."""
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    """Return a tensor or an array as an array, without a copy where that can be. Raises UserError for what is none."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values  # which numpy does not have
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:  # a sparse tensor; rows of several lengths
+        raise UserError(f"no array can be made of a {type(values).__name__}: {one_line(error)}.") from None
 
 
 def as_pixels(values: NDArray[Any]) -> Pixels:
@@ -121,7 +127,7 @@ def as_pixels(values: NDArray[Any]) -> Pixels:
 def channels_last(values: NDArray[Any]) -> NDArray[Any]:
     """Bring the axes of images into the order [N,H,W,C]. No image is three pixels wide, so the order can be seen."""
     shape = list(values.shape)
-    if shape[:1] == [0]:
+    if 0 in shape:
         raise UserError(f"the images have the shape {shape}: there are none. Give at least one.")
     if values.ndim == 3:
         values = values[..., None]
@@ -206,9 +212,8 @@ def read_items(items: Any, size: int | None) -> tuple[Pixels, NDArray[Any] | Non
 def first_of(items: Any) -> Any:
     """Return the first item of a Dataset or a list. Raises UserError for an empty one, and for anything else."""
     if isinstance(items, str | bytes | dict) or not (hasattr(items, "__getitem__") and hasattr(items, "__len__")):
-        mend = (
-            " Read it into a list first." if hasattr(items, "__iter__") else f" Give {FORMS}, or a Dataset of images."
-        )
+        listable = hasattr(items, "__iter__") and not isinstance(items, str | bytes | dict)
+        mend = " Read it into a list first." if listable else f" Give {FORMS}, or a Dataset of images."
         raise UserError(f"no images can be read from a {type(items).__name__}.{mend}")
     if len(items) == 0:
         raise UserError(f"the {type(items).__name__} of images is empty. Give at least one.")

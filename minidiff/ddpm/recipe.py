@@ -40,13 +40,14 @@ def conditional(network: UNetConfig | OwnNetwork, model: nn.Module) -> Condition
 
 def build_schedule(diffusion: DiffusionConfig) -> Schedule:
     """Build the noise schedule. Raises UserError for an unknown name, and for betas that it does not take."""
-    if diffusion.betas is not None:
-        return Schedule.from_betas(diffusion.betas)
     name, ends = diffusion.schedule, {"beta_start": diffusion.beta_start, "beta_end": diffusion.beta_end}
     given = {end: beta for end, beta in ends.items() if beta is not None}
     if given and name not in ("linear", "scaled_linear"):
         raise UserError(f"`{next(iter(given))}` belongs to the linear schedule, not {name}. Leave it out.")
-    schedule = lookup("schedule", name, SCHEDULES)(diffusion.timesteps, **given)
+    if diffusion.betas is not None:
+        schedule = Schedule.from_betas(diffusion.betas)
+    else:
+        schedule = lookup("schedule", name, SCHEDULES)(diffusion.timesteps, **given)
     return schedule.zero_terminal_snr() if diffusion.zero_terminal_snr else schedule
 
 

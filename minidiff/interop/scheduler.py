@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from minidiff.diffusion.schedules import Schedule
-from minidiff.errors import UserError
+from minidiff.errors import UserError, shown
 from minidiff.interop.layers import alike, check_class, few, unknown_keys
 
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler",
@@ -68,23 +68,8 @@ def read_diffusion(config: Mapping[str, Any], source: str | Path = "scheduler_co
     wrong += unknown_keys(config, {*TRAINED, *SAMPLING, *FLOW})
     if wrong:
         raise UserError(f"{source} describes a diffusion that minidiff does not have: {few(wrong)}. Use diffusers.")
-    name = said["beta_schedule"]
-    if said["trained_betas"] is not None:
-        name, said["beta_start"], said["beta_end"] = named_schedule(said["trained_betas"], source)
-        if len(said["trained_betas"]) != said["num_train_timesteps"]:
-            said_T = said["num_train_timesteps"]
-            raise UserError(f"{source} has {len(said['trained_betas'])} trained_betas for {said_T} timesteps. Mend it.")
-    ends = {} if name == "squaredcos_cap_v2" else {end: said[end] for end in ("beta_start", "beta_end")}
-    try:
-        BUILD[name](said["num_train_timesteps"], **ends)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
     return {
-        "schedule": SCHEDULES[name],
-        "timesteps": said["num_train_timesteps"],
-        "beta_start": None,
-        "beta_end": None,
-        **ends,
+        **read_schedule(said, source),
         "prediction": PREDICTIONS[said["prediction_type"]],
         "min_snr_gamma": None,
         "zero_terminal_snr": bool(said["rescale_betas_zero_snr"]),
@@ -92,22 +77,45 @@ def read_diffusion(config: Mapping[str, Any], source: str | Path = "scheduler_co
     }
 
 
+def read_schedule(said: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
+    """Find the schedule that a scheduler_config.json means, without the zero-SNR rescaling. Raises UserError.
+
+    said: the keys of TRAINED. A list of trained_betas goes before a name, as in diffusers.
+    """
+    name, timesteps, betas = said["beta_schedule"], said["num_train_timesteps"], said["trained_betas"]
+    ends = {end: said[end] for end in ("beta_start", "beta_end")}
+    if betas is not None:
+        if not isinstance(betas, list) or not alike(betas, [0.0]):
+            raise UserError(f"{source}: trained_betas is {shown(betas)}, and not a list of numbers. Mend it.")
+        if len(betas) != timesteps:
+            raise UserError(f"{source} has {len(betas)} trained_betas for {timesteps} timesteps. Mend it.")
+        name, ends = name_betas(betas), {"beta_start": betas[0], "beta_end": betas[-1]}
+    ends = ends if name in ("linear", "scaled_linear") else {}
+    try:
+        Schedule.from_betas(betas) if name is None else BUILD[name](timesteps, **ends)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    none = {"beta_start": None, "beta_end": None}
+    if name is None:
+        return {"schedule": "betas", "timesteps": timesteps, **none, "betas": betas}
+    return {"schedule": SCHEDULES[name], "timesteps": timesteps, **none, **ends}
+
+
 def allowed(value: Any, default: bool | float) -> bool:
     """Tell whether a value of CLIPPING has the type of its default and, if it is a number, is positive and finite."""
     return alike(value, default) and (isinstance(default, bool) or 0 < value < inf)
 
 
-def named_schedule(betas: object, source: str | Path) -> tuple[str, float, float]:
-    """Find the schedule that a list of betas is, up to the rounding of float32, and its ends. Raises UserError."""
-    if alike(betas, [0.0]) and isinstance(betas, list):
-        given = torch.tensor(betas, dtype=torch.float64)
-        for name, build in BUILD.items():
-            ends = () if name == "squaredcos_cap_v2" else (betas[0], betas[-1])
-            if given.min() > 0 and given.max() < 1 and torch.allclose(build(len(betas), *ends).betas, given, rtol=1e-6):
-                return name, betas[0], betas[-1]
-    raise UserError(
-        f"{source} has trained_betas, a list that is not one of {', '.join(BUILD)}. A run needs a schedule with a name."
-    )
+def name_betas(betas: list[float]) -> str | None:
+    """Find the beta_schedule that a list of betas is, up to the rounding of float32; None if it is none of them."""
+    given = torch.tensor(betas, dtype=torch.float64)
+    if not bool(((given > 0) & (given < 1)).all()):
+        return None
+    for name, build in BUILD.items():
+        ends = () if name == "squaredcos_cap_v2" else (betas[0], betas[-1])
+        if torch.allclose(build(len(betas), *ends).betas, given, rtol=1e-6):
+            return name
+    return None
 
 
 # Which classes clip the predicted image, unless told not to, and which can threshold it or rescale the betas. In a file
@@ -176,5 +184,5 @@ def write_diffusion(diffusion: Mapping[str, Any], schedule: Schedule) -> dict[st
         config |= {"beta_start": 1e-4, "beta_end": 0.02}  # diffusers does not use them
     elif not torch.allclose(BUILD[config["beta_schedule"]](schedule.T, config["beta_start"], config["beta_end"]).betas,
                             schedule.betas, rtol=1e-9):  # fmt: skip
-        config["trained_betas"] = schedule.betas.tolist()  # few timesteps: some betas were held under 0.999
+        config["trained_betas"] = schedule.betas.tolist()  # no name gives them; or some were held under 0.999
     return config

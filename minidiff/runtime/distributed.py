@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from minidiff.errors import UserError
+from minidiff.errors import UserError, shown
 
 LOG = logging.getLogger(__name__)
 
@@ -57,11 +57,14 @@ def process_group(device: torch.device) -> Iterator[None]:
 def local_device(name: str) -> torch.device:
     """Return the device of this process: under torchrun its own GPU. `auto` is a GPU if there is one, else the CPU.
 
-    Raises UserError when there are not enough GPUs.
+    Raises UserError for a name that torch does not know, and when there are not enough GPUs.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    device, local = torch.device(name), int(os.environ.get("LOCAL_RANK", "0"))
+    try:
+        device, local = torch.device(name), int(os.environ.get("LOCAL_RANK", "0"))
+    except RuntimeError:
+        raise UserError(f"unknown `device` {shown(name)}. Known: auto, cpu, cuda, cuda:0, cuda:1, ..., mps.") from None
     if device.type == "cuda":
         if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(f"`device` {name} would put every process on one GPU. Under torchrun use cuda.")

@@ -87,6 +87,17 @@ def test_sizes() -> None:
     assert own_images(several, image_size=8).images.shape == (2, 8, 8, 3)
 
 
+def test_the_range_is_that_of_all_images(tmp_path: Path) -> None:
+    """A bright first image alone would lie in [0, 1]. Fails when the size is taken from an image with its range."""
+    images = to_float(COLOUR)
+    images[0] = images[0].abs()
+    job = minidiff.plan_training("ddpm", images, steps=1, batch_size=4, out=tmp_path / "run")
+    np.testing.assert_array_equal(job.data.images, own_images(images).images)
+    for form in (images.bfloat16(), [image.bfloat16() for image in images]):  # 8 bits of each number: 1 step of 255
+        off = own_images(form).images.astype(int) - own_images(images).images
+        assert abs(off).max() <= 1
+
+
 BROKEN = to_float(COLOUR)
 BROKEN[7, 0, 3, 3] = float("nan")
 WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -101,6 +112,9 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "alpha": (np.zeros((2, 9, 9, 4), np.uint8), {}, r"\[2, 9, 9, 4\].*alpha"),
     "one image": (COLOUR[0, ..., 0], {}, r"shape \[16, 16\]. Give uint8 \[N,H,W\]"),
     "none": (COLOUR[:0], {}, "there are none"),
+    "one number": (np.array(5), {}, r"shape \[\]. Give uint8"),
+    "sparse": (to_float(COLOUR).to_sparse(), {}, "no array can be made of a Tensor"),
+    "a dict": ({"images": COLOUR}, {}, "from a dict. Give uint8"),
     "an empty list": ([], {}, "list of images is empty"),
     "not square": (np.zeros((2, 12, 20), np.uint8), {}, "12x20 and must be square. Give `image_size`, such as 12"),
     "too small": (np.zeros((2, 4, 4), np.uint8), {}, "at least 8 pixels"),
@@ -115,6 +129,7 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "labels too few": (COLOUR, {"labels": CLASSES[:9]}, "9 labels for 10 images"),
     "labels below 0": (COLOUR, {"labels": CLASSES - 1}, "label -1 is no number of a class"),
     "labels as text": (COLOUR, {"labels": ["cat"] * 10}, "type <U3"),
+    "labels of several lengths": (COLOUR, {"labels": [[1], [1, 0]] * 5}, "no array can be made of a list"),
     "labels not 0 or 1": (COLOUR, {"labels": np.full((10, 2), 2)}, "not all 0 or 1"),
     "too many classes": (COLOUR, {"labels": CLASSES * 10**9}, "at most 1000"),
     "too few names": (COLOUR, {"labels": CLASSES, "label_names": ["a"]}, "1 `label_names` for 3 labels"),

@@ -202,7 +202,7 @@ def test_conditions_are_taken_as_they_are_given(told: Path) -> None:
         (torch.zeros(2), r"the labels have the shape \[2\], and this run"),
         ([[1], [-1]], r"\[-1\] are no numbers of labels, which are 0 to 1 here"),
         ([[2]], r"\[2\] are no numbers of labels"),
-        (["light"], "'light' are no numbers of labels"),
+        (["light"], "'light' are no numbers of labels.*run.conditions"),
     ):
         with pytest.raises(UserError, match=message):
             list(run.sample(2, labels=wrong, steps=2))

@@ -326,6 +326,7 @@ def test_the_same_said_otherwise(harmless, folder):
 
 # ---- schedules ----
 
+NAMELESS = {"schedule": "betas", "timesteps": 30, "beta_start": None, "beta_end": None}
 SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # theirs; what of ours is not the default
     "linear": ({}, {}),
     "another T": ({"num_train_timesteps": 1200}, {"timesteps": 1200}),
@@ -341,6 +342,10 @@ SCHEDULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # theirs; what 
     "in logarithms": ({"variance_type": "fixed_small_log"}, {}),
     "by DDIM": ({"_class_name": "DDIMScheduler", "clip_sample": False}, {}),
     "a list that is linear": ({"trained_betas": torch.linspace(1e-4, 0.02, 1000).tolist()}, {}),
+    "a list": ({"trained_betas": [1e-4, 0.3, 0.2] * 10, "num_train_timesteps": 30}, NAMELESS),
+    "a list, v, zero SNR": ({"trained_betas": [1e-4, 0.3, 0.2] * 10, "num_train_timesteps": 30,
+                             "prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+                            NAMELESS | {"prediction": "v", "zero_terminal_snr": True}),
 }  # fmt: skip
 
 
@@ -359,7 +364,8 @@ def test_schedules_there_and_back(name, tmp_path):
     assert cli.run(["export", str(tmp_path / "theirs"), "back"]) == 0
     back = diffusers.DDPMPipeline.from_pretrained("back").scheduler
     torch.testing.assert_close(back.alphas_cumprod, alphas, rtol=0, atol=1e-6)
-    assert to_json(load("back").config.diffusion) == pytest.approx(to_json(run.config.diffusion))
+    again, before = to_json(load("back").config.diffusion), to_json(run.config.diffusion)
+    assert again.pop("betas") == before.pop("betas") and again == pytest.approx(before)
     for key in ("prediction_type", "rescale_betas_zero_snr"):
         assert back.config[key] == theirs.get(key, back.config[key])
 
@@ -387,9 +393,9 @@ BAD_SCHEDULERS = {
     "learned": ({"variance_type": "learned_range"}, "would have to predict its variance"),
     "flow": ({"prediction_type": "flow_prediction"}, 'prediction_type is "flow_prediction"'),
     "flow sigmas": ({"use_flow_sigmas": True}, "use_flow_sigmas is true"),
-    "a list": ({"trained_betas": [1e-4, 0.3, 0.2] * 10, "num_train_timesteps": 30}, "of linear, scaled_linear"),
+    "a list beyond 1": ({"trained_betas": [1e-4, 1.3] * 15, "num_train_timesteps": 30}, "betas run from 0.0001 to 1.3"),
     "a short list": ({"trained_betas": torch.linspace(1e-4, 0.02, 500).tolist()}, "500 trained_betas for 1000"),
-    "a word": ({"trained_betas": "linear"}, "trained_betas, a list that is"),
+    "a word": ({"trained_betas": "linear"}, "trained_betas is 'linear', and not a list"),
     "T": ({"num_train_timesteps": 0}, "T = 0 timesteps is empty"),
     "T in words": ({"num_train_timesteps": "1000"}, 'num_train_timesteps is "1000"'),
     "negative": ({"beta_start": -1.0}, "betas run from -1"),
