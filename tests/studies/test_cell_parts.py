@@ -83,7 +83,7 @@ def test_the_time_of_samples_is_that_of_all_of_them(study: Study, place: Path, m
     monkeypatch.setattr(cells, "unequal", lambda records, kind: [f"a {kind} learns nothing"])
     monkeypatch.setattr(cells, "SHOWN", 4)
     clock(monkeypatch, 100.0, 110.0)
-    (place / cells.RAW).write_bytes(images[:15].tobytes())
+    (place / cells.RAW).write_bytes(images[:15].tobytes() + b"half an image")
     data = ImageData("shapes", sound(), np.zeros((20, 0), np.uint8), [], flip=False)
     drawn = cells.draw(study, place, data, CPU)
     assert drawn.seconds == 40 and drawn.warnings == ("a wgan learns nothing",)

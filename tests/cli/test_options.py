@@ -1,0 +1,272 @@
+"""Every option of every command arrives where it is meant for; one that is left out has the default of the package.
+
+The function that a command calls is taken away: what it was given is compared with the request that a script would
+write. Nothing is trained, drawn or measured.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import torch
+
+from minidiff import cli
+from minidiff.classifier.config import ClassifierRequest
+from minidiff.ddpm.config import DdpmRequest
+from minidiff.dip.config import FitRequest
+from minidiff.evaluation.config import EvaluateRequest
+from minidiff.gan.config import GanRequest
+from minidiff.metrics.config import MeasureRequest
+from minidiff.pretrained.request import DrawRequest
+from minidiff.restoration.config import RestoreRequest
+from minidiff.studies.config import StudyRequest
+from minidiff.training.config import ResumeRequest
+
+CPU = torch.device("cpu")
+
+
+class Called(BaseException):
+    """A function was called with these arguments."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self.given, self.named = given, named
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # auto is cpu
+    return tmp_path
+
+
+@pytest.fixture()
+def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Called]:
+    """Run a command line whose work is done by `place`, and return the call of it."""
+
+    def called(*given: Any, **named: Any) -> Any:
+        raise Called(*given, **named)
+
+    def run(place: str, line: str) -> Called:
+        module, name = place.rsplit(".", 1)
+        with monkeypatch.context() as patch, pytest.raises(Called) as stop:
+            patch.setattr(importlib.import_module(f"minidiff{'.' * bool(module)}{module}"), name, called)
+            cli.cli.main(line.split(), standalone_mode=False)
+        return stop.value
+
+    return run
+
+
+# What every training can be told, as fields of its request and as a command line.
+TRAINED: dict[str, Any] = {
+    "dataset": "mnist", "data_dir": "in", "image_size": 24, "corruption": "fog", "severity": 5, "on_bad": "stop",
+    "max_pixels": 99, "flip": True, "init": "first", "preset": "cpu", "steps": 7, "batch_size": 6, "lr": 0.25,
+    "warmup": 2, "ema_decay": 0.5, "precision": "fp32", "seed": 9, "save_every": 3, "out": "to", "device": "cpu",
+}  # fmt: skip
+MORE: dict[str, tuple[type, dict[str, Any]]] = {
+    "ddpm": (DdpmRequest, {
+        "network": "a:B", "network_arguments": {"w": 1}, "conditional": True, "label_dropout": 0.5,
+        "schedule": "cosine", "timesteps": 40, "beta_start": 0.125, "beta_end": 0.75, "prediction": "v",
+        "min_snr_gamma": 4.0, "zero_terminal_snr": True, "sample_every": 4, "fid_every": 5, "fid_samples": 6,
+        "fid_sampler": "heun", "fid_steps": 8, "fid_features": "clf", "fid_weights": "w", "accumulate": 2,
+        "compile": True,
+    }),
+    "dcgan": (GanRequest, {"latent_dim": 5, "width": 4, "critic_steps": 2, "sample_every": 4}),
+    "wgan": (GanRequest, {"latent_dim": 5, "width": 4, "critic_steps": 2, "clip": 0.5, "sample_every": 4}),
+    "wgan-gp": (GanRequest, {"latent_dim": 5, "width": 4, "critic_steps": 2, "penalty": 5.0, "sample_every": 4}),
+    "classifier": (ClassifierRequest, {
+        "width": 4, "shift": 2, "measure_every": 3, "accumulate": 2, "compile": True,
+    }),
+}  # fmt: skip
+
+
+def as_line(values: dict[str, Any]) -> str:
+    """Write fields as options."""
+    words = []
+    for name, value in values.items():
+        flag = "--" + name.replace("_", "-")
+        words += [flag] if value is True else [flag, str(value).replace("'", '"').replace(" ", "")]
+    return " ".join(words)
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_a_training_is_planned_as_it_was_typed(kind: str, typed: Callable[..., Called]) -> None:
+    """With nothing, and with everything but `--epochs`, which excludes `--steps`."""
+    request, more = MORE[kind]
+    call = typed("pretrained.train.plan", f"train {kind}")
+    assert call.given == (kind, request(device="cpu"))
+    call = typed("pretrained.train.plan", f"train {kind} {as_line(TRAINED | more)}")
+    assert call.given == (kind, request(**TRAINED | more))
+    call = typed("pretrained.train.plan", f"train {kind} --epochs 2.5 --no-flip")
+    assert call.given == (kind, request(epochs=2.5, flip=False, device="cpu"))
+    command = cli.cli.get_command(None, "train").get_command(None, kind)  # type: ignore[union-attr, arg-type, attr-defined]
+    options = {each.name for each in command.params if isinstance(each, click.Option) and each.expose_value}
+    assert options == {*TRAINED, *more, "epochs", "resume", "dry_run"}
+
+
+@pytest.mark.parametrize("kind", MORE)
+def test_a_training_is_resumed_with_the_changes_that_were_typed(kind: str, typed: Callable[..., Called]) -> None:
+    """All that a request of this kind may change; `--epochs` beside it."""
+    values = TRAINED | MORE[kind][1]
+    changes = {each.name: values[each.name] for each in fields(ResumeRequest) if each.name in values}
+    call = typed("pretrained.train.take_up", f"train {kind} --resume there {as_line(changes)}")
+    assert call.given == ("there", ResumeRequest(**changes), kind)
+    call = typed("pretrained.train.take_up", f"train {kind} --resume there --epochs 2")
+    assert call.given == ("there", ResumeRequest(epochs=2.0, device="cpu"), kind)
+
+
+def test_images_are_drawn_as_it_was_typed(typed: Callable[..., Called]) -> None:
+    place = "pretrained.sampling.plan"
+    assert typed(place, "sample").given == (DrawRequest(device=CPU),)
+    line = (
+        "sample run -n 3 --sampler ddim --steps 5 --eta 0.5 --spacing karras --start-t 7 --init x.png --max-pixels 99 "
+        "--init-mode scale --labels a --labels b --guidance 3 --threshold 0.75 --seed 4 --weights raw --batch-size 5 "
+        "--progressive 6 --precision fp32 --variance fixed_large --out o.png --force"
+    )
+    expected = DrawRequest(
+        "run", num=3, sampler="ddim", steps=5, eta=0.5, spacing="karras", start_t=7, init="x.png", max_pixels=99,
+        init_mode="scale", labels=("a", "b"), guidance_scale=3.0, clip=0.75, seed=4, weights="raw", batch_size=5,
+        progressive=6, precision="fp32", variance="fixed_large", device=CPU, out="o.png", force=True,
+    )  # fmt: skip
+    assert typed(place, line).given == (expected,)
+    line = "sample --start-t auto --init run --init-steps 3,5 --no-clip --labels-file l.json"
+    expected = DrawRequest(start_t="auto", init="run", init_steps=[3, 5], clip=False, labels_file="l.json", device=CPU)
+    assert typed(place, line).given == (expected,)
+    compared = DrawRequest(compare=[("ddpm", 9), ("heun", None)], device=CPU)
+    assert typed(place, "sample --compare ddpm:9,heun").given == (compared,)
+
+
+def test_distances_are_measured_as_it_was_typed(typed: Callable[..., Called]) -> None:
+    place = "pretrained.distance.Comparison"
+    assert typed(place, "fid a b").given == ("a", "b", MeasureRequest(), CPU)
+    line = (
+        "fid a b --metrics fid,kid --features clf --weights w.pt --dims 64 --mode clean -n 30 --sampler ddpm --steps 4 "
+        "--seed 5 --on-bad stop --max-pixels 99 --data-dir in --image-size 24 --batch-size 7"
+    )
+    expected = MeasureRequest(
+        ("fid", "kid"), features="clf", weights="w.pt", dims=64, mode="clean", num=30, sampler="ddpm", steps=4, seed=5,
+        on_bad="stop", max_pixels=99, data_dir="in", image_size=24, batch_size=7,
+    )  # fmt: skip
+    assert typed(place, line).given == ("a", "b", expected, CPU)
+
+
+def test_statistics_go_into_a_file_that_can_be_made(typed: Callable[..., Called], own_folder: Path) -> None:
+    """Before the long work: not over another file unless told so, not into a folder that is missing, only as .npz."""
+    (own_folder / "there.npz").write_bytes(b"mine")
+    for line, code in (
+        ("fid a --save-stats there.npz", 1), ("fid a --save-stats no/s.npz", 1), ("fid a --save-stats s.npy", 2),
+        ("fid a", 2),
+    ):  # fmt: skip
+        assert cli.run(line.split()) == code, line
+    for line in ("fid a --save-stats there.npz --force", "fid a --save-stats new.npz"):
+        assert typed("pretrained.distance.Comparison", line).given == ("a", None, MeasureRequest(), CPU)
+
+
+FIT = (
+    "--net cnn --layers 3 --channels 8 --kernel-size 5 --scales 2 --steps 9 --lr 0.5 --input image --jitter 0.25 "
+    "--average 0.5 --early-stop window --patience 4 --window 5 --save-every 2 --max-pixels 99 --reference c.png "
+    "--seed 3 --compile --noise-sigma 25"
+)
+FITTED: dict[str, Any] = {
+    "net": "cnn", "layers": 3, "channels": 8, "kernel_size": 5, "scales": 2, "steps": 9, "lr": 0.5, "input": "image",
+    "jitter": 0.25, "average": 0.5, "early_stop": "window", "patience": 4, "window": 5, "save_every": 2,
+    "max_pixels": 99, "reference": "c.png", "seed": 3, "compile": True, "noise_sigma": 25.0,
+}  # fmt: skip
+
+
+def test_a_fit_begins_as_it_was_typed(typed: Callable[..., Called]) -> None:
+    """With `--out` the answer stays there, and is not copied to here."""
+    call = typed("dip.recipe.begin", "dip fit p.png")
+    assert call.given == ("p.png", FitRequest(), "cpu", None) and call.named == {"deliver": True}
+    line = f"dip fit p.png {FIT} --task super-resolve --factor 2 --size 32 --out to"
+    call = typed("dip.recipe.begin", line)
+    assert call.given == ("p.png", FitRequest(task="super-resolve", factor=2, size=32, **FITTED), "cpu", "to")
+    assert call.named == {"deliver": False}
+    call = typed("dip.recipe.begin", "dip fit p.png --task inpaint --mask m.png --weights imagenet --net resnet18")
+    assert call.given[1] == FitRequest(task="inpaint", mask="m.png", weights="imagenet", net="resnet18")
+    for line, steps in (("dip fit --resume there", None), ("dip fit --resume there --steps 9", 9)):
+        assert typed("dip.fit_picture.open_fit", line).given == ("there", "cpu", steps)
+
+
+def test_a_restoration_begins_as_it_was_typed(typed: Callable[..., Called]) -> None:
+    place = "restoration.restore.begin"
+    call = typed(place, "restore p.png --model run")
+    assert call.given == ("p.png", "run", RestoreRequest(), "cpu", None) and call.named == {"deliver": True}
+    call = typed(
+        place, f"restore p.png --model run --mix 0.25 --start-t 9 --init-mode noise --sampler heun {FIT} --out t"
+    )
+    expected = RestoreRequest(0.25, 9, "noise", "heun", FitRequest(**FITTED))
+    assert call.given == ("p.png", "run", expected, "cpu", "t") and call.named == {"deliver": False}
+    for line, steps in (("restore --resume there", None), ("restore --resume there --steps 9", 9)):
+        assert typed("restoration.restore.reopen", line).given == ("there", "cpu", steps)
+
+
+def test_an_evaluation_is_planned_as_it_was_typed(typed: Callable[..., Called]) -> None:
+    """What belongs to a run is refused for a data set, and the other way round."""
+    place = "evaluation.evaluate.plan"
+    assert typed(place, "evaluate run --classifier clf").given == (EvaluateRequest("run", "clf", device=CPU),)
+    drawing: dict[str, Any] = {"per_class": 4, "sampler": "heun", "steps": 5, "seeds": 6, "seed": 7, "batch_size": 8}
+    line = f"evaluate run --classifier clf {as_line(drawing)} --labels-file a --labels-file b --guidance 3 --out to"
+    expected = EvaluateRequest(
+        "run", "clf", labels_files=("a", "b"), guidance_scale=3.0, out="to", device=CPU, **drawing
+    )
+    assert typed(place, line).given == (expected,)
+    looking: dict[str, Any] = {"num": 5, "data_dir": "in", "image_size": 24}
+    line = f"evaluate dataset:shapes --classifier clf {as_line(looking)}"
+    assert typed(place, line).given == (EvaluateRequest("dataset:shapes", "clf", device=CPU, **looking),)
+    for name, value in (drawing | {"labels_file": "a", "guidance": 3}).items():
+        assert cli.run(f"evaluate dataset:shapes --classifier clf {as_line({name: value})}".split()) == 2
+    for name, value in looking.items():
+        assert cli.run(f"evaluate run --classifier clf {as_line({name: value})}".split()) == 2
+
+
+def test_a_study_is_planned_as_it_was_typed(typed: Callable[..., Called]) -> None:
+    place = "studies.compare.plan_study"
+    call = typed(place, "compare --out s")
+    assert call.given[:3] == (Path("s"), StudyRequest(), 1)
+    line = (
+        "compare --out s --datasets mnist,shapes --corruptions fog --models ddpm,wgan --severity 5 --image-size 16 "
+        "--data-dir mnist=in --steps ddpm=4,wgan=5 --num 30 --features clf --seed 6 --device cpu --parallel 2"
+    )
+    expected = StudyRequest(
+        ("mnist", "shapes"), ("fog",), ("ddpm", "wgan"), severity=5, image_size=16, data_dir={"mnist": "in"},
+        steps={"ddpm": 4, "wgan": 5}, num=30, features="clf", seed=6, device="cpu",
+    )  # fmt: skip
+    assert typed(place, line).given[:3] == (Path("s"), expected, 2)
+    request = typed(place, "compare --out s --corruptions all --steps 9 --data-dir in=side --minutes 2").given[1]
+    assert request == StudyRequest(corruptions=tuple(request.corruptions), steps=9, data_dir="in=side", minutes=2.0)
+    assert len(request.corruptions) == 16 and request.corruptions[0] == "identity"
+    for wrong in ("--steps 0", "--steps ddpm=0", "--steps ddpm=4,5", "--data-dir a=b --data-dir mnist=in"):
+        assert cli.run(["compare", "--out", "s", *wrong.split()]) == 2
+
+
+def test_the_other_commands_pass_on_what_was_typed(typed: Callable[..., Called]) -> None:
+    data = "--corruption fog --severity 5 --image-size 16 --split test --data-dir in --on-bad stop --max-pixels 99"
+    loaded: dict[str, Any] = {
+        "name": "mnist", "corruption": "fog", "severity": 5, "image_size": 16, "split": "test", "data_dir": Path("in"),
+        "on_bad": "stop", "max_pixels": 99,
+    }  # fmt: skip
+    for line in (f"data preview mnist {data} --out g.png", f"data export mnist to {data}"):
+        assert typed("data.datasets.load_data", line).named == loaded | {"flip": None}
+    call = typed("report", "report run --out p.html --force")
+    assert call.given == (Path("run"), Path("p.html")) and call.named == {"force": True}
+    call = typed("report", "report")
+    assert call.given == (None, None) and call.named == {"force": False}
+    call = typed("pretrained.exchange.export_run", "export run to --weights raw")
+    assert call.given == ("run", Path("to"), "diffusers", "raw")
+    assert typed("pretrained.exchange.export_run", "export run to").given[3] == "ema"
+    assert typed("pretrained.exchange.import_run", "import a/b to").given == ("a/b", Path("to"))
+    assert typed("reports.describe.describe_run", "info run").given == ("run",)
+
+
+def test_a_home_folder_is_found_where_the_shell_left_it(
+    typed: Callable[..., Called], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--out=~/run`: a shell replaces `~` only at the beginning of a word."""
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    call = typed("pretrained.train.plan", "train dcgan --out=~/run")
+    assert Path(call.given[1].out) == Path("/home/me/run")
