@@ -51,7 +51,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Called]:
         raise Called(*given, **named)
 
     def run(place: str, line: str) -> Called:
-        module, name = place.rsplit(".", 1)
+        module, _, name = place.rpartition(".")
         with monkeypatch.context() as patch, pytest.raises(Called) as stop:
             patch.setattr(importlib.import_module(f"minidiff{'.' * bool(module)}{module}"), name, called)
             cli.cli.main(line.split(), standalone_mode=False)
