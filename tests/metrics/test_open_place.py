@@ -67,7 +67,7 @@ def test_every_option_reaches_what_it_is_for(calls: Calls, tmp_path: Path) -> No
     places.open_place(str(run), seed=3, num=5)
     places.open_place(str(run))
     with pytest.raises(UserError, match="`steps`"):
-        gan.folder = run
+        gan.folder, gan.config = run, SimpleNamespace(kind="dcgan")  # type: ignore[assignment]
         places.open_place(str(run), steps=3)
     drawn = {"sampler": "heun", "steps": 7, "seed": 3}
     assert calls.seen[:-1] == [
