@@ -9,8 +9,10 @@ import pytest
 import torch
 from processes import finish, minidiff
 
+from minidiff.errors import UserError
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.log import read_metrics
+from minidiff.runtime.distributed import local_device
 
 
 @pytest.mark.slow
@@ -60,3 +62,9 @@ def test_an_interrupt_stops_all_processes_and_saves(photos: Path, tmp_path: Path
     state = checkpoint.read_state(tmp_path / "run")
     assert state is not None and state["step"] >= 50
     assert all(torch.isfinite(tensor).all() for tensor in state["ema"].values())
+
+
+def test_a_device_that_torch_does_not_know_is_named() -> None:
+    """From a script, where no command has looked at it first."""
+    with pytest.raises(UserError, match="unknown `device` 'tpu'"):
+        local_device("tpu")
