@@ -50,11 +50,11 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Called]:
     def called(*given: Any, **named: Any) -> Any:
         raise Called(*given, **named)
 
-    def run(place: str, line: str) -> Called:
+    def run(place: str, line: str | list[str]) -> Called:
         module, _, name = place.rpartition(".")
         with monkeypatch.context() as patch, pytest.raises(Called) as stop:
             patch.setattr(importlib.import_module(f"minidiff{'.' * bool(module)}{module}"), name, called)
-            cli.cli.main(line.split(), standalone_mode=False)
+            cli.cli.main(line.split() if isinstance(line, str) else line, standalone_mode=False)
         return stop.value
 
     return run
@@ -151,16 +151,20 @@ def test_distances_are_measured_as_it_was_typed(typed: Callable[..., Called]) ->
         on_bad="stop", max_pixels=99, data_dir="in", image_size=24, batch_size=7,
     )  # fmt: skip
     assert typed(place, line).given == ("a", "b", expected, CPU)
+    spaced = ["fid", "a", "b", "--metrics", "fid, kid"]
+    assert typed(place, spaced).given == ("a", "b", MeasureRequest(("fid", "kid")), CPU)
 
 
-def test_statistics_go_into_a_file_that_can_be_made(typed: Callable[..., Called], own_folder: Path) -> None:
+def test_statistics_go_into_a_file_that_can_be_made(
+    typed: Callable[..., Called], own_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Before the long work: not over another file unless told so, not into a folder that is missing, only as .npz."""
     (own_folder / "there.npz").write_bytes(b"mine")
-    for line, code in (
-        ("fid a --save-stats there.npz", 1), ("fid a --save-stats no/s.npz", 1), ("fid a --save-stats s.npy", 2),
-        ("fid a", 2),
+    for line, code, said in (
+        ("fid a --save-stats there.npz", 1, "there.npz exists"), ("fid a --save-stats no/s.npz", 1, "no folder no"),
+        ("fid a --save-stats s.npy", 2, "must end in .npz"), ("fid a", 2, "B is missing"),
     ):  # fmt: skip
-        assert cli.run(line.split()) == code, line
+        assert cli.run(line.split()) == code and said in capsys.readouterr().err, line
     for line in ("fid a --save-stats there.npz --force", "fid a --save-stats new.npz"):
         assert typed("pretrained.distance.Comparison", line).given == ("a", None, MeasureRequest(), CPU)
 

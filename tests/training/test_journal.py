@@ -102,9 +102,12 @@ def test_nothing_is_measured_unless_it_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deadly", [6, 8])
-def test_what_a_kill_left_unmeasured_is_measured_on_resuming(tmp_path: Path, deadly: int) -> None:
+def test_what_a_kill_left_unmeasured_is_measured_on_resuming(
+    tmp_path: Path, deadly: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed in the middle of a measurement, after the save of that step: it is made up for, and none twice. A run
     that has all of its own asks for nothing."""
+    monkeypatch.setattr(journal, "draw_curves", lambda folder: None)
     with pytest.raises(Killed):
         run_to_the_end(trainer(8), tmp_path, save_every=3, measure=Gauge(deadly), measure_every=3)
     again = Gauge()
@@ -261,8 +264,11 @@ def test_the_end_is_not_drawn_twice() -> None:
     assert [step for step in range(1, 8) if Previews(3, 7, False, 0).is_due(step)] == [3, 6, 7]
 
 
-def test_a_warning_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_warning_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the numbers in it are."""
+    monkeypatch.setattr(journal, "draw_curves", lambda folder: None)
     run_to_the_end(trainer(4), tmp_path, sample_every=1, preview=lambda step: [f"step {step}: 0.{step} of 9 are grey"])
     assert capsys.readouterr().err.count("are grey") == 1
 
