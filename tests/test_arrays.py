@@ -50,6 +50,7 @@ DAMAGED = {  # what is wrong with a .npy file: the file
     "a list": npy("[1, 2]\n"),
     "no shape": npy("{'descr': '|u1', 'fortran_order': False}\n"),
     "negative": npy(declaring("(4, -16, 16, 3)")),
+    "negative, of nothing": npy(declaring("(0, -1)"), b""),
     "two negative": npy(declaring("(4, -16, -16, 3)")),
     "a fraction": npy(declaring("(4.0, 16, 16, 3)")),
     "a number for a shape": npy(declaring("3072")),
@@ -221,3 +222,57 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.npy")
     with pytest.raises(UserError, match="not a file"):
         open_npy(tmp_path / "a.npy")
+
+
+# --- what is read of a sound one ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_are_read_where_they_are_asked_for(packed: bool, tmp_path: Path) -> None:
+    """From the middle, in pieces, beyond the end; of a .npy file and of one in a .npz."""
+    parts = [slice(1, 2), slice(2, 4), slice(9, 12)]
+    if packed:
+        np.savez_compressed(tmp_path / "a.npz", images=IMAGES)
+        array = open_npz(tmp_path / "a.npz")["images"]
+    else:
+        np.save(tmp_path / "a.npy", IMAGES)
+        array = open_npy(tmp_path / "a.npy")
+    found = list(array.read(parts))
+    assert [len(rows) for rows in found] == [1, 2, 0] and (np.concatenate(found) == IMAGES[1:]).all()
+    assert array.described == "uint8 [4, 16, 16, 3]" and array.size == 3072
+
+
+def test_the_other_order_is_read_whole_and_mapped_but_not_in_rows(tmp_path: Path) -> None:
+    """Fortran's. Of a single dimension there is one order only, whatever the header says."""
+    turned = np.asfortranarray(IMAGES)
+    np.save(tmp_path / "a.npy", turned)
+    array = open_npy(tmp_path / "a.npy")
+    assert (array.whole() == IMAGES).all() and (array.mapped() == IMAGES).all()
+    with pytest.raises(UserError, match="Fortran order"):
+        next(array.read([slice(0, 1)]))
+    (tmp_path / "b.npy").write_bytes(npy(declaring("(3,)", fortran="True"), b"abc"))
+    assert next(open_npy(tmp_path / "b.npy").read([slice(1, 3)])).tolist() == [98, 99]
+
+
+def test_limits_are_reached_but_not_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many arrays, and as many bytes, as are allowed."""
+    np.savez(tmp_path / "a.npz", a=IMAGES, b=IMAGES[0])
+    monkeypatch.setattr(arrays, "MEMBERS", 2)
+    found = open_npz(tmp_path / "a.npz")
+    assert list(found) == ["a", "b"] and found["a"].whole(3072).shape == IMAGES.shape
+    with pytest.raises(UserError, match="larger than it can be"):
+        found["a"].whole(3071)
+    assert [array.shape for array in read_npz(tmp_path / "a.npz", "b", "a")] == [(16, 16, 3), (4, 16, 16, 3)]
+    monkeypatch.setattr(arrays, "MEMBERS", 1)
+    with pytest.raises(UserError, match="2 arrays. Save the images as one"):
+        open_npz(tmp_path / "a.npz")
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_cut_short(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", IMAGES)
+    array = open_npy(tmp_path / "a.npy")
+    os.truncate(tmp_path / "a.npy", array.start + 2000)
+    with pytest.raises(UserError, match="cut short"):
+        list(array.read([slice(0, 2), slice(2, 4)]))
+    with pytest.raises(UserError, match="cut short"):
+        array.whole()

@@ -1,13 +1,14 @@
 """Every option of every command arrives where it is meant for; one that is left out has the default of the package.
 
 The function that a command calls is taken away: what it was given is compared with the request that a script would
-write. Nothing is trained, drawn or measured.
+write, and what it answers with what is printed. Nothing is trained, drawn or measured.
 """
 
 import importlib
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -274,3 +275,82 @@ def test_a_home_folder_is_found_where_the_shell_left_it(
     monkeypatch.setenv("USERPROFILE", "/home/me")
     call = typed("pretrained.train.plan", "train dcgan --out=~/run")
     assert Path(call.given[1].out) == Path("/home/me/run")
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("sample --threshold 0.9 --no-clip", "--threshold and --no-clip exclude each other"),
+        ("train ddpm --ema-decay 1", "--ema-decay"),
+        ("train ddpm --severity 2", "--severity needs a --corruption"),
+        ("data preview mnist --severity 2 --out g.png", "--severity needs a --corruption"),
+        ("data export mnist to --severity 2", "--severity needs a --corruption"),
+        ("data preview mnist --corruption all --severity 2 --out g.png", "Leave --severity out"),
+    ],
+)
+def test_what_excludes_each_other_is_wrong_usage(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(line.split()) == 2 and said in capsys.readouterr().err
+
+
+# --- what is said on the way ----------------------------------------------------------------------------------------
+
+
+def test_a_drawing_is_told_in_flags(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What will be drawn, what is doubted before and after, what was written; `clip` is two flags."""
+    facts = ["`clip` False may help", "`clip` 0.995 may, too", "leave `clip` out"]
+
+    def draw(_: Any, aside: Callable[[str], None]) -> Any:
+        aside("by the way")
+        return SimpleNamespace(written=["a.png", "b.png"], problems=facts)
+
+    order = SimpleNamespace(lines=["`start_t` is 5"], warnings=["`steps` are few"], total=1, unit="image", draw=draw)
+    monkeypatch.setattr("minidiff.pretrained.sampling.plan", lambda request: order)
+    assert cli.run(["sample"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["--start-t is 5", "by the way", "written   a.png", "written   b.png"]
+    assert [line for line in said.err.splitlines() if line.startswith("Warning")] == [
+        "Warning: --steps are few", "Warning: --no-clip may help", "Warning: --threshold 0.995 may, too",
+        "Warning: leave --no-clip or --threshold out",
+    ]  # fmt: skip
+
+
+class Job:
+    """A training that can be told of, and does nothing."""
+
+    def __init__(self) -> None:
+        self.data, self.config = SimpleNamespace(notes=["two files are bad"]), SimpleNamespace()
+        self.folder, self.calls, self.warn = Path("run"), list[str](), print
+
+    def describe(self) -> str:
+        return "the plan"
+
+    def start(self) -> str:
+        self.calls.append("start")
+        return "the folder"
+
+    def run(self) -> None:
+        self.calls.append("run")
+        self.warn("the `lr` is high")
+
+    def conclusion(self) -> str:
+        return "the end"
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+@pytest.mark.parametrize("how, printed", [("", ["the plan", "the folder", "the end"]), ("--quiet", ["the end"])])
+def test_a_training_says_what_it_does(
+    how: str, printed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dry run says its plan even if it is to be quiet: that is its result. The folder is let go of in the end."""
+    job = Job()
+    monkeypatch.setattr("minidiff.pretrained.train.plan", lambda kind, request: job)
+    monkeypatch.setattr("minidiff.cli.train.next_command", lambda training, folder: "sample")
+    assert cli.run(f"train ddpm --dry-run {how}".split()) == 0
+    assert capsys.readouterr().out == "the plan\n" and job.calls == ["close"]
+    assert cli.run(f"train ddpm {how}".split()) == 0
+    said = capsys.readouterr()
+    assert [line for line in said.out.splitlines() if not line.startswith("next")] == printed
+    assert "Warning: two files are bad." in said.err and "Warning: the --lr is high" in said.err
+    assert job.calls == ["close", "start", "run", "close"]

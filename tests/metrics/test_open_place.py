@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from minidiff.data.datasets import ImageData
 from minidiff.errors import NoMemory, UserError
@@ -187,3 +188,20 @@ def test_a_lack_of_memory_is_no_fault_of_a_file(folder: Path, monkeypatch: pytes
     monkeypatch.setattr(sources, "read_image", full)
     with pytest.raises(NoMemory, match=r"0\.png needs more memory"):
         list(sources.open_folder(str(folder)).batches(2))
+
+
+def test_files_are_known_by_their_suffix_in_any_case_and_from_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`~` is the home folder, also where no shell replaces it. Weights without a config are told what they lack."""
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    np.savez(tmp_path / "images.npz", np.zeros((3, 8, 8, 3), np.uint8))
+    (tmp_path / "images.npz").rename(tmp_path / "IMAGES.NPZ")
+    write_image(tmp_path / "folder" / "0.png", np.zeros((8, 8, 3), np.uint8))
+    for place, count in (("~/IMAGES.NPZ", 3), ("~/folder", 1)):
+        source = places.open_place(place)
+        assert isinstance(source, sources.ImageSource) and source.count == count
+    torch.save({"down_blocks.0.weight": torch.zeros(1)}, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match="holds weights without their settings"):
+        places.open_place(str(tmp_path / "weights.pt"))

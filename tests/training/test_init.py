@@ -21,6 +21,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_IMAGES", 1)  # pictures take most of the time
     monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_COLUMNS", 1)
     monkeypatch.setattr("minidiff.training.journal.draw_curves", lambda folder: None)
+    monkeypatch.setattr("minidiff.training.journal.draw_curves", lambda folder: None)
     monkeypatch.setattr("minidiff.classifier.job.draw_mistakes", lambda *given: None)
     monkeypatch.setattr("minidiff.classifier.job.draw_confusion", lambda *given: None)
 
