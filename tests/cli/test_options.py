@@ -288,7 +288,12 @@ def test_a_home_folder_is_found_where_the_shell_left_it(
         ("data preview mnist --corruption all --severity 2 --out g.png", "Leave --severity out"),
     ],
 )
-def test_what_excludes_each_other_is_wrong_usage(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_excludes_each_other_is_wrong_usage(
+    line: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is read: a training that began here would take minutes."""
+    for work in ("pretrained.train.plan", "pretrained.sampling.plan", "data.datasets.load_data"):
+        monkeypatch.setattr(f"minidiff.{work}", lambda *_, **__: pytest.fail("it went on"))
     assert cli.run(line.split()) == 2 and said in capsys.readouterr().err
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from plain_samplers import lost, plain
 
+from minidiff.diffusion.levels import Jump
 from minidiff.diffusion.predictions import PREDICTIONS
 from minidiff.diffusion.process import predict_eps, predict_x0, q_sample, target
 from minidiff.diffusion.samplers import SAMPLERS, VARIANCES, Step, calls
@@ -508,3 +509,20 @@ def test_the_samplers_own_options_are_checked():
         for clip in (0.0, 1.0, 1.5, 1, -0.5, float("nan")):
             with pytest.raises(UserError, match="is not a quantile. Take one between 0 and 1"):
                 next(sampler(model, LINEAR, x, clip=clip))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_option_of_another_sampler_is_refused(name):
+    """Also where its value is what happens anyway: eta 0 adds no noise, but to ddpm that would be a wrong promise."""
+    x, model = numbers()
+    options = {"eta": 0.0, "variance": "fixed_small", "keep_eps": True}
+    for option in options.keys() - set(SAMPLERS[name].plan.options):
+        with pytest.raises(UserError, match=f"has no `{option}`"):
+            next(SAMPLERS[name](model, LINEAR, x, **{option: options[option]}))
+
+
+def test_the_floor_of_the_variance_is_that_of_the_published_code():
+    """It takes log(max(variance, 1e-20)) (Ho et al. 2020). Fails with a floor that could be seen."""
+    for variance, expected in ((0.0, 1e-20), (1e-12, 1e-12), (0.5, 0.5)):
+        jump = Jump(beta=variance, alpha=0.5, alpha_bar=0.5, alpha_bar_prev=0.75, var=0.25, var_prev=0.25)
+        assert VARIANCES["fixed_small"](jump) == pytest.approx(expected, rel=1e-12, abs=0)
