@@ -12,9 +12,12 @@ from minidiff.classifier.job import ClassifierJob
 from minidiff.classifier.presets import CLASSIFIER_PRESETS
 from minidiff.cli import dip as dip_cli
 from minidiff.cli import fid as fid_cli
+from minidiff.cli.restore import tell
 from minidiff.cli.train import next_command
+from minidiff.cli.types import Device
 from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.gan.presets import GAN_PRESETS
+from minidiff.restoration.config import Quality, RestoreResult
 from minidiff.training.journal import Interrupted
 
 
@@ -34,6 +37,15 @@ class Bar:
 
     def update(self, by: int = 1) -> None:
         self.n += by
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def set_description(self, what: str, refresh: bool = True) -> None:
+        self.what = what
 
     def set_postfix_str(self, note: str, refresh: bool = True) -> None:
         self.notes.append(note)
@@ -160,6 +172,117 @@ def test_statistics_are_not_kept_a_second_time(
     monkeypatch.setattr("minidiff.pretrained.distance.Comparison", lambda *_: SimpleNamespace(sources=[images, None]))
     assert cli.run(["fid", "a.npz", "--save-stats", "s.npz"]) == 1
     assert "a.npz is statistics already" in capsys.readouterr().err and not Path("s.npz").exists()
+
+
+# --- evaluate, compare, restore -------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_is_told_in_flags(
+    bars: list[Bar], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is looked at, what is doubted before and after, and a bar that ends at the last call."""
+
+    def run(on_progress: Any) -> Any:
+        for done in (3, 7):
+            on_progress(done, 7, "test")
+        return SimpleNamespace(lists={}, written=["to"], problems=["`steps` are few"])
+
+    evaluation = SimpleNamespace(lines=["`seed` 0"], warnings=["`seeds` 1 is few"], run=run)
+    monkeypatch.setattr("minidiff.evaluation.evaluate.plan", lambda request: evaluation)
+    monkeypatch.setattr("minidiff.evaluation.figures.table", lambda lists: ["the table"])
+    assert cli.run(["evaluate", "run", "--classifier", "clf"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "--seed 0\nthe table\nwritten   to\n"
+    assert said.err == "Warning: --seeds 1 is few\nWarning: --steps are few\n"
+    assert [(bar.n, bar.total, bar.what, bar.open) for bar in bars] == [(7, 7, "test", False)]
+
+
+@pytest.fixture()
+def study(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, ...]]:
+    """Take away all that `compare` calls. What each of it was given is noted."""
+    given: dict[str, tuple[Any, ...]] = {}
+
+    def take_away(place: str, answer: Any = None) -> None:
+        name = place.rpartition(".")[2]
+        monkeypatch.setattr(f"minidiff.studies.{place}", lambda *what, **_: (given.update({name: what}), answer)[1])
+
+    event = SimpleNamespace(name="a.b.c", state="failed", text="`num` is odd")
+    take_away("compare.plan_study", SimpleNamespace(device="mps", doubts=["`num` is small"], cells=["a.b.c"]))
+    take_away("compare.devices_for", ["a device"])
+    take_away("compare.check_idle")
+    take_away("study.keep_study")
+    take_away("processes.carry_out", [event])
+    take_away("progress.unfinished", [])
+    take_away("progress.describe", ["the plan"])
+    take_away("progress.timetable", ["the hours"])
+    take_away("progress.table", ["the figures: `num`"])
+    take_away("progress.Clock", SimpleNamespace(note=lambda name, state: "an hour"))
+    monkeypatch.setattr("minidiff.cli.compare.write_page", lambda folder: None)
+    return given
+
+
+def test_a_study_is_carried_out_as_it_was_asked_for(
+    study: dict[str, tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the devices that were asked for, or else the study's; as many cells at once, failed ones again, if asked."""
+    assert cli.run(["compare", "--out", "s", "--device", "cpu", "--parallel", "3", "--retry"]) == 0
+    said = capsys.readouterr()
+    assert study["devices_for"] == ("cpu", 3) and study["Clock"][2] == 3
+    assert study["carry_out"][2:] == (["a device"], True) and "keep_study" in study and "check_idle" not in study
+    for line in ("failed    a.b.c: --num is odd", "left      an hour", "the figures: --num"):
+        assert f"{line}\n" in said.out
+    assert said.err == "Warning: --num is small\n"
+    assert cli.run(["compare", "--out", "s"]) == 0
+    assert study["devices_for"] == ("mps", 1) and study["carry_out"][2:] == (["a device"], False)
+
+
+def test_a_dry_run_of_a_study_asks_whether_another_is_at_work(
+    study: dict[str, tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real run would be refused; nothing is kept or begun."""
+    assert cli.run(["compare", "--out", "s", "--dry-run", "--quiet"]) == 0
+    assert study["check_idle"] == (Path("s"),) and not {"keep_study", "carry_out"} & study.keys()
+    assert capsys.readouterr().out == "the plan\nthe hours\n"
+
+
+@pytest.mark.parametrize("fit, restored, doubted", [(30.0, 29.0, True), (29.0, 30.0, False), (30.0, None, False)])
+def test_a_fit_that_is_better_alone_is_told(
+    fit: float, restored: float | None, doubted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that does not know such pictures makes them worse. Without a psnr a picture equals the reference."""
+    quality = {"deep image prior": Quality(fit, 0.9), "restored": Quality(restored)}
+    tell(RestoreResult(5.0, 2, (2, 1, 0), quality))
+    said = capsys.readouterr()
+    assert ("the fit alone is nearer" in said.err) == doubted
+    assert "noise 5.0 of 255 in the picture, chain from t = 2, 3 calls" in said.out
+    assert f"deep image prior: PSNR {fit:.2f} dB, SSIM 0.900" in said.out
+    assert ("restored: equals the reference" in said.out) == (restored is None)
+
+
+def test_a_checkpoint_is_told_in_flags(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its notes advise options of `minidiff sample`; a run that draws nothing without labels is asked for one."""
+    network = SimpleNamespace(image_size=8, in_channels=3, label_dim=4)
+    diffusion = SimpleNamespace(schedule="linear", timesteps=9, prediction="v")
+    config = SimpleNamespace(network=network, diffusion=diffusion, source=SimpleNamespace(one_hot=True))
+    found = SimpleNamespace(config=config, parameters=7, notes=["`clip` False, `steps` 4"], folder=Path("my run"))
+    monkeypatch.setattr("minidiff.pretrained.exchange.import_run", lambda source, run: found)
+    assert cli.run(["import", "there"]) == 0
+    said = capsys.readouterr().out
+    assert "note      --no-clip, --steps 4\n" in said and "4, one an image" in said
+    assert said.endswith("next      minidiff sample 'my run' --labels 0 --num 4\n")
+
+
+@pytest.mark.parametrize("device, count, said", [
+    ("cuda:1", 2, None), ("cuda", 2, None), ("cpu", 0, None), ("cuda:2", 2, "has 2 GPUs"), ("cuda", 0, "torch"),
+    ("cuda:0", 0, "torch"), ("xpu", 0, "is not supported"), ("gpu", 0, "unknown device 'gpu'"),
+])  # fmt: skip
+def test_a_device_must_be_there(device: str, count: int, said: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    if said is None:
+        assert Device().convert(device, None, None) == device
+    else:
+        with pytest.raises(click.BadParameter, match=said):
+            Device().convert(device, None, None)
 
 
 # --- help -----------------------------------------------------------------------------------------------------------

@@ -563,13 +563,17 @@ def run(*arguments: object) -> tuple[str, str]:
     return result.stdout, result.stderr
 
 
-def test_list_names_every_set():
-    """One row for each, with sizes, and whether it is here."""
+def test_list_names_every_set(tmp_path):
+    """One row for each, with sizes, and whether it is here: in the cache, or in the folder that is named."""
     output, _ = run("list")
     rows = {line.split()[0]: line for line in output.splitlines()[1:]}
     assert list(rows) == list(DATASETS)
     assert "32x32x3" in rows["shapes"] and rows["shapes"].endswith("yes")
     assert "60,000" in rows["mnist"] and rows["mnist"].endswith("no")
+    write_idx(tmp_path, split="train")
+    write_idx(tmp_path, split="t10k")
+    output, _ = run("list", "--data-dir", tmp_path)
+    assert next(line for line in output.splitlines() if line.startswith("mnist ")).endswith("yes")
 
 
 def test_preview_writes_a_grid_and_says_the_labels(tmp_path):
@@ -598,7 +602,7 @@ def test_unknown_names_on_the_command_line(tmp_path):
         run("preview", "shaped", "--out", tmp_path / "g.png")
 
 
-def test_export_is_in_iclevrs_format(tmp_path):
+def test_export_is_in_iclevrs_format(tmp_path, monkeypatch):
     """Images, labels by file name, numbers by label, and 32 conditions each; a second export is refused."""
     folder = tmp_path / "set"
     output, _ = run("export", "shapes", folder, "--num", 10)
@@ -612,6 +616,7 @@ def test_export_is_in_iclevrs_format(tmp_path):
     for split, out in (("test", False), ("new_test", True)):
         assert len(tables[split]) == 32
         assert all(shapes.held_out([tables["objects"][name] for name in names]) == out for names in tables[split])
+    monkeypatch.setattr("minidiff.data.datasets.load_data", lambda **_: pytest.fail("it read the images first"))
     with pytest.raises(UserError, match="'train' is there already"):
         run("export", "shapes", folder)
     with pytest.raises(UserError, match="not an empty folder"):

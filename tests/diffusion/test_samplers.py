@@ -526,3 +526,29 @@ def test_the_floor_of_the_variance_is_that_of_the_published_code():
     for variance, expected in ((0.0, 1e-20), (1e-12, 1e-12), (0.5, 0.5)):
         jump = Jump(beta=variance, alpha=0.5, alpha_bar=0.5, alpha_bar_prev=0.75, var=0.25, var_prev=0.25)
         assert VARIANCES["fixed_small"](jump) == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_chain_may_begin_at_its_last_timestep(name):
+    """0 is a timestep like any other. Fails when it is taken for no `start_t`."""
+    x, model = numbers()
+    assert [step.t for step in SAMPLERS[name](model, LINEAR, x, start_t=0)] == calls(name, LINEAR, start_t=0) == [0]
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_model_may_return_the_same_memory_every_time(name, kind):
+    """As a compiled network does. Fails where a guess of the step before is kept without a copy."""
+    x, _ = numbers()
+    memory = torch.empty_like(x)
+
+    def fresh(x, t):
+        return 0.3 * x + t.view(-1, 1, 1, 1) / 1000
+
+    def again(x, t):
+        return memory.copy_(fresh(x, t))
+
+    options = {"prediction": kind, "clip": False, "steps": 5, "start_t": 400}
+    ends = [list(SAMPLERS[name](model, LINEAR, x, generator=torch.Generator().manual_seed(0), **options))[-1].x
+            for model in (fresh, again)]  # fmt: skip
+    assert torch.equal(*ends)
