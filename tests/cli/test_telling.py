@@ -16,6 +16,7 @@ from minidiff.cli.restore import tell
 from minidiff.cli.train import next_command
 from minidiff.cli.types import Device
 from minidiff.ddpm.presets import DDPM_PRESETS
+from minidiff.errors import UserError
 from minidiff.gan.presets import GAN_PRESETS
 from minidiff.restoration.config import Quality, RestoreResult
 from minidiff.training.journal import Interrupted
@@ -172,6 +173,40 @@ def test_statistics_are_not_kept_a_second_time(
     monkeypatch.setattr("minidiff.pretrained.distance.Comparison", lambda *_: SimpleNamespace(sources=[images, None]))
     assert cli.run(["fid", "a.npz", "--save-stats", "s.npz"]) == 1
     assert "a.npz is statistics already" in capsys.readouterr().err and not Path("s.npz").exists()
+
+
+def test_a_second_signal_does_not_undo_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cleared away takes its time, and torchrun sends SIGTERM twice; ten seconds later it acts again."""
+    now = 100.0
+    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: now))
+    handle = cli.end_once()
+    with pytest.raises(cli.Terminated) as ended:
+        handle(15, None)
+    assert ended.value.number == 15
+    now = 109.0
+    handle(15, None)
+    now = 110.5
+    with pytest.raises(cli.Terminated):
+        handle(15, None)
+
+
+def test_an_error_that_another_process_told_is_not_told_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code is the same; of one that nobody told, a line on standard error and nothing on the other."""
+    error = UserError("no room.")
+
+    def fails(_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("minidiff.reports.describe.describe_run", fails)
+    assert cli.run(["info", "run"]) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "Error: no room.\n")
+    error.told = True
+    assert cli.run(["info", "run"]) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "")
 
 
 # --- evaluate, compare, restore -------------------------------------------------------------------------------------
