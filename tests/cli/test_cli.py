@@ -28,6 +28,8 @@ from minidiff.runs.log import read_metrics
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_IMAGES", 4)  # previews take most of the time
+    monkeypatch.setattr("minidiff.data.shapes.COUNTS", {"train": 40, "test": 20, "new_test": 20})
     return tmp_path
 
 
@@ -215,13 +217,12 @@ def test_a_sampling_that_is_stopped_leaves_nothing_half_done(trained: Path, numb
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(30, marks=pytest.mark.slow)])
-def test_kill_9_at_any_moment_loses_nothing(photos: Path, kills: int) -> None:
+def test_kill_9_at_any_moment_loses_nothing(tiny_preset: str, photos: Path, kills: int) -> None:
     """Killed again and again at random moments, then resumed: every file can be read at every moment, and the end is
     bit for bit the weights and losses of a run that was left alone."""
     steps = 100 * kills  # enough that every kill finds it at work
     options = ["--steps", str(steps), "--save-every", "7", "--sample-every", "60"]
-    alone = spawn(train(photos, *options, "--out", "alone"))
-    assert alone.communicate(timeout=600) and alone.returncode == 0
+    assert cli.run(train(photos, *options, "--out", "alone")) == 0
 
     random, run, killed = np.random.default_rng(0), Path("run"), 0
     first = spawn(train(photos, *options, "--out", "run"))
