@@ -453,7 +453,7 @@ def on(commands: tuple[str, ...], place: str) -> tuple[str, ...]:
 
 OF_ADM = (
     f"fid folder {{0}} --metrics fid,kid {FEATURES}", f"fid {{0}}:arr_0 folder {FEATURES}",
-    f"fid {{0}} folder --metrics fid,prec-recall,fid-inf {FEATURES}", f"fid folder {{0}}:mu {FEATURES}",
+    f"fid {{0}} folder --metrics fid,prec-recall {FEATURES}", f"fid folder {{0}}:mu {FEATURES}",
 )  # fmt: skip
 OF_SET = "train ddpm --dataset array --data-dir images.npy --image-size 16 --steps 1 --device cpu --dry-run"
 OF_FITS = (

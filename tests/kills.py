@@ -56,11 +56,12 @@ def die_at_write(number: int) -> None:
 def until_done(start: Callable[[], int], resume: Callable[[], int], kills: int, longest: float, seed: int) -> int:
     """Start the work, kill it and resume it, `kills` times, and let it end. Returns how many kills found it at work.
 
-    Every other kill comes at a write, of the first 12; the others within `longest` seconds.
+    Every other kill comes at a write: the first at one of the first 3, later ones at one of the first 12. The others
+    come within `longest` seconds, which should be about the time that the whole work takes here.
     """
     draw, hits, work = random.Random(seed), 0, start
     for number in range(kills):
-        write = draw.randint(1, 12) if number % 2 else None
+        write = None if number % 2 else draw.randint(1, 12 if number else 3)
         pid, until = fork(work, write), time.monotonic() + (draw.uniform(0, longest) if write is None else 600)
         ended, status = 0, 0
         while not ended and time.monotonic() < until:

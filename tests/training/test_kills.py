@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,8 +58,9 @@ def compare_ends(line: str, resume: str, seed: int) -> None:
         os.chdir("killed")
         return cli.run((resume if Path("run/config.json").exists() else line).split())
 
+    began = time.monotonic()
     assert until_done(command(line, "whole"), command(line, "whole"), 0, 0, 0) == 0
-    hits = until_done(command(line, "killed"), go_on, KILLS, 4.0, seed)
+    hits = until_done(command(line, "killed"), go_on, KILLS, time.monotonic() - began, seed)
     found = differences(Path("whole"), Path("killed"))
     print(f"KILLS {line.split()[:2]} seed {seed}: {hits} kills, {len(found)} files differ {found}")
     assert hits and not found
@@ -106,7 +108,9 @@ def test_a_study(seed: int, clf: Path) -> None:
         f"compare --out study --datasets folder --data-dir folder={data} --corruptions identity --models dcgan "
         f"--image-size 16 --steps 12 --num 24 --features {clf} --device cpu"
     )
+    began = time.monotonic()
     assert until_done(command(plan, "whole"), command(plan, "whole"), 0, 0, 0) == 0
+    longest = (time.monotonic() - began) / 4  # about what a part of it takes
     Path("killed/study").mkdir()
     shutil.copy("whole/study/study.json", "killed/study")
     hits = 0
@@ -116,7 +120,7 @@ def test_a_study(seed: int, clf: Path) -> None:
             os.chdir("killed")
             return cell.main(["study", name, "cpu"])
 
-        hits += until_done(work, work, KILLS, 4.0, seed)
+        hits += until_done(work, work, KILLS, longest, seed)
     assert until_done(command("compare --out study", "killed"), command("compare --out study", "killed"), 0, 0, 0) == 0
     found = differences(Path("whole"), Path("killed"), leave_out=(*APART, "report.html", "samples.json", "/samples/0"))
     assert Path("killed/study/cells/folder.identity.dcgan/run/samples/0000012.png").exists()
