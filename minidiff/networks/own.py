@@ -43,13 +43,17 @@ def use_network(network: str | Callable[..., nn.Module]) -> str:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        found = getattr(import_module(module_name), class_name)
+        module = import_module(module_name)
     except ModuleNotFoundError as error:
         raise UserError(
             f"there is no module {error.name} for the `network` {network}. Run this where {error.name}.py lies."
         ) from None
-    except AttributeError:
-        raise UserError(f"the module {module_name} has no {class_name}, which `network` names.") from None
+    except Exception as error:  # it is the user's code
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"the module {module_name}, which `network` names, cannot be imported ({said}).") from error
+    if not hasattr(module, class_name):
+        raise UserError(f"the module {module_name} has no {class_name}, which `network` names.")
+    found = getattr(module, class_name)
     if not callable(found):
         raise UserError(f"{network} is {shown(found)}, and `network` must be a class, or a function that makes one.")
     NETWORKS[network] = found
@@ -78,8 +82,9 @@ def build_own(config: OwnNetwork) -> nn.Module:
         )
     try:
         network = NETWORKS[config.module](**config.arguments)
-    except TypeError as error:  # what Python raises for arguments that a function does not have
-        raise UserError(f"{config.module} cannot be made with {shown(config.arguments)}: {one_line(error)}.") from error
+    except Exception as error:  # it is the user's code
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"{config.module} cannot be made with {shown(config.arguments)}: {said}.") from error
     if not isinstance(network, nn.Module):
         raise UserError(f"{config.module} made a {type(network).__name__}, not a torch.nn.Module.")
     return network

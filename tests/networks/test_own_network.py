@@ -52,6 +52,7 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_COLUMNS", 1)
     monkeypatch.setattr("minidiff.training.journal.draw_curves", lambda folder: None)
     (tmp_path / "my_module.py").write_text(CODE)
+    (tmp_path / "half_written.py").write_text("def (")
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     forget()
@@ -141,6 +142,8 @@ def test_a_damaged_config_names_the_key(network: dict[str, Any], said: str, trai
         ("my_module:number", {"width": 4}, "made a int, not a torch.nn.Module"),
         ("my_module:Tinny", {}, "has no Tinny"),
         ("my_modul:Tiny", {}, "no module my_modul"),
+        ("half_written:Tiny", {}, "half_written, which .* cannot be imported .SyntaxError"),
+        ("my_module:Tiny", {"width": -4}, "cannot be made with {'width': -4}: .*Error"),
         ("Tiny", {}, "Write module and class as in my_module:MyUNet"),
         ("my_module:torch", {}, "must be a class"),
         ("my_module:Tiny", {"width": nn.Linear}, "which JSON cannot hold"),
