@@ -98,11 +98,12 @@ def test_a_restoration(seed: int, clf: Path, trained: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_study(seed: int, clf: Path) -> None:
-    """Its cells are killed, each in the process that works on it.
+def test_a_study(seed: int, clf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells are killed, each in the process that works on it. The numbers depend on how many threads that has.
 
     The times in its files vary, and so do the pictures before the last: they are left out where they take long.
     """
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     data = clf.parent / "data"
     plan = (
         f"compare --out study --datasets folder --data-dir folder={data} --corruptions identity --models dcgan "
