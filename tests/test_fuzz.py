@@ -19,7 +19,8 @@ def test_every_command_ends_well_on_whole_files(workspace: Path) -> None:
     for name, kind in fuzzing.KINDS.items():
         for command in kind.commands:
             outcome = fuzzing.tried(fuzzing.Case(name, (workspace / kind.file).read_bytes(), command), workspace)
-            assert outcome.code == 0, f"{command}: {outcome.output}"
+            finished = "is finished: its answer is" in outcome.output  # which a resume says of whole files
+            assert outcome.code == 0 or finished, f"{command}: {outcome.output}"
             assert not outcome.faults(), f"{command}: {outcome.faults()}"
 
 
