@@ -435,10 +435,11 @@ def test_two_processes_stay_equal(tmp_path: Path) -> None:
     places = os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")])
     for processes in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if processes == 2 else []
-        subprocess.run(
-            [sys.executable, *launcher, str(script), str(tmp_path / f"of{processes}")], check=True, timeout=300,
+        done = subprocess.run(
+            [sys.executable, *launcher, str(script), str(tmp_path / f"of{processes}")], timeout=300, text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": places}, capture_output=True,
         )  # fmt: skip
+        assert done.returncode == 0, done.stderr
     one, two, other = (torch.load(tmp_path / name) for name in ("of1-0.pt", "of2-0.pt", "of2-1.pt"))
     for kind in ("dcgan", "wgan-gp", "still"):
         for name in two[kind]:
