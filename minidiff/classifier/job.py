@@ -34,6 +34,7 @@ from minidiff.training.config import TrainConfig
 from minidiff.training.data import check_labels, labels_of, load_together, open_data, size_for
 from minidiff.training.job import Job, check_out, start_of
 from minidiff.training.loop import Trainer
+from minidiff.training.minutes import fit_minutes
 from minidiff.training.presets import default_preset, training_config, with_epochs
 from minidiff.training.step import TrainStep
 
@@ -63,9 +64,17 @@ class ClassifierJob(Job[ClassifierConfig]):
             self.split, self.asked = "test", load_together(**vars(replace(spec, split="test")))
         else:
             self.split, self.asked = "train", some(data, 10_000)
-        self.measure_every = config.measure_every or max(200, self.training.steps // 10)
-        self.sample_every, self.may_skip = self.measure_every, config.measure_every is None
         self.answers: tuple[int, Tensor] | None = None  # a step, and the logits of all that is asked at it
+
+    def measure_interval(self, steps: int) -> int | None:
+        return self.config.measure_every or max(200, steps // 10)
+
+    def sample_interval(self, steps: int) -> tuple[int, bool]:
+        return self.config.measure_every or max(200, steps // 10), self.config.measure_every is None
+
+    @property
+    def measure_passes(self) -> int:
+        return len(self.asked)
 
     @staticmethod
     def read(stored: dict[str, Any], where: object) -> ClassifierConfig:
@@ -180,7 +189,7 @@ def plan(request: ClassifierRequest) -> ClassifierJob:
         save_every=request.save_every,
         measure_every=request.measure_every,
     )
-    return ClassifierJob(config, data, device, request.out)
+    return fit_minutes(ClassifierJob(config, data, device, request.out), preset.training, request)
 
 
 def some(data: ImageData, most: int) -> ImageData:

@@ -91,6 +91,11 @@ def how_to_train(presets: Presets, *own: Callable[[Function], Function]) -> Call
             "--epochs", type=Number(0, min_open=True), help="How often to see each image, in place of --steps."
         ),
         click.option(
+            "--minutes",
+            type=Number(0, min_open=True),
+            help="How long to train, in place of --steps: as many steps as fit. Their number is corrected on the way.",
+        ),
+        click.option(
             "--batch-size",
             type=Whole(min=1),
             help=default("Images in each step, of all processes together.", "batch_size", presets),

@@ -50,6 +50,7 @@ from minidiff.training.config import ResumeRequest, TrainConfig, given
 from minidiff.training.data import check_labels, labels_of, open_data, size_for
 from minidiff.training.job import Job, check_out, start_of
 from minidiff.training.loop import Trainer
+from minidiff.training.minutes import fit_minutes
 from minidiff.training.presets import default_preset, training_config, with_epochs
 from minidiff.training.step import TrainStep
 
@@ -77,7 +78,6 @@ class DdpmJob(Job[DdpmConfig]):
         diffusion, self.labels = self.config.diffusion, self.config.labels
         self.reference: extraction.MeasuredSet | None = None  # the training images, to compare samples with: see `run`
         if self.fid:  # now, so that weights that are not there are missed before the training
-            self.measure_every = self.fid.every
             self.feature_network = self.choose_features(self.fid, device)
         dropout = self.labels.dropout if self.labels else None
         call = partial(conditional, self.config.network)
@@ -153,9 +153,8 @@ class DdpmJob(Job[DdpmConfig]):
 
     def averaged(self) -> Run:
         """Return the EMA weights of this moment, to sample from."""
-        assert self.folder is not None
         precision = self.training.precision
-        return Run(self.folder, self.config, self.trainer.ema, self.schedule, precision)
+        return Run(self.folder or Path(), self.config, self.trainer.ema, self.schedule, precision)
 
     def work(self) -> Iterator[TrainStep]:
         """Train to the last step. If FID is measured, compute the statistics of the training images before it."""
@@ -189,6 +188,13 @@ class DdpmJob(Job[DdpmConfig]):
     @property
     def preview_passes(self) -> int:
         return (len(self.conditions()) * PREVIEW_COLUMNS or PREVIEW_IMAGES) * self.averaged().calls([0])
+
+    def measure_interval(self, steps: int) -> int | None:
+        return self.fid.every if self.fid else None
+
+    @property
+    def measure_passes(self) -> int:
+        return self.fid.samples * self.averaged().calls([0]) if self.fid else 0
 
     def preview(self, step: int) -> list[str]:
         """Draw a grid, always from the same noise. A conditional run has a named row for each of a few conditions."""
@@ -261,7 +267,7 @@ def plan(request: DdpmRequest) -> DdpmJob:
         sample_every=request.sample_every,
         fid=fid,
     )
-    return DdpmJob(config, data, device, request.out)
+    return fit_minutes(DdpmJob(config, data, device, request.out), preset.training, request)
 
 
 def network_for(

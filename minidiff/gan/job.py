@@ -37,6 +37,7 @@ from minidiff.runtime.memory import build_to_train
 from minidiff.training.config import Start, TrainConfig, given
 from minidiff.training.data import open_data, size_for
 from minidiff.training.job import Job, check_out, start_of
+from minidiff.training.minutes import fit_minutes
 from minidiff.training.presets import default_preset, training_config, with_epochs
 
 PREVIEW_IMAGES = 64
@@ -57,7 +58,6 @@ class GanJob(Job[GanConfig]):
     def build(self, training: TrainConfig, device: torch.device) -> GanTrainer:
         network = self.config.network
         self.method = replace(GANS[self.kind], game=self.config.gan)
-        self.measure_every = self.sample_every
         generator = build_to_train(lambda: Generator(**vars(network)), device)
         critic = Critic(network.width, network.image_size, network.channels, self.config.gan.norm)
         return GanTrainer(generator, critic, self.method, self.data, training, device)
@@ -104,6 +104,13 @@ class GanJob(Job[GanConfig]):
             chosen = np.linspace(0, len(self.data) - 1, min(len(self.data), COMPARED)).astype(int)
             value = diversity(self.draw(COMPARED), self.data.rgb(chosen))
         return {"diversity": distributed.from_main(value)}
+
+    def measure_interval(self, steps: int) -> int | None:
+        return self.sample_interval(steps)[0]
+
+    @property
+    def measure_passes(self) -> int:
+        return COMPARED
 
     @property
     def preview_passes(self) -> int:
@@ -169,7 +176,7 @@ def plan(kind: str, request: GanRequest) -> GanJob:
         save_every=request.save_every,
         sample_every=request.sample_every,
     )
-    return job(config, data, device, request.out)
+    return fit_minutes(job(config, data, device, request.out), preset.training, request)
 
 
 def game_config(kind: str, request: GanRequest) -> GameConfig:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args, ge
 
 from minidiff._version import __version__
 from minidiff.data.config import DataConfig, Images
-from minidiff.errors import UserError
+from minidiff.errors import UserError, listed
 from minidiff.images.budget import MAX_PIXELS
 from minidiff.records import LARGEST_FLOAT, LARGEST_INT, demand, demand_range, from_json, record
 
@@ -28,6 +28,7 @@ class TrainConfig:
     """How a network is trained. Sizes and counts are global: the same whatever the number of processes."""
 
     steps: int = 10_000
+    minutes: float | None = None  # that the steps were chosen to take; None: the steps were given
     batch_size: int = 128  # images for each optimizer step, over all processes and accumulation slices
     lr: float = 2e-4  # the peak rate
     warmup: int = 200  # steps of linear rise to it
@@ -44,6 +45,7 @@ class TrainConfig:
         """Raise UserError for settings that no training can have."""
         for name in ("steps", "batch_size", "accumulate"):
             demand(1 <= getattr(self, name) <= MOST_STEPS, name, getattr(self, name), "1 or more")
+        check_minutes(self.minutes)
         demand_range(self, 0, MOST_STEPS, "warmup")
         demand_range(self, 0, LARGEST_INT, "seed")
         demand_range(self, 0, LARGEST_FLOAT, "weight_decay")
@@ -68,6 +70,7 @@ class TrainConfig:
 
 
 MOST_STEPS = 10**12  # of a training, and images of a batch: a thousand a second would take thirty years
+MOST_MINUTES = 366 * 24 * 60
 ORDER, NOISE, DROPOUT, INITIAL_WEIGHTS = range(4)  # what a seed is for; keeps the streams of random numbers apart
 
 
@@ -92,6 +95,7 @@ class TrainRequest:
     preset: str | None = None  # network and settings for a purpose; None: gpu where there is one, else cpu
     steps: int | None = None  # optimizer steps
     epochs: float | None = None  # in place of `steps`: how often each image is seen
+    minutes: float | None = None  # in place of `steps`: how long to train, by the wall clock
     batch_size: int | None = None  # images a step, over all processes
     lr: float | None = None  # the peak learning rate, after the warm-up
     warmup: int | None = None  # steps in which the rate rises to it; None: at most a sixth of the steps
@@ -108,6 +112,7 @@ class TrainRequest:
         for name in ("image_size", "steps", "batch_size", "save_every"):
             value = getattr(self, name)
             demand(value is None or 1 <= value <= MOST_STEPS, name, value, "1 or more, or None")
+        check_minutes(self.minutes)
         check_length(self)
 
 
@@ -142,11 +147,18 @@ class ResumeRequest:
 
 
 def check_length(request: "TrainRequest | ResumeRequest") -> None:
-    """Raise UserError for a number of epochs that no training can have, and for steps beside epochs."""
+    """Raise UserError for a number of epochs that no training can have, and for two lengths beside each other."""
     epochs = request.epochs
     demand(epochs is None or 0 < epochs <= MOST_STEPS, "epochs", epochs, "a number above 0, or None")
-    if epochs is not None and request.steps is not None:
-        raise UserError("`steps` and `epochs` both say how long to train. Leave one of them out.")
+    lengths = [f"`{name}`" for name in given(request, ("steps", "epochs", "minutes"))]
+    if len(lengths) > 1:
+        every, but_one = ("both", "one of them") if len(lengths) == 2 else ("all", "two of them")
+        raise UserError(f"{listed(lengths, 'and')} {every} say how long to train. Leave {but_one} out.")
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Raise UserError for a number of minutes that no training can take."""
+    demand(minutes is None or 0 < minutes <= MOST_MINUTES, "minutes", minutes, "a number above 0, a year at most")
 
 
 def given(request: object, names: Iterable[str]) -> dict[str, Any]:
@@ -196,7 +208,7 @@ AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 # than the one that the run was made with.
 ADDED = {"minidiff", "preset", "init", "labels", "fid", "source", "save_every", "sample_every", "measure_every"}
 ADDED |= {"data.data_dir", "data.on_bad", "data.corruption", "data.severity", "data.images", "data.fingerprint"}
-ADDED |= {"data.flip", "data.max_pixels"}
+ADDED |= {"data.flip", "data.max_pixels", "training.minutes"}
 ADDED |= {"network.scale_shift", "network.label_dim", "labels.dropout", "fid.network", "diffusion.betas"}
 ADDED |= {f"gan.{name}" for name in ("betas", "clip", "penalty")}  # each is of one kind of GAN
 ADDED |= {"source.weights", "source.one_hot"}

@@ -4,6 +4,7 @@ Rests on loop and journal. Each kind is a `Job` with a chapter of its own, which
 ddpm/job.py, gan/job.py, classifier/job.py.
 """
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -27,10 +28,12 @@ from minidiff.runs.folder import CONFIG, MODEL, STATE, check_free, check_makeabl
 from minidiff.runs.log import read_metrics
 from minidiff.runtime import distributed
 from minidiff.training import journal
+from minidiff.training.clock import Clock
 from minidiff.training.config import INITIAL_WEIGHTS, ResumeRequest, RunConfig, Start, TrainConfig, given
 from minidiff.training.data import open_again
 from minidiff.training.loop import Training
 from minidiff.training.presets import check_warmup, steps_of
+from minidiff.training.previews import CURVES, SHARE, Previews
 from minidiff.training.step import TrainStep
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -53,9 +56,11 @@ class Job(ABC, Generic[Config]):
     may_change: ClassVar[tuple[str, ...]] = ()  # fields of ResumeRequest that this kind has beside MAY_CHANGE
     sample_every: int  # steps between two calls of `preview`
     may_skip: bool  # whether a preview may be left out that would take long: if nobody said how often to draw
-    measure_every: int | None = None  # steps between two calls of `measure`; None: it is not called
+    measure_every: int | None  # steps between two calls of `measure`; None: it is not called
     started = False  # whether `start` has been called
+    clock: Clock | None = None  # of a new training that is to take some minutes
     held: ExitStack | None = None  # the lock of the run folder
+    fitting = 0  # the number of steps that fits the time, when another one was found not to
     warn: journal.Warn = staticmethod(journal.warn)  # prints a warning; the command line puts flags for arguments
 
     def __init__(
@@ -68,14 +73,33 @@ class Job(ABC, Generic[Config]):
     ) -> None:
         assert config.training is not None, "an imported run is not trained"
         self.config, self.data, self.out, self.folder = config, data, out, folder
-        training = config.training
-        self.save_every = config.save_every or max(1, min(1000, training.steps // 10))
-        asked = getattr(config, "sample_every", None)
-        self.sample_every, self.may_skip = asked or max(1, min(5000, training.steps // 4)), asked is None
+        self.device = device
+        self.begin(config.training)
+
+    def begin(self, training: TrainConfig) -> None:
+        """Build the network with its first weights, and what trains it. Whatever was trained before is forgotten."""
+        self.config = replace(self.config, training=training)
+        self.set_intervals(training.steps)
+        vars(self).pop("trainer", None)  # so that two do not lie in a GPU's memory
         torch.manual_seed(seed_from(training.seed, INITIAL_WEIGHTS))
-        self.trainer = self.build(training, device)
-        if folder is None and config.init is not None:
-            self.begin_with(config.init)
+        self.trainer = self.build(training, self.device)
+        if self.folder is None and self.config.init is not None:
+            self.begin_with(self.config.init)
+
+    def set_intervals(self, steps: int) -> None:
+        """Choose how often a training of so many steps is saved, drawn and measured."""
+        self.save_every = self.config.save_every or max(1, min(1000, steps // 10))
+        self.sample_every, self.may_skip = self.sample_interval(steps)
+        self.measure_every = self.measure_interval(steps)
+
+    def sample_interval(self, steps: int) -> tuple[int, bool]:
+        """Return `sample_every` and `may_skip` of a training of so many steps."""
+        asked = getattr(self.config, "sample_every", None)
+        return asked or max(1, min(5000, steps // 4)), asked is None
+
+    def measure_interval(self, steps: int) -> int | None:
+        """Return `measure_every` of a training of so many steps."""
+        return None
 
     # --- what each kind says ---
 
@@ -107,6 +131,11 @@ class Job(ABC, Generic[Config]):
     @property
     def preview_passes(self) -> int:
         """Count how many images go through the network for a preview."""
+        return 0
+
+    @property
+    def measure_passes(self) -> int:
+        """Count how many images go through the network for a measurement."""
         return 0
 
     @classmethod
@@ -142,13 +171,16 @@ class Job(ABC, Generic[Config]):
         size, processes = data.image_size, distributed.world_size()
         shared = f" over {processes} processes" if processes > 1 else ""
         corrupted = f", under {self.data.corruption}" if self.data.corruption else ""
+        steps = f"{training.steps:,} steps"
+        if self.clock:
+            steps = f"about {steps} in {training.minutes:g} minute{'s' * (training.minutes != 1)},"
         begins = f"init      the weights of {self.config.init.place}\n" if self.config.init else ""
         return (
             f"data      {data.name}: {len(self.data.images):,} images, {size}x{size}, {data.channels} channels"
             f"{corrupted}\n"
             f"network   {self.describe_network()}\n"
             f"{begins}"
-            f"training  {training.steps:,} steps of {training.batch_size} images, {in_epochs(self.epochs)}, "
+            f"training  {steps} of {training.batch_size} images, {in_epochs(self.epochs)}, "
             f"lr {training.lr:g}, on {self.trainer.device}{shared}, seed {training.seed}"
         )
 
@@ -223,6 +255,8 @@ class Job(ABC, Generic[Config]):
 
         Raises Interrupted after Ctrl-C, SIGTERM or SIGHUP, when the run has been saved.
         """
+        if self.clock:
+            self.clock.start()
         if not self.started:
             self.start()
         try:
@@ -232,20 +266,79 @@ class Job(ABC, Generic[Config]):
 
     def work(self) -> Iterator[TrainStep]:
         """Train in the run folder, which this process holds: see `steps`."""
+        yield from self.keep()
+        while self.trainer.step < self.training.steps:  # it stopped because its steps do not fit the time any more
+            self.correct_steps()
+            yield from self.keep()
+
+    def keep(self) -> Iterator[TrainStep]:
+        """Train to the last step, or to the moment at which the clock finds that their number is wrong."""
         assert self.folder is not None
+        preview, measure = self.preview, self.measure
+        if self.clock:
+            preview, measure = self.clock.timed("preview", preview), self.clock.timed("measure", measure)
         yield from journal.keep(
             self.trainer,
             self.folder,
             log_every=max(1, min(50, self.training.steps // 100)),
             save_every=self.save_every,
             sample_every=self.sample_every,
-            preview=self.preview,
+            preview=preview,
             is_drawn=lambda step: self.picture(step).exists(),
             limit=self.preview_passes if self.may_skip else None,
-            measure=self.measure,
+            measure=measure,
             measure_every=self.measure_every,
             warn=self.warn,
+            pauses=self.is_off if self.clock else None,
         )
+
+    # --- a training that is told its minutes ---
+
+    def is_off(self, step: int) -> bool:
+        """Tell whether the steps that are left do not fit the time that is left. The main process decides it."""
+        clock, steps = self.clock, self.training.steps
+        if clock is None or not clock.is_moment(step, self.device):
+            return False
+        self.fitting = max(step + 1, self.steps_that_fit(clock, step, clock.elapsed))
+        return clock.is_off(step, steps, self.fitting, self.aside(clock, step, steps))
+
+    def correct_steps(self) -> None:
+        """Take another number of steps at the last checkpoint: what resuming the run with it would do."""
+        assert self.folder is not None
+        steps, before, step = distributed.from_main(self.fitting), self.training, self.trainer.step
+        # A warm-up that is over stays what it was, and one that is not must end.
+        training = replace(before, steps=steps, warmup=min(before.warmup, max(step, steps // 6)))
+        self.config, self.trainer.config = replace(self.config, training=training), training
+        config, place = to_json(self.config), self.folder / CONFIG
+        distributed.main_first(lambda: write_json(place, config))
+        self.set_intervals(steps)
+        if distributed.is_main():
+            journal.remark(f"the pace has changed: {steps:,} steps instead of {before.steps:,} fit the time")
+
+    def steps_that_fit(self, clock: Clock, step: int, now_gone: float) -> int:
+        """Compute the number of steps, all in all, that ends the training in time. now_gone: seconds until now."""
+        left = clock.seconds - now_gone
+        count = left / clock.pace
+        for _ in range(20):  # how many pictures there are depends on the steps again
+            if count < 1:
+                break
+            count = left / (clock.pace + self.aside(clock, step, step + round(count)) / count)
+        return step + int(count)
+
+    def aside(self, clock: Clock, step: int, steps: int) -> float:
+        """Estimate the seconds that pictures and measurements take between a step and the last one."""
+        image = clock.pace / self.training.batch_size / 3  # see `Previews.is_worth`
+        every, may_skip = self.sample_interval(steps)
+        pictures = Previews(every, steps, may_skip, 0)
+        due = sum(map(pictures.is_due, range(step - step % every + every, steps, every)))
+        picture = clock.latest.get("preview", CURVES + self.preview_passes * image)
+        before_last = due * picture
+        if may_skip:
+            before_last = min(before_last, SHARE * (steps - step) * clock.pace)
+        measure_every = self.measure_interval(steps)
+        measurements = math.ceil(steps / measure_every) - step // measure_every if measure_every else 0
+        measurement = clock.latest.get("measure", self.measure_passes * image)
+        return before_last + picture + measurements * measurement
 
 
 def in_epochs(epochs: float) -> str:

@@ -39,6 +39,12 @@ class Interrupted(Exception):
         self.exit_code = code
 
 
+def remark(message: str) -> None:
+    """Print a remark on standard error, above the progress bar."""
+    with suppress(OSError):
+        print_above(printable(message), sys.stderr)
+
+
 Warn = Callable[[str], None]
 
 
@@ -61,6 +67,7 @@ def keep(
     measure: Callable[[int], dict[str, float]] | None = None,
     measure_every: int | None = None,
     warn: Warn = warn,
+    pauses: Callable[[int], bool] | None = None,
 ) -> Iterator[TrainStep]:
     """Run `trainer` to its last step, and keep the run folder up to date. Yields each step when that is done.
 
@@ -73,6 +80,7 @@ def keep(
     Every process calls it, every measure_every steps and at the last step; never if measure_every is None. It comes
     after the step is saved. After a kill, a missing measurement is made when the run is resumed; none is made twice.
     warn: prints one of the preview's warnings, each once.
+    pauses: tells after a step whether to save and return before the last one. Only the main process is asked.
     Raises Interrupted after Ctrl-C, SIGTERM or SIGHUP, UserError on a loss or gradient that is not finite, and on a
     loss at the last step that is not sane (see `Checkpoints`). A caller who stops in between loses what was not saved.
     """
@@ -131,6 +139,9 @@ def keep(
             # Asking the other processes makes a GPU wait, and torchrun kills 30 s after the signal: every tenth step.
             checking = distributed.world_size() == 1 or trainer.device.type == "cpu" or step % 10 == 0 or logging
             stopping = checking and step < last and distributed.any_process(bool(stop), trainer.device)
+            pausing = False
+            if pauses is not None and checking and step < last and not stopping:
+                pausing = distributed.any_process(main and pauses(step), trainer.device)
             if main and checkpoints.proving:
                 name, value = telling({"loss": record.loss, **record.also})
                 if not checkpoints.prove(name, value.item()):
@@ -138,7 +149,7 @@ def keep(
                     note = f"{found}, so their checkpoint is taken back. {checkpoints.in_words()}"
                     if previews.is_new(note):
                         warn(note)
-            if logging or saving or stopping:
+            if logging or saving or stopping or pausing:
                 means = {name: value.item() / count for name, value in sums.items()}
                 if not all(map(math.isfinite, means.values())):
                     raise Diverged(diverged(step, means, checkpoints))
@@ -154,14 +165,14 @@ def keep(
                 sums.clear()
                 count, since = 0, time.perf_counter()
             note = "saved"
-            if saving or stopping:
+            if saving or stopping or pausing:
                 if sane and main:
                     checkpoints.save(trainer)
                 elif not sane:
                     note = f"not saved, because the {spaced(name)} is {loss:.3g}. {checkpoints.in_words()}"
                     if step == last:
                         raise Diverged(f"the {spaced(name)} was {loss:.3g} in the end. {checkpoints.in_words()} {MEND}")
-                    if main and not stopping and previews.is_new(note):
+                    if main and saving and not stopping and previews.is_new(note):
                         warn(f"step {step} is {note}")
             if stopping:
                 checkpoints.close()
@@ -173,6 +184,9 @@ def keep(
             show(step, news, previews.is_due(step) and previews.is_worth(step, images, in_all))
             since += time.perf_counter() - began
             yield record
+            if pausing and sane:
+                bar.leave = False  # another one goes on
+                break
         checkpoints.close()
 
 

@@ -30,15 +30,18 @@ def default_preset(device_type: str) -> str:
     return "gpu" if device_type == "cuda" else "cpu"
 
 
-TRAINING = ("steps", "batch_size", "lr", "warmup", "ema_decay", "accumulate", "precision", "compile", "seed")
+TRAINING = ("steps", "minutes", "batch_size", "lr", "warmup", "ema_decay", "accumulate", "precision", "compile", "seed")
 
 
 def training_config(preset: TrainConfig, request: TrainRequest) -> TrainConfig:
-    """Replace in a preset's settings what a request sets. Epochs are turned into steps later, by `with_epochs`."""
+    """Replace in a preset's settings what a request sets. Epochs and minutes are turned into steps later.
+
+    See `with_epochs` and `minutes.fit_minutes`.
+    """
     training = replace(preset, **given(request, TRAINING))
     if request.warmup is None:  # a short run must get past it
         training = replace(training, warmup=min(training.warmup, training.steps // 6))
-    elif request.epochs is None:
+    elif request.epochs is None and request.minutes is None:
         check_warmup(training)
     return training
 

@@ -103,9 +103,11 @@ def test_a_training_is_planned_as_it_was_typed(kind: str, typed: Callable[..., C
     assert call.given == (kind, request(**TRAINED | more))
     call = typed("pretrained.train.plan", f"train {kind} --epochs 2.5 --no-flip")
     assert call.given == (kind, request(epochs=2.5, flip=False, device="cpu"))
+    call = typed("pretrained.train.plan", f"train {kind} --minutes 0.5")
+    assert call.given == (kind, request(minutes=0.5, device="cpu"))
     command = cli.cli.get_command(None, "train").get_command(None, kind)  # type: ignore[union-attr, arg-type, attr-defined]
     options = {each.name for each in command.params if isinstance(each, click.Option) and each.expose_value}
-    assert options == {*TRAINED, *more, "epochs", "resume", "dry_run"}
+    assert options == {*TRAINED, *more, "epochs", "minutes", "resume", "dry_run"}
 
 
 @pytest.mark.parametrize("kind", MORE)
