@@ -10,7 +10,6 @@ FashionMNIST, nor is light from the right one of `shapes`, so they would only lo
 
 import hashlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,8 +18,6 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
-
-os.environ.setdefault("TQDM_DISABLE", "1")  # the samplers of others draw bars, a line for each batch
 
 import numpy as np
 import torch
@@ -235,10 +232,11 @@ class Lucidrains(Peer):
     sampler, calls = "DDIM (sampling_timesteps)", 50
 
     def __init__(self, setting: Setting) -> None:
-        from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+        from denoising_diffusion_pytorch import GaussianDiffusion, Unet, denoising_diffusion_pytorch
         from ema_pytorch import EMA
 
         super().__init__(setting)
+        denoising_diffusion_pytorch.tqdm = lambda steps, **_: steps  # no bar for each batch of samples
         network = Unet(dim=64, dim_mults=(1, 2, 4, 8), channels=self.channels, flash_attn=True)
         self.diffusion = GaussianDiffusion(
             network, image_size=setting.size, timesteps=1000, sampling_timesteps=self.calls
@@ -356,7 +354,7 @@ class Script(Diffusers):
 
         super().__init__(setting)
         warmup = min(500, setting.steps // 6)
-        self.rates = get_scheduler("cosine", self.optimizer, warmup, setting.steps)
+        self.rates = get_scheduler("cosine", self.optimizer, num_warmup_steps=warmup, num_training_steps=setting.steps)
         self.ema = EMAModel(self.unet.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=3 / 4)
 
     def build(self) -> Any:
