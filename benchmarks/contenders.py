@@ -230,6 +230,7 @@ class Lucidrains(Peer):
     """
 
     sampler, calls = "DDIM (sampling_timesteps)", 50
+    dim = 64
 
     def __init__(self, setting: Setting) -> None:
         from denoising_diffusion_pytorch import GaussianDiffusion, Unet, denoising_diffusion_pytorch
@@ -237,7 +238,7 @@ class Lucidrains(Peer):
 
         super().__init__(setting)
         denoising_diffusion_pytorch.tqdm = lambda steps, **_: steps  # no bar for each batch of samples
-        network = Unet(dim=64, dim_mults=(1, 2, 4, 8), channels=self.channels, flash_attn=True)
+        network = Unet(dim=self.dim, dim_mults=(1, 2, 4, 8), channels=self.channels, flash_attn=True)
         self.diffusion = GaussianDiffusion(
             network, image_size=setting.size, timesteps=1000, sampling_timesteps=self.calls
         )
@@ -263,6 +264,15 @@ class Lucidrains(Peer):
         diffusion.sampling_timesteps = calls
         diffusion.is_ddim_sampling = calls < diffusion.num_timesteps
         return diffusion.sample(batch_size=count).mul(2).sub(1)
+
+
+class LucidrainsNarrow(Lucidrains):
+    """The same at half the width, which no page of the package asks for.
+
+    The README's network is meant for 128x128 and takes 0.07 s an image; with 0.03 s it may learn more in few minutes.
+    """
+
+    dim = 32
 
 
 # --- diffusers ----------------------------------------------------------------------------------------------------
@@ -495,6 +505,10 @@ CONTENDERS = {
         Contender("lucidrains", "lucidrains", "#1f77b4",
                   "denoising-diffusion-pytorch: Unet(64, (1, 2, 4, 8)), GaussianDiffusion, Trainer's settings",
                   Lucidrains, rate=1e-4, batch=16,
+                  needs=(("denoising_diffusion_pytorch", "denoising-diffusion-pytorch"),)),
+        Contender("lucidrains-32", "lucidrains, dim 32", "#17becf",
+                  "denoising-diffusion-pytorch at half the width: Unet(32, (1, 2, 4, 8)), else the same",
+                  LucidrainsNarrow, rate=1e-4, batch=16,
                   needs=(("denoising_diffusion_pytorch", "denoising-diffusion-pytorch"),)),
         Contender("hf-course", "HF course", "#ff7f0e",
                   "diffusers: UNet2DModel and settings of unit 1 of the Hugging Face diffusion course",

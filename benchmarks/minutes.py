@@ -462,6 +462,7 @@ def draw_curves(path: Path, lines: Sequence[Line], metric: str, title: str) -> N
     axes.set_xscale("log")
     if metric != "told":
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     times = sorted({minutes for line in lines for minutes in line.curve})
     axes.set_xticks(times, [f"{each:g}" for each in times])
     axes.set_xticks([], minor=True)
@@ -481,7 +482,7 @@ def draw_curves(path: Path, lines: Sequence[Line], metric: str, title: str) -> N
     figure.savefig(path, dpi=130)
 
 
-def side_by_side(lines: Sequence[Line], size: int, minutes: Sequence[float], out: Path) -> Pixels:
+def side_by_side(lines: Sequence[Line], size: int, minutes: Sequence[float], count: int, out: Path) -> Pixels:
     """Put the grids of the first seed beside each other: a row for each contender, a column for each time."""
     cells, names = [], []
     for line in best_of(lines):
@@ -491,10 +492,9 @@ def side_by_side(lines: Sequence[Line], size: int, minutes: Sequence[float], out
             mine = sorted((row for row in line.rows if row["minutes"] == each), key=lambda row: row["seed"])
             path = picture(out, mine[0]) if mine else None
             if path is not None and path.exists():
-                across.append(grid(cut(read_image(path), size)[:SHOWN], 6))
+                across.append(grid(cut(read_image(path), size)[:count], 6))
             else:
-                side = 6 * (max(1, 64 // size) * size + 2) + 2
-                across.append(np.full((side, side, 3), 255, np.uint8))
+                across.append(grid(np.full((count, size, size, 3), 255, np.uint8), 6))
         cells.append(
             np.concatenate([np.pad(each, ((6, 6), (6, 6), (0, 0)), constant_values=255) for each in across], 1)
         )
@@ -728,15 +728,18 @@ def plot(to: Path, metric: str, search: str, data: str, size: int, num: int, out
 @main.command()
 @click.option("--to", type=click.Path(dir_okay=False, path_type=Path), help="Default: OUT/grids-DATA-SIZE.png")
 @click.option("--minutes", default="2,5,15", show_default=True, callback=numbers(float))
+@click.option("--count", type=click.IntRange(1, SHOWN), default=18, show_default=True, help="Images of each.")
 @options("search", "data", "size", "num", "out")
-def grids(to: Path | None, minutes: tuple[float, ...], search: str, data: str, size: int, num: int, out: Path) -> None:
+def grids(
+    to: Path | None, minutes: tuple[float, ...], count: int, search: str, data: str, size: int, num: int, out: Path
+) -> None:
     """Put the pictures of all contenders beside each other."""
     rows, task = read_results(out), Task(data, size, num)
     lines = lines_of(rows, task, task_of_search(search, task))
     if not lines:
         raise click.ClickException(f"{out} has no results of {data} at {size}x{size} with {num} images.")
     to = to or out / f"grids-{data}-{size}.png"
-    write_image(to, side_by_side(lines, size, minutes, out))
+    write_image(to, side_by_side(lines, size, minutes, count, out))
     print(f"written {to}")
 
 
