@@ -62,3 +62,12 @@ class Draws:
     def randint(self, high: int) -> Tensor:
         """Uniform int64 in [0, high), [n]."""
         return torch.randint(high, (self.total,), generator=self.generator, device=self.device)[self.rows]
+
+    def stratified(self, high: int) -> Tensor:
+        """Uniform int64 in [0, high), [n], spread evenly over the batch: sample k of N is in the k-th Nth of the range.
+
+        Each is uniform over the batches only if its place in the batch is drawn at random, as that of an image is.
+        """
+        places = torch.arange(self.total, device=self.device)
+        drawn = torch.rand(self.total, generator=self.generator, device=self.device, dtype=torch.float64)
+        return ((places + drawn) * (high / self.total)).long().clamp(max=high - 1)[self.rows]

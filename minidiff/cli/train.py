@@ -17,6 +17,7 @@ from minidiff.cli.train_options import (
     default,
     how_to_train,
     large_networks,
+    muon,
     sample_every,
     what_to_train_on,
     where_to,
@@ -102,11 +103,18 @@ def train() -> None:
     help="Weight the loss by min-SNR with this gamma; 5 is usual. Default: no weighting.",
 )
 @click.option(
+    "--timestep-sampling",
+    type=click.Choice(["uniform", "stratified"]),
+    help=default(
+        "How the images of a batch get their timesteps: each by itself, or spread evenly.", "timestep_sampling"
+    ),
+)
+@click.option(
     "--zero-terminal-snr/--no-zero-terminal-snr",
     default=None,
     help="Rescale the schedule to end in pure noise. Default: no.",
 )
-@how_to_train(DDPM_PRESETS, large_networks())
+@how_to_train(DDPM_PRESETS, large_networks(), muon())
 @section(PICTURES)
 @sample_every()
 @click.option(

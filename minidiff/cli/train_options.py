@@ -165,6 +165,15 @@ def large_networks() -> Callable[[Function], Function]:
     )
 
 
+def muon() -> Callable[[Function], Function]:
+    """Add the option that chooses the optimizer."""
+    return click.option(
+        "--muon/--no-muon",
+        default=None,
+        help="Move the weights inside the network by Muon, and not by AdamW. Default: as the preset says.",
+    )
+
+
 def a_gan(kind: str) -> Callable[[Function], Function]:
     """Add the options that all GANs share, and those of this kind."""
     game, presets = GAMES[kind], GAN_PRESETS[kind]

@@ -32,6 +32,7 @@ class DiffusionConfig:
     beta_end: float | None = None
     prediction: str = "eps"  # what the network predicts: one of PREDICTIONS
     min_snr_gamma: float | None = None  # weighs the loss (Hang et al. 2023); None: all timesteps alike
+    timestep_sampling: Literal["uniform", "stratified"] = "uniform"  # how a batch gets its timesteps, see `ddpm_loss`
     zero_terminal_snr: bool = False  # the schedule ends in pure noise (Lin et al. 2024)
     variance: str = "fixed_small"  # of the reverse steps of the sampler ddpm: one of VARIANCES
     betas: tuple[float, ...] | None = None  # all T, of a schedule that has no name; see `save_run`
@@ -45,6 +46,8 @@ class DiffusionConfig:
         count = None if self.betas is None else len(self.betas)
         if count != (self.timesteps if self.schedule == "betas" else None):
             raise UserError(f"`betas` are {count}, and the schedule {self.schedule} has {self.timesteps} timesteps.")
+        chosen = self.timestep_sampling
+        demand(chosen in ("uniform", "stratified"), "timestep_sampling", chosen, "uniform or stratified")
         gamma = self.min_snr_gamma
         demand(gamma is None or gamma > 0, "min_snr_gamma", gamma, "a number above 0 (5 is usual), or None")
 
@@ -128,12 +131,13 @@ class DdpmRequest(TrainRequest):
     network_arguments: dict[str, Any] | None = None  # of that class, by keyword
     conditional: bool = False  # tell the network the labels, to draw for them later
     label_dropout: float | None = None  # the share of images whose labels are not told; None: LABEL_DROPOUT
-    schedule: str | None = None  # this and the next six: see `DiffusionConfig`
+    schedule: str | None = None  # this and the next seven: see `DiffusionConfig`
     timesteps: int | None = None
     beta_start: float | None = None
     beta_end: float | None = None
     prediction: str | None = None
     min_snr_gamma: float | None = None
+    timestep_sampling: Literal["uniform", "stratified"] | None = None
     zero_terminal_snr: bool | None = None
     sample_every: int | None = None  # steps between grids of samples; None: a quarter of the steps, at most 5000
     fid_every: int | None = None  # steps between measurements of FID to the training images; None: not measured
@@ -144,3 +148,4 @@ class DdpmRequest(TrainRequest):
     fid_weights: str | Path | None = None
     accumulate: int | None = None  # slices that a batch is cut into, to fit the memory
     compile: bool | None = None  # torch.compile; None: on a GPU, in long runs
+    muon: bool | None = None  # whether Muon moves the weights inside the network, in place of AdamW

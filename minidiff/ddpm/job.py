@@ -81,7 +81,8 @@ class DdpmJob(Job[DdpmConfig]):
             self.feature_network = self.choose_features(self.fid, device)
         dropout = self.labels.dropout if self.labels else None
         call = partial(conditional, self.config.network)
-        loss = ddpm_loss(self.schedule, diffusion.prediction, diffusion.min_snr_gamma, device, dropout, call)
+        sampling = diffusion.timestep_sampling
+        loss = ddpm_loss(self.schedule, diffusion.prediction, diffusion.min_snr_gamma, device, dropout, sampling, call)
         return Trainer(model, loss, self.data, training, device)
 
     def first_weights(self, place: str) -> Mapping[str, Tensor]:

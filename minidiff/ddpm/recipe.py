@@ -57,19 +57,24 @@ def ddpm_loss(
     min_snr_gamma: float | None,
     device: torch.device,
     dropout: float | None = None,
+    timestep_sampling: str = "uniform",
     call: Callable[[nn.Module], Conditional] = lambda model: model,
 ) -> Loss:
     """Make the closure that `Trainer` calls: what a DDPM minimises (Ho et al. 2020, algorithm 1).
 
     dropout: the chance that the labels of an image are left out (Ho & Salimans 2022, algorithm 1); None for a network
-    without labels. call: how a network is called with labels, see `conditional`.
+    without labels. timestep_sampling: "uniform" draws the timestep of each image by itself. "stratified" draws one from
+    each of N equal parts of [0,T) for a batch of N (Kingma et al. 2021, appendix I.1): each timestep is as likely as
+    before, but no batch has mostly small or mostly large ones.
+    call: how a network is called with labels, see `conditional`.
     Raises UserError for eps under zero terminal SNR, from which no image can be predicted at T-1.
     """
     check_prediction(schedule, prediction)
     schedule = schedule.to(device)
 
     def loss(model: nn.Module, x0: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        t = draws.randint(schedule.T)  # 0 .. T-1, both included
+        drawn = draws.stratified if timestep_sampling == "stratified" else draws.randint
+        t = drawn(schedule.T)  # 0 .. T-1, both included
         noise = draws.randn(*x0.shape[1:])
         network: Model = model
         if dropout is not None:

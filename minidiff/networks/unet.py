@@ -227,6 +227,17 @@ class UNet(nn.Module):
         prediction: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return prediction
 
+    def hidden_weights(self) -> list[Tensor]:
+        """Return the weights that the optimizer Muon may move: what is a matrix between features of an image.
+
+        So not the first and the last convolution, and nothing that the timestep goes through.
+        """
+        inside = nn.ModuleList([self.down, self.mid, self.up])
+        layers = [
+            (name, module) for name, module in inside.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+        ]
+        return [module.weight for name, module in layers if not name.endswith(".time")]
+
     def check_input(self, x: Tensor, labels: Tensor | None) -> None:
         """Raise UserError if x or labels do not fit this network, by their shapes."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:

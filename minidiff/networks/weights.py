@@ -118,7 +118,8 @@ def fault_of(tensor: "Tensor", own: "Tensor") -> str:
 
 
 # What an optimizer keeps for each parameter, beside the count of its steps: a tensor of the parameter's shape each.
-MOMENTS = {"Adam": ("exp_avg", "exp_avg_sq"), "AdamW": ("exp_avg", "exp_avg_sq"), "RMSprop": ("square_avg",)}
+MOMENTS = {"Adam": ("exp_avg", "exp_avg_sq"), "AdamW": ("exp_avg", "exp_avg_sq"), "RMSprop": ("square_avg",),
+           "Muon": ("momentum",)}  # fmt: skip
 
 
 def load_optimizer(optimizer: "torch.optim.Optimizer", state: object, source: str | Path) -> None:
@@ -135,7 +136,8 @@ def load_optimizer(optimizer: "torch.optim.Optimizer", state: object, source: st
     if not isinstance(moments, Mapping) or not all(isinstance(key, int) and 0 <= key < count for key in moments):
         raise UserError(f"{source} holds no state of this network's optimizer. Start again, in another folder.")
     for key, kept in moments.items():
-        wanted = {"step": (), **dict.fromkeys(names, parameters[key].shape)}
+        counts = {} if type(optimizer).__name__ == "Muon" else {"step": ()}  # Muon has no use for the step
+        wanted = {**counts, **dict.fromkeys(names, parameters[key].shape)}
         if not isinstance(kept, Mapping) or kept.keys() != wanted.keys():
             raise UserError(f"{source} is of another optimizer than {type(optimizer).__name__}. Start again.")
         for name, shape in wanted.items():

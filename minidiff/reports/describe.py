@@ -186,7 +186,7 @@ def trained(folder: Path, training: TrainConfig) -> dict[str, str]:
     """Describe how a run is trained, and how far it is."""
     return {
         "training": f"{training.steps:,} steps of {training.batch_size} images, lr {training.lr:g} "
-        f"({training.decay}), EMA {training.ema_decay:g}, seed {training.seed}",
+        f"({training.decay}), EMA {training.ema_decay:g}, {'Muon, ' * training.muon}seed {training.seed}",
         "progress": progress(folder, training.steps),
     }
 

@@ -31,6 +31,7 @@ class TrainConfig:
     minutes: float | None = None  # that the steps were chosen to take; None: the steps were given
     batch_size: int = 128  # images for each optimizer step, over all processes and accumulation slices
     lr: float = 2e-4  # the peak rate
+    muon: bool = False  # Muon moves the weights inside the network, and AdamW the others; False: AdamW moves all
     warmup: int = 200  # steps of linear rise to it
     decay: Decay = "constant"  # or "cosine": down to 0 at the last step
     weight_decay: float = 0.0
@@ -211,7 +212,7 @@ ADDED |= {"data.data_dir", "data.on_bad", "data.corruption", "data.severity", "d
 ADDED |= {"data.flip", "data.max_pixels", "training.minutes"}
 ADDED |= {"network.scale_shift", "network.label_dim", "labels.dropout", "fid.network", "diffusion.betas"}
 ADDED |= {f"gan.{name}" for name in ("betas", "clip", "penalty")}  # each is of one kind of GAN
-ADDED |= {"source.weights", "source.one_hot"}
+ADDED |= {"source.weights", "source.one_hot", "training.muon", "diffusion.timestep_sampling"}
 
 
 def read_as(cls: type[AnyConfig], stored: dict[str, Any], where: object) -> AnyConfig:

@@ -181,7 +181,7 @@ class Job(ABC, Generic[Config]):
             f"network   {self.describe_network()}\n"
             f"{begins}"
             f"training  {steps} of {training.batch_size} images, {in_epochs(self.epochs)}, "
-            f"lr {training.lr:g}, on {self.trainer.device}{shared}, seed {training.seed}"
+            f"{'Muon, ' * training.muon}lr {training.lr:g}, on {self.trainer.device}{shared}, seed {training.seed}"
         )
 
     @property

@@ -28,6 +28,7 @@ from minidiff.runtime import distributed
 from minidiff.runtime.precision import can_compile, mixed_precision
 from minidiff.training.batches import load_batches, prepare
 from minidiff.training.config import DROPOUT, NOISE, TrainConfig
+from minidiff.training.muon import optimizers
 from minidiff.training.step import TrainStep
 
 # images [n,C,H,W] in [-1,1], labels float [n,L], the random numbers of these n samples -> the mean loss, a scalar
@@ -84,12 +85,8 @@ class Trainer:
         # Channels last is how the fast convolutions of both CPU and GPU want their images.
         self.model = model.to(self.device).to(memory_format=torch.channels_last).train()
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizers = optimizers(self.model, config.muon, config.lr, config.weight_decay, fused)
         self.autocast = mixed_precision(config.precision, self.device)
         self.forward: nn.Module = self.model
         if distributed.world_size() > 1:
@@ -105,18 +102,19 @@ class Trainer:
             "step": self.step,
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **{name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any], source: str = "state") -> None:
         """Go on from a saved state. Raise UserError for the state of another network."""
-        if missing := sorted({"model", "ema", "optimizer", "step"} - state.keys()):
+        if missing := sorted({"model", "ema", "step", *self.optimizers} - state.keys()):
             raise UserError(
                 f"{source} is not a training state: it has no {missing[0]}. Start again, in another folder."
             )
         load_exactly(self.model, state["model"], source)
         load_exactly(self.ema, state["ema"], source)
-        load_optimizer(self.optimizer, state["optimizer"], source)
+        for name, optimizer in self.optimizers.items():
+            load_optimizer(optimizer, state[name], source)
         self.step = state["step"]
 
     def steps(self) -> Iterator[TrainStep]:
@@ -126,8 +124,9 @@ class Trainer:
         while self.step < config.steps:
             step = self.step + 1
             lr = config.learning_rate(step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
+            for optimizer in self.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
             torch.manual_seed(seed_from(config.seed, DROPOUT, step, rank))
             total = torch.zeros((), device=self.device)
             for number in range(config.accumulate):
@@ -140,8 +139,9 @@ class Trainer:
                 total += loss.detach() / config.accumulate
             clip = math.inf if config.grad_clip is None else config.grad_clip
             grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+            self.model.zero_grad(set_to_none=True)
             average_weights(self.ema, self.model, config.ema_decay_at(step))
             self.step = step
             yield TrainStep(step, distributed.mean_over_processes(total), grad_norm, lr)

@@ -30,7 +30,9 @@ def default_preset(device_type: str) -> str:
     return "gpu" if device_type == "cuda" else "cpu"
 
 
-TRAINING = ("steps", "minutes", "batch_size", "lr", "warmup", "ema_decay", "accumulate", "precision", "compile", "seed")
+TRAINING = (
+    "steps", "minutes", "batch_size", "lr", "muon", "warmup", "ema_decay", "accumulate", "precision", "compile", "seed",
+)  # fmt: skip
 
 
 def training_config(preset: TrainConfig, request: TrainRequest) -> TrainConfig:

@@ -1,0 +1,144 @@
+"""Muon: is its update orthogonal, are its matrices the right ones, and does a training with it resume to the bit?"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import minidiff
+from minidiff.errors import UserError
+from minidiff.networks.resnet import ResNet18
+from minidiff.networks.unet import UNet
+from minidiff.rng import Draws
+from minidiff.training.muon import POLAR_EXPRESS, Muon, hidden_weights, optimizers, orthogonalise
+
+SMALL = {"channels": (8, 16), "attention": (False, True), "norm_groups": 8, "layers_per_block": 1}
+
+
+def polar(matrices: torch.Tensor) -> torch.Tensor:
+    """Return U V^T, from the singular value decomposition."""
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    return u @ v
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 16), (1, 9)])
+def test_the_update_is_nearly_the_nearest_orthogonal_matrix(shape: tuple[int, int]) -> None:
+    """Singular values near 1, and the same singular vectors. Fails for a wrong coefficient, and for a matrix that is
+    multiplied from the wrong side."""
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, s, v = torch.linalg.svd(matrices, full_matrices=False)
+    matrices = u * (s.clamp(min=0.02 * s.max()))[:, None, :] @ v
+    found = orthogonalise(matrices)
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.85 and values.max() < 1.15
+    in_its_own_basis = u.mT @ found @ v.mT
+    assert (in_its_own_basis - torch.diag_embed(in_its_own_basis.diagonal(dim1=1, dim2=2))).abs().max() < 1e-9
+    assert torch.cosine_similarity(found.flatten(1), polar(matrices).flatten(1)).min() > 0.99
+
+
+def test_the_gram_matrix_gives_what_the_plain_iteration_gives() -> None:
+    """X <- aX + b(XX^T)X + c(XX^T)^2 X, as Jordan et al. and Amsel et al. write it."""
+    from minidiff.rng import Draws
+from minidiff.training.muon import POLAR_EXPRESS
+
+    x = torch.randn(2, 5, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    found = orthogonalise(x)
+    x = x / (1.01 * x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    for a, b, c in POLAR_EXPRESS:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
+def test_it_is_the_muon_of_torch() -> None:
+    """Momentum, its Nesterov form, the scale of the update and the decay, over three steps. Ours orthogonalises better,
+    so both get gradients whose singular values are all the same: there the two differ by the length alone."""
+    generator = torch.Generator().manual_seed(2)
+    ours, theirs = (nn.Parameter(torch.zeros(8, 24, dtype=torch.float64)) for _ in range(2))
+    mine = Muon([ours], lr=0.1, weight_decay=0.1)
+    other = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        before = ours.detach().clone()
+        ours.grad = torch.randn(8, 24, generator=generator, dtype=torch.float64)
+        theirs.data.copy_(before)
+        theirs.grad = ours.grad.clone()
+        mine.step(), other.step()
+        moved, by_torch = ours - 0.99 * before, theirs - 0.99 * before
+        assert torch.cosine_similarity(moved.flatten(), by_torch.flatten(), dim=0) > 0.98
+        assert 0.8 < moved.norm() / by_torch.norm() < 1.25
+    assert abs(moved.square().mean().sqrt().item() - 0.1 * 0.2) < 0.002  # of 8 orthogonal rows of 24: lr * 0.2
+
+
+def test_weights_of_one_shape_are_moved_as_if_alone() -> None:
+    """A convolution is the matrix of its rows; stacking changes nothing. Fails when matrices are mixed up."""
+    generator = torch.Generator().manual_seed(3)
+    values = [torch.randn(4, 3, 3, 3, generator=generator, dtype=torch.float64) for _ in range(2)]
+    gradients = [torch.randn(4, 3, 3, 3, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+    def moved(which: list[int], flat: bool) -> list[torch.Tensor]:
+        weights = [nn.Parameter(values[i].flatten(1) if flat else values[i].clone()) for i in which]
+        for weight, i in zip(weights, which, strict=True):
+            weight.grad = gradients[i].view_as(weight).clone()
+        Muon(weights, lr=0.1).step()
+        return [weight.detach().view(4, 3, 3, 3) for weight in weights]
+
+    together = moved([0, 1], flat=False)
+    torch.testing.assert_close(together, [*moved([0], flat=True), *moved([1], flat=True)])
+
+
+def test_which_weights_it_moves() -> None:
+    """Features to features: not the first and last layer, not what the timestep goes through, no norm and no bias."""
+    network = UNet(16, **SMALL)
+    names = {id(weight): name for name, weight in network.named_parameters()}
+    hidden = {names[id(weight)] for weight in hidden_weights(network)}
+    assert "down.0.block.conv1.weight" in hidden and "mid.0.attention.query.weight" in hidden
+    assert not any(part in name for name in hidden for part in ("time", "conv_in", "conv_out", "norm", "bias"))
+    assert hidden == {
+        name
+        for name, weight in network.named_parameters()
+        if weight.ndim >= 2 and not any(part in name for part in ("time", "conv_in", "conv_out"))
+    }
+    resnet = ResNet18(3, 1, width=4)
+    assert len(hidden_weights(resnet)) == sum(weight.ndim >= 2 for weight in resnet.parameters()) - 2
+    made = optimizers(network, True, lr=1e-3, weight_decay=0.0, fused=True)
+    assert made.keys() == {"optimizer", "muon"}
+    counted = sum(len(group["params"]) for each in made.values() for group in each.param_groups)
+    assert counted == len(list(network.parameters()))
+
+
+def test_a_resumed_training_is_the_one_that_never_stopped(tmp_path: Path) -> None:
+    """To the bit. Fails when the momentum of Muon, or the state of AdamW, is not saved. A state without Muon's part is
+    refused."""
+    request = {"batch_size": 4, "image_size": 8, "muon": True, "timestep_sampling": "stratified", "device": "cpu"}
+    whole = minidiff.train("ddpm", steps=4, save_every=2, out=tmp_path / "whole", **request)
+
+    class Stop(Exception):
+        pass
+
+    def stop(step: minidiff.TrainStep) -> None:
+        if step.step == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        minidiff.train("ddpm", steps=4, save_every=2, out=tmp_path / "part", on_step=stop, **request)
+    assert torch.load(tmp_path / "part" / "state.pt", weights_only=True)["step"] == 2
+    part = minidiff.resume(tmp_path / "part")
+    for (name, one), other in zip(whole.model.state_dict().items(), part.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    state = torch.load(tmp_path / "part" / "state.pt", weights_only=True)
+    torch.save({key: value for key, value in state.items() if key != "muon"}, tmp_path / "part" / "state.pt")
+    with pytest.raises(UserError, match="muon"):
+        minidiff.resume(tmp_path / "part", steps=5)
+
+
+def test_stratified_timesteps_are_one_in_each_part_and_all_equally_likely() -> None:
+    """Sample k of N has a timestep from the k-th Nth, also when processes share the batch. Fails for timesteps that
+    repeat, and when a process draws other ones than its rows of the whole batch."""
+    whole = Draws(5, 8, slice(0, 8)).stratified(80)
+    assert [int(t) // 10 for t in whole] == list(range(8))
+    assert torch.equal(torch.cat([Draws(5, 8, slice(0, 4)).stratified(80), Draws(5, 8, slice(4, 8)).stratified(80)]), whole)
+    drawn = torch.stack([Draws(seed, 4, slice(0, 4)).stratified(10) for seed in range(4000)])
+    counts = drawn.flatten().bincount(minlength=10).double() / drawn.numel()
+    assert (counts - 0.1).abs().max() < 0.01
