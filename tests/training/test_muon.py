@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import minidiff
+from minidiff.ddpm.recipe import ddpm_loss
+from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 from minidiff.networks.resnet import ResNet18
 from minidiff.networks.unet import UNet
@@ -39,9 +41,6 @@ def test_the_update_is_nearly_the_nearest_orthogonal_matrix(shape: tuple[int, in
 
 def test_the_gram_matrix_gives_what_the_plain_iteration_gives() -> None:
     """X <- aX + b(XX^T)X + c(XX^T)^2 X, as Jordan et al. and Amsel et al. write it."""
-    from minidiff.rng import Draws
-from minidiff.training.muon import POLAR_EXPRESS
-
     x = torch.randn(2, 5, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found = orthogonalise(x)
     x = x / (1.01 * x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
@@ -108,29 +107,40 @@ def test_which_weights_it_moves() -> None:
     assert counted == len(list(network.parameters()))
 
 
+def trainer(steps: int, **settings: bool) -> minidiff.Trainer:
+    """A training of a small U-Net on eight images of noise."""
+    torch.manual_seed(0)
+    images = torch.randint(256, (8, 8, 8, 3), dtype=torch.uint8).numpy()
+    loss = ddpm_loss(Schedule.linear(50), "eps", None, torch.device("cpu"), timestep_sampling="stratified")
+    config = minidiff.TrainConfig(steps=steps, batch_size=4, lr=1e-2, warmup=0, **settings)
+    return minidiff.Trainer(UNet(8, **SMALL), loss, images, config)
+
+
 def test_a_resumed_training_is_the_one_that_never_stopped(tmp_path: Path) -> None:
-    """To the bit. Fails when the momentum of Muon, or the state of AdamW, is not saved. A state without Muon's part is
-    refused."""
-    request = {"batch_size": 4, "image_size": 8, "muon": True, "timestep_sampling": "stratified", "device": "cpu"}
-    whole = minidiff.train("ddpm", steps=4, save_every=2, out=tmp_path / "whole", **request)
-
-    class Stop(Exception):
-        pass
-
-    def stop(step: minidiff.TrainStep) -> None:
-        if step.step == 3:
-            raise Stop
-
-    with pytest.raises(Stop):
-        minidiff.train("ddpm", steps=4, save_every=2, out=tmp_path / "part", on_step=stop, **request)
-    assert torch.load(tmp_path / "part" / "state.pt", weights_only=True)["step"] == 2
-    part = minidiff.resume(tmp_path / "part")
-    for (name, one), other in zip(whole.model.state_dict().items(), part.model.state_dict().values(), strict=True):
+    """To the bit. Fails when the momentum of Muon, or the state of AdamW, is not saved. A state without Muon's part, or
+    with a momentum of another shape, is refused."""
+    whole, first, second = trainer(4, muon=True), trainer(2, muon=True), trainer(4, muon=True)
+    list(whole.steps()), list(first.steps())
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    second.load_state_dict(state)
+    list(second.steps())
+    for (name, one), other in zip(whole.model.state_dict().items(), second.model.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
-    state = torch.load(tmp_path / "part" / "state.pt", weights_only=True)
-    torch.save({key: value for key, value in state.items() if key != "muon"}, tmp_path / "part" / "state.pt")
     with pytest.raises(UserError, match="muon"):
-        minidiff.resume(tmp_path / "part", steps=5)
+        trainer(4, muon=True).load_state_dict({key: value for key, value in state.items() if key != "muon"})
+    state["muon"]["state"][0]["momentum"] = torch.zeros(1)
+    with pytest.raises(UserError, match="momentum of parameter 0"):
+        trainer(4, muon=True).load_state_dict(state)
+
+
+def test_a_training_without_muon_is_adamw_as_before() -> None:
+    """And with it other weights come out. Fails when the choice is not passed on."""
+    plain, turned = trainer(3), trainer(3, muon=True)  # the first moves the last layer alone
+    assert plain.state_dict().keys() == {"step", "model", "ema", "optimizer"}
+    list(plain.steps()), list(turned.steps())
+    name = "down.0.block.conv1.weight"
+    assert not torch.equal(plain.model.state_dict()[name], turned.model.state_dict()[name])
 
 
 def test_stratified_timesteps_are_one_in_each_part_and_all_equally_likely() -> None:
@@ -138,7 +148,8 @@ def test_stratified_timesteps_are_one_in_each_part_and_all_equally_likely() -> N
     repeat, and when a process draws other ones than its rows of the whole batch."""
     whole = Draws(5, 8, slice(0, 8)).stratified(80)
     assert [int(t) // 10 for t in whole] == list(range(8))
-    assert torch.equal(torch.cat([Draws(5, 8, slice(0, 4)).stratified(80), Draws(5, 8, slice(4, 8)).stratified(80)]), whole)
+    halves = [Draws(5, 8, rows).stratified(80) for rows in (slice(0, 4), slice(4, 8))]
+    assert torch.equal(torch.cat(halves), whole)
     drawn = torch.stack([Draws(seed, 4, slice(0, 4)).stratified(10) for seed in range(4000)])
     counts = drawn.flatten().bincount(minlength=10).double() / drawn.numel()
     assert (counts - 0.1).abs().max() < 0.01
