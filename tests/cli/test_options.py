@@ -73,7 +73,7 @@ MORE: dict[str, tuple[type, dict[str, Any]]] = {
         "schedule": "cosine", "timesteps": 40, "beta_start": 0.125, "beta_end": 0.75, "prediction": "v",
         "min_snr_gamma": 4.0, "zero_terminal_snr": True, "sample_every": 4, "fid_every": 5, "fid_samples": 6,
         "fid_sampler": "heun", "fid_steps": 8, "fid_features": "clf", "fid_weights": "w", "accumulate": 2,
-        "compile": True,
+        "compile": True, "muon": True, "timestep_sampling": "stratified",
     }),
     "dcgan": (GanRequest, {"latent_dim": 5, "width": 4, "critic_steps": 2, "sample_every": 4}),
     "wgan": (GanRequest, {"latent_dim": 5, "width": 4, "critic_steps": 2, "clip": 0.5, "sample_every": 4}),
