@@ -300,7 +300,7 @@ def told(images: Pixels, of_data: NDArray[np.float32], features: str) -> float:
 
 def nearest(features: NDArray[np.float32], of_data: NDArray[np.float32]) -> Tensor:
     """Return the distance of each image to the nearest of the data, [N]."""
-    return torch.cdist(torch.from_numpy(features), torch.from_numpy(of_data)).amin(dim=1)
+    return torch.cdist(torch.tensor(features), torch.tensor(of_data)).amin(dim=1)
 
 
 def measured(job: Job, minutes: float, learner: Learner, steps: int, seconds: float, features: str, out: Path) -> Row:
