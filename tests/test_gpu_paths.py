@@ -7,8 +7,8 @@ the batches of a training.
 
 Not held, because it cannot be:
 
-- Backward passes, and with them the optimizers: autograd asks the driver for the GPU's context. The critic's penalty is
-  held with a stand-in for the one gradient it takes.
+- Backward passes, and with them the optimizers of torch: autograd asks the driver for the GPU's context. The critic's
+  penalty and Muon are held with stand-ins for the gradients they take.
 - Whatever asks a tensor for a number, since there is none: `item()` in the log of a training, the early stop of a deep
   image prior, the noise level of a picture, and `numpy()` at the end of `to_uint8`.
 - Random numbers from a GPU's own `torch.Generator`, which needs the driver.
@@ -45,6 +45,7 @@ from minidiff.rng import Draws, randn, sample_generators
 from minidiff.training import batches
 from minidiff.training.config import TrainConfig
 from minidiff.training.loop import average_weights
+from minidiff.training.muon import Muon
 
 GPU = torch.device("cuda:0")
 T = 1000
@@ -196,6 +197,20 @@ def test_loss_of_a_classifier(gpu: torch.device, one_hot: bool) -> None:
     """Of images that are moved by up to two pixels."""
     network, labels = built(ResNet18, 10, 3, 4), torch.zeros(2, 10, device=gpu)
     assert lies(classifier_loss(one_hot, 2)(network, images(), labels, FakeDraws(2)))
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_update_of_muon(gpu: torch.device, layout: torch.memory_format) -> None:
+    """Wide, tall and square weights, with gradients that stand in for those of a backward pass."""
+    shapes = [(8, 4, 3, 3), (8, 2, 1, 1), (4, 8), (8, 8)]
+    weights = [torch.zeros(shape, device=gpu) for shape in shapes]
+    weights = [w.to(memory_format=layout) if w.ndim == 4 else w for w in weights]
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    optimizer = Muon(weights, lr=0.1, weight_decay=0.1)
+    optimizer.step()
+    for weight, shape in zip(weights, shapes, strict=True):
+        assert lies(weight, *shape) and lies(optimizer.state[weight]["momentum"], *shape)
 
 
 def test_update_of_the_average(gpu: torch.device) -> None:

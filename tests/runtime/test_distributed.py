@@ -47,6 +47,22 @@ def test_two_processes_train_and_sample_as_one(photos: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_two_processes_move_alike_by_muon(photos: Path, tmp_path: Path) -> None:
+    """Each process orthogonalises the same averaged gradients. Fails when a process moves by its own gradients alone.
+    Muon lifts what rounding leaves in weak directions, so the weights agree less closely than AdamW's."""
+    train = f"train ddpm --muon --device cpu --dataset folder --data-dir {photos} --image-size 16 --steps 4"
+    for processes, name in ((1, "one"), (2, "two")):
+        finish(minidiff(processes, f"{train} --batch-size 8 --out {name}", tmp_path))
+    losses = [[r["loss"] for r in read_metrics(tmp_path / run)] for run in ("one", "two")]
+    assert np.allclose(*losses, rtol=1e-3), losses
+    states = [checkpoint.read_state(tmp_path / run) for run in ("one", "two")]
+    assert states[0] is not None and states[1] is not None
+    for number, kept in states[0]["muon"]["state"].items():
+        other = states[1]["muon"]["state"][number]["momentum"]
+        assert (kept["momentum"] - other).norm() <= 0.02 * kept["momentum"].norm(), number
+
+
+@pytest.mark.slow
 def test_an_interrupt_stops_all_processes_and_saves(photos: Path, tmp_path: Path) -> None:
     """SIGTERM to torchrun, as a cluster sends it: all processes agree on the step to stop after; one saves."""
     train = f"train ddpm --device cpu --dataset folder --data-dir {photos} --image-size 16 --steps 5000 --batch-size 4"

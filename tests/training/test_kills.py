@@ -48,6 +48,14 @@ def test_a_training(kind: str, seed: int, clf: Path) -> None:
     compare_ends(line, resume, seed)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_training_by_muon(seed: int, clf: Path) -> None:
+    """Fails when the momentum is not saved, or a product depends on where in memory its matrices lie."""
+    small = "--image-size 16 --batch-size 8 --steps 24 --save-every 4 --sample-every 8 --device cpu --out run"
+    line = f"train ddpm --muon --dataset folder --data-dir {clf.parent / 'data'} {small}"
+    compare_ends(line, "train ddpm --resume run --device cpu", seed)
+
+
 def compare_ends(line: str, resume: str, seed: int) -> None:
     """Do the work once undisturbed, and once with kills; both folders hold the same in the end.
 

@@ -1,5 +1,6 @@
 """Muon: is its update orthogonal, are its matrices the right ones, and does a training with it resume to the bit?"""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from minidiff.errors import UserError
 from minidiff.networks.resnet import ResNet18
 from minidiff.networks.unet import UNet
 from minidiff.rng import Draws
-from minidiff.training.muon import POLAR_EXPRESS, Muon, hidden_weights, optimizers, orthogonalise
+from minidiff.training.muon import POLYNOMIALS, SAFETY, Muon, hidden_weights, optimizers, orthogonalise
 
 SMALL = {"channels": (8, 16), "attention": (False, True), "norm_groups": 8, "layers_per_block": 1}
 
@@ -31,7 +32,7 @@ def test_the_update_is_nearly_the_nearest_orthogonal_matrix(shape: tuple[int, in
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     u, s, v = torch.linalg.svd(matrices, full_matrices=False)
     matrices = u * (s.clamp(min=0.02 * s.max()))[:, None, :] @ v
-    found = orthogonalise(matrices)
+    found = torch.stack(orthogonalise(list(matrices)))
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.85 and values.max() < 1.15
     in_its_own_basis = u.mT @ found @ v.mT
@@ -42,12 +43,61 @@ def test_the_update_is_nearly_the_nearest_orthogonal_matrix(shape: tuple[int, in
 def test_the_gram_matrix_gives_what_the_plain_iteration_gives() -> None:
     """X <- aX + b(XX^T)X + c(XX^T)^2 X, as Jordan et al. and Amsel et al. write it."""
     x = torch.randn(2, 5, 30, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    found = orthogonalise(x)
-    x = x / (1.01 * x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
-    for a, b, c in POLAR_EXPRESS:
+    found = torch.stack(orthogonalise(list(x)))
+    x = x / (SAFETY * x.flatten(1).norm(dim=1)[:, None, None])
+    for a, b, c in POLYNOMIALS:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
+
+
+def test_the_polynomials_keep_what_their_comment_says() -> None:
+    """Of singular values from 0.01 to 1 they make 0.97 to 1.04, of a tiny one 493 times as much. Fails for any other
+    first digit, and without the margin for rounding (an s of 1.01 must not run away)."""
+    s = torch.cat([torch.logspace(-2, 0, 5000, dtype=torch.float64), torch.tensor([1.01, 1e-3, 1e-9])])
+    for a, b, c in POLYNOMIALS:
+        s = a * s + b * s**3 + c * s**5
+    assert s[:-2].min() > 0.97 and s[:-2].max() < 1.04
+    assert abs(s[-2] - 0.475) < 0.01 and abs(s[-1] / 1e-9 - 492.7) < 0.1
+
+
+def test_shapes_of_all_kinds_go_together() -> None:
+    """Wide, tall and square ones of the same shorter side go together, and zeros stay zeros; a gradient of
+    1e-12 counts as much as one of 1. Fails when results change places, or a norm is taken over several matrices."""
+    generator = torch.Generator().manual_seed(6)
+    shapes = [(6, 40), (40, 6), (6, 6), (3, 5), (6, 40), (6, 7), (5, 3)]
+    matrices = [torch.randn(*shape, generator=generator) for shape in shapes]
+    together = orthogonalise(matrices)
+    for x, found in zip(matrices, together, strict=True):
+        torch.testing.assert_close(found, orthogonalise([x])[0])
+        torch.testing.assert_close(orthogonalise([x.mT])[0], found.mT)
+        torch.testing.assert_close(orthogonalise([1e-12 * x])[0], found, rtol=1e-3, atol=1e-4)
+    zeros = orthogonalise([torch.zeros(6, 40), matrices[0]])
+    assert not zeros[0].any() and torch.equal(zeros[1], together[0])
+
+
+def test_float32_is_enough_where_most_directions_are_nearly_lost() -> None:
+    """Singular values from 1 down to 1e-5, as a young network's momenta have. Fails in bfloat16."""
+    generator = torch.Generator().manual_seed(7)
+    u, v = (torch.linalg.qr(torch.randn(n, 96, generator=generator, dtype=torch.float64))[0] for n in (96, 288))
+    x = u * torch.logspace(0, -5, 96, dtype=torch.float64) @ v.mT
+    exact, found = orthogonalise([x])[0], orthogonalise([x.float()])[0].double()
+    assert (found - exact).norm() < 0.02 * exact.norm()
+    assert torch.linalg.matrix_norm(found, 2) < 1.2
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_layout_in_memory_makes_no_difference(layout: torch.memory_format) -> None:
+    """A convolution [out,in,3,3] that is not square moves by U V^T of [out,in*9] in any layout. Fails when the columns
+    come back in another order."""
+    generator = torch.Generator().manual_seed(8)
+    value, gradient = (torch.randn(4, 6, 3, 3, generator=generator) for _ in range(2))
+    weight = nn.Parameter(value.clone().to(memory_format=layout))
+    weight.grad = gradient.to(memory_format=layout)
+    Muon([weight], lr=0.1).step()
+    update = orthogonalise([gradient.flatten(1)])[0].view_as(value)
+    torch.testing.assert_close(weight.detach(), value - 0.1 * 0.2 * math.sqrt(54) * update, rtol=1e-4, atol=1e-5)
+    assert weight.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
@@ -101,10 +151,39 @@ def test_which_weights_it_moves() -> None:
     }
     resnet = ResNet18(3, 1, width=4)
     assert len(hidden_weights(resnet)) == sum(weight.ndim >= 2 for weight in resnet.parameters()) - 2
+    resnet.layer1.requires_grad_(False)
+    assert len(hidden_weights(resnet)) == sum(weight.ndim >= 2 for weight in resnet.parameters()) - 2 - 4
     made = optimizers(network, True, lr=1e-3, weight_decay=0.0, fused=True)
     assert made.keys() == {"optimizer", "muon"}
     counted = sum(len(group["params"]) for each in made.values() for group in each.param_groups)
     assert counted == len(list(network.parameters()))
+
+
+class Names(nn.Sequential):
+    """A network that says which of its weights are inside."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(*(nn.Linear(4, 4) for _ in range(3)))
+        self.names = names
+
+    def hidden_weights(self) -> list[torch.Tensor]:
+        return [self.get_parameter(name) if name else torch.zeros(4, 4) for name in self.names]
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), "Sequential has no layer between .* Train it without"),
+        (Names(), "Names has no layer"),
+        (Names("1.bias"), "hidden_weights. of Names must return some of its weights"),
+        (Names("1.weight", ""), "hidden_weights. of Names must return some of its weights"),
+    ],
+)
+def test_a_network_that_muon_cannot_train_is_one_line(network: nn.Module, said: str) -> None:
+    """Fails when such a network is trained by AdamW alone, and nobody is told."""
+    with pytest.raises(UserError, match=said):
+        optimizers(network, True, lr=1e-3, weight_decay=0.0, fused=True)
+    assert optimizers(Names("1.weight"), True, lr=1e-3, weight_decay=0.0, fused=True).keys() == {"optimizer", "muon"}
 
 
 def trainer(steps: int, **settings: bool) -> minidiff.Trainer:
