@@ -13,7 +13,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -388,22 +388,14 @@ class Script(Diffusers):
         self.rates.step()
         self.ema.step(self.unet.parameters())
 
-    def averaged(self) -> AbstractContextManager[Any]:
-        return AveragedUNet(self.ema, self.unet)
-
-
-class AveragedUNet:
-    """EMAModel's way to put the average into a network for a while, as a context."""
-
-    def __init__(self, ema: Any, network: nn.Module) -> None:
-        self.ema, self.network = ema, network
-
-    def __enter__(self) -> None:
-        self.ema.store(self.network.parameters())
-        self.ema.copy_to(self.network.parameters())
-
-    def __exit__(self, *_: object) -> None:
-        self.ema.restore(self.network.parameters())
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        self.ema.store(self.unet.parameters())
+        self.ema.copy_to(self.unet.parameters())
+        try:
+            yield
+        finally:
+            self.ema.restore(self.unet.parameters())
 
 
 # --- smalldiffusion -----------------------------------------------------------------------------------------------

@@ -146,9 +146,8 @@ def searches(contender: Contender, task: Task) -> list[Job]:
     if contender.rate is None:
         return []
     batch = contender.other_batch or contender.batch
-    settings = {(contender.rate, contender.batch): True} | {
-        (factor * contender.rate, batch): True for factor in FACTORS
-    }
+    others = [(factor * contender.rate, batch) for factor in FACTORS]
+    settings = dict.fromkeys([(contender.rate, contender.batch), *others])  # each once, in this order
     few = Task(task.data, task.size, TUNED_BY)
     return [Job(contender.name, few, 0, (TUNED_FOR,), rate, size) for rate, size in settings]
 

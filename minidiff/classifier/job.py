@@ -66,11 +66,11 @@ class ClassifierJob(Job[ClassifierConfig]):
             self.split, self.asked = "train", some(data, 10_000)
         self.answers: tuple[int, Tensor] | None = None  # a step, and the logits of all that is asked at it
 
-    def measure_interval(self, steps: int) -> int | None:
+    def measure_interval(self, steps: int) -> int:
         return self.config.measure_every or max(200, steps // 10)
 
     def sample_interval(self, steps: int) -> tuple[int, bool]:
-        return self.config.measure_every or max(200, steps // 10), self.config.measure_every is None
+        return self.measure_interval(steps), self.config.measure_every is None
 
     @property
     def measure_passes(self) -> int:

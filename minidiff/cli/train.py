@@ -2,7 +2,7 @@
 
 import shlex
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -26,6 +26,7 @@ from minidiff.cli.types import (
     Command,
     Group,
     JsonObject,
+    Name,
     Number,
     Place,
     Whole,
@@ -36,7 +37,7 @@ from minidiff.cli.types import (
     section,
     warn,
 )
-from minidiff.ddpm.config import LABEL_DROPOUT, DdpmRequest, FidConfig
+from minidiff.ddpm.config import LABEL_DROPOUT, DdpmRequest, FidConfig, TimestepSampling
 from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
 from minidiff.gan.config import GanRequest
 from minidiff.gan.presets import GAN_PRESETS
@@ -104,7 +105,7 @@ def train() -> None:
 )
 @click.option(
     "--timestep-sampling",
-    type=click.Choice(["uniform", "stratified"]),
+    type=Name("timestep_sampling", get_args(TimestepSampling)),
     help=default(
         "How the images of a batch get their timesteps: each by itself, or spread evenly.", "timestep_sampling"
     ),

@@ -7,7 +7,7 @@ cited beside the functions that the names choose.
 from collections.abc import Callable
 from dataclasses import KW_ONLY
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from minidiff.data.config import Labels
 from minidiff.errors import UserError
@@ -18,6 +18,7 @@ from minidiff.training.config import MOST_STEPS, RunConfig, TrainRequest, check_
 if TYPE_CHECKING:
     from torch.nn import Module
 
+TimestepSampling = Literal["uniform", "stratified"]
 MOST_TIMESTEPS = 1_000_000  # the numbers of the schedule take 40 bytes each, and samplers go through all of them
 LABEL_DROPOUT = 0.1  # Ho & Salimans 2022, section 4.1
 
@@ -32,7 +33,7 @@ class DiffusionConfig:
     beta_end: float | None = None
     prediction: str = "eps"  # what the network predicts: one of PREDICTIONS
     min_snr_gamma: float | None = None  # weighs the loss (Hang et al. 2023); None: all timesteps alike
-    timestep_sampling: Literal["uniform", "stratified"] = "uniform"  # how a batch gets its timesteps, see `ddpm_loss`
+    timestep_sampling: TimestepSampling = "uniform"  # how a batch gets its timesteps, see `ddpm_loss`
     zero_terminal_snr: bool = False  # the schedule ends in pure noise (Lin et al. 2024)
     variance: str = "fixed_small"  # of the reverse steps of the sampler ddpm: one of VARIANCES
     betas: tuple[float, ...] | None = None  # all T, of a schedule that has no name; see `save_run`
@@ -46,8 +47,8 @@ class DiffusionConfig:
         count = None if self.betas is None else len(self.betas)
         if count != (self.timesteps if self.schedule == "betas" else None):
             raise UserError(f"`betas` are {count}, and the schedule {self.schedule} has {self.timesteps} timesteps.")
-        chosen = self.timestep_sampling
-        demand(chosen in ("uniform", "stratified"), "timestep_sampling", chosen, "uniform or stratified")
+        chosen, known = self.timestep_sampling, get_args(TimestepSampling)
+        demand(chosen in known, "timestep_sampling", chosen, " or ".join(known))
         gamma = self.min_snr_gamma
         demand(gamma is None or gamma > 0, "min_snr_gamma", gamma, "a number above 0 (5 is usual), or None")
 
@@ -137,7 +138,7 @@ class DdpmRequest(TrainRequest):
     beta_end: float | None = None
     prediction: str | None = None
     min_snr_gamma: float | None = None
-    timestep_sampling: Literal["uniform", "stratified"] | None = None
+    timestep_sampling: TimestepSampling | None = None
     zero_terminal_snr: bool | None = None
     sample_every: int | None = None  # steps between grids of samples; None: a quarter of the steps, at most 5000
     fid_every: int | None = None  # steps between measurements of FID to the training images; None: not measured

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from minidiff.ddpm.config import DdpmConfig, DiffusionConfig
+from minidiff.ddpm.config import DdpmConfig, DiffusionConfig, TimestepSampling
 from minidiff.diffusion.guidance import Conditional
 from minidiff.diffusion.predictions import Model, check_prediction
 from minidiff.diffusion.process import diffusion_loss
@@ -57,7 +57,7 @@ def ddpm_loss(
     min_snr_gamma: float | None,
     device: torch.device,
     dropout: float | None = None,
-    timestep_sampling: str = "uniform",
+    timestep_sampling: TimestepSampling = "uniform",
     call: Callable[[nn.Module], Conditional] = lambda model: model,
 ) -> Loss:
     """Make the closure that `Trainer` calls: what a DDPM minimises (Ho et al. 2020, algorithm 1).

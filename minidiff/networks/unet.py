@@ -232,11 +232,12 @@ class UNet(nn.Module):
 
         So not the first and the last convolution, and nothing that the timestep goes through.
         """
-        inside = nn.ModuleList([self.down, self.mid, self.up])
-        layers = [
-            (name, module) for name, module in inside.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+        return [
+            module.weight
+            for part in (self.down, self.mid, self.up)
+            for name, module in part.named_modules()
+            if isinstance(module, nn.Conv2d | nn.Linear) and not name.endswith(".time")
         ]
-        return [module.weight for name, module in layers if not name.endswith(".time")]
 
     def check_input(self, x: Tensor, labels: Tensor | None) -> None:
         """Raise UserError if x or labels do not fit this network, by their shapes."""

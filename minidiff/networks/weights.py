@@ -117,9 +117,13 @@ def fault_of(tensor: "Tensor", own: "Tensor") -> str:
     return f"holds a number beyond {most:.0e}" if math.isfinite(low + high) else "holds NaN or infinity"
 
 
-# What an optimizer keeps for each parameter, beside the count of its steps: a tensor of the parameter's shape each.
-MOMENTS = {"Adam": ("exp_avg", "exp_avg_sq"), "AdamW": ("exp_avg", "exp_avg_sq"), "RMSprop": ("square_avg",),
-           "Muon": ("momentum",)}  # fmt: skip
+# What an optimizer keeps for each parameter: a count of its steps, and tensors of the parameter's shape.
+KEPT = {
+    "Adam": ("step", "exp_avg", "exp_avg_sq"),
+    "AdamW": ("step", "exp_avg", "exp_avg_sq"),
+    "RMSprop": ("step", "square_avg"),
+    "Muon": ("momentum",),
+}
 
 
 def load_optimizer(optimizer: "torch.optim.Optimizer", state: object, source: str | Path) -> None:
@@ -131,13 +135,12 @@ def load_optimizer(optimizer: "torch.optim.Optimizer", state: object, source: st
     own = optimizer.state_dict()
     count = sum(len(group["params"]) for group in own["param_groups"])
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    names = MOMENTS[type(optimizer).__name__]
+    names = KEPT[type(optimizer).__name__]
     moments = state.get("state") if isinstance(state, Mapping) else None
     if not isinstance(moments, Mapping) or not all(isinstance(key, int) and 0 <= key < count for key in moments):
         raise UserError(f"{source} holds no state of this network's optimizer. Start again, in another folder.")
     for key, kept in moments.items():
-        counts = {} if type(optimizer).__name__ == "Muon" else {"step": ()}  # Muon has no use for the step
-        wanted = {**counts, **dict.fromkeys(names, parameters[key].shape)}
+        wanted = {name: () if name == "step" else parameters[key].shape for name in names}
         if not isinstance(kept, Mapping) or kept.keys() != wanted.keys():
             raise UserError(f"{source} is of another optimizer than {type(optimizer).__name__}. Start again.")
         for name, shape in wanted.items():

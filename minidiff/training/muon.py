@@ -84,7 +84,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Move every weight that has a gradient. Matrices of one shape are orthogonalised together."""
+        """Move every weight that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
