@@ -25,6 +25,7 @@ from minidiff.runs.log import append_metrics, check_there, is_measurement, read_
 from minidiff.runtime import distributed
 from minidiff.runtime.progress import print_above, progress_bar
 from minidiff.runtime.signals import ending_signals
+from minidiff.runtime.verbosity import is_quiet
 from minidiff.training.checkpoints import Checkpoints, complete, telling
 from minidiff.training.loop import Training
 from minidiff.training.previews import Previews
@@ -39,19 +40,24 @@ class Interrupted(Exception):
         self.exit_code = code
 
 
-def remark(message: str) -> None:
-    """Print a remark on standard error, above the progress bar."""
+def tell(message: str) -> None:
+    """Print a line on standard error, above the progress bar. A training outlives its terminal."""
     with suppress(OSError):
         print_above(printable(message), sys.stderr)
+
+
+def remark(message: str) -> None:
+    """Print what is worth knowing on the way, unless it is to be quiet."""
+    if not is_quiet():
+        tell(message)
 
 
 Warn = Callable[[str], None]
 
 
 def warn(message: str) -> None:
-    """Print a warning on standard error, above the progress bar. A training outlives its terminal."""
-    with suppress(OSError):
-        print_above(f"Warning: {printable(message)}", sys.stderr)
+    """Print a warning, above the progress bar."""
+    tell(f"Warning: {message}")
 
 
 def keep(

@@ -11,7 +11,7 @@ import torch
 import minidiff
 from minidiff.errors import UserError
 from minidiff.runs.folder import read_tensors
-from minidiff.training import clock, minutes
+from minidiff.training import clock, journal, minutes
 from minidiff.training.config import TrainConfig
 from minidiff.training.loop import Trainer
 from minidiff.training.step import TrainStep
@@ -113,3 +113,14 @@ def test_time_for_not_even_one_step_is_refused(photos: Path, tiny_preset: str) -
     with pytest.raises(UserError, match="not even one step fits"):
         minidiff.train("ddpm", dataset="folder", data_dir=photos, preset="tiny", minutes=0.05, **SMALL)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("level", ["quiet", "normal"])
+def test_a_remark_is_not_made_when_it_is_to_be_quiet(
+    level: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But a warning is. Fails when the remark on another number of steps does not ask."""
+    monkeypatch.setenv("MINIDIFF_VERBOSITY", level)
+    journal.remark("the pace has changed")
+    journal.warn("look")
+    assert capsys.readouterr().err.splitlines() == ["the pace has changed"] * (level == "normal") + ["Warning: look"]
