@@ -1,0 +1,171 @@
+"""What a race consists of: jobs, the file of their results, the search for rates, and what is still missing.
+
+A job is one training of a contender. results.jsonl has a line for each measurement; two of the same `key_of` are the
+same. `missing` says what remains to be done, and in which order, so that a study can be stopped at any time.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from contenders import CONTENDERS, Contender
+from filelock import FileLock
+
+NUM = 2000  # images drawn
+FACTORS = (1 / 3, 1, 3, 10)  # of the published rate, where the best is looked for
+TUNED_FOR, TUNED_BY = 5.0, 500  # minutes, and images drawn, of the search
+
+Row = dict[str, Any]  # a line of results.jsonl
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a study looks at: the data, and how many images are drawn."""
+
+    data: str = "fashion-mnist"
+    size: int = 32
+    num: int = NUM
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a contender, its rate and batch, and after which times it draws."""
+
+    contender: str
+    task: Task
+    seed: int
+    minutes: tuple[float, ...]
+    rate: float | None
+    batch: int
+
+    def names(self) -> list[str]:
+        """Name each of its measurements."""
+        return [key_of(self.row(minutes)) for minutes in self.minutes]
+
+    def row(self, minutes: float) -> Row:
+        """Begin the line of one of its measurements."""
+        found = CONTENDERS[self.contender]
+        return {
+            "contender": self.contender, "version": found.version, "data": self.task.data, "size": self.task.size,
+            "seed": self.seed, "minutes": minutes, "rate": self.rate, "batch": self.batch, "num": self.task.num,
+        }  # fmt: skip
+
+    def words(self) -> list[str]:
+        """Return the arguments of `train` that do it."""
+        rate = [] if self.rate is None else ["--rate", repr(self.rate)]
+        minutes = ",".join(f"{each:g}" for each in self.minutes)
+        return [self.contender, "--seed", str(self.seed), "--minutes", minutes, "--batch-size", str(self.batch), *rate,
+                "--data", self.task.data, "--size", str(self.task.size), "--num", str(self.task.num)]  # fmt: skip
+
+
+KEY = ("contender", "version", "data", "size", "seed", "minutes", "rate", "batch", "num")
+
+
+# --- the file of results ------------------------------------------------------------------------------------------
+
+
+def key_of(row: Row) -> str:
+    """Name a measurement: two of the same name are the same measurement."""
+    rate = None if row["rate"] is None else f"{row['rate']:.4g}"
+    return "|".join(str(row[name] if name != "rate" else rate) for name in KEY)
+
+
+def read_results(out: Path) -> list[Row]:
+    """Read results.jsonl. A last line that a kill has cut short is left out."""
+    path = out / "results.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            print(f"{path}: a line is cut short, and left out: {line[:40]}", file=sys.stderr)
+    return rows
+
+
+def add_result(out: Path, row: Row) -> None:
+    """Add a line to results.jsonl. Several processes may do so."""
+    path = out / "results.jsonl"
+    with FileLock(out / ".lock"), open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            whole = file.read(1) == b"\n"
+        else:
+            whole = True
+        file.write((b"" if whole else b"\n") + json.dumps(row).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+# --- the search for rates -----------------------------------------------------------------------------------------
+
+
+def searches(contender: Contender, task: Task) -> list[Job]:
+    """List the trainings that look for a contender's best rate, and batch: five minutes each, seed 0.
+
+    The published rate and batch, and every other rate with the published batch; with the other batch, if there is one.
+    """
+    if contender.rate is None:
+        return []
+    batch = contender.other_batch or contender.batch
+    others = [(factor * contender.rate, batch) for factor in FACTORS]
+    settings = dict.fromkeys([(contender.rate, contender.batch), *others])  # each once, in this order
+    few = Task(task.data, task.size, TUNED_BY)
+    return [Job(contender.name, few, 0, (TUNED_FOR,), rate, size) for rate, size in settings]
+
+
+def tuned(contender: Contender, rows: Iterable[Row], task: Task) -> tuple[float, int] | None:
+    """Return the rate and batch with the least FD of a search that is complete; None as long as it is not."""
+    by_key = {key_of(row): row for row in rows}
+    jobs = searches(contender, task)
+    found = [(by_key[key]["fd"], job.rate, job.batch) for job in jobs for key in job.names() if key in by_key]
+    if not jobs or len(found) < len(jobs):
+        return None
+    _, rate, batch = min(found, key=lambda each: each[0] if math.isfinite(each[0]) else math.inf)
+    assert rate is not None
+    return rate, batch
+
+
+def settings_of(contender: Contender, rows: Sequence[Row], searched: Task) -> list[tuple[float | None, int]]:
+    """Return the rates and batches that a contender races with: the published one, and the best of the search."""
+    published = (contender.rate, contender.batch)
+    best = tuned(contender, rows, searched)
+    return [published] if best in (None, published) else [published, best]
+
+
+# --- what is missing ----------------------------------------------------------------------------------------------
+
+
+def missing(
+    names: Sequence[str], task: Task, minutes: Sequence[float], seeds: Sequence[int], rows: Sequence[Row],
+    searched: Task | None,
+) -> list[Job]:  # fmt: skip
+    """List the trainings that results.jsonl lacks, in the order to do them: the first seed and short times first.
+
+    searched: where the best rates are looked for; None: all race as published. A job whose rate is not known yet, as
+    the search goes on, is not in the list.
+    """
+    there = {key_of(row) for row in rows}
+    found: list[tuple[tuple[Any, ...], Job]] = []
+    for number, name in enumerate(names):
+        contender = CONTENDERS[name]
+        jobs = searches(contender, searched) if searched else []
+        settings = settings_of(contender, rows, searched) if searched else [(contender.rate, contender.batch)]
+        lengths = [(each,) for each in minutes] if contender.scheduled else [tuple(sorted(minutes))]
+        jobs += [
+            Job(name, task, seed, length, rate, batch) for seed in seeds for length in lengths
+            for rate, batch in settings
+        ]  # fmt: skip
+        for job in jobs:
+            left = tuple(each for each in job.minutes if key_of(job.row(each)) not in there)
+            if left:
+                place = (job.seed, left[0], job.task.num != task.num, left[-1], number)
+                found.append((place, Job(name, job.task, job.seed, left, job.rate, job.batch)))
+    return [job for _, job in sorted(found, key=lambda each: each[0])]
