@@ -101,13 +101,23 @@ def gib(amount: int | None) -> str:
 
 
 def machine(device: str) -> str:
-    """Name the GPU, or the processor."""
+    """Name the GPU, or the processor and how many there are."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name()
+    names = processors()
+    return f"{len(names)} x {names[0]}" if names else platform.processor()
+
+
+def processor() -> str:
+    """Name the processor."""
+    return (processors() or [platform.processor()])[0]
+
+
+def processors() -> list[str]:
+    """Read the names of the processors. Empty where there is no /proc."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
+    return [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
 
 
 def versions(*packages: str) -> str:

@@ -92,6 +92,11 @@ class Contender:
         return self.rate is None
 
     @property
+    def batches(self) -> list[int]:
+        """List the batches that it races with."""
+        return [self.batch] if self.other_batch is None else [self.batch, self.other_batch]
+
+    @property
     def missing(self) -> list[str]:
         """List the packages that have to be installed."""
         return [package for module, package in self.needs if find_spec(module) is None]

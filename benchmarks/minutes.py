@@ -1,17 +1,25 @@
 """How good are the pictures after so many minutes of one thread? Every contender learns for the same processor time.
 
+python benchmarks/minutes.py rates [--on fashion-mnist:32] [--out minutes]
 python benchmarks/minutes.py train minidiff --minutes 5 --features CLASSIFIER [--data fashion-mnist] [--out minutes]
 python benchmarks/minutes.py all --minutes 2,5,15 --seeds 0,1,2 --workers 2 --features CLASSIFIER
 python benchmarks/minutes.py table | plot | grids
 
-CLASSIFIER is the run folder of `minidiff train classifier` on the same data. contenders.py says who races, and by which
-recipe. Each draws 2,000 images after its time; their distance from the training images is measured in the classifier's
-features (FD, KD), and on scenes the share that the classifier can tell (see `told`). OUT gets results.jsonl, a line a
-measurement, and a grid of each. What is there is not done again, so a study that was stopped goes on.
+`rates` comes first, on a quiet machine: it measures how many seconds of one thread a training step of each contender
+takes, all of them in turns, and writes OUT/rates.json. From then on a minute is a number of steps. No training looks at
+a clock, so it takes the same steps on any machine and under any load: a study can go on for days, beside other work,
+and on several machines, if each gets a copy of rates.json. Building, drawing and measuring are free.
 
-Time is what `time.process_time` counts in training steps, on one thread; building, drawing and measuring are free. A
-contender whose rate is constant trains once, and draws on the way after each of the times asked for. One whose rate
-follows a schedule trains anew for each: a short trial, which is free too, says how many steps fit the time.
+CLASSIFIER is the run folder of `minidiff train classifier` on the same data. contenders.py says who races, and by which
+recipe. Each draws 1,000 images after its time; their distance from the training images is measured in the classifier's
+features (FD, KD), and on scenes the share that the classifier can tell (see `told`). OUT gets results.jsonl, a line a
+measurement, and a grid of each. What is there is not done again, so a study that was stopped, or killed, goes on.
+
+A contender whose rate of learning is constant trains once, and draws on the way after each of the times asked for. One
+whose rate follows a schedule trains anew for each.
+
+Here are the commands. minutes_rates.py turns time into steps, minutes_race.py says what is to be done,
+minutes_measure.py does it, and minutes_report.py shows what came out.
 """
 
 import os
@@ -19,14 +27,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from contenders import CONTENDERS
-from minutes_measure import SHOWN, distances, learn, measured, reference
-from minutes_race import NUM, Job, Task, key_of, missing, read_results, tuned
+from minutes_measure import SHOWN, distances, learn, measured, reference, told
+from minutes_race import NUM, Job, Task, is_running, key_of, lock_of, missing, read_results, say_once, tuned
+from minutes_rates import add_rates, demand_rates, rates_table, steps_of
 from minutes_report import METRICS, costs_of, draw_curves, lines_of, search_of, side_by_side, table_of
 
 from minidiff.images.files import write_image
@@ -79,12 +90,17 @@ def options(*chosen: str) -> Option:
     return add
 
 
+def place(text: str) -> tuple[str, int]:
+    """Read DATA:SIZE."""
+    data, _, size = text.partition(":")
+    if not data or not size.isdigit():
+        raise click.BadParameter(f"'{text}' is not DATA:SIZE, such as fashion-mnist:32.")
+    return data, int(size)
+
+
 def task_of_search(text: str, task: Task) -> Task:
     """Read where rates are looked for."""
-    name, _, size = text.partition(":")
-    if size and not size.isdigit():
-        raise click.BadParameter(f"--search {text} is not DATA:SIZE, such as fashion-mnist:32.")
-    return Task(name or task.data, int(size or task.size), task.num)
+    return Task(*place(text), task.num) if text else task
 
 
 def demand_packages(names: Iterable[str]) -> None:
@@ -110,6 +126,26 @@ def main() -> None:
     """Race minidiff and other packages for the best pictures in the same processor time."""
 
 
+def use_one_thread() -> None:
+    """Let this process compute as every measurement here does: on one thread, keeping its memory."""
+    cpu.tune()
+    torch.set_num_threads(1)
+
+
+@main.command()
+@click.option("--on", default="fashion-mnist:32", show_default=True, help="DATA:SIZE, several with commas between.")
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Turns of each contender.")
+@click.option("--anew", is_flag=True, help="Forget the rates so far. Results that used them no longer count.")
+@options("contenders", "out")
+def rates(on: str, rounds: int, anew: bool, contenders: str, out: Path) -> None:
+    """Measure how long a training step of each contender takes; what is there already is not done again."""
+    names, places = demand_names(contenders), [place(text) for text in on.split(",")]
+    demand_packages(names)
+    use_one_thread()
+    steps = dict.fromkeys(step for name in names for step in steps_of(CONTENDERS[name], places))  # each once
+    print(rates_table(add_rates(out, list(steps), rounds, anew)))
+
+
 @main.command()
 @click.argument("name", type=click.Choice(list(CONTENDERS)))
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -121,26 +157,30 @@ def train(name: str, seed: int, minutes: tuple[float, ...], rate: float | None, 
           size: int, num: int, features: str, out: Path) -> None:  # fmt: skip
     """Train a contender, draw, and measure; what is there already is not done again."""
     demand_packages([name])
-    cpu.tune()
-    torch.set_num_threads(1)
-    (out / "grids").mkdir(parents=True, exist_ok=True)
-    contender = CONTENDERS[name]
-    if contender.ours and (rate, batch_size) not in ((None, None), (None, contender.batch)):
-        raise click.BadParameter(f"{name} is a preset: its rate and its batch are not to be changed.")
+    contender, task = CONTENDERS[name], Task(data, size, num)
+    if contender.ours and rate is not None:
+        raise click.BadParameter(f"{name} is a preset: its rate is not to be changed.")
+    if batch_size not in (None, *contender.batches):
+        raise click.BadParameter(f"{name} races with batches of {' and '.join(map(str, contender.batches))}.")
     rate, batch = rate or contender.rate, batch_size or contender.batch
-    there = {key_of(row) for row in read_results(out)}
-    for length in [(each,) for each in minutes] if contender.scheduled else [tuple(sorted(minutes))]:
-        job = Job(name, Task(data, size, num), seed, length, rate, batch)
-        left = tuple(each for each in length if key_of(job.row(each)) not in there)
-        if not left:
-            print(f"{name}: {', '.join(f'{each:g}' for each in length)} min is there already")
-            continue
-        for now, learner, steps, seconds in learn(Job(name, job.task, seed, left, rate, batch)):
-            row = measured(job, now, learner, steps, seconds, features, out)
-            more = f", {row['told']:.1%} of the scenes told" if "told" in row else ""
-            print(f"{name}, {now:g} min: FD {row['fd']:.2f}, KD {row['kd']:.4f}{more}; {steps} steps of {batch} in "
-                  f"{seconds:.0f} s, drawn in {row['sample_seconds']:.0f} s ({row['sampler']}, {row['calls']} calls)",
-                  flush=True)  # fmt: skip
+    lengths = [(each,) for each in minutes] if contender.scheduled else [tuple(sorted(minutes))]
+    jobs = [Job(name, task, seed, length, rate, batch) for length in lengths]
+    found = demand_rates(out, [job.step for job in jobs])
+    use_one_thread()
+    (out / "grids").mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        with lock_of(out, job):  # another process may do the same; then this one waits, and finds it there
+            there = {key_of(row) for row in read_results(out)}
+            left = tuple(each for each in job.minutes if key_of(job.row(each)) not in there)
+            if not left:
+                print(f"{name}: {', '.join(f'{each:g}' for each in job.minutes)} min is there already")
+                continue
+            for begun, learner in learn(replace(job, minutes=left), found[job.step]):
+                row = measured(job, begun, learner, features, out)
+                more = f", {row['told']:.1%} of the scenes told" if "told" in row else ""
+                print(f"{name}, {row['minutes']:g} min: FD {row['fd']:.2f}, KD {row['kd']:.4f}{more}; {row['steps']} "
+                      f"steps of {batch}, drawn in {row['sample_seconds']:.0f} s ({row['sampler']}, {row['calls']} "
+                      "calls)", flush=True)  # fmt: skip
 
 
 @main.command("all")
@@ -155,6 +195,8 @@ def run_all(minutes: tuple[float, ...], seeds: tuple[int, ...], workers: int, as
     names = demand_names(contenders)
     demand_packages(names)
     task = Task(data, size, num)
+    steps = [step for name in names for step in steps_of(CONTENDERS[name], [(data, size)])]
+    demand_rates(out, steps)
     searched = None if as_published else task_of_search(search, task)
     if searched and (searched.data, searched.size) != (data, size):
         rows = read_results(out)
@@ -162,34 +204,36 @@ def run_all(minutes: tuple[float, ...], seeds: tuple[int, ...], workers: int, as
             name for name in names if not CONTENDERS[name].ours and not tuned(CONTENDERS[name], rows, searched)
         ]:
             raise click.ClickException(f"the search on {search} is not complete for {', '.join(open_)}. Do it first.")
-    (out / "grids").mkdir(parents=True, exist_ok=True)
     (out / "logs").mkdir(exist_ok=True)
     torch.set_num_threads(1)
     reference(task, choose(features), out)  # before there are several who want it
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     running: dict[subprocess.Popen[bytes], Job] = {}
-    failed: set[Job] = set()
+    failed: set[str] = set()
     done = 0
     try:
         while True:
-            busy = set(running.values())
+            busy = {job.training for job in running.values()}
             jobs = [job for job in missing(names, task, minutes, seeds, read_results(out), searched)
-                    if not failed & same_training(job) and not busy & same_training(job)]  # fmt: skip
-            for job in jobs[: workers - len(running)]:
-                log = out / "logs" / f"{job.contender}-{job.seed}-{time.time():.0f}-{len(running)}.txt"
+                    if job.training not in failed | busy]  # fmt: skip
+            free = (job for job in jobs if not is_running(out, job))  # not by another `all`, nor left from a killed one
+            for job in islice(free, workers - len(running)):
+                log = out / "logs" / f"{job.training}-{time.time():.0f}.txt"
                 command = [sys.executable, __file__, "train", *job.words(), "--features", features, "--out", str(out)]
                 with open(log, "wb") as file:
                     file.write((" ".join(command) + "\n").encode())
                     file.flush()
                     running[subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)] = job
-            if not running:
+            if not running and not jobs:
                 break
+            if not running:
+                say_once("what is left, other processes are at. Waiting for them")
             time.sleep(1)
             for process in [each for each in running if each.poll() is not None]:
                 job = running.pop(process)
                 done += 1
                 if process.returncode:
-                    failed |= same_training(job)
+                    failed.add(job.training)
                 fault = f": ended with code {process.returncode}, see {out}/logs" * bool(process.returncode)
                 print(f"{done} done, {len(jobs)} more: {' '.join(job.words())}{fault}", flush=True)
     finally:
@@ -197,13 +241,6 @@ def run_all(minutes: tuple[float, ...], seeds: tuple[int, ...], workers: int, as
             process.terminate()
     if failed:
         raise click.ClickException(f"{len(failed)} trainings failed. {out}/logs says why.")
-
-
-def same_training(job: Job) -> set[Job]:
-    """Return what stands for a job in a set of jobs, whichever of its times are left."""
-    if CONTENDERS[job.contender].scheduled:
-        return {job}
-    return {Job(job.contender, job.task, job.seed, (), job.rate, job.batch)}
 
 
 @main.command("calls")
@@ -215,19 +252,20 @@ def try_calls(name: str, minutes: tuple[float, ...], counts: tuple[int, ...], da
               features: str, out: Path) -> None:  # fmt: skip
     """Train once, and draw with several numbers of calls: whether more of them would help a contender."""
     demand_packages([name])
-    cpu.tune()
-    torch.set_num_threads(1)
-    out.mkdir(parents=True, exist_ok=True)
     contender, network = CONTENDERS[name], choose(features)
-    job = Job(name, Task(data, size, num), 0, minutes[:1], contender.rate, contender.other_batch or contender.batch)
-    for _, learner, steps, _ in learn(job):
+    job = Job(name, Task(data, size, num), 0, minutes[:1], contender.rate, contender.batches[-1])
+    found = demand_rates(out, [job.step])
+    use_one_thread()
+    of_data = reference(job.task, network, out)
+    for begun, learner in learn(job, found[job.step]):
         for count in counts:
             began = time.process_time()
             images = learner.draw(num, 0, count)
             seconds = time.process_time() - began
-            fd, kd = distances(images, reference(job.task, network, out), network)
-            print(f"{name}, {steps} steps, {count} calls: FD {fd:.2f}, KD {kd:.4f}, {num} images in {seconds:.0f} s",
-                  flush=True)  # fmt: skip
+            fd, kd = distances(images, of_data, network)
+            more = f", {told(images, of_data, features):.1%} of the scenes told" if data == "shapes" else ""
+            print(f"{name}, {begun['steps']} steps, {count} calls: FD {fd:.2f}, KD {kd:.4f}{more}, {num} images in "
+                  f"{seconds:.0f} s", flush=True)  # fmt: skip
 
 
 @main.command()

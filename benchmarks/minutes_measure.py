@@ -1,17 +1,16 @@
 """One job of the race: train, draw, and measure how near the pictures come to the data."""
 
-import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from common import machine, versions
-from contenders import CONTENDERS, Contender, Learner, Setting
-from minutes_race import Job, Row, Task, add_result
+from contenders import CONTENDERS, Learner, Setting
+from minutes_race import Job, Task, add_result
+from minutes_rates import PEERS, Row, steps_in
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,47 +28,22 @@ from minidiff.metrics.sources import ImageSource, dataset_source
 
 SHOWN = 36  # images of a grid
 SURE = 0.1  # how near to 0 or 1 each output of a classifier is that can tell a scene
-TRIAL = 0.05, 30.0  # how much of its time a contender tries its steps, at most so many seconds
 
 
 # --- train --------------------------------------------------------------------------------------------------------
 
 
-def processor_seconds(learner: Learner, steps: int) -> float:
-    """Take steps, and measure how much time of the processor one takes."""
-    began = time.process_time()
-    for _ in range(steps):
-        learner.step()
-    return (time.process_time() - began) / steps
-
-
-def fitting_steps(contender: Contender, setting: Setting, seconds: float) -> int:
-    """Find by a short trial how many training steps take so many seconds."""
-    learner = contender.make(setting)
-    learner.step()  # in the first one memory is taken, and convolutions are prepared
-    share, most = TRIAL
-    began, taken = time.process_time(), []
-    while not taken or (time.process_time() - began < min(share * seconds, most)):
-        taken.append(processor_seconds(learner, 1))
-    return max(1, round(seconds / statistics.fmean(taken)))
-
-
-def learn(job: Job) -> Iterator[tuple[float, Learner, int, float]]:
-    """Train. Yields (minutes, learner, steps, seconds) at the step that is nearest to each of the job's times."""
+def learn(job: Job, step_seconds: float) -> Iterator[tuple[Row, Learner]]:
+    """Train. Yields the learner after each of the job's times, with the beginning of a line of results.jsonl."""
     contender = CONTENDERS[job.contender]
-    setting = Setting(job.task.data, job.task.size, job.seed, job.rate, job.batch, 10**6)
-    if contender.scheduled:
-        (minutes,) = job.minutes
-        steps = fitting_steps(contender, setting, 60 * minutes)
-        learner = contender.make(replace(setting, steps=steps))
-        yield minutes, learner, steps, steps * processor_seconds(learner, steps)
-        return
-    learner, step, gone, last = contender.make(setting), 0, 0.0, 0.0
-    for minutes in job.minutes:
-        while not step or gone + last / 2 < 60 * minutes:
-            last = processor_seconds(learner, 1)
-            gone, step = gone + last, step + 1
-        yield minutes, learner, step, gone
+    lengths = [steps_in(minutes, step_seconds) for minutes in job.minutes]
+    learner = contender.make(Setting(job.task.data, job.task.size, job.seed, job.rate, job.batch, lengths[-1]))
+    step = 0
+    for minutes, length in zip(job.minutes, lengths, strict=True):
+        while step < length:
+            learner.step()
+            step += 1
+        yield job.row(minutes) | {"steps": length, "step_seconds": step_seconds}, learner
 
 
 # --- measure pictures ---------------------------------------------------------------------------------------------
@@ -138,22 +112,20 @@ def nearest(features: NDArray[np.float32], of_data: NDArray[np.float32]) -> Tens
 # --- draw, measure, and write it down -----------------------------------------------------------------------------
 
 
-def measured(job: Job, minutes: float, learner: Learner, steps: int, seconds: float, features: str, out: Path) -> Row:
-    """Draw, measure, and write a line and a grid."""
+def measured(job: Job, begun: Row, learner: Learner, features: str, out: Path) -> Row:
+    """Draw, measure, and write a grid and a line: what `learn` has begun, and all that is found."""
     network = choose(features)
     began = time.process_time()
     images = learner.draw(job.task.num, job.seed)
     drawing = time.process_time() - began
     of_data = reference(job.task, network, out)
     fd, kd = distances(images, of_data, network)
-    row = job.row(minutes) | {"fd": fd, "kd": kd}
+    row = begun | {"fd": fd, "kd": kd}
     row |= {"told": told(images, of_data, features)} if job.task.data == "shapes" else {}
     row |= {
-        "steps": steps, "images": steps * job.batch, "train_seconds": round(seconds, 2),
         "sample_seconds": round(drawing, 2), "sampler": learner.sampler, "calls": learner.calls,
         "parameters": sum(each.numel() for each in learner.network.parameters() if each.requires_grad),
-        "features": network.sha256[:8],
-        "versions": versions("diffusers", "smalldiffusion", "denoising_diffusion_pytorch"), "cpu": machine("cpu"),
+        "features": network.sha256[:8], "versions": versions(*PEERS), "cpu": machine("cpu"),
     }  # fmt: skip
     write_image(picture(out, row), grid(images[:SHOWN], 6))
     add_result(out, row)

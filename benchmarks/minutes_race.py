@@ -1,7 +1,8 @@
 """What a race consists of: jobs, the file of their results, the search for rates, and what is still missing.
 
 A job is one training of a contender. results.jsonl has a line for each measurement; two of the same `key_of` are the
-same. `missing` says what remains to be done, and in which order, so that a study can be stopped at any time.
+same. `missing` says what remains to be done, and in which order, so that a study can be stopped at any time. A training
+that runs holds a lock, so that several processes can share a study, and a killed one leaves nothing behind.
 """
 
 import json
@@ -10,17 +11,17 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from contenders import CONTENDERS, Contender
-from filelock import FileLock
+from filelock import FileLock, Timeout
+from minutes_rates import Row, Step, read_rates, step_of
 
-NUM = 2000  # images drawn
+NUM = 1000  # images drawn
 FACTORS = (1 / 3, 1, 3, 10)  # of the published rate, where the best is looked for
 TUNED_FOR, TUNED_BY = 5.0, 500  # minutes, and images drawn, of the search
-
-Row = dict[str, Any]  # a line of results.jsonl
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------------
@@ -45,6 +46,19 @@ class Job:
     minutes: tuple[float, ...]
     rate: float | None
     batch: int
+
+    @property
+    def training(self) -> str:
+        """Name it, whichever of its times are left."""
+        found, task = CONTENDERS[self.contender], self.task
+        length = f"-{self.minutes[0]:g}min" if found.scheduled else ""
+        rate = "" if self.rate is None else f"-lr{self.rate:.4g}-b{self.batch}"
+        return f"{found.name}-{found.version}-{task.data}-{task.size}-s{self.seed}{length}{rate}-n{task.num}"
+
+    @property
+    def step(self) -> Step:
+        """Return the kind of step that it takes."""
+        return step_of(self.row(0))
 
     def names(self) -> list[str]:
         """Name each of its measurements."""
@@ -79,15 +93,32 @@ def key_of(row: Row) -> str:
 
 
 def read_results(out: Path) -> list[Row]:
-    """Read results.jsonl. A last line that a kill has cut short is left out."""
-    path = out / "results.jsonl"
-    rows = []
+    """Read results.jsonl. Of a measurement that was made twice, the last counts.
+
+    Left out are a line that a kill has cut short, and results of other rates than those of rates.json: they had another
+    number of steps.
+    """
+    path, rates = out / "results.jsonl", read_rates(out)
+    rows, others = {}, 0
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
-            print(f"{path}: a line is cut short, and left out: {line[:40]}", file=sys.stderr)
-    return rows
+            say_once(f"{path}: a line is cut short, and left out: {line[:40]}")
+            continue
+        if rates.get(step_of(row)) == row["step_seconds"]:
+            rows[key_of(row)] = row
+        else:
+            others += 1
+    if others:
+        say_once(f"{path}: left out, as the seconds of a step are not those of rates.json: {others}")
+    return list(rows.values())
+
+
+@cache
+def say_once(text: str) -> None:
+    """Print a line to standard error. `all` reads the results every second, so it would be said as often."""
+    print(text, file=sys.stderr)
 
 
 def add_result(out: Path, row: Row) -> None:
@@ -102,6 +133,22 @@ def add_result(out: Path, row: Row) -> None:
         file.write((b"" if whole else b"\n") + json.dumps(row).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def lock_of(out: Path, job: Job) -> FileLock:
+    """Return the lock that a training holds while it runs. It is free once the process has ended, or was killed."""
+    folder = out / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / job.training)
+
+
+def is_running(out: Path, job: Job) -> bool:
+    """Say whether a process holds the lock of a training."""
+    try:
+        with lock_of(out, job).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
 
 
 # --- the search for rates -----------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from contenders import CONTENDERS, Contender
 from minutes_measure import picture
-from minutes_race import TUNED_BY, TUNED_FOR, Row, Task, key_of, searches, settings_of, tuned
+from minutes_race import TUNED_BY, TUNED_FOR, Task, key_of, searches, settings_of, tuned
+from minutes_rates import Row
 
 from minidiff.images.convert import Pixels
 from minidiff.images.files import read_image
@@ -110,15 +111,13 @@ def table_of(lines: Sequence[Line], metric: str = "fd") -> str:
 
 
 def costs_of(lines: Sequence[Line]) -> str:
-    """Write what each did with its time: the medians over all its results of this task."""
+    """Write what each did with its time, and the median of the processor time of its drawing."""
     text = ["| | parameters | a step, s | images a minute | sampler | calls | drawing 1,000 images, s |",
             "| --- | --- | --- | --- | --- | --- | --- |"]  # fmt: skip
     for line in lines:
-        mine = line.rows
-        step = statistics.median(row["train_seconds"] / row["steps"] for row in mine)
-        images = statistics.median(60 * row["images"] / row["train_seconds"] for row in mine)
-        drawing = statistics.median(1000 * row["sample_seconds"] / row["num"] for row in mine)
-        last = mine[-1]
+        drawing = statistics.median(1000 * row["sample_seconds"] / row["num"] for row in line.rows)
+        last = line.rows[-1]
+        step, images = last["step_seconds"], 60 * last["batch"] / last["step_seconds"]
         text.append(f"| {line.title} | {last['parameters'] / 1e6:.1f}M | {step:.3g} | {images:,.0f} | "
                     f"{last['sampler']} | {last['calls']} | {drawing:,.0f} |")  # fmt: skip
     return "\n".join(text) + "\n"
