@@ -151,6 +151,7 @@ def draw_curves(path: Path, lines: Sequence[Line], metric: str, title: str) -> N
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
@@ -169,10 +170,13 @@ def draw_curves(path: Path, lines: Sequence[Line], metric: str, title: str) -> N
     axes.set_xscale("log")
     if metric != "told":
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
     times = sorted({minutes for line in lines for minutes in line.curve})
     axes.set_xticks(times, [f"{each:g}" for each in times])
     axes.set_xticks([], minor=True)
+    title += "; dotted: with the published rate of learning" if len(chosen) < len(lines) else ""
     axes.set(xlabel="minutes of training on one thread (processor time)", ylabel=METRICS[metric], title=title)
     axes.grid(alpha=0.3, which="both")
     axes.spines[["top", "right"]].set_visible(False)
