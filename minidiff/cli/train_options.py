@@ -119,7 +119,7 @@ def how_to_train(presets: Presets, *own: Callable[[Function], Function]) -> Call
         click.option(
             "--precision",
             type=Name("precision", ("auto", "fp32", "bf16")),
-            help="auto takes bf16 on a GPU that has it. Default: auto.",
+            help="auto takes bf16 where it is faster: on a GPU that has it, on a processor with AMX. Default: auto.",
         ),
         click.option(
             "--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."

@@ -29,8 +29,8 @@ DDPM_PRESETS: dict[str, DdpmPreset] = {
         network=UNetConfig(
             channels=(32, 64, 96), layers_per_block=1, attention=(False, False, True), norm_groups=8, scale_shift=True
         ),
-        diffusion=DiffusionConfig(schedule="cosine", prediction="v"),
-        training=TrainConfig(steps=600, batch_size=32, lr=1e-3, warmup=100, decay="cosine", ema_decay=0.995),
+        diffusion=DiffusionConfig(schedule="cosine", prediction="v", timestep_sampling="stratified"),
+        training=TrainConfig(steps=600, batch_size=32, lr=3e-3, muon=True, warmup=60, decay="cosine", ema_decay=0.995),
     ),
     "gpu": DdpmPreset(
         "the CIFAR-10 network in mixed precision where the GPU has it: the default on a GPU",

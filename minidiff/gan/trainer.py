@@ -60,7 +60,7 @@ class GanTrainer:
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = optimizer_of(method.game, self.model.parameters(), config.lr)
         self.critic_optimizer = optimizer_of(method.game, self.critic.parameters(), config.lr)
-        self.autocast = mixed_precision(config.precision, self.device)
+        self.autocast = mixed_precision(config.precision, self.device, training=True)
         torch.backends.cudnn.benchmark = True  # every batch has the same shape: try the algorithms once
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The precision that a network computes in: mixed precision for training, plain float32 for measuring.
 
-Rests on torch alone. Micikevicius et al. 2018 (mixed precision training).
+Rests on torch alone. Micikevicius et al. 2018 (mixed precision training); Kalamkar et al. 2019 (bfloat16).
 """
 
 import shutil
@@ -12,14 +12,35 @@ from typing import Any
 import torch
 
 
-def mixed_precision(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """Return the context to compute in. `auto` is bf16 on a GPU that has it, else fp32: on a CPU bf16 takes 2.5x."""
+def mixed_precision(
+    precision: str, device: torch.device, training: bool = False
+) -> Callable[[], AbstractContextManager[Any]]:
+    """Return the context to compute in. `auto` is bf16 on a GPU that has it, else fp32.
+
+    training: on a processor with AMX `auto` is bf16, too. Samples are drawn in fp32 there: a seed should give the same
+    picture on every processor.
+    """
     if precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        fast = on_gpu_in_bf16(device) or (training and device.type == "cpu" and has_amx())
         precision = "bf16" if fast else "fp32"
     if precision == "fp32":
         return nullcontext
     return lambda: torch.autocast(device.type, torch.bfloat16)
+
+
+def on_gpu_in_bf16(device: torch.device) -> bool:
+    """Return whether a device is a GPU that computes with bfloat16."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def has_amx() -> bool:
+    """Return whether the processor multiplies bfloat16 matrices in tiles: Intel's since Sapphire Rapids (2023).
+
+    A training step of the CPU presets then takes 0.5 (ddpm) to 0.85 (wgan-gp) of the time. With instructions for
+    bfloat16 but without tiles (AVX512-BF16) it took 0.8, and with none at all 2.5 times as long.
+    """
+    capabilities: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)  # newer than torch 2.6
+    return bool(capabilities().get("amx_bf16"))
 
 
 def can_compile() -> bool:

@@ -38,7 +38,7 @@ class TrainConfig:
     grad_clip: float | None = 1.0  # largest norm of the gradient; None: any
     ema_decay: float = 0.9999
     accumulate: int = 1  # slices a batch is cut into, to fit the memory
-    precision: Precision = "auto"  # fp32, bf16, or auto: bf16 on a GPU that has it
+    precision: Precision = "auto"  # fp32, bf16, or auto: bf16 where it trains faster
     compile: bool | None = None  # None: on a GPU, when the run is long enough to repay it
     seed: int = 0
 
@@ -101,7 +101,7 @@ class TrainRequest:
     lr: float | None = None  # the peak learning rate, after the warm-up
     warmup: int | None = None  # steps in which the rate rises to it; None: at most a sixth of the steps
     ema_decay: float | None = None  # how slowly the averaged weights move
-    precision: Precision | None = None  # fp32, bf16, or auto: bf16 on a GPU that has it
+    precision: Precision | None = None  # fp32, bf16, or auto: bf16 where it trains faster
     seed: int = 0  # the one seed of the run
     save_every: int | None = None  # steps between checkpoints; None: a tenth of the steps, at most 1000
     out: str | Path | None = None  # the run folder; None: the next free runs/KIND-DATASET-N

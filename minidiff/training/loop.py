@@ -87,7 +87,7 @@ class Trainer:
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
         fused = self.device.type in ("cpu", "cuda")
         self.optimizers = optimizers(self.model, config.muon, config.lr, config.weight_decay, fused)
-        self.autocast = mixed_precision(config.precision, self.device)
+        self.autocast = mixed_precision(config.precision, self.device, training=True)
         self.forward: nn.Module = self.model
         if distributed.world_size() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None

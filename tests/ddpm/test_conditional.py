@@ -151,7 +151,18 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DDPM_PRESETS, "tiny", tiny())
         more = ["--conditional", "--label-dropout", "0.2", "--steps", "150", "--batch-size", "16", "--lr", "3e-3"]
-        more += ["--ema-decay", "0.9", "--prediction", "v", "--sample-every", "75", "--out", str(home / "run")]
+        more += [
+            "--ema-decay",
+            "0.9",
+            "--prediction",
+            "v",
+            "--sample-every",
+            "75",
+            "--precision",
+            "fp32",
+            "--out",
+            str(home / "run"),
+        ]
         assert cli.run(tiny_training(home / "data", *more)) == 0
     return home / "run"
 

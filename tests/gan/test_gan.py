@@ -192,7 +192,7 @@ def white(count: int = 6) -> ImageData:
 
 def still(kind: str, lr: float = 0.003, **config: Any) -> GanTrainer:
     """A linear critic between white images and one of -0.5: 64 pixels that are 1.5 apart."""
-    training = TrainConfig(**{"steps": 400, "batch_size": 4, "lr": lr, "warmup": 0, **config})
+    training = TrainConfig(**{"steps": 400, "batch_size": 4, "lr": lr, "warmup": 0, "precision": "fp32", **config})
     torch.manual_seed(0)
     critic = Linear(0.001 * torch.randn(64))
     return GanTrainer(Still(), critic, GANS[kind], white(), training)  # type: ignore[arg-type]
@@ -362,7 +362,7 @@ def small(kind: str, **config: Any) -> GanTrainer:
     """A generator and a critic of 8x8 images, 10 of them, so that an epoch's end comes inside a batch."""
     torch.manual_seed(0)
     method, generator = GANS[kind], Generator(4, 4, 8)
-    training = TrainConfig(**{"steps": 6, "batch_size": 4, "lr": 1e-3, "warmup": 0, **config})
+    training = TrainConfig(**{"steps": 6, "batch_size": 4, "lr": 1e-3, "warmup": 0, "precision": "fp32", **config})
     return GanTrainer(generator, Critic(4, 8, norm=method.game.norm), method, some_images(), training)
 
 

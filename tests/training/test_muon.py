@@ -70,7 +70,7 @@ def test_shapes_of_all_kinds_go_together() -> None:
     together = orthogonalise(matrices)
     for x, found in zip(matrices, together, strict=True):
         torch.testing.assert_close(found, orthogonalise([x])[0])
-        torch.testing.assert_close(orthogonalise([x.mT])[0], found.mT)
+        torch.testing.assert_close(orthogonalise([x.mT])[0], found.mT, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(orthogonalise([1e-12 * x])[0], found, rtol=1e-3, atol=1e-4)
     zeros = orthogonalise([torch.zeros(6, 40), matrices[0]])
     assert not zeros[0].any() and torch.equal(zeros[1], together[0])

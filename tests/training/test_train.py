@@ -69,7 +69,7 @@ def test_accumulation_is_the_same_batch_in_slices() -> None:
     not averaged, or gradients are cleared between them."""
     results = []
     for accumulate in (1, 4):
-        config = TrainConfig(steps=3, batch_size=8, warmup=0, lr=1e-3, accumulate=accumulate)
+        config = TrainConfig(steps=3, batch_size=8, warmup=0, lr=1e-3, accumulate=accumulate, precision="fp32")
         run = trainer(config)
         for module in run.model.modules():
             if isinstance(module, nn.Dropout):
