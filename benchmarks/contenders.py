@@ -121,11 +121,22 @@ FROZEN = DdpmPreset(
         channels=(32, 64, 96), layers_per_block=1, attention=(False, False, True), norm_groups=8, scale_shift=True
     ),
     diffusion=DiffusionConfig(schedule="cosine", prediction="v"),
-    training=TrainConfig(steps=600, batch_size=32, lr=1e-3, warmup=100, decay="cosine", ema_decay=0.995),
+    training=TrainConfig(
+        steps=600, batch_size=32, lr=1e-3, warmup=100, decay="cosine", ema_decay=0.995, precision="fp32"
+    ),
 )
 FROZEN_SAMPLER = {"sampler": "dpm++sde", "steps": 20, "spacing": "karras"}
+
+
+def in_float32() -> DdpmPreset:
+    """Return today's preset as a processor without AMX trains it. With AMX it trains in bf16."""
+    preset = DDPM_PRESETS["cpu"]
+    return replace(preset, training=replace(preset.training, precision="fp32"))
+
+
 OF_OURS: dict[str, Callable[[], DdpmPreset]] = {
     "minidiff": lambda: DDPM_PRESETS["cpu"],
+    "minidiff-fp32": in_float32,
     "minidiff-0.1": lambda: FROZEN,
 }
 SAYS = ("network", "diffusion", "training")  # the fields of a preset that matter
@@ -496,6 +507,9 @@ CONTENDERS = {
     for each in (
         Contender("minidiff", "minidiff", "#d62728", "the preset cpu of today",
                   lambda setting: Ours(setting, None, {}), batch=DDPM_PRESETS["cpu"].training.batch_size,
+                  scheduled=True),
+        Contender("minidiff-fp32", "minidiff in float32", "#e377c2", "the preset cpu of today, without bf16",
+                  lambda setting: Ours(setting, in_float32(), {}), batch=DDPM_PRESETS["cpu"].training.batch_size,
                   scheduled=True),
         Contender("minidiff-0.1", "minidiff 0.1", "#ff9896", "the preset cpu of version 0.1",
                   lambda setting: Ours(setting, FROZEN, FROZEN_SAMPLER), scheduled=True),
