@@ -36,6 +36,7 @@ DDPM_PRESETS: dict[str, DdpmPreset] = {
         "the CIFAR-10 network in mixed precision where the GPU has it: the default on a GPU",
         image_size=32,
         network=CIFAR10,
+        diffusion=DiffusionConfig(timestep_sampling="stratified"),
         training=TrainConfig(steps=60_000, batch_size=128, lr=2e-4, warmup=1000, decay="cosine", ema_decay=0.9995),
     ),
     "cifar10": DdpmPreset(
@@ -51,7 +52,7 @@ DDPM_PRESETS: dict[str, DdpmPreset] = {
         network=UNetConfig(
             channels=(128, 256, 384, 512), attention=(False, False, True, True), head_dim=64, dropout=0.1
         ),
-        diffusion=DiffusionConfig(schedule="cosine"),
+        diffusion=DiffusionConfig(schedule="cosine", timestep_sampling="stratified"),
         training=TrainConfig(steps=200_000, batch_size=128, lr=1e-4, warmup=2000, ema_decay=0.9999),
     ),
     "lab-64": DdpmPreset(
