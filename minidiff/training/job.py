@@ -4,7 +4,6 @@ Rests on loop and journal. Each kind is a `Job` with a chapter of its own, which
 ddpm/job.py, gan/job.py, classifier/job.py.
 """
 
-import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -31,9 +30,9 @@ from minidiff.training import journal
 from minidiff.training.clock import Clock
 from minidiff.training.config import INITIAL_WEIGHTS, ResumeRequest, RunConfig, Start, TrainConfig, given
 from minidiff.training.data import open_again
+from minidiff.training.estimates import aside, steps_that_fit
 from minidiff.training.loop import Training
 from minidiff.training.presets import check_warmup, steps_of
-from minidiff.training.previews import CURVES, SHARE, Previews
 from minidiff.training.step import TrainStep
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -299,8 +298,8 @@ class Job(ABC, Generic[Config]):
         clock, steps = self.clock, self.training.steps
         if clock is None or not clock.is_moment(step, self.device):
             return False
-        self.fitting = max(step + 1, self.steps_that_fit(clock, step, clock.elapsed))
-        return clock.is_off(step, steps, self.fitting, self.aside(clock, step, steps))
+        self.fitting = max(step + 1, steps_that_fit(self, clock, step, clock.elapsed))
+        return clock.is_off(step, steps, self.fitting, aside(self, clock, step, steps))
 
     def correct_steps(self) -> None:
         """Take another number of steps at the last checkpoint: what resuming the run with it would do."""
@@ -314,31 +313,6 @@ class Job(ABC, Generic[Config]):
         self.set_intervals(steps)
         if distributed.is_main():
             journal.remark(f"the pace has changed: {steps:,} steps instead of {before.steps:,} fit the time")
-
-    def steps_that_fit(self, clock: Clock, step: int, now_gone: float) -> int:
-        """Compute the number of steps, all in all, that ends the training in time. now_gone: seconds until now."""
-        left = clock.seconds - now_gone
-        count = left / clock.pace
-        for _ in range(20):  # how many pictures there are depends on the steps again
-            if count < 1:
-                break
-            count = left / (clock.pace + self.aside(clock, step, step + round(count)) / count)
-        return step + int(count)
-
-    def aside(self, clock: Clock, step: int, steps: int) -> float:
-        """Estimate the seconds that pictures and measurements take between a step and the last one."""
-        image = clock.pace / self.training.batch_size / 3  # see `Previews.is_worth`
-        every, may_skip = self.sample_interval(steps)
-        pictures = Previews(every, steps, may_skip, 0)
-        due = sum(map(pictures.is_due, range(step - step % every + every, steps, every)))
-        picture = clock.latest.get("preview", CURVES + self.preview_passes * image)
-        before_last = due * picture
-        if may_skip:
-            before_last = min(before_last, SHARE * (steps - step) * clock.pace)
-        measure_every = self.measure_interval(steps)
-        measurements = math.ceil(steps / measure_every) - step // measure_every if measure_every else 0
-        measurement = clock.latest.get("measure", self.measure_passes * image)
-        return before_last + picture + measurements * measurement
 
 
 def in_epochs(epochs: float) -> str:

@@ -1,7 +1,7 @@
 """A training that is told its minutes: how many steps fit, and what to do when the machine changes its pace.
 
-Rests on job. A few steps are timed and thrown away, the number of steps that fit is computed, and the training begins
-anew with it, as if a user had typed that number. As it goes, the end is projected; see `Clock`.
+Rests on job and estimates. A few steps are timed and thrown away, the number of steps that fit is computed, and the
+training begins anew with it, as if a user had typed that number. As it goes, the end is projected; see `Clock`.
 """
 
 from dataclasses import replace
@@ -10,6 +10,7 @@ from minidiff.errors import UserError
 from minidiff.runtime import distributed
 from minidiff.training.clock import Clock, now, synchronise
 from minidiff.training.config import TrainConfig, TrainRequest
+from minidiff.training.estimates import aside, steps_that_fit
 from minidiff.training.job import AnyJob
 from minidiff.training.loop import Training
 from minidiff.training.presets import training_config
@@ -32,10 +33,10 @@ def fit_minutes(job: AnyJob, preset: TrainConfig, request: TrainRequest) -> AnyJ
     first, clock.pace = time_steps(job.trainer, TRIAL * clock.seconds)
     # The first step once more: it compiles, and tries the algorithms. `work` counts what it really took.
     clock.gone = 2 * (now() - began) if first > 10 * clock.pace else now() - began
-    steps = job.steps_that_fit(clock, 0, now_gone=clock.gone)
+    steps = steps_that_fit(job, clock, 0, now_gone=clock.gone)
     steps = distributed.from_main(steps)
     if steps < 1:
-        least = distributed.from_main((clock.gone + clock.pace + job.aside(clock, 0, 1)) / 60)
+        least = distributed.from_main((clock.gone + clock.pace + aside(job, clock, 0, 1)) / 60)
         raise UserError(
             f"`minutes` is {request.minutes:g}, and not even one step fits beside its pictures. Take {1.1 * least:.1g}."
         )
