@@ -37,8 +37,8 @@ from minidiff.runs.folder import save_model
 from minidiff.training.config import TrainConfig
 
 AT_ONCE = 100  # images to a batch when others sample
-# Calls of DDIM, as many as our sampler makes. After five minutes 50 were no better: FD 124.4 instead of 124.8 (diffusers,
-# 300 images), 130.6 instead of 114.4 (hf-course, 200 images).
+# Calls of DDIM, as many as our sampler makes. After five minutes 50 were no better: FD 124.4 instead of 124.8
+# (diffusers, 300 images), 130.6 instead of 114.4 (hf-course, 200 images).
 FEW_CALLS = 20
 SLICE = 128  # images that go through a network of others at once; a larger batch is cut, which changes no gradient
 
