@@ -26,7 +26,7 @@ from minidiff.cli.types import (
     section,
     warn,
 )
-from minidiff.ddpm.request import FROM_INIT, FROM_NOISE, LABELS_SPACING
+from minidiff.ddpm.request import FROM_INIT, FROM_NOISE
 from minidiff.errors import UserError
 from minidiff.pretrained.request import DrawRequest
 
@@ -79,8 +79,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
 @click.option(
     "--spacing",
     type=choice("spacing"),
-    help="How to spread the timesteps when some are skipped. Default: the sampler's own; for dpm++sde with labels "
-    f"{LABELS_SPACING} (docs/samplers.md).",
+    help="How to spread the timesteps when some are skipped. Default: the sampler's own (docs/samplers.md).",
 )
 @section("A picture to start from")
 @click.option(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minidiff.ddpm.inits import AUTO_MODE, measured_starts
 from minidiff.ddpm.labels import LabelSet
-from minidiff.ddpm.request import LABELS_SPACING, Sampling
+from minidiff.ddpm.request import Sampling
 from minidiff.diffusion.noise_level import Start
 from minidiff.diffusion.samplers import SAMPLERS, calls
 from minidiff.diffusion.schedules import Schedule
@@ -62,8 +62,6 @@ def resolve(run: Trained, request: Request) -> Request:
     if request.labels is not None:
         decided["labels"] = run.labels.multi_hot(request.labels)
         decided["guidance_scale"] = run.labels.guidance(request.guidance_scale)
-        if request.sampler == "dpm++sde" and request.spacing is None:
-            decided["spacing"] = LABELS_SPACING
     if request.sampler == "ddpm" and request.variance is None:
         decided["variance"] = run.variance
     request, _ = enter(run, request)

@@ -25,10 +25,6 @@ Labels: TypeAlias = "Tensor | Sequence[Sequence[int]]"
 
 FROM_NOISE, FROM_INIT = "dpm++sde", "ddim"  # the samplers of `minidiff sample`; docs/results.md: why
 
-# The spacing of dpm++sde with labels. `karras` makes half of its calls where x is next to all noise, this spacing one
-# in ten. The others come where it is settled what is drawn, so more of it is right. docs/results.md: measured.
-LABELS_SPACING = "trailing"
-
 
 @record
 class ChainOptions:

@@ -161,7 +161,7 @@ PLANS = {
     "ddpm": Plan(None, "trailing", options=("variance",)),
     "ddim": Plan(50, "trailing", options=("eta", "keep_eps")),
     "dpm++": Plan(20, "logsnr"),
-    "dpm++sde": Plan(20, "karras"),  # better on a trained network, docs/results.md
+    "dpm++sde": Plan(20, "trailing"),  # better on trained networks, docs/results.md
     # The spacing it was published with: EDM, table 1. There sigma begins at 80. At cosine's last sigma, 20,000, an
     # error of 1e-4 in eps would be an error of 1 in x0.
     "heun": Plan(19, "karras", twice=True, highest=1000),

@@ -14,11 +14,9 @@ from minidiff.data import conditions as conditional
 from minidiff.data import shapes
 from minidiff.data.conditions import labels_in_words, multi_hot, parse_condition, read_conditions
 from minidiff.ddpm import job as ddpm_job
-from minidiff.ddpm.chains import resolve
 from minidiff.ddpm.config import DdpmRequest
 from minidiff.ddpm.labels import LabelSet
 from minidiff.ddpm.recipe import ddpm_loss
-from minidiff.ddpm.request import Sampling
 from minidiff.diffusion.guidance import guided
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.diffusion.schedules import SCHEDULES
@@ -179,24 +177,6 @@ def test_a_run_draws_what_it_is_told(told: Path) -> None:
     (free,) = run.sample(16, steps=10)
     level = free.mean(dim=(1, 2, 3))
     assert (level > 0.2).any() and (level < -0.2).any(), level
-
-
-def test_with_labels_sde_spaces_its_calls_evenly(
-    told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It draws more of what is asked for so (docs/results.md); unless another spacing is asked for."""
-    run = load(told)
-    labels = run.conditions(["light"])
-    assert resolve(run, Sampling(sampler="dpm++sde", labels=labels)).spacing == "trailing"
-    assert resolve(run, Sampling(sampler="dpm++sde", labels=labels, spacing="logsnr")).spacing == "logsnr"
-    assert resolve(run, Sampling(sampler="dpm++sde")).spacing is None
-    assert resolve(run, Sampling(sampler="dpm++", labels=labels)).spacing is None
-    even = ", ".join(map(str, run.timesteps("dpm++sde", spacing="trailing")[:3]))
-    karras = ", ".join(map(str, run.timesteps("dpm++sde")[:3]))
-    assert even != karras
-    for option, said in (([], karras), (["--labels", "light"], even)):
-        assert cli.run(["sample", str(told), "--num", "2", "--out", str(tmp_path / "a.png"), "--force", *option]) == 0
-        assert f"t = {said}, ..." in capsys.readouterr().out
 
 
 def test_conditions_are_taken_as_they_are_given(told: Path) -> None:

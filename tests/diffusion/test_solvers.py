@@ -311,7 +311,7 @@ def test_every_sampler_has_a_plan_and_keeps_it():
 
 def test_how_many_calls_and_from_where():
     """Unless told otherwise: 20 of the solvers, 19 of heun, all with both ends; fewer where there are no more."""
-    for name, spacing in (("dpm++", "logsnr"), ("dpm++sde", "karras"), ("unipc", "logsnr")):
+    for name, spacing in (("dpm++", "logsnr"), ("unipc", "logsnr")):
         assert calls(name, LINEAR) == LINEAR.timesteps(20, None, spacing)
         assert calls(name, LINEAR)[0] == 999 and calls(name, LINEAR)[-1] == 0
         assert calls(name, LINEAR, start_t=100)[0] == 100
@@ -319,6 +319,8 @@ def test_how_many_calls_and_from_where():
         assert calls(name, ZERO_SNR) == ZERO_SNR.timesteps(20, None, spacing)
         assert calls(name, ZERO_SNR)[0] == 999 and calls(name, ZERO_SNR)[-1] == 0
         assert calls(name, ZERO_SNR, start_t=998) == ZERO_SNR.timesteps(20, 998, spacing)
+    assert calls("dpm++sde", LINEAR) == calls("dpm++sde", ZERO_SNR) == list(range(999, 0, -50))
+    assert calls("dpm++sde", LINEAR, start_t=9) == list(range(9, -1, -1))
     assert calls("ddim", LINEAR) == list(range(999, 0, -20)) and len(calls("ddpm", LINEAR)) == 1000
     assert calls("heun", LINEAR) == [999, *(t for t in LINEAR.timesteps(10, None, "karras")[1:] for _ in range(2))]
     assert calls("heun", LINEAR, start_t=3) == [3, 2, 2, 1, 1, 0, 0]
