@@ -73,7 +73,7 @@ def options(*chosen: str) -> Option:
         "data": click.option("--data", default="fashion-mnist", show_default=True, help="fashion-mnist or shapes."),
         "size": click.option("--size", type=click.IntRange(min=16), default=32, show_default=True, help="Pixels."),
         "num": click.option("--num", type=click.IntRange(min=10), default=NUM, show_default=True, help="Images."),
-        "out": click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("minutes"),
+        "out": click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=ROOT / "benchmarks" / "race",
                             show_default=True),
         "features": click.option("--features", required=True, help="A classifier run on the same data."),
         "metric": click.option("--metric", type=click.Choice(list(METRICS)), default="fd", show_default=True),
