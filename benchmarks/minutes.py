@@ -45,6 +45,7 @@ from minidiff.metrics.features import choose
 from minidiff.runtime import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
+RACE = ROOT / "benchmarks" / "race"  # the study in progress
 
 
 # --- options ------------------------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ def options(*chosen: str) -> Option:
         "data": click.option("--data", default="fashion-mnist", show_default=True, help="fashion-mnist or shapes."),
         "size": click.option("--size", type=click.IntRange(min=16), default=32, show_default=True, help="Pixels."),
         "num": click.option("--num", type=click.IntRange(min=10), default=NUM, show_default=True, help="Images."),
-        "out": click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=ROOT / "benchmarks" / "race",
+        "out": click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=RACE,
                             show_default=True),
         "features": click.option("--features", required=True, help="A classifier run on the same data."),
         "metric": click.option("--metric", type=click.Choice(list(METRICS)), default="fd", show_default=True),
