@@ -19,6 +19,7 @@ from minidiff.ddpm.chains import resolve
 from minidiff.ddpm.request import Sampling
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.chain import Step
+from minidiff.diffusion.levels import PLANS
 from minidiff.errors import UserError, counted
 from minidiff.evaluation.config import PER_CLASS, SAMPLES, SamplingSettings
 from minidiff.evaluation.evaluator import Evaluator
@@ -87,14 +88,15 @@ def settings_for(
     """Decide how a run draws, as config.json keeps it. None: the value that suits the run. Raises UserError."""
     labels = torch.eye(1, len(run.label_names))  # any condition would do
     request = resolve(run, Sampling(sampler=sampler, steps=steps, guidance_scale=guidance_scale, labels=labels))
+    spacing = request.spacing or PLANS[sampler].spacing  # a default may change, and then the samples are others
     wide = mixed_precision(run.precision, next(run.model.parameters()).device) is nullcontext
     return SamplingSettings(
         sampler=sampler,
         guidance_scale=run.labels.guidance(guidance_scale),
-        calls=len(run.timesteps(sampler, steps=steps, spacing=request.spacing)),
+        calls=len(run.timesteps(sampler, steps=steps, spacing=spacing)),
         precision="fp32" if wide else "bf16",
         steps=steps,
-        spacing=request.spacing,
+        spacing=spacing,
         variance=request.variance,
     )
 
