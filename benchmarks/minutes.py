@@ -1,7 +1,7 @@
 """How good are the pictures after so many minutes of one thread? Every contender learns for the same processor time.
 
-python benchmarks/minutes.py rates [--on fashion-mnist:32] [--out minutes]
-python benchmarks/minutes.py train minidiff --minutes 5 --features CLASSIFIER [--data fashion-mnist] [--out minutes]
+python benchmarks/minutes.py rates [--on fashion-mnist:32] [--out OUT]
+python benchmarks/minutes.py train minidiff --minutes 5 --features CLASSIFIER [--data fashion-mnist] [--out OUT]
 python benchmarks/minutes.py all --minutes 2,5,15 --seeds 0,1,2 --workers 2 --features CLASSIFIER
 python benchmarks/minutes.py table | plot | grids
 
@@ -27,7 +27,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ import click
 import torch
 from contenders import CONTENDERS
 from minutes_measure import SHOWN, distances, learn, measured, reference, told
-from minutes_race import NUM, Job, Task, is_running, key_of, lock_of, missing, read_results, say_once, tuned
+from minutes_race import NUM, Job, Task, is_running, jobs_of, key_of, lock_of, missing, read_results, say_once, tuned
 from minutes_rates import add_rates, demand_rates, rates_table, steps_of
 from minutes_report import METRICS, costs_of, draw_curves, lines_of, search_of, side_by_side, table_of
 
@@ -164,19 +163,17 @@ def train(name: str, seed: int, minutes: tuple[float, ...], rate: float | None, 
     if batch_size not in (None, *contender.batches):
         raise click.BadParameter(f"{name} races with batches of {' and '.join(map(str, contender.batches))}.")
     rate, batch = rate or contender.rate, batch_size or contender.batch
-    lengths = [(each,) for each in minutes] if contender.scheduled else [tuple(sorted(minutes))]
-    jobs = [Job(name, task, seed, length, rate, batch) for length in lengths]
+    jobs = jobs_of(contender, task, seed, minutes, rate, batch)
     found = demand_rates(out, [job.step for job in jobs])
     use_one_thread()
     (out / "grids").mkdir(parents=True, exist_ok=True)
     for job in jobs:
         with lock_of(out, job):  # another process may do the same; then this one waits, and finds it there
-            there = {key_of(row) for row in read_results(out)}
-            left = tuple(each for each in job.minutes if key_of(job.row(each)) not in there)
-            if not left:
+            left = job.left({key_of(row) for row in read_results(out)})
+            if left is None:
                 print(f"{name}: {', '.join(f'{each:g}' for each in job.minutes)} min is there already")
                 continue
-            for begun, learner in learn(replace(job, minutes=left), found[job.step]):
+            for begun, learner in learn(left, found[job.step]):
                 row = measured(job, begun, learner, features, out)
                 more = f", {row['told']:.1%} of the scenes told" if "told" in row else ""
                 print(f"{name}, {row['minutes']:g} min: FD {row['fd']:.2f}, KD {row['kd']:.4f}{more}; {row['steps']} "

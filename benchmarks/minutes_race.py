@@ -9,8 +9,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,11 @@ class Job:
             "seed": self.seed, "minutes": minutes, "rate": self.rate, "batch": self.batch, "num": self.task.num,
         }  # fmt: skip
 
+    def left(self, there: Container[str]) -> "Job | None":
+        """Return the job with those of its times whose measurements are not `there`; None if all of them are."""
+        minutes = tuple(each for each in self.minutes if key_of(self.row(each)) not in there)
+        return replace(self, minutes=minutes) if minutes else None
+
     def words(self) -> list[str]:
         """Return the arguments of `train` that do it."""
         rate = [] if self.rate is None else ["--rate", repr(self.rate)]
@@ -80,10 +85,18 @@ class Job:
                 "--data", self.task.data, "--size", str(self.task.size), "--num", str(self.task.num)]  # fmt: skip
 
 
-KEY = ("contender", "version", "data", "size", "seed", "minutes", "rate", "batch", "num")
+def jobs_of(
+    contender: Contender, task: Task, seed: int, minutes: Iterable[float], rate: float | None, batch: int
+) -> list[Job]:
+    """List the trainings that draw after these times: one for all of them, or one for each if its rate has a schedule.
+    """  # fmt: skip
+    lengths = [(each,) for each in minutes] if contender.scheduled else [tuple(sorted(minutes))]
+    return [Job(contender.name, task, seed, length, rate, batch) for length in lengths]
 
 
 # --- the file of results ------------------------------------------------------------------------------------------
+
+KEY = ("contender", "version", "data", "size", "seed", "minutes", "rate", "batch", "num")
 
 
 def key_of(row: Row) -> str:
@@ -205,14 +218,11 @@ def missing(
         contender = CONTENDERS[name]
         jobs = searches(contender, searched) if searched else []
         settings = settings_of(contender, rows, searched) if searched else [(contender.rate, contender.batch)]
-        lengths = [(each,) for each in minutes] if contender.scheduled else [tuple(sorted(minutes))]
         jobs += [
-            Job(name, task, seed, length, rate, batch) for seed in seeds for length in lengths
-            for rate, batch in settings
+            job for seed in seeds for rate, batch in settings
+            for job in jobs_of(contender, task, seed, minutes, rate, batch)
         ]  # fmt: skip
-        for job in jobs:
-            left = tuple(each for each in job.minutes if key_of(job.row(each)) not in there)
-            if left:
-                place = (job.seed, left[0], job.task.num != task.num, left[-1], number)
-                found.append((place, Job(name, job.task, job.seed, left, job.rate, job.batch)))
+        for left in filter(None, (job.left(there) for job in jobs)):
+            place = (left.seed, left.minutes[0], left.task.num != task.num, left.minutes[-1], number)
+            found.append((place, left))
     return [job for _, job in sorted(found, key=lambda each: each[0])]
