@@ -179,6 +179,24 @@ def test_a_run_draws_what_it_is_told(told: Path) -> None:
     assert (level > 0.2).any() and (level < -0.2).any(), level
 
 
+def test_sde_spaces_its_calls_evenly_with_labels_and_without(
+    told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It draws more of what is asked for so (docs/results.md); unless another spacing is asked for."""
+    run = load(told)
+    even, karras = (
+        ", ".join(map(str, run.timesteps("dpm++sde", spacing=spacing)[:3])) for spacing in ("trailing", "karras")
+    )
+    assert even != karras
+    for option, said in (
+        ([], even),
+        (["--labels", "light"], even),
+        (["--labels", "light", "--spacing", "karras"], karras),
+    ):
+        assert cli.run(["sample", str(told), "--num", "2", "--out", str(tmp_path / "a.png"), "--force", *option]) == 0
+        assert f"t = {said}, ..." in capsys.readouterr().out
+
+
 def test_conditions_are_taken_as_they_are_given(told: Path) -> None:
     """What `conditions` gives, `sample` takes, as it takes multi-hot rows; what is neither is one line."""
     run = load(told)
