@@ -28,6 +28,7 @@ from minidiff.ddpm.config import (
 )
 from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.ddpm.recipe import build_network, build_schedule, conditional, ddpm_loss
+from minidiff.ddpm.request import FROM_NOISE
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.ddpm.samples import of_run
 from minidiff.diffusion.predictions import check_prediction
@@ -188,7 +189,8 @@ class DdpmJob(Job[DdpmConfig]):
 
     @property
     def preview_passes(self) -> int:
-        return (len(self.conditions()) * PREVIEW_COLUMNS or PREVIEW_IMAGES) * self.averaged().calls([0])
+        calls = self.averaged().calls([0], sampler=FROM_NOISE)
+        return (len(self.conditions()) * PREVIEW_COLUMNS or PREVIEW_IMAGES) * calls
 
     def measure_interval(self, steps: int) -> int | None:
         return self.fid.every if self.fid else None
@@ -198,10 +200,13 @@ class DdpmJob(Job[DdpmConfig]):
         return self.fid.samples * self.averaged().calls([0]) if self.fid else 0
 
     def preview(self, step: int) -> list[str]:
-        """Draw a grid, always from the same noise. A conditional run has a named row for each of a few conditions."""
+        """Draw a grid as `minidiff sample` does, always from the same noise.
+
+        A conditional run has a named row for each of a few conditions.
+        """
         assert self.folder is not None
         run, rows = self.averaged(), self.conditions()
-        options: dict[str, Any] = {"seed": self.training.seed}
+        options: dict[str, Any] = {"seed": self.training.seed, "sampler": FROM_NOISE}
         count = len(rows) * PREVIEW_COLUMNS or PREVIEW_IMAGES
         if rows:
             options["labels"] = multi_hot(rows, len(run.label_names)).repeat_interleave(PREVIEW_COLUMNS, dim=0)

@@ -20,7 +20,7 @@ from minidiff import cli, load
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.files import locked
 from minidiff.images.convert import to_uint8
-from minidiff.images.files import write_image
+from minidiff.images.files import read_image, write_image
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.log import read_metrics
 
@@ -261,6 +261,15 @@ def test_kill_9_at_any_moment_loses_nothing(tiny_preset: str, photos: Path, kill
 
 
 # --- sample -------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_preview_is_what_sample_draws(trained: Path) -> None:
+    """The first picture that a user sees comes from the default sampler, not from a quicker one that is worse."""
+    assert cli.run(["sample", str(trained), "--num", "36", "--out", "grid.png", "--precision", "fp32"]) == 0
+    preview = read_image(trained / "samples" / "0000006.png")
+    drawn = read_image(Path("grid.png"))
+    assert preview.shape == drawn.shape
+    assert np.abs(preview.astype(int) - drawn).max() <= 1
 
 
 def test_sample_as_array_and_as_the_public_names_compute_it(trained: Path) -> None:
