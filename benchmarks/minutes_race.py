@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 from minutes_rates import Row, Step, read_rates, step_of
 
 NUM = 1000  # images drawn
-FACTORS = (1 / 3, 1, 3, 10)  # of the published rate, where the best is looked for
-TUNED_FOR, TUNED_BY = 5.0, 500  # minutes, and images drawn, of the search
+FACTORS = (1, 3, 10)  # of the published rate, where the best is looked for: in a few minutes, none is too high
+TUNED_FOR = 5.0  # minutes of the search
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------------
@@ -101,8 +101,8 @@ KEY = ("contender", "version", "data", "size", "seed", "minutes", "rate", "batch
 
 def key_of(row: Row) -> str:
     """Name a measurement: two of the same name are the same measurement."""
-    rate = None if row["rate"] is None else f"{row['rate']:.4g}"
-    return "|".join(str(row[name] if name != "rate" else rate) for name in KEY)
+    numbers = {"minutes": f"{row['minutes']:g}", "rate": None if row["rate"] is None else f"{row['rate']:.4g}"}
+    return "|".join(str(numbers.get(name, row[name])) for name in KEY)
 
 
 def read_results(out: Path) -> list[Row]:
@@ -171,14 +171,14 @@ def searches(contender: Contender, task: Task) -> list[Job]:
     """List the trainings that look for a contender's best rate, and batch: five minutes each, seed 0.
 
     The published rate and batch, and every other rate with the published batch; with the other batch, if there is one.
+    They draw as many images as a race, so they are the race's first seed at five minutes.
     """
     if contender.rate is None:
         return []
     batch = contender.other_batch or contender.batch
     others = [(factor * contender.rate, batch) for factor in FACTORS]
     settings = dict.fromkeys([(contender.rate, contender.batch), *others])  # each once, in this order
-    few = Task(task.data, task.size, TUNED_BY)
-    return [Job(contender.name, few, 0, (TUNED_FOR,), rate, size) for rate, size in settings]
+    return [Job(contender.name, task, 0, (TUNED_FOR,), rate, size) for rate, size in settings]
 
 
 def tuned(contender: Contender, rows: Iterable[Row], task: Task) -> tuple[float, int] | None:
@@ -194,10 +194,21 @@ def tuned(contender: Contender, rows: Iterable[Row], task: Task) -> tuple[float,
 
 
 def settings_of(contender: Contender, rows: Sequence[Row], searched: Task) -> list[tuple[float | None, int]]:
-    """Return the rates and batches that a contender races with: the published one, and the best of the search."""
+    """Return the rates and batches that there are results of: the published one, and the best of the search."""
     published = (contender.rate, contender.batch)
     best = tuned(contender, rows, searched)
     return [published] if best in (None, published) else [published, best]
+
+
+def racing(contender: Contender, rows: Sequence[Row], searched: Task | None) -> list[tuple[float | None, int]]:
+    """Return the rate and batch that a contender races with: the best of the search, once it is complete.
+
+    searched None: the published ones. A preset of ours has no rate to search for.
+    """
+    if searched is None or contender.ours:
+        return [(contender.rate, contender.batch)]
+    best = tuned(contender, rows, searched)
+    return [best] if best else []
 
 
 # --- what is missing ----------------------------------------------------------------------------------------------
@@ -209,20 +220,19 @@ def missing(
 ) -> list[Job]:  # fmt: skip
     """List the trainings that results.jsonl lacks, in the order to do them: the first seed and short times first.
 
-    searched: where the best rates are looked for; None: all race as published. A job whose rate is not known yet, as
-    the search goes on, is not in the list.
+    searched: where the best rates are looked for; None: all race as published. While a contender's search goes on, only
+    the search is in the list.
     """
     there = {key_of(row) for row in rows}
     found: list[tuple[tuple[Any, ...], Job]] = []
     for number, name in enumerate(names):
         contender = CONTENDERS[name]
         jobs = searches(contender, searched) if searched else []
-        settings = settings_of(contender, rows, searched) if searched else [(contender.rate, contender.batch)]
         jobs += [
-            job for seed in seeds for rate, batch in settings
+            job for seed in seeds for rate, batch in racing(contender, rows, searched)
             for job in jobs_of(contender, task, seed, minutes, rate, batch)
         ]  # fmt: skip
-        for left in filter(None, (job.left(there) for job in jobs)):
-            place = (left.seed, left.minutes[0], left.task.num != task.num, left.minutes[-1], number)
+        for left in dict.fromkeys(filter(None, (job.left(there) for job in jobs))):
+            place = (left.seed, left.minutes[0], left.minutes[-1], number)
             found.append((place, left))
     return [job for _, job in sorted(found, key=lambda each: each[0])]

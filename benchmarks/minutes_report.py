@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from contenders import CONTENDERS, Contender
 from minutes_measure import picture
-from minutes_race import TUNED_BY, TUNED_FOR, Task, key_of, searches, settings_of, tuned
+from minutes_race import TUNED_FOR, Task, key_of, searches, settings_of, tuned
 from minutes_rates import Row
 
 from minidiff.images.convert import Pixels
@@ -126,7 +126,7 @@ def costs_of(lines: Sequence[Line]) -> str:
 def search_of(rows: Sequence[Row], searched: Task) -> str:
     """Write what the search for rates found."""
     by_key = {key_of(row): row for row in rows}
-    text = [f"| FD after {TUNED_FOR:g} minutes, {TUNED_BY} images | rate, batch: FD | best |", "| --- | --- | --- |"]
+    text = [f"| FD after {TUNED_FOR:g} minutes, seed 0 | rate, batch: FD | best |", "| --- | --- | --- |"]
     for contender in CONTENDERS.values():
         cells = [f"{job.rate:.2g}, {job.batch}: {by_key[key]['fd']:.4g}" for job in searches(contender, searched)
                  for key in job.names() if key in by_key]  # fmt: skip
