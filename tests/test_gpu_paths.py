@@ -30,6 +30,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import minidiff
 from minidiff.classifier.loss import classifier_loss
 from minidiff.data.datasets import ImageData
+from minidiff.ddpm.config import DiffusionConfig
 from minidiff.ddpm.recipe import ddpm_loss
 from minidiff.diffusion.predictions import PREDICTIONS
 from minidiff.diffusion.samplers import SAMPLERS
@@ -172,7 +173,7 @@ def test_inception(gpu: torch.device) -> None:
 @pytest.mark.parametrize("kind", PREDICTIONS)
 def test_loss_of_a_ddpm(gpu: torch.device, kind: str, dropout: float | None, gamma: float | None) -> None:
     """With labels, of which some are not told, and without."""
-    loss = ddpm_loss(SCHEDULE, kind, gamma, gpu, dropout)
+    loss = ddpm_loss(SCHEDULE, DiffusionConfig(prediction=kind, min_snr_gamma=gamma), gpu, dropout)
     network = unet(0 if dropout is None else 4)
     assert lies(loss(network, images(), torch.zeros(2, 4, device=gpu), FakeDraws(2)))
 

@@ -111,6 +111,19 @@ def train() -> None:
     ),
 )
 @click.option(
+    "--trained-below",
+    type=Whole(min=1),
+    metavar="T",
+    help=default(
+        "Train only timesteps below this one. Such a run finishes images, but draws none from noise.", "trained_below"
+    ),
+)
+@click.option(
+    "--file-noise",
+    type=Number(0, 1),
+    help=default("Share of images whose noise is as in a file: cut to 0 to 255, and rounded.", "file_noise"),
+)
+@click.option(
     "--zero-terminal-snr/--no-zero-terminal-snr",
     default=None,
     help="Rescale the schedule to end in pure noise. Default: no.",

@@ -32,6 +32,8 @@ class Trained(Protocol):
     def labels(self) -> LabelSet: ...
     @property
     def variance(self) -> str: ...
+    @property
+    def trained_below(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,22 @@ def resolve(run: Trained, request: Request) -> Request:
     if request.sampler == "ddpm" and request.variance is None:
         decided["variance"] = run.variance
     request, _ = enter(run, request)
+    check_trained(run, request)
     return replace(request, init_mode=request.init_mode or "noise", **decided)
+
+
+def check_trained(run: Trained, request: Sampling) -> None:
+    """Raise UserError for a start above the timesteps that the run was trained on. The request's starts are decided."""
+    below = run.trained_below
+    if below is None:
+        return
+    several = 1 if request.init is None else len(request.init)
+    highest = max(run.schedule.T - 1 if t is None else t for t in first_timesteps(range(several), request))
+    if highest >= below:
+        raise UserError(
+            f"this run was trained on the timesteps below {below}, so it cannot start at {highest}: it finishes images "
+            f"and draws none from pure noise. Give it an `init`, and a `start_t` up to {below - 1}."
+        )
 
 
 def enter(run: Trained, request: Request) -> tuple[Request, list[Start]]:

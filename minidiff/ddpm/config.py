@@ -34,6 +34,9 @@ class DiffusionConfig:
     prediction: str = "eps"  # what the network predicts: one of PREDICTIONS
     min_snr_gamma: float | None = None  # weighs the loss (Hang et al. 2023); None: all timesteps alike
     timestep_sampling: TimestepSampling = "uniform"  # how a batch gets its timesteps, see `ddpm_loss`
+    trained_below: int | None = None  # only timesteps below this one are trained, and can be drawn from; None: all
+    # The share of images whose noise is as in a file, where pixels are cut to [0,255] and rounded: `noise_in_file`.
+    file_noise: float = 0.0
     zero_terminal_snr: bool = False  # the schedule ends in pure noise (Lin et al. 2024)
     variance: str = "fixed_small"  # of the reverse steps of the sampler ddpm: one of VARIANCES
     betas: tuple[float, ...] | None = None  # all T, of a schedule that has no name; see `save_run`
@@ -49,6 +52,9 @@ class DiffusionConfig:
             raise UserError(f"`betas` are {count}, and the schedule {self.schedule} has {self.timesteps} timesteps.")
         chosen, known = self.timestep_sampling, get_args(TimestepSampling)
         demand(chosen in known, "timestep_sampling", chosen, " or ".join(known))
+        below = self.trained_below
+        demand(below is None or 1 <= below <= self.timesteps, "trained_below", below, f"1 to {self.timesteps}, or None")
+        demand_range(self, 0, 1, "file_noise")
         gamma = self.min_snr_gamma
         demand(gamma is None or gamma > 0, "min_snr_gamma", gamma, "a number above 0 (5 is usual), or None")
 
@@ -132,13 +138,15 @@ class DdpmRequest(TrainRequest):
     network_arguments: dict[str, Any] | None = None  # of that class, by keyword
     conditional: bool = False  # tell the network the labels, to draw for them later
     label_dropout: float | None = None  # the share of images whose labels are not told; None: LABEL_DROPOUT
-    schedule: str | None = None  # this and the next seven: see `DiffusionConfig`
+    schedule: str | None = None  # this and the next nine: see `DiffusionConfig`
     timesteps: int | None = None
     beta_start: float | None = None
     beta_end: float | None = None
     prediction: str | None = None
     min_snr_gamma: float | None = None
     timestep_sampling: TimestepSampling | None = None
+    trained_below: int | None = None
+    file_noise: float | None = None
     zero_terminal_snr: bool | None = None
     sample_every: int | None = None  # steps between grids of samples; None: a quarter of the steps, at most 5000
     fid_every: int | None = None  # steps between measurements of FID to the training images; None: not measured

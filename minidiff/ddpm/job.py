@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minidiff.data.conditions import examples, labels_in_words, multi_hot
+from minidiff.data.conditions import examples
+from minidiff.ddpm import previews
 from minidiff.ddpm.config import (
     LABEL_DROPOUT,
     DdpmConfig,
@@ -28,15 +29,12 @@ from minidiff.ddpm.config import (
 )
 from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.ddpm.recipe import build_network, build_schedule, conditional, ddpm_loss
-from minidiff.ddpm.request import FROM_NOISE
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.ddpm.samples import of_run
 from minidiff.diffusion.predictions import check_prediction
 from minidiff.errors import UserError, lookup, printable, shown
-from minidiff.images.convert import to_uint8
 from minidiff.images.faults import problems
 from minidiff.images.files import write_image
-from minidiff.images.grid import grid, label_rows
 from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction, features
 from minidiff.metrics.doubts import doubts
@@ -54,9 +52,6 @@ from minidiff.training.loop import Trainer
 from minidiff.training.minutes import fit_minutes
 from minidiff.training.presets import default_preset, training_config, with_epochs
 from minidiff.training.step import TrainStep
-
-PREVIEW_IMAGES = 36
-PREVIEW_ROWS, PREVIEW_COLUMNS = 6, 6  # of a conditional run: conditions, and images of each
 
 
 class DdpmJob(Job[DdpmConfig]):
@@ -76,14 +71,13 @@ class DdpmJob(Job[DdpmConfig]):
             model = build_network(self.config)
         else:
             model = build_to_train(lambda: build_network(self.config), device)
-        diffusion, self.labels = self.config.diffusion, self.config.labels
+        self.labels = self.config.labels
         self.reference: extraction.MeasuredSet | None = None  # the training images, to compare samples with: see `run`
         if self.fid:  # now, so that weights that are not there are missed before the training
             self.feature_network = self.choose_features(self.fid, device)
         dropout = self.labels.dropout if self.labels else None
         call = partial(conditional, self.config.network)
-        sampling = diffusion.timestep_sampling
-        loss = ddpm_loss(self.schedule, diffusion.prediction, diffusion.min_snr_gamma, device, dropout, sampling, call)
+        loss = ddpm_loss(self.schedule, self.config.diffusion, device, dropout, call)
         return Trainer(model, loss, self.data, training, device)
 
     def first_weights(self, place: str) -> Mapping[str, Tensor]:
@@ -189,8 +183,7 @@ class DdpmJob(Job[DdpmConfig]):
 
     @property
     def preview_passes(self) -> int:
-        calls = self.averaged().calls([0], sampler=FROM_NOISE)
-        return (len(self.conditions()) * PREVIEW_COLUMNS or PREVIEW_IMAGES) * calls
+        return previews.count_passes(self.averaged(), self.conditions())
 
     def measure_interval(self, steps: int) -> int | None:
         return self.fid.every if self.fid else None
@@ -200,27 +193,20 @@ class DdpmJob(Job[DdpmConfig]):
         return self.fid.samples * self.averaged().calls([0]) if self.fid else 0
 
     def preview(self, step: int) -> list[str]:
-        """Draw a grid as `minidiff sample` does, always from the same noise.
-
-        A conditional run has a named row for each of a few conditions.
-        """
+        """Draw a sheet: samples, or finished images of a run that is trained for small noise only."""
         assert self.folder is not None
-        run, rows = self.averaged(), self.conditions()
-        options: dict[str, Any] = {"seed": self.training.seed, "sampler": FROM_NOISE}
-        count = len(rows) * PREVIEW_COLUMNS or PREVIEW_IMAGES
-        if rows:
-            options["labels"] = multi_hot(rows, len(run.label_names)).repeat_interleave(PREVIEW_COLUMNS, dim=0)
+        run, seed = self.averaged(), self.training.seed
         at_once = max(1, self.trainer.slice_size)  # no more at a time than training itself has room for
-        images = to_uint8(run.draw(range(count), batch_size=at_once, **options))
-        picture = grid(images, PREVIEW_COLUMNS if rows else None)
-        if rows:
-            picture = label_rows(picture, [labels_in_words(row, run.label_names, "\n") for row in rows])
+        if run.trained_below is None:
+            picture, images = previews.draw_samples(run, self.conditions(), seed, at_once)
+        else:
+            picture, images = previews.draw_finished(run, self.data, seed, at_once)
         write_image(self.picture(step), picture)
         return [f"samples at step {step}: {problem}" for problem in problems(images)]
 
     def conditions(self) -> list[list[int]]:
         """Return what the rows of the preview show; nothing for a run without labels."""
-        return examples(self.data.labels, PREVIEW_ROWS) if self.labels else []
+        return examples(self.data.labels, previews.ROWS) if self.labels else []
 
     def conclusion(self) -> str:
         return f"done      look at {self.picture(self.training.steps)} and {self.folder}/curves.png"
@@ -249,6 +235,9 @@ def plan(request: DdpmRequest) -> DdpmJob:
     if own is None and isinstance(base, UNetConfig):
         check_size(size, base.stride, "`image_size`")
     fid, training = fid_config(request), training_config(preset.training, request)
+    if fid and diffusion.trained_below is not None:
+        raise UserError("`fid_every` measures samples from noise, and a run with `trained_below` draws none. "
+                        "Leave one of them out.")  # fmt: skip
     check_out(request.out)
     data, described = open_data(request, size)
     training = with_epochs(training, preset.training, request, len(data))

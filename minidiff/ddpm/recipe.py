@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from minidiff.ddpm.config import DdpmConfig, DiffusionConfig, TimestepSampling
+from minidiff.ddpm.config import DdpmConfig, DiffusionConfig
 from minidiff.diffusion.guidance import Conditional
 from minidiff.diffusion.predictions import Model, check_prediction
-from minidiff.diffusion.process import diffusion_loss
+from minidiff.diffusion.process import diffusion_loss, noise_in_file
 from minidiff.diffusion.schedules import SCHEDULES, Schedule
 from minidiff.errors import UserError, lookup
 from minidiff.networks.configs import OwnNetwork, UNetConfig
@@ -53,33 +53,35 @@ def build_schedule(diffusion: DiffusionConfig) -> Schedule:
 
 def ddpm_loss(
     schedule: Schedule,
-    prediction: str,
-    min_snr_gamma: float | None,
+    diffusion: DiffusionConfig,
     device: torch.device,
     dropout: float | None = None,
-    timestep_sampling: TimestepSampling = "uniform",
     call: Callable[[nn.Module], Conditional] = lambda model: model,
 ) -> Loss:
     """Make the closure that `Trainer` calls: what a DDPM minimises (Ho et al. 2020, algorithm 1).
 
+    diffusion: what the network predicts, how the loss is weighed, and how timesteps and noise are drawn. "uniform"
+    draws the timestep of each image by itself. "stratified" draws one from each of N equal parts for a batch of N
+    (Kingma et al. 2021, appendix I.1): each timestep is as likely as before, but no batch has mostly small or mostly
+    large ones. `trained_below` and `file_noise`: see `DiffusionConfig`.
     dropout: the chance that the labels of an image are left out (Ho & Salimans 2022, algorithm 1); None for a network
-    without labels. timestep_sampling: "uniform" draws the timestep of each image by itself. "stratified" draws one from
-    each of N equal parts of [0,T) for a batch of N (Kingma et al. 2021, appendix I.1): each timestep is as likely as
-    before, but no batch has mostly small or mostly large ones.
-    call: how a network is called with labels, see `conditional`.
+    without labels. call: how a network is called with labels, see `conditional`.
     Raises UserError for eps under zero terminal SNR, from which no image can be predicted at T-1.
     """
-    check_prediction(schedule, prediction)
-    schedule = schedule.to(device)
+    check_prediction(schedule, diffusion.prediction)
+    schedule, below = schedule.to(device), diffusion.trained_below or schedule.T
 
     def loss(model: nn.Module, x0: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        drawn = draws.stratified if timestep_sampling == "stratified" else draws.randint
-        t = drawn(schedule.T)  # 0 .. T-1, both included
+        drawn = draws.stratified if diffusion.timestep_sampling == "stratified" else draws.randint
+        t = drawn(below)  # 0 .. below - 1, both included
         noise = draws.randn(*x0.shape[1:])
         network: Model = model
         if dropout is not None:
             keep = draws.rand() >= dropout
             network = partial(call(model), labels=labels, keep=keep)
-        return diffusion_loss(network, schedule, x0, t, noise, prediction, min_snr_gamma).mean()
+        if diffusion.file_noise:
+            stored = draws.rand(1, 1, 1) < diffusion.file_noise
+            noise = torch.where(stored, noise_in_file(schedule, x0, t, noise), noise)
+        return diffusion_loss(network, schedule, x0, t, noise, diffusion.prediction, diffusion.min_snr_gamma).mean()
 
     return loss

@@ -63,6 +63,11 @@ class Run:
         return self.config.diffusion.variance
 
     @property
+    def trained_below(self) -> int | None:
+        """The run knows the timesteps below this one; None if it knows all, and can draw from pure noise."""
+        return self.config.diffusion.trained_below
+
+    @property
     def knows(self) -> str:
         """The images that the run was trained on, in words: fashion-mnist."""
         if self.config.source is not None:

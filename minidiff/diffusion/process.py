@@ -26,6 +26,20 @@ def q_sample(schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor
     return signal_rate * x0 + noise_rate * noise  # eq. 4
 
 
+def noise_in_file(schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Find what is left of the noise when the noisy image is stored in a file: cut to [-1,1], in 256 steps.
+
+    x0, noise: float [N,C,H,W]; t: int64 [N]. With the result [N,C,H,W], q_sample(schedule, x0, t, result) is
+    sqrt(alpha_bar_t) times the image of the file, as the init mode "scale" makes it. Where x0 is dark or bright, this
+    noise is no longer normal, and its mean is not 0.
+    """
+    signal_rate, noise_rate = rates(schedule, t, like=x0)
+    sigma = noise_rate / signal_rate
+    stored = (x0 + sigma * noise).clamp(-1, 1)
+    stored = stored.add(1).mul(127.5).round().div(127.5).sub(1)
+    return (stored - x0) / sigma
+
+
 def q_posterior(schedule: Schedule, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Give mean and variance of q(x_{t-1} | x_t, x_0), from which one reverse step draws when x_0 is known.
 

@@ -28,7 +28,7 @@ from minidiff.runs.log import read_metrics
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_IMAGES", 4)  # previews take most of the time
+    monkeypatch.setattr("minidiff.ddpm.previews.IMAGES", 4)  # previews take most of the time
     monkeypatch.setattr("minidiff.data.shapes.COUNTS", {"train": 40, "test": 20, "new_test": 20})
     return tmp_path
 

@@ -14,7 +14,7 @@ from minidiff.data import conditions as conditional
 from minidiff.data import shapes
 from minidiff.data.conditions import labels_in_words, multi_hot, parse_condition, read_conditions
 from minidiff.ddpm import job as ddpm_job
-from minidiff.ddpm.config import DdpmRequest
+from minidiff.ddpm.config import DdpmRequest, DiffusionConfig
 from minidiff.ddpm.labels import LabelSet
 from minidiff.ddpm.recipe import ddpm_loss
 from minidiff.diffusion.guidance import guided
@@ -104,7 +104,7 @@ def test_dropout_is_the_share_of_images_whose_labels_are_not_told(dropout: float
         seen.update(labels=labels, keep=keep, t=t)
         return x
 
-    loss = ddpm_loss(schedule, "eps", None, torch.device("cpu"), dropout)
+    loss = ddpm_loss(schedule, DiffusionConfig(), torch.device("cpu"), dropout)
     loss(model, torch.zeros(4000, 1, 1, 1), labels, Draws(1, 4000, slice(None)))  # type: ignore[arg-type]
     share = 1 - seen["keep"].float().mean().item()
     assert abs(share - dropout) < 4.5 * np.sqrt(dropout * (1 - dropout) / 4000) + 1e-9
@@ -121,7 +121,7 @@ def test_an_unconditional_training_draws_the_numbers_it_always_drew() -> None:
         return x
 
     for dropout in (None, 0.5):
-        loss = ddpm_loss(SCHEDULES["linear"](10), "eps", None, torch.device("cpu"), dropout)
+        loss = ddpm_loss(SCHEDULES["linear"](10), DiffusionConfig(), torch.device("cpu"), dropout)
         loss(model, torch.zeros(8, 1, 2, 2), torch.zeros(8, 2), Draws(1, 8, slice(None)))  # type: ignore[arg-type]
     assert torch.equal(seen[0][0], seen[1][0]) and torch.equal(seen[0][1], seen[1][1])
     assert [names for _, _, names in seen] == [[], ["keep", "labels"]]

@@ -48,8 +48,8 @@ OPTIONS: dict[str, Any] = {"preset": "tiny", "sample_every": 60, "steps": 4, "ba
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The folder of a user: his network in a file, and nothing of it imported yet."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_IMAGES", 1)  # pictures take most of the time
-    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_COLUMNS", 1)
+    monkeypatch.setattr("minidiff.ddpm.previews.IMAGES", 1)  # pictures take most of the time
+    monkeypatch.setattr("minidiff.ddpm.previews.COLUMNS", 1)
     monkeypatch.setattr("minidiff.training.journal.draw_curves", lambda folder: None)
     (tmp_path / "my_module.py").write_text(CODE)
     (tmp_path / "half_written.py").write_text("def (")

@@ -31,8 +31,8 @@ LINE = "--image-size 16 --steps 4 --batch-size 4 --device cpu --out typed"
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_IMAGES", 1)  # pictures take most of the time
-    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_COLUMNS", 1)
+    monkeypatch.setattr("minidiff.ddpm.previews.IMAGES", 1)  # pictures take most of the time
+    monkeypatch.setattr("minidiff.ddpm.previews.COLUMNS", 1)
     monkeypatch.setattr("minidiff.training.journal.draw_curves", lambda folder: None)
     return tmp_path
 

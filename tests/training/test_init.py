@@ -18,8 +18,8 @@ STILL: dict[str, Any] = SMALL | {"lr": 1e-30}  # no weight moves
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_IMAGES", 1)  # pictures take most of the time
-    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_COLUMNS", 1)
+    monkeypatch.setattr("minidiff.ddpm.previews.IMAGES", 1)  # pictures take most of the time
+    monkeypatch.setattr("minidiff.ddpm.previews.COLUMNS", 1)
     monkeypatch.setattr("minidiff.training.journal.draw_curves", lambda folder: None)
     monkeypatch.setattr("minidiff.training.journal.draw_curves", lambda folder: None)
     monkeypatch.setattr("minidiff.classifier.job.draw_mistakes", lambda *given: None)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import minidiff
+from minidiff.ddpm.config import DiffusionConfig
 from minidiff.ddpm.recipe import ddpm_loss
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
@@ -191,7 +192,7 @@ def trainer(steps: int, **settings: bool) -> minidiff.Trainer:
     """A training of a small U-Net on eight images of noise."""
     torch.manual_seed(0)
     images = torch.randint(256, (8, 8, 8, 3), dtype=torch.uint8).numpy()
-    loss = ddpm_loss(Schedule.linear(50), "eps", None, torch.device("cpu"), timestep_sampling="stratified")
+    loss = ddpm_loss(Schedule.linear(50), DiffusionConfig(timestep_sampling="stratified"), torch.device("cpu"))
     config = minidiff.TrainConfig(steps=steps, batch_size=4, lr=1e-2, warmup=0, **settings)
     return minidiff.Trainer(UNet(8, **SMALL), loss, images, config)
 

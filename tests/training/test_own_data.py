@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 
 import minidiff
 from minidiff import cli
+from minidiff.ddpm.config import DiffusionConfig
 from minidiff.ddpm.recipe import ddpm_loss
 from minidiff.errors import UserError
 from minidiff.images.convert import to_float
@@ -26,8 +27,8 @@ TINY: dict[str, Any] = {"preset": "tiny", "sample_every": 60, "save_every": 2, *
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_IMAGES", 1)  # pictures take most of the time
-    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_COLUMNS", 1)
+    monkeypatch.setattr("minidiff.ddpm.previews.IMAGES", 1)  # pictures take most of the time
+    monkeypatch.setattr("minidiff.ddpm.previews.COLUMNS", 1)
     monkeypatch.setattr("minidiff.training.journal.draw_curves", lambda folder: None)
 
 
@@ -121,7 +122,7 @@ def test_a_trainer_takes_the_same(images: np.ndarray, photos: Path) -> None:
         torch.manual_seed(0)
         network = minidiff.UNet(16, channels=(8,), layers_per_block=1, attention=(False,), norm_groups=4)
         config = minidiff.TrainConfig(steps=1, batch_size=4)
-        loss = ddpm_loss(schedule, "eps", None, torch.device("cpu"))
+        loss = ddpm_loss(schedule, DiffusionConfig(), torch.device("cpu"))
         trainer = minidiff.Trainer(network, loss, minidiff.load_data(data, image_size=16, flip=False), config)
         losses += [step.loss.item() for step in trainer.steps()]
         assert len(minidiff.Trainer(network, loss, data, config).data) == 24

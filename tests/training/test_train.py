@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff.data.datasets import ImageData
+from minidiff.ddpm.config import DiffusionConfig
 from minidiff.ddpm.recipe import ddpm_loss
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
@@ -30,7 +31,7 @@ def small_unet() -> UNet:
 
 
 def trainer(config: TrainConfig, count: int = 10) -> Trainer:
-    loss = ddpm_loss(Schedule.linear(50), "eps", None, torch.device("cpu"))
+    loss = ddpm_loss(Schedule.linear(50), DiffusionConfig(), torch.device("cpu"))
     return Trainer(small_unet(), loss, some_images(count), config)
 
 
@@ -191,7 +192,7 @@ def test_timesteps_are_uniform_from_0_to_the_last() -> None:
         seen.append(t)
         return x
 
-    loss = ddpm_loss(Schedule.linear(10), "eps", None, torch.device("cpu"))
+    loss = ddpm_loss(Schedule.linear(10), DiffusionConfig(), torch.device("cpu"))
     x0 = torch.zeros(500, 3, 2, 2)
     for seed in range(8):
         loss(model, x0, torch.zeros(500, 0), Draws(seed, 500, slice(0, 500)))  # type: ignore[arg-type]
