@@ -130,7 +130,8 @@ def lies(tensor: Tensor, *shape: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("label_dim", "options"), [(0, {}), (4, {"scale_shift": True}), (4, {"flip_sin_to_cos": True})]
+    ("label_dim", "options"),
+    [(0, {}), (4, {"scale_shift": True}), (4, {"flip_sin_to_cos": True}), (0, {"norm": "channel"})],
 )
 def test_unet(gpu: torch.device, label_dim: int, options: dict[str, Any]) -> None:
     network, t = unet(label_dim, **options), torch.zeros(2, dtype=torch.int64, device=gpu)

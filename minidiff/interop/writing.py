@@ -58,13 +58,14 @@ def write_diffusers(
     network, embedding = config["network"], as_embedding(config["network"], tensors)
     index = {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"],
              "unet": ["diffusers", NETWORK_CLASS]}  # fmt: skip
+    described = write_network(network, embedding)
     weights = to_diffusers(network, tensors)
 
     def write(place: Path) -> None:
         (place / "unet").mkdir()
         (place / "scheduler").mkdir()
         write_json(place / INDEX, index)
-        write_json(place / "unet" / CONFIG, write_network(network, embedding))
+        write_json(place / "unet" / CONFIG, described)
         write_json(place / "scheduler" / SCHEDULER, write_diffusion(config["diffusion"], schedule))
         content = save(weights, metadata={"format": "pt"})  # diffusers asks for this
         write_atomically(place / "unet" / TENSOR_FILES[0], lambda file: file.write(content))

@@ -4,7 +4,7 @@ Rests on records alone, so that presets, help and `minidiff info` need no torch.
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from minidiff.errors import UserError
 from minidiff.records import demand, demand_range, record
@@ -13,6 +13,8 @@ from minidiff.records import demand, demand_range, record
 # config.json from a network that takes hours to lay out; whether it fits into memory, its weights say.
 MOST_PIXELS, MOST_CHANNELS, MOST_LABELS = 8192, 65_536, 1_000_000
 MOST_LAYERS, MOST_GROUPS, MOST_LEVELS = 64, 8192, 14  # of a level; of a norm; halvings of MOST_PIXELS, and one
+
+Norm = Literal["group", "channel"]
 
 
 @record
@@ -28,7 +30,8 @@ class UNetConfig:
     mid_attention: bool = True
     head_dim: int | None = None  # channels of one attention head; None: ONE head over all (diffusers' absent key is 8)
     dropout: float = 0.0
-    norm_groups: int = 32
+    norm: Norm = "group"  # over groups of channels and all pixels (DDPM), or "channel": over the channels of each pixel
+    norm_groups: int = 32  # of the norm "group"; the norm "channel" has none
     norm_eps: float = 1e-6
     downsample_padding: int = 0  # 0 pads right and bottom by one (DDPM), 1 all round
     flip_sin_to_cos: bool = False  # the order in the timestep embedding, see `timestep_embedding`
@@ -49,6 +52,14 @@ class UNetConfig:
     def stride(self) -> int:
         """How many pixels of the image one pixel of the coarsest level covers, each way."""
         return 1 << (len(self.channels) - 1)
+
+    @property
+    def any_size(self) -> bool:
+        """Whether a pixel of the output depends on the pixels near it alone, and so not on the size of the image.
+
+        Attention and the norm "group" look at the whole image: in one of another size they find other statistics.
+        """
+        return self.norm == "channel" and not any(self.attention) and not self.mid_attention
 
 
 @record
@@ -122,7 +133,7 @@ def check_unet(config: UNetConfig) -> None:
         )
     check_size(config.image_size, config.stride)
     for level, width in enumerate(channels):
-        if width % groups:
+        if config.norm == "group" and width % groups:
             raise UserError(
                 f"{width} channels do not divide into {groups} norm groups. "
                 f"Try {max(width // groups, 1) * groups} channels, or norm_groups={math.gcd(*channels)}."

@@ -5,6 +5,7 @@ Layer for layer it computes what the `google/ddpm-*` networks do, so their weigh
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,29 @@ def timestep_embedding(t: Tensor, dim: int, flip_sin_to_cos: bool = False, freq_
     return torch.cat(waves, dim=1)
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Bring the channels of each pixel to mean 0 and variance 1; then scale and shift each channel (Ba et al. 2016).
+
+    It looks at one pixel alone. So what a pixel becomes does not depend on the size of the image (Liu et al. 2022 have
+    it in ConvNeXt, Chen et al. 2022 in NAFNet, for restoration).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N,C,H,W] -> [N,C,H,W]. In channels_last the channels of a pixel lie side by side, and nothing is copied.
+        """  # fmt: skip
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+NormLayer = Callable[[int], nn.Module]  # makes the norm of so many channels
+
+
+def norm_layer(config: UNetConfig) -> NormLayer:
+    """Return what makes the norms of a network."""
+    if config.norm == "channel":
+        return partial(ChannelNorm, eps=config.norm_eps)
+    return partial(nn.GroupNorm, config.norm_groups, eps=config.norm_eps)
+
+
 class ResidualBlock(nn.Module):
     """Compute norm, SiLU, conv, + timestep, norm, SiLU, dropout, conv; then add the input. H and W stay.
 
@@ -41,15 +65,14 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, time_dim: int, dropout: float, norm_groups: int, norm_eps: float,
-        scale_shift: bool = False,
-    ) -> None:  # fmt: skip
+        self, in_channels: int, out_channels: int, time_dim: int, dropout: float, norm: NormLayer, scale_shift: bool
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(norm_groups, in_channels, eps=norm_eps)
+        self.norm1 = norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.scale_shift = scale_shift
         self.time = nn.Linear(time_dim, 2 * out_channels if scale_shift else out_channels)
-        self.norm2 = nn.GroupNorm(norm_groups, out_channels, eps=norm_eps)
+        self.norm2 = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
@@ -74,10 +97,10 @@ class Attention(nn.Module):
     heads: how many ask independently, each about channels / heads of the channels.
     """
 
-    def __init__(self, channels: int, heads: int, norm_groups: int, norm_eps: float) -> None:
+    def __init__(self, channels: int, heads: int, norm: NormLayer) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.GroupNorm(norm_groups, channels, eps=norm_eps)
+        self.norm = norm(channels)
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(channels, channels)
         self.value = nn.Linear(channels, channels)
@@ -156,7 +179,7 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config: dict[str, Any] = to_json(config)
-        channels, dropout, head_dim, norm_groups = config.channels, config.dropout, config.head_dim, config.norm_groups
+        channels, head_dim, norm = config.channels, config.head_dim, norm_layer(config)
         self.in_channels, self.label_dim, self.stride = config.in_channels, config.label_dim, config.stride
         self.embed = partial(
             timestep_embedding,
@@ -167,9 +190,9 @@ class UNet(nn.Module):
         time_dim = 4 * channels[0]
 
         def stage(before: int, after: int, attends: bool) -> Stage:
-            block = ResidualBlock(before, after, time_dim, dropout, norm_groups, config.norm_eps, config.scale_shift)
+            block = ResidualBlock(before, after, time_dim, config.dropout, norm, config.scale_shift)
             heads = 1 if head_dim is None else after // head_dim
-            return Stage(block, Attention(after, heads, norm_groups, config.norm_eps) if attends else None)
+            return Stage(block, Attention(after, heads, norm) if attends else None)
 
         self.time = nn.Sequential(nn.Linear(channels[0], time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
         self.label = nn.Linear(config.label_dim, time_dim) if config.label_dim else None
@@ -198,7 +221,7 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(Upsample(width))
 
-        self.norm_out = nn.GroupNorm(norm_groups, width, eps=config.norm_eps)
+        self.norm_out = norm(width)
         self.conv_out = nn.Conv2d(width, config.out_channels or config.in_channels, 3, padding=1)
         initialise(self)
 

@@ -108,10 +108,13 @@ def in_words(network: UNetConfig | OwnNetwork) -> str:
     if isinstance(network, OwnNetwork):
         given = ", ".join(f"{name}={shown(value)}" for name, value in network.arguments.items())
         return f"{network.module}({given}), which is not a part of minidiff"
-    attention = [str(network.image_size >> level) for level, attends in enumerate(network.attention) if attends]
+    sides = [str(network.image_size >> level) for level, attends in enumerate(network.attention) if attends]
+    sides += ["the middle alone"] * (network.mid_attention and not sides)
+    attention = f"attention at {', '.join(sides)}" if sides else "no attention"
+    norm = ", channel norm" * (network.norm == "channel")
+    size = ": takes images of any size" * network.any_size
     return (
-        f"UNet, channels {list(network.channels)}, {network.layers_per_block} blocks a level, "
-        f"attention at {', '.join(attention) or 'the middle alone'}"
+        f"UNet, channels {list(network.channels)}, {network.layers_per_block} blocks a level, {attention}{norm}{size}"
     )
 
 

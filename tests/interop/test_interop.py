@@ -241,6 +241,11 @@ def test_null_and_absent_head_dimensions_are_two_things():
     assert interop.read_network(config)["head_dim"] == 8
 
 
+def test_a_norm_over_channels_has_no_config_of_diffusers():
+    with pytest.raises(UserError, match="the norm channel, and every UNet2DModel of diffusers has group norms"):
+        interop.write_network(UNet(image_size=16, channels=(16, 32), attention=(0, 1), norm="channel").config)
+
+
 def test_what_is_left_out_is_diffusers_default():
     """All of them: our own defaults are those of DDPM, which differ."""
     theirs = {**diffusers.UNet2DModel(sample_size=32).config, "_class_name": "UNet2DModel"}

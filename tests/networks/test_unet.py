@@ -10,7 +10,8 @@ from diffusers_weights import copy_weights, diffusers_unet, pair, randomise, the
 from torch import Tensor, nn
 
 from minidiff.errors import UserError
-from minidiff.networks.unet import ResidualBlock, UNet, Upsample, timestep_embedding
+from minidiff.networks.configs import UNetConfig
+from minidiff.networks.unet import ChannelNorm, ResidualBlock, UNet, Upsample, timestep_embedding
 
 CIFAR10 = {}  # the defaults
 CELEBAHQ = {
@@ -41,6 +42,7 @@ CONFIGS = {
     "one level": SMALL | {"channels": (32,), "attention": (True,)},
     "wide images": SMALL | {"image_size": 96},
 }
+NORMS = ["group", "channel"]  # which the peer does not have
 
 
 @pytest.fixture(autouse=True)
@@ -118,9 +120,10 @@ def test_the_comparison_sees_swapped_attention_layers(one, other, diffusers):
     assert distance(theirs, ours, SMALL) > 1e-3
 
 
-def test_every_parameter_matters():
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_parameter_matters(norm):
     """Each parameter tensor moved a little moves the output: none is unused, none is hidden by a zero."""
-    config = SMALL | {"label_dim": 5}
+    config = SMALL | {"label_dim": 5, "norm": norm}
     ours = drawn(config)
     x, t, labels = batch(config)
     ours(x, t, labels).square().sum().backward()
@@ -184,6 +187,50 @@ def test_upsample_is_nearest_and_a_convolution():
     got = torch.autograd.grad((output * direction).sum(), [x, *upsample.parameters()])
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close(got, wanted)
+
+
+# ---- the norm over channels ----
+
+
+def test_the_norm_over_channels_is_its_formula():
+    """(x - mean) / sqrt(variance + eps) * weight + bias, with mean and variance over the channels of each pixel."""
+    generator = torch.Generator().manual_seed(0)
+    norm = ChannelNorm(6, eps=1e-3).double()
+    with torch.no_grad():
+        norm.weight.normal_(generator=generator)
+        norm.bias.normal_(generator=generator)
+    x = 3 + torch.randn(2, 6, 5, 7, dtype=torch.float64, generator=generator)
+    centred = x - x.mean(dim=1, keepdim=True)
+    expected = centred / (centred.square().mean(dim=1, keepdim=True) + 1e-3).sqrt()
+    expected = expected * norm.weight[:, None, None] + norm.bias[:, None, None]
+    torch.testing.assert_close(norm(x), expected)
+
+
+def test_a_norm_over_channels_needs_no_groups():
+    """Channels that no number of groups divides; and the names of the parameters are the same with both norms."""
+    network = UNet(channels=(6, 10), attention=(False, True), norm="channel")
+    assert network(torch.zeros(1, 3, 4, 6), torch.tensor([3])).shape == (1, 3, 4, 6)
+    other = UNet(channels=(6, 10), attention=(False, True), norm_groups=2)
+    other.load_state_dict(network.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "near"),
+    [({}, True), ({"norm": "group"}, False), ({"mid_attention": True}, False), ({"attention": (True, False)}, False)],
+    ids=str,
+)
+def test_any_size_means_that_only_near_pixels_matter(change, near):
+    """`any_size` says whether the far corner of a large image leaves a pixel as it is, to the bit."""
+    free = {"channels": (8, 16), "layers_per_block": 1, "attention": (False, False), "mid_attention": False}
+    network = drawn(free | {"norm": "channel", "norm_groups": 4} | change)
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    moved = x.clone()
+    moved[..., 60:, 60:] += 1
+    with torch.no_grad():
+        before, after = (network(each, torch.tensor([3])) for each in (x, moved))
+    assert not torch.equal(before, after)
+    assert torch.equal(before[..., 0, 0], after[..., 0, 0]) is near
+    assert UNetConfig(**network.config).any_size is near
 
 
 # ---- timestep embedding and first weights ----
@@ -250,9 +297,10 @@ def test_image_size_is_advice():
     assert UNet(**SMALL)(torch.zeros(1, 3, 24, 10), torch.tensor([3])).shape == (1, 3, 24, 10)
 
 
-def test_channels_last_gives_the_same_and_stays():
+@pytest.mark.parametrize("norm", NORMS)
+def test_channels_last_gives_the_same_and_stays(norm):
     """The same output, and no layer falls back to the other layout: that would be a copy at the next convolution."""
-    network = drawn(SMALL)
+    network = drawn(SMALL | {"norm": norm})
     x, t, _ = batch(SMALL)
     expected = network(x, t)
     network = network.to(memory_format=torch.channels_last)
@@ -269,8 +317,9 @@ def test_channels_last_gives_the_same_and_stays():
     assert fallen == []
 
 
-def test_bfloat16_autocast_is_near():
-    network = drawn(SMALL)
+@pytest.mark.parametrize("norm", NORMS)
+def test_bfloat16_autocast_is_near(norm):
+    network = drawn(SMALL | {"norm": norm})
     x, t, _ = batch(SMALL)
     with torch.no_grad():
         expected = network(x, t)
@@ -345,6 +394,7 @@ def test_config_rebuilds_the_network(name):
         ({"in_channels": 0}, r"`in_channels` is 0"),
         ({"downsample_padding": 2}, r"downsample_padding. is 2"),
         ({"dropout": 1.0}, r"dropout. is 1\.0"),
+        ({"norm": "batch"}, r"`norm` is 'batch'\. Use group or channel\."),
     ],
     ids=str,
 )

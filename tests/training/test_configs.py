@@ -12,6 +12,7 @@ from minidiff.classifier.config import read_classifier
 from minidiff.ddpm.config import FidConfig, read_ddpm
 from minidiff.errors import UserError
 from minidiff.gan.config import GAMES, GanConfig, read_gan
+from minidiff.networks.configs import UNetConfig
 from minidiff.records import to_json
 from minidiff.training.config import RunConfig
 
@@ -87,8 +88,8 @@ def test_what_earlier_versions_left_out_has_its_meaning() -> None:
     assert isinstance(clean, GanConfig) and clean.data.corruption == "identity" and clean.gan == GAMES["dcgan"]
     imported = read_ddpm(IMPORTED, "")
     assert imported.training is imported.labels is imported.fid is None and imported.source is not None
-    old = {key: value for key, value in UNET.items() if key != "scale_shift"}
-    assert read_ddpm(DDPM | {"network": old}, "").network.scale_shift is False
+    old = read_ddpm(DDPM | {"network": {key: value for key, value in UNET.items() if key != "scale_shift"}}, "").network
+    assert isinstance(old, UNetConfig) and old.scale_shift is False and old.norm == "group"
     measured = read_ddpm(DDPM, "").fid
     assert measured == FidConfig(3, samples=8, steps=2, features="/runs/classifier") and measured.network is None
 
