@@ -226,7 +226,7 @@ def run_all(minutes: tuple[float, ...], seeds: tuple[int, ...], workers: int, as
                 break
             if not running:
                 say_once("what is left, other processes are at. Waiting for them")
-            time.sleep(1)
+            time.sleep(10)
             for process in [each for each in running if each.poll() is not None]:
                 job = running.pop(process)
                 done += 1
