@@ -14,7 +14,7 @@ from minidiff.records import demand, demand_range, record
 MOST_PIXELS, MOST_CHANNELS, MOST_LABELS = 8192, 65_536, 1_000_000
 MOST_LAYERS, MOST_GROUPS, MOST_LEVELS = 64, 8192, 14  # of a level; of a norm; halvings of MOST_PIXELS, and one
 
-Norm = Literal["group", "channel"]
+Norm = Literal["group", "channel", "none"]
 
 
 @record
@@ -30,8 +30,9 @@ class UNetConfig:
     mid_attention: bool = True
     head_dim: int | None = None  # channels of one attention head; None: ONE head over all (diffusers' absent key is 8)
     dropout: float = 0.0
-    norm: Norm = "group"  # over groups of channels and all pixels (DDPM), or "channel": over the channels of each pixel
-    norm_groups: int = 32  # of the norm "group"; the norm "channel" has none
+    # "group": over groups of channels and all pixels (DDPM); "channel": over the channels of each pixel; "none": none.
+    norm: Norm = "group"
+    norm_groups: int = 32  # of the norm "group"; the others have none
     norm_eps: float = 1e-6
     downsample_padding: int = 0  # 0 pads right and bottom by one (DDPM), 1 all round
     flip_sin_to_cos: bool = False  # the order in the timestep embedding, see `timestep_embedding`
@@ -59,7 +60,7 @@ class UNetConfig:
 
         Attention and the norm "group" look at the whole image: in one of another size they find other statistics.
         """
-        return self.norm == "channel" and not any(self.attention) and not self.mid_attention
+        return self.norm != "group" and not any(self.attention) and not self.mid_attention
 
 
 @record

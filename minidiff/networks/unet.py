@@ -53,6 +53,8 @@ def norm_layer(config: UNetConfig) -> NormLayer:
     """Return what makes the norms of a network."""
     if config.norm == "channel":
         return partial(ChannelNorm, eps=config.norm_eps)
+    if config.norm == "none":
+        return lambda channels: nn.Identity()
     return partial(nn.GroupNorm, config.norm_groups, eps=config.norm_eps)
 
 

@@ -111,7 +111,7 @@ def in_words(network: UNetConfig | OwnNetwork) -> str:
     sides = [str(network.image_size >> level) for level, attends in enumerate(network.attention) if attends]
     sides += ["the middle alone"] * (network.mid_attention and not sides)
     attention = f"attention at {', '.join(sides)}" if sides else "no attention"
-    norm = ", channel norm" * (network.norm == "channel")
+    norm = {"group": "", "channel": ", channel norm", "none": ", without norms"}[network.norm]
     size = ": takes images of any size" * network.any_size
     return (
         f"UNet, channels {list(network.channels)}, {network.layers_per_block} blocks a level, {attention}{norm}{size}"

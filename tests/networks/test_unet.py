@@ -120,7 +120,7 @@ def test_the_comparison_sees_swapped_attention_layers(one, other, diffusers):
     assert distance(theirs, ours, SMALL) > 1e-3
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", [*NORMS, "none"])
 def test_every_parameter_matters(norm):
     """Each parameter tensor moved a little moves the output: none is unused, none is hidden by a zero."""
     config = SMALL | {"label_dim": 5, "norm": norm}
@@ -216,7 +216,13 @@ def test_a_norm_over_channels_needs_no_groups():
 
 @pytest.mark.parametrize(
     ("change", "near"),
-    [({}, True), ({"norm": "group"}, False), ({"mid_attention": True}, False), ({"attention": (True, False)}, False)],
+    [
+        ({}, True),
+        ({"norm": "none"}, True),
+        ({"norm": "group"}, False),
+        ({"mid_attention": True}, False),
+        ({"attention": (True, False)}, False),
+    ],
     ids=str,
 )
 def test_any_size_means_that_only_near_pixels_matter(change, near):
@@ -394,7 +400,7 @@ def test_config_rebuilds_the_network(name):
         ({"in_channels": 0}, r"`in_channels` is 0"),
         ({"downsample_padding": 2}, r"downsample_padding. is 2"),
         ({"dropout": 1.0}, r"dropout. is 1\.0"),
-        ({"norm": "batch"}, r"`norm` is 'batch'\. Use group or channel\."),
+        ({"norm": "batch"}, r"`norm` is 'batch'\. Use group, channel or none\."),
     ],
     ids=str,
 )
