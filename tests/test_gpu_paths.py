@@ -37,10 +37,12 @@ from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.gan.losses import GANS, gradient_penalty
 from minidiff.images.convert import to_float
 from minidiff.metrics.features import MODES, as_trained, network_input
+from minidiff.networks.configs import UNetConfig
 from minidiff.networks.dip import DIP_NETS
 from minidiff.networks.gan import Critic, Generator
 from minidiff.networks.inception import DIMS, Inception
 from minidiff.networks.resnet import ResNet18
+from minidiff.networks.tiles import at_any_size
 from minidiff.networks.unet import UNet
 from minidiff.rng import Draws, randn, sample_generators
 from minidiff.training import batches
@@ -140,6 +142,15 @@ def test_unet(gpu: torch.device, label_dim: int, options: dict[str, Any]) -> Non
         labels, keep = torch.zeros(2, label_dim, device=gpu), torch.ones(2, dtype=torch.bool, device=gpu)
         assert lies(network(images(), t, labels), 2, 3, 16, 16)
         assert lies(network(images(), t, labels, keep), 2, 3, 16, 16)
+
+
+def test_a_large_picture_in_tiles(gpu: torch.device) -> None:
+    """Padded, cut and put together there."""
+    free: dict[str, Any] = {"channels": (8, 16), "layers_per_block": 1, "attention": (False, False), "norm": "channel"}
+    network = built(UNet, 16, **free, mid_attention=False, label_dim=4)
+    call = at_any_size(network, UNetConfig(**network.config), pixels=8100)
+    t, labels = torch.zeros(2, dtype=torch.int64, device=gpu), torch.zeros(2, 4, device=gpu)
+    assert lies(call(torch.zeros(2, 3, 97, 131, device=gpu), t, labels), 2, 3, 97, 131)
 
 
 @pytest.mark.parametrize("name", DIP_NETS)

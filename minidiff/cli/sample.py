@@ -91,7 +91,8 @@ def usage(ctx: click.Context) -> Iterator[None]:
 @click.option(
     "--init",
     type=Place(),
-    help="Start from this image, folder of images, or DIP run, at --start-t. It is brought to the model's size.",
+    help="Start from this image, folder of images, or DIP run, at --start-t. It is brought to the model's size, "
+    "unless the model takes any size (minidiff info says so).",
 )
 @max_pixels
 @click.option(

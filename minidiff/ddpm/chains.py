@@ -33,6 +33,8 @@ class Trained(Protocol):
     @property
     def variance(self) -> str: ...
     @property
+    def any_size(self) -> bool: ...
+    @property
     def trained_below(self) -> int | None: ...
 
 
@@ -56,9 +58,10 @@ def resolve(run: Trained, request: Request) -> Request:
     Labels become multi-hot rows; `start_t` auto becomes numbers, see `enter`. Raises UserError if the request does not
     fit the run.
     """
-    if request.init is not None and tuple(request.init.shape[1:]) != run.shape:
-        size = list(request.init.shape[1:])
-        raise UserError(f"an init has the shape {size}, and this run's images have {list(run.shape)}. Resize it.")
+    shape, own = shape_of(run, request), run.shape
+    if shape != own and not (run.any_size and len(shape) == len(own) and shape[0] == own[0] and all(shape)):
+        images, mend = (f"{own[0]} channels and any size", "Convert") if run.any_size else (list(own), "Resize")
+        raise UserError(f"an init has the shape {list(shape)}, and this run's images have {images}. {mend} it.")
     run.labels.check(request.labels, request.guidance_scale)
     decided: dict[str, Any] = {}
     if request.labels is not None:
@@ -83,6 +86,11 @@ def check_trained(run: Trained, request: Sampling) -> None:
             f"this run was trained on the timesteps below {below}, so it cannot start at {highest}: it finishes images "
             f"and draws none from pure noise. Give it an `init`, and a `start_t` up to {below - 1}."
         )
+
+
+def shape_of(run: Trained, request: Sampling) -> tuple[int, ...]:
+    """Return channels, height and width of the images that a request draws: as its init, or else the run's own."""
+    return run.shape if request.init is None else tuple(request.init.shape[1:])
 
 
 def enter(run: Trained, request: Request) -> tuple[Request, list[Start]]:

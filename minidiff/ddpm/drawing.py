@@ -1,6 +1,7 @@
 """Chapter 3, drawing: a run's network walks down its chains, from noise or from an init to images.
 
-Rests on chains (where each chain goes) and on diffusion: samplers (how it goes) and guidance (towards what).
+Rests on chains (where each chain goes), on diffusion: samplers (how it goes) and guidance (towards what), and on
+networks.tiles, by which a network of any size takes a whole photograph.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from minidiff.ddpm.chains import Chain, Trained, chains_of, resolve
+from minidiff.ddpm.chains import Chain, Trained, chains_of, resolve, shape_of
 from minidiff.ddpm.config import DdpmConfig
 from minidiff.ddpm.inits import INIT_MODES
 from minidiff.ddpm.recipe import conditional
@@ -18,6 +19,8 @@ from minidiff.diffusion.chain import Step
 from minidiff.diffusion.guidance import guided
 from minidiff.diffusion.predictions import Model
 from minidiff.diffusion.samplers import SAMPLERS
+from minidiff.networks.configs import UNetConfig
+from minidiff.networks.tiles import at_any_size
 from minidiff.rng import randn, sample_generators
 from minidiff.runtime import distributed
 from minidiff.runtime.precision import mixed_precision
@@ -47,7 +50,10 @@ def denoiser(run: Drawing, labels: Tensor | None = None, guidance_scale: float |
     """
     run.labels.check(labels, guidance_scale)
     autocast = mixed_precision(run.precision, device_of(run))
-    called = conditional(run.config.network, run.model)
+    config = run.config.network
+    called = conditional(config, run.model)
+    if isinstance(config, UNetConfig) and config.any_size:
+        called = at_any_size(called, config)
     network: Model = called
     if labels is not None:
         network = guided(called, labels.to(device_of(run)), run.labels.guidance(guidance_scale))
@@ -63,7 +69,9 @@ def denoiser(run: Drawing, labels: Tensor | None = None, guidance_scale: float |
 def begin(run: Drawing, chain: Chain) -> tuple[Tensor, list[torch.Generator]]:
     """Make the x [n,C,H,W] that a chain begins with, and the generators of its further noise."""
     generators = sample_generators(chain.request.seed, chain.indices)
-    x = randn((len(chain.indices), *run.shape), generators, like=torch.empty(0, device=device_of(run)))
+    x = randn(
+        (len(chain.indices), *shape_of(run, chain.request)), generators, like=torch.empty(0, device=device_of(run))
+    )
     if chain.init is not None:
         bring = INIT_MODES[chain.request.init_mode or "noise"]
         t = torch.full((len(x),), chain.timesteps[0], device=x.device)
@@ -88,7 +96,7 @@ def walk(run: Drawing, chain: Chain) -> Iterator[Step]:
 
 def draw(run: Drawing, indices: Sequence[int], request: Sampling) -> Tensor:
     """Draw the samples with these indices: float [n,C,H,W] in [-1,1] on the run's device."""
-    x = torch.empty((len(indices), *run.shape), device=device_of(run))
+    x = torch.empty((len(indices), *shape_of(run, request)), device=device_of(run))
     for chain in chains_of(run, indices, request):
         for step in walk(run, chain):
             if request.on_step is not None:

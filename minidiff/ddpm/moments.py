@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidiff.ddpm.chains import chains_of
+from minidiff.ddpm.chains import chains_of, shape_of
 from minidiff.ddpm.drawing import Drawing, begin, walk
 from minidiff.ddpm.request import Sampling
 from minidiff.diffusion.schedules import Schedule
@@ -59,7 +59,7 @@ def record_moments(run: Drawing, indices: Sequence[int], columns: int, request: 
     """
     walks = list(chains_of(run, indices, request))
     columns = min(columns, max(len(chain.timesteps) for chain in walks))
-    count, (_, height, width) = len(indices), run.shape
+    count, (_, height, width) = len(indices), shape_of(run, request)
     t: list[list[int]] = [[]] * count
     x_t, x0 = np.empty((2, count, columns, height, width, 3), np.uint8)
     image = np.empty((count, height, width, 3), np.uint8)

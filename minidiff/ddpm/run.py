@@ -28,7 +28,7 @@ from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 from minidiff.images.show import newest_png
 from minidiff.interop.checkpoints import is_foreign, open_checkpoint
-from minidiff.networks.configs import OwnNetwork
+from minidiff.networks.configs import OwnNetwork, UNetConfig
 from minidiff.networks.weights import build_with, load_exactly
 from minidiff.records import takes
 from minidiff.runs import folder as checkpoint
@@ -53,9 +53,14 @@ class Run:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of one image."""
+        """Channels, height, width of one image, unless it starts from an init of another size: see `any_size`."""
         data = self.config.data
         return data.channels, data.image_size, data.image_size
+
+    @property
+    def any_size(self) -> bool:
+        """Whether chains may start from an `init` of any height and width: see `UNetConfig.any_size`."""
+        return isinstance(self.config.network, UNetConfig) and self.config.network.any_size
 
     @property
     def variance(self) -> str:

@@ -99,7 +99,7 @@ def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) 
     if request.init is not None:
         inits = read_inits(run, request.init, request.init_steps, request.num, request.max_pixels)
         init, names = inits.images, inits.names
-        lines.append(f"init      {request.init}: {say_sizes(inits.sizes, run.shape[1])}")
+        lines.append(f"init      {request.init}: {say_sizes(inits.sizes, None if run.any_size else run.shape[1])}")
         warnings += doubts(run, request.init, inits)
     elif request.start_t is not None:
         warnings.append("`start_t` without `init` starts from pure noise, which is what x looks like at T-1 only.")
