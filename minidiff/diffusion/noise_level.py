@@ -13,6 +13,7 @@ from torch import Tensor
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 
+MOST_PATCHES = 500_000  # that the noise is measured in: of a larger image, those of some rows
 HARDLY_ANY = 3 / 127.5  # the noise that clean photographs seem to have: up to 2.8 of 255 at 32x32
 
 
@@ -63,7 +64,8 @@ def noise_sigma(image: Tensor) -> float:
     if bool((image[:, :1] == image).all()):
         image = image[:, :1]  # grey repeated: three times the same noise would look like structure
     channels = image.shape[1]
-    patches = F.unfold(image.detach().double().cpu(), 5 if channels == 1 else 3)[0]  # [d, number]
+    every = math.ceil(image.shape[2] * image.shape[3] / MOST_PATCHES) | 1  # odd: at all places in a JPEG's 8x8 blocks
+    patches = F.unfold(image.detach().cpu(), 5 if channels == 1 else 3, stride=(every, 1))[0].double()  # [d, number]
     sigma = smallest_deviation(patches)
     if image.abs().max() <= 1:
         means = patches.reshape(channels, -1, patches.shape[1]).mean(dim=1).abs().amax(dim=0)
