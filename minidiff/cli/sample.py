@@ -16,6 +16,7 @@ from minidiff.cli.types import (
     Name,
     Number,
     Place,
+    Size,
     Steps,
     Timestep,
     Whole,
@@ -64,6 +65,12 @@ def usage(ctx: click.Context) -> Iterator[None]:
     "--num",
     type=Whole(min=1),
     help="How many images to draw. Default: 16, or one for each init or each line of --labels-file.",
+)
+@click.option(
+    "--size",
+    type=Size(),
+    help="Width and height of the images, from a model that takes any size (minidiff info says so). Default: the size "
+    "it was trained at, or that of --init.",
 )
 @section("Reverse chain")
 @click.option(

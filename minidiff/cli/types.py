@@ -296,6 +296,18 @@ class Steps(ParamType):
             self.fail(f"'{value}' is no list of steps. Give whole numbers, as in 30,250,460.", param, ctx)
 
 
+class Size(ParamType):
+    """Take width and height of an image: `640x480`. Gives (height, width)."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        width, _, height = value.lower().partition("x")
+        if not (width.isdecimal() and height.isdecimal()):
+            self.fail(f"'{value}' is no size. Give width and height in pixels, as in 640x480.", param, ctx)
+        return int(height), int(width)
+
+
 class Device(ParamType):
     """Take `auto`, `cpu`, `cuda`, `cuda:1` or `mps`, and check that this machine has it. Gives the name."""
 

@@ -58,10 +58,7 @@ def resolve(run: Trained, request: Request) -> Request:
     Labels become multi-hot rows; `start_t` auto becomes numbers, see `enter`. Raises UserError if the request does not
     fit the run.
     """
-    shape, own = shape_of(run, request), run.shape
-    if shape != own and not (run.any_size and len(shape) == len(own) and shape[0] == own[0] and all(shape)):
-        images, mend = (f"{own[0]} channels and any size", "Convert") if run.any_size else (list(own), "Resize")
-        raise UserError(f"an init has the shape {list(shape)}, and this run's images have {images}. {mend} it.")
+    check_shape(run, request)
     run.labels.check(request.labels, request.guidance_scale)
     decided: dict[str, Any] = {}
     if request.labels is not None:
@@ -89,8 +86,22 @@ def check_trained(run: Trained, request: Sampling) -> None:
 
 
 def shape_of(run: Trained, request: Sampling) -> tuple[int, ...]:
-    """Return channels, height and width of the images that a request draws: as its init, or else the run's own."""
-    return run.shape if request.init is None else tuple(request.init.shape[1:])
+    """Return channels, height and width of the images that a request draws: of its init, its size, or the run's own."""
+    if request.init is not None:
+        return tuple(request.init.shape[1:])
+    return run.shape if request.size is None else (run.shape[0], *request.size)
+
+
+def check_shape(run: Trained, request: Sampling) -> None:
+    """Raise UserError if the run does not draw images of the shape that is asked for."""
+    shape, own = shape_of(run, request), run.shape
+    if shape == own or (run.any_size and len(shape) == len(own) and shape[0] == own[0] and all(shape)):
+        return
+    images = f"{own[0]} channels and any size" if run.any_size else f"{list(own)}"
+    asked, mend = f"an init has the shape {list(shape)}", "Convert it." if run.any_size else "Resize it."
+    if request.init is None:
+        asked, mend = f"`size` asks for images of {list(shape)}", "Leave it out."
+    raise UserError(f"{asked}, and this run's images have {images}. {mend}")
 
 
 def enter(run: Trained, request: Request) -> tuple[Request, list[Start]]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from minidiff.diffusion.levels import OWNERS
 from minidiff.errors import UserError, lookup
-from minidiff.records import record
+from minidiff.networks.configs import MOST_PIXELS
+from minidiff.records import demand, record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,10 @@ class ChainOptions:
     eta: float | None = None  # of ddim: 0 adds no noise, 1 the noise of ddpm
     keep_eps: bool | None = None  # of ddim, see there
     variance: str | None = None  # of ddpm, one of VARIANCES; None: the one the run was trained for
-    seed: int = 0  # sample k of a seed is always the same, up to rounding
+    size: tuple[int, int] | None = (
+        None  # height and width of the images, for a run of any size; None: of init, or its own
+    )
+    seed: int = 0  # sample k of a seed and a size is always the same, up to rounding
     batch_size: int = 64  # samples at a time, in each process
 
     def __post_init__(self) -> None:
@@ -54,6 +58,10 @@ class ChainOptions:
             )
         if self.seed < 0 or self.batch_size < 1:
             raise UserError(f"`seed` {self.seed} must be 0 or more, and `batch_size` {self.batch_size} 1 or more.")
+        sound = self.size is None or all(1 <= length <= MOST_PIXELS for length in self.size)
+        demand(sound, "size", self.size, f"height and width, of 1 to {MOST_PIXELS:,} pixels each")
+        if self.size is not None and getattr(self, "init", None) is not None:
+            raise UserError("`init` says how large the images are. Leave out `size`.")
         if isinstance(self.start_t, str) and self.start_t != "auto":
             raise UserError(f"unknown `start_t` '{self.start_t}'. Take a timestep, or auto.")
 

@@ -398,6 +398,13 @@ BAD = {
     "sample {run} --start-t 9 --init dip --init-steps 10 --num 3": (2, "--init-steps draws 1, an image for each"),
     "sample {run} --start-t 9 --init {photo} --init-steps 10": (1, "--init-steps needs a dip run"),
     "sample {run} --init-steps 10": (2, "--init-steps needs --init"),
+    "sample {run} --size 64": (2, "'64' is no size. Give width and height in pixels, as in 640x480"),
+    "sample {run} --size 0x64": (2, "height and width, of 1 to 8,192 pixels each"),
+    "sample {run} --size 64x48 --start-t 9 --init {photo}": (2, "--init says how large the images are"),
+    "sample {run} --size 64x48": (
+        1,
+        r"--size asks for images of \[3, 48, 64\], and this run's images have \[3, 16, 16\]",
+    ),
     "sample {run} --eta 1 --sampler ddpm": (1, "--eta belongs to the sampler ddim"),
     "sample {run} --out taken.png": (1, "taken.png exists"),
     "sample {run} --out grid.doc": (1, "cannot tell what 'grid.doc' should be"),

@@ -136,6 +136,7 @@ def test_images_are_drawn_as_it_was_typed(typed: Callable[..., Called]) -> None:
         progressive=6, precision="fp32", variance="fixed_large", device=CPU, out="o.png", force=True,
     )  # fmt: skip
     assert typed(place, line).given == (expected,)
+    assert typed(place, "sample --size 64x48").given == (DrawRequest(size=(48, 64), device=CPU),)
     line = "sample --start-t auto --init run --init-steps 3,5 --no-clip --labels-file l.json"
     expected = DrawRequest(start_t="auto", init="run", init_steps=[3, 5], clip=False, labels_file="l.json", device=CPU)
     assert typed(place, line).given == (expected,)

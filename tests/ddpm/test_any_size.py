@@ -136,6 +136,17 @@ def test_the_noise_depends_on_seed_number_and_shape(free: Path) -> None:
     assert run.start([2], seed=2)[0].shape == (1, 3, 16, 16)  # without an init: the size of the training
 
 
+def test_images_of_any_size_from_noise(free: Path) -> None:
+    """`--size` is width x height. Sample k is the same in any batch; other than at another size, and no crop of it."""
+    assert cli.run(["sample", str(free), "-n", "3", "--size", "26x11", "--steps", "2", "--out", "a.npz"]) == 0
+    images = np.load("a.npz")["images"]
+    assert images.shape == (3, 11, 26, 3)
+    run = minidiff.load(free)
+    alone = run.draw([2], size=(11, 26), sampler="dpm++sde", steps=2)
+    assert np.abs(to_uint8(alone)[0].astype(int) - images[2]).max() <= 1
+    assert run.start([0], size=(11, 26))[0].shape == (1, 3, 11, 26)
+
+
 def test_what_a_run_of_any_size_does_not_take(free: Path, trained: Path) -> None:
     """Other channels, and images without pixels; a run with attention takes its own size alone."""
     run = minidiff.load(free)
