@@ -246,11 +246,11 @@ def is_table(network: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bool:
 def write_network(network: Mapping[str, Any], embedding: bool = False) -> dict[str, Any]:
     """Write the config.json of the UNet2DModel that is `UNet(**network)`, with every key. embedding: `as_embedding`.
 
-    Raises UserError for a norm over channels, which no UNet2DModel has.
+    Raises UserError for any norm but group norms, which every UNet2DModel has.
     """
     if network["norm"] != "group":
         raise UserError(
-            f"this network has the norm {network['norm']}, and every {NETWORK_CLASS} of diffusers has group norms. "
+            f"this network's `norm` is {network['norm']}, and every {NETWORK_CLASS} of diffusers has group norms. "
             "It cannot be exported."
         )
     return {

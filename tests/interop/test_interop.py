@@ -242,7 +242,7 @@ def test_null_and_absent_head_dimensions_are_two_things():
 
 
 def test_a_norm_over_channels_has_no_config_of_diffusers():
-    with pytest.raises(UserError, match="the norm channel, and every UNet2DModel of diffusers has group norms"):
+    with pytest.raises(UserError, match="`norm` is channel, and every UNet2DModel of diffusers has group norms"):
         interop.write_network(UNet(image_size=16, channels=(16, 32), attention=(0, 1), norm="channel").config)
 
 

@@ -21,6 +21,7 @@ SMALL: dict[str, Any] = {
 CONFIGS = {
     "one level": {"channels": (4,), "layers_per_block": 2},
     "two levels": {},
+    "no norms": {"norm": "none"},
     "two levels, padded all round": {"downsample_padding": 1},
     "three levels, two layers": {"channels": (4, 6, 8), "layers_per_block": 2},
     "four levels, padded all round": {"channels": (4, 4, 4, 4), "downsample_padding": 1},
