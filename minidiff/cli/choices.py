@@ -19,7 +19,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "init mode": ("ddpm.inits:INIT_MODES", ("noise", "scale", "as-is")),
     "data set": (
         "data.datasets:DATASETS",
-        ("shapes", "mnist", "fashion-mnist", "cifar10", "cifar100", "celeba", "iclevr", "folder", "array"),
+        ("shapes", "mnist", "fashion-mnist", "cifar10", "cifar100", "celeba", "iclevr", "photos", "folder", "array"),
     ),
     "corruption": (
         "data.corruptions:CORRUPTIONS",

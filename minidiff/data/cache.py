@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from minidiff.images.files import IMAGE_SUFFIXES, read_fitted
 from minidiff.runtime.progress import progress_bar
 
 LOG = logging.getLogger(__name__)
+Read = TypeVar("Read")
 
 IN_MEMORY = 512 << 20  # bytes; a smaller set is held in memory, a larger one is mapped
 BLOCK = 256  # images decoded at a time, which bounds the memory for a set of any size
@@ -180,17 +182,16 @@ class Files(Pictures):
         super().__init__(place, [str(root), states, *limit], len(paths), (size, size, 3), self.decode)
 
     def decode(self, index: int) -> Pixels | None:
-        path = self.root / self.paths[index]
-        try:
-            image, side = read_fitted(path, self.shape[0], squeezed=self.squeezed, max_pixels=self.max_pixels)
-        except NoMemory:
-            raise
-        except Exception as error:  # there is no end to what Pillow raises on damaged files
-            if self.stop:
-                message = str(error) if isinstance(error, UserError) else f"{path} is not a readable image ({error})."
-                raise UserError(f"{message} Mend or remove it, or let `on_bad` skip such files.") from None
+        size, squeezed, max_pixels = self.shape[0], self.squeezed, self.max_pixels
+        found = if_readable(
+            self.root / self.paths[index],
+            lambda path: read_fitted(path, size, squeezed=squeezed, max_pixels=max_pixels),
+            self.stop,
+        )
+        if found is None:
             self.bad[index] = self.paths[index]
             return None
+        image, side = found
         if side < self.shape[0]:
             self.small.add(index)
         return image
@@ -213,6 +214,19 @@ class Files(Pictures):
             size = f"{self.shape[0]}x{self.shape[1]}"
             remarks.append(f"{len(self.small)} of {len(self.kept)} images are smaller than {size} and were enlarged")
         return remarks
+
+
+def if_readable(path: Path, read: Callable[[Path], Read], stop: bool) -> Read | None:
+    """Read an image file. For one that cannot be read, return None; or, with `stop`, raise UserError."""
+    try:
+        return read(path)
+    except NoMemory:
+        raise
+    except Exception as error:  # there is no end to what Pillow raises on damaged files
+        if not stop:
+            return None
+        message = str(error) if isinstance(error, UserError) else f"{path} is not a readable image ({error})."
+        raise UserError(f"{message} Mend or remove it, or let `on_bad` skip such files.") from None
 
 
 def left_out(names: Sequence[str], count: int) -> str:

@@ -28,7 +28,7 @@ KEPT = "data"  # the folder in a run folder where a training keeps images that a
 
 def called(name: str, data_dir: str | Path | None) -> str:
     """Return a name by which data are the same or others: the data set's, with its place if it is your own."""
-    return f"{name} {os.path.abspath(data_dir)}" if name in ("folder", "array") and data_dir else name
+    return f"{name} {os.path.abspath(data_dir)}" if name in ("photos", "folder", "array") and data_dir else name
 
 
 @record

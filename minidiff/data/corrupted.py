@@ -1,6 +1,7 @@
 """A whole data set under a corruption: an array that corrupts images when they are read, and the corruption's name.
 
-Rests on corruptions. The word, `motion_blur-3`, is part of the names of run folders, and of `dataset:NAME:SPLIT:`.
+Rests on corruptions and crops. The word, `motion_blur-3`, is part of the names of run folders, and of
+`dataset:NAME:SPLIT:`.
 """
 
 import zlib
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minidiff.data.corruptions import CORRUPTIONS, SEVERITIES, VERSIONS, check, corrupt
+from minidiff.data.crops import Crops
 from minidiff.errors import UserError
 
 KEPT = 512 << 20  # bytes; the images of a smaller set stay in memory once they are corrupted
@@ -52,7 +54,7 @@ class Corrupted:
     clean: the images without damage. seed: see `seed_of`. Raises UserError for an unknown corruption or severity.
     """
 
-    def __init__(self, clean: NDArray[np.uint8], name: str, severity: int, seed: int = 0) -> None:
+    def __init__(self, clean: NDArray[np.uint8] | Crops, name: str, severity: int, seed: int = 0) -> None:
         check(name, severity)
         self.clean, self.name, self.severity, self.seed = clean, name, severity, seed
         self.shape, self.dtype, self.nbytes, self.ndim = clean.shape, clean.dtype, clean.nbytes, clean.ndim

@@ -1,7 +1,7 @@
 """The data sets by name: `load_data("fashion-mnist")` gives images and labels as plain uint8 arrays.
 
-Rests on small_sets, picture_sets and array_set, which have the loaders, on own_images, and on corrupted. To add a set,
-write one function and one entry of DATASETS.
+Rests on small_sets, picture_sets, photos and array_set, which have the loaders, on own_images, and on corrupted. To
+add a set, write one function and one entry of DATASETS.
 """
 
 import logging
@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from minidiff.data import iclevr, shapes
 from minidiff.data.array_set import array_size, load_array
 from minidiff.data.corrupted import Corrupted, read, seed_of, written
@@ -21,6 +19,7 @@ from minidiff.data.corruptions import ONE_WAY, check
 from minidiff.data.image_data import DataSet, LoadRequest
 from minidiff.data.image_data import ImageData as ImageData
 from minidiff.data.own_images import own_images, own_size
+from minidiff.data.photos import COUNTS, load_photos, present
 from minidiff.data.picture_sets import CELEBA_COUNT, celeba_root, load_celeba, load_folder, load_iclevr
 from minidiff.data.small_sets import CLOTHES, DEBIAN, DIGITS, cifar, load_shapes, mnist_like
 from minidiff.errors import UserError, lookup
@@ -50,6 +49,10 @@ DATASETS: dict[str, DataSet] = {
         load_iclevr, {"train": None}, 64, 3, "of objects.json: 8 colours x 3 solids", "`data_dir`",
         lambda data_dir: bool(data_dir and os.path.isfile(data_dir / iclevr.OBJECTS) and iclevr.splits_in(data_dir)),
         iclevr.splits_in,
+    ),
+    "photos": DataSet(
+        load_photos, dict(COUNTS), 64, 3, "none", "Debian packages or `data_dir`",
+        present, lambda data_dir: ["train"],
     ),
     "folder": DataSet(
         load_folder, {"train": None}, 64, 3, "first-level sub-folders", "`data_dir`",
@@ -98,7 +101,7 @@ def load_data(
         data = replace(data, flip=flip)
     if corruption == "identity":
         return data
-    images = Corrupted(np.asarray(data.images), corruption, severity, seed_of(split))
+    images = Corrupted(data.clean, corruption, severity, seed_of(split))
     mirrored = bool(flip) if flip is not None else data.flip and corruption not in ONE_WAY
     return replace(data, images=images, flip=mirrored, corruption=written(corruption, severity))
 

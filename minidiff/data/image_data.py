@@ -1,6 +1,6 @@
 """A data set in memory, an entry of the table of data sets, and the options of a loader.
 
-Rests on cache and corrupted. The loaders are in small_sets and picture_sets, the table in datasets.
+Rests on cache, corrupted and crops. The loaders are in small_sets and picture_sets, the table in datasets.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from minidiff.data.cache import Pictures, cache_dir, threads
 from minidiff.data.corrupted import Corrupted
+from minidiff.data.crops import Crops
 from minidiff.images.budget import MAX_PIXELS
 from minidiff.images.convert import Pixels
 from minidiff.images.files import crop_resize
@@ -22,15 +23,15 @@ from minidiff.images.files import crop_resize
 class ImageData:
     """One split of a data set.
 
-    images: uint8 [N,H,W,C]. They are in memory, or a read-only map of a file beyond 512 MB. Under a corruption they
-    can be read like an array.
+    images: uint8 [N,H,W,C]. They are in memory, or a read-only map of a file beyond 512 MB. Under a corruption, and as
+    crops of photographs, they can be read like an array.
     labels: uint8 [N,L] of zeros and ones, any number of ones in a row; L may be 0. label_names: the names of the L.
     flip: whether a mirrored image is as good as the original. notes: what the user should know, a line each.
     corruption: a word such as `motion_blur-3`, or nothing.
     """
 
     name: str
-    images: Pixels | Corrupted
+    images: Pixels | Crops | Corrupted
     labels: Pixels
     label_names: list[str]
     flip: bool
@@ -46,22 +47,25 @@ class ImageData:
         return chosen if chosen.shape[3] == 3 else chosen.repeat(3, axis=3)
 
     @property
-    def clean(self) -> Pixels:
+    def clean(self) -> Pixels | Crops:
         """The images without their corruption, uint8 [N,H,W,C]."""
         return self.images.clean if isinstance(self.images, Corrupted) else self.images
 
     def fingerprint(self) -> str:
         """Return a digest of the images, by which the same data can be recognised.
 
-        It covers all images, or 4,096 evenly spread ones beyond 512 MB. For corrupted images it covers the clean ones
-        and the corruption.
+        It covers all images, or 4,096 evenly spread ones beyond 512 MB. For crops it covers the photographs and how
+        they are cropped. For corrupted images it covers the clean ones and the corruption.
         """
         images = self.clean
         count = len(images)
         chosen = range(count) if images.nbytes <= 512 << 20 else np.linspace(0, count - 1, 4096).astype(int)
         digest = hashlib.sha256(str(images.shape).encode())
-        for index in chosen:
-            digest.update(images[index].tobytes())
+        if isinstance(images, Crops):
+            digest.update(images.digest.encode())
+        else:
+            for index in chosen:
+                digest.update(images[index].tobytes())
         if isinstance(self.images, Corrupted):
             digest.update(self.images.digest.encode())
         return digest.hexdigest()[:16]

@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from minidiff.data.crops import Crops
 from minidiff.data.image_data import ImageData, one_hot
 from minidiff.errors import UserError, listed, one_line, shown
+from minidiff.files import size_in_words
 from minidiff.images.convert import Pixels, as_bytes, value_range
 from minidiff.images.files import crop_resize
 from minidiff.runtime.progress import progress_bar
@@ -21,6 +23,7 @@ from minidiff.runtime.progress import progress_bar
 OWN = "array"  # the name of such a set
 FORMS = "uint8 [N,H,W] or [N,H,W,C], or float [N,C,H,W] in [-1, 1], where C is 1 (grey) or 3 (colour)"
 MAX_CLASSES = 1000
+MOST_CROPS = 2 << 30  # bytes; crops of photographs become an array here, as all images do
 BLOCK = 256  # images whose floats are held at a time
 MENDS = {"[0, 1]": "images * 2 - 1", "[0, 255]": "images / 127.5 - 1, or give uint8"}
 
@@ -49,6 +52,9 @@ def own_images(
     if isinstance(images, ImageData):
         if images.corruption:
             raise UserError("these images are corrupted already. Load them without `corruption`, and give it here.")
+        if isinstance(images.images, Crops) and images.images.nbytes > MOST_CROPS:
+            size = size_in_words(images.images.nbytes)
+            raise UserError(f"all crops of the photographs together are {size}. Give the data set by name: 'photos'.")
         pixels, flip = fitted(np.asarray(images.images), image_size), images.flip if flip is None else flip
         own_labels, own_names = (images.labels, images.label_names) if images.label_names else (None, None)
         notes = list(images.notes)

@@ -24,15 +24,8 @@ def load_folder(request: LoadRequest) -> ImageData:
     """Load any tree of images. Its first-level sub-folders are the labels, if there are two or more."""
     if request.data_dir is None:
         raise UserError("the data set 'folder' needs `data_dir`, the folder with your images.")
-    root = Path(os.path.abspath(request.data_dir))
-    if not root.is_dir():
-        raise UserError(
-            f"`data_dir` {request.data_dir} {'is a file, not a folder' if root.exists() else 'does not exist'}."
-        )
-    paths = image_paths(root)
-    if not paths:
-        raise UserError(f"{request.data_dir} holds no image files ({' '.join(IMAGE_SUFFIXES)}).")
-    place = f"folder-{request.image_size}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
+    root, paths = images_below(request.data_dir)
+    place = f"folder-{request.image_size}-{name_of_place(root)}"
     files = Files(place, root, paths, request.image_size, request.on_bad, max_pixels=request.max_pixels).load(threads())
     kinds = [named(paths[i].split(os.sep)[0]) if os.sep in paths[i] else "" for i in files.kept]
     names, notes = sorted(set(kinds) - {""}), list(files.notes)
@@ -43,6 +36,22 @@ def load_folder(request: LoadRequest) -> ImageData:
     number = {name: i for i, name in enumerate(names)}
     labels = one_hot([number.get(kind, -1) for kind in kinds], len(names))
     return ImageData(request.name, files.images, labels, names, flip=True, notes=notes)
+
+
+def images_below(data_dir: Path) -> tuple[Path, list[str]]:
+    """Return the absolute path of a folder, and the image files below it. Raises UserError if there are none."""
+    root = Path(os.path.abspath(data_dir))
+    if not root.is_dir():
+        raise UserError(f"`data_dir` {data_dir} {'is a file, not a folder' if root.exists() else 'does not exist'}.")
+    paths = image_paths(root)
+    if not paths:
+        raise UserError(f"{data_dir} holds no image files ({' '.join(IMAGE_SUFFIXES)}).")
+    return root, paths
+
+
+def name_of_place(root: Path) -> str:
+    """Return a short name for a folder, for the names of files in the cache."""
+    return hashlib.sha256(str(root).encode()).hexdigest()[:12]
 
 
 def named(folder: str) -> str:
@@ -100,7 +109,7 @@ def load_iclevr(request: LoadRequest) -> ImageData:
     names = iclevr.read_names(root)
     listed = iclevr.read_listing(root, request.split, names)
     folder, paths, notes = iclevr.find_images(root, iclevr.listing(request.split), list(listed), request.on_bad)
-    place = f"iclevr-{request.split}-{request.image_size}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
+    place = f"iclevr-{request.split}-{request.image_size}-{name_of_place(root)}"
     files = Files(place, folder, paths, request.image_size, request.on_bad, True, request.max_pixels).load(threads())
     labels = np.zeros((len(files.kept), len(names)), np.uint8)
     for row, kept in enumerate(files.kept):

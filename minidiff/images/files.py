@@ -150,6 +150,31 @@ def read_reduced(
         return as_array(image, channels), shorter
 
 
+def read_shrunk(path: str | Path, shorter: int, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Read an image file as uint8 [H,W,3], upright, and scale it down until its shorter side has `shorter` pixels.
+
+    A smaller picture keeps its size. The filter is Lanczos's, three lobes wide: it keeps the edges sharp, and averages
+    over enough pixels that the blocks of a JPEG and the noise of a camera are gone. Raises UserError, as `read_image`.
+    """
+    with ExitStack() as held:
+        return read_and_shrink(path, shorter, max_pixels, held)
+
+
+def read_and_shrink(path: str | Path, shorter: int, max_pixels: int, held: ExitStack) -> Pixels:
+    """Do the work of `read_shrunk`. The memory for decoding is taken into `held`."""
+    with opened(path, max_pixels) as file:
+        large = file.width * file.height > LARGE
+        if large:
+            file.draft(None, (round(GAP * shorter), round(GAP * shorter)))
+        held.enter_context(DECODING.take(A_PIXEL * file.width * file.height))
+        image = in_eight_bits(upright(file), 3, path)
+        scale = shorter / min(image.size)
+        if scale < 1:
+            size = scaled_size(*image.size, scale)
+            image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=GAP if large else None)
+        return as_array(image, 3)
+
+
 def image_shape(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Return height and width of an image file, from its first bytes alone. Raises UserError."""
     with opened(path, max_pixels) as file:
@@ -227,6 +252,17 @@ def squeeze(image: Pixels, size: int) -> Pixels:
         return np.ascontiguousarray(image)
     resized = Image.fromarray(image if channels == 3 else image[..., 0]).resize((size, size), Image.Resampling.BICUBIC)
     return np.array(resized).reshape(size, size, channels)
+
+
+def scaled_size(width: int, height: int, scale: float) -> tuple[int, int]:
+    """Return width and height of a picture at a scale: rounded, and at least 1."""
+    return max(1, round(scale * width)), max(1, round(scale * height))
+
+
+def scaled(image: Pixels, scale: float) -> Pixels:
+    """Resize uint8 [H,W,3] to uint8 [round(scale H),round(scale W),3] by Lanczos's filter."""
+    size = scaled_size(image.shape[1], image.shape[0], scale)
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
 
 def image_files(folder: str | Path) -> list[Path]:

@@ -86,6 +86,8 @@ def open_dataset(
     source = dataset_source(place, data, called(name, data_dir))
     if name == "folder":
         source.changes.append(f"cut to the centre square and resized to {source.size}, as for a training")
+    if name == "photos":
+        source.changes.append("crops of photographs, as for a training")
     return source
 
 

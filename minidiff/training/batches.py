@@ -18,6 +18,8 @@ from minidiff.rng import Draws, seed_from
 from minidiff.runtime import distributed
 from minidiff.training.config import ORDER, TrainConfig
 
+BLOCK = 1024  # images sent to a GPU at a time
+
 
 def prepare(images: Tensor, flip: bool, draws: Draws) -> Tensor:
     """Turn uint8 [n,H,W,C] into float32 [n,C,H,W] in [-1,1]. With `flip`, mirror half of them left to right."""
@@ -74,7 +76,9 @@ def load_batches(
     """
     items = slices_of(len(data.images), config, slice_size, step)
     if device.type == "cuda" and data.images.nbytes < torch.cuda.mem_get_info(device)[0] / 4:
-        images = torch.from_numpy(np.array(data.images)).to(device)
+        images = torch.empty(data.images.shape, dtype=torch.uint8, device=device)
+        for first in range(0, len(images), BLOCK):  # corrupted images and crops are made when they are read
+            images[first : first + BLOCK] = torch.from_numpy(np.array(data.images[first : first + BLOCK])).to(device)
         labels = torch.from_numpy(data.labels).to(device).float()
         for indices, rows in items:
             chosen = torch.from_numpy(indices).to(device, non_blocking=True)
