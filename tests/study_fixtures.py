@@ -21,7 +21,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     from conftest import tiny
 
     from minidiff.data import shapes
-    from minidiff.ddpm import job as ddpm_job
+    from minidiff.ddpm import previews
     from minidiff.ddpm.presets import DDPM_PRESETS
     from minidiff.gan.presets import GAN_PRESETS, GanPreset
     from minidiff.studies import cell as cells
@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     gan = TrainConfig(steps=2, batch_size=4, lr=1e-4, warmup=0, grad_clip=None)
     monkeypatch.setitem(GAN_PRESETS["wgan"], "cpu", GanPreset("tests", 16, latent_dim=8, width=4, training=gan))
     monkeypatch.setattr(shapes, "COUNTS", {"train": 48, "test": 30})
-    monkeypatch.setattr(ddpm_job, "PREVIEW_IMAGES", 1)
+    monkeypatch.setattr(previews, "IMAGES", 1)
     monkeypatch.setattr(cells, "COMPARED", 16)
 
 

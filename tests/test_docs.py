@@ -36,7 +36,7 @@ def test_python_runs_as_it_stands(
 ) -> None:
     """The blocks of a page, one after the other, beside runs like those they name."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minidiff.ddpm.job.PREVIEW_IMAGES", 1)  # pictures take most of the time of a short training
+    monkeypatch.setattr("minidiff.ddpm.previews.IMAGES", 1)  # pictures take most of the time of a short training
     monkeypatch.setattr("minidiff.training.journal.draw_curves", lambda folder: None)
     (tmp_path / "runs").mkdir()
     os.symlink(trained, tmp_path / "runs" / "ddpm-shapes-1")

@@ -349,10 +349,10 @@ def ddpm(*more: object) -> list[str]:
 
 @pytest.fixture()
 def here(tmp_path: Path, photos: Path, tiny_preset: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    from minidiff.ddpm import job as ddpm_job
+    from minidiff.ddpm import previews
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ddpm_job, "PREVIEW_IMAGES", 1)  # its pictures are not looked at here
+    monkeypatch.setattr(previews, "IMAGES", 1)  # its pictures are not looked at here
     Path("photos").symlink_to(photos)
     return tmp_path
 
