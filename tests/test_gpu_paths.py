@@ -32,6 +32,8 @@ from minidiff.classifier.loss import classifier_loss
 from minidiff.data.datasets import ImageData
 from minidiff.ddpm.config import DiffusionConfig
 from minidiff.ddpm.recipe import ddpm_loss
+from minidiff.diffusion.measurements import blur, mask, pooling
+from minidiff.diffusion.posterior import Evidence, sample_posterior, white_doubt
 from minidiff.diffusion.predictions import PREDICTIONS
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.gan.losses import GANS, gradient_penalty
@@ -266,6 +268,17 @@ def test_options_of_a_sampler(gpu: torch.device) -> None:
         noise = sample_generators(0, range(2))
         for step in SAMPLERS[name](simple, SCHEDULE, images(), steps=2, generator=noise, **options):
             assert lies(step.x, 2, 3, 16, 16)
+
+
+@pytest.mark.parametrize("task", ["mask", "pooling", "blur"])
+def test_posterior(gpu: torch.device, task: str) -> None:
+    """With a mask and a kernel that lie on the CPU."""
+    measurements = {"mask": mask(torch.ones(16, 16)), "pooling": pooling(2), "blur": blur(torch.ones(3, 3), 16, 16)}
+    y = measurements[task].forward(images())
+    evidence = Evidence(measurements[task], y, 0.1, white_doubt(0.5))
+    noise = sample_generators(0, range(2))
+    for step in sample_posterior(simple, SCHEDULE, images(), evidence, steps=3, spacing="trailing", generator=noise):
+        assert lies(step.x, 2, 3, 16, 16) and lies(step.x0, 2, 3, 16, 16)
 
 
 def test_start_of_a_chain_in_the_middle(gpu: torch.device) -> None:
