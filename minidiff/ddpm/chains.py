@@ -19,6 +19,8 @@ from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 
 Request = TypeVar("Request", bound=Sampling)
+# Of the pictures in a batch, where they have another size than the run's. A chain takes some 100 bytes for each pixel.
+MOST_PIXELS = 1 << 22
 
 
 class Trained(Protocol):
@@ -66,6 +68,8 @@ def resolve(run: Trained, request: Request) -> Request:
         decided["guidance_scale"] = run.labels.guidance(request.guidance_scale)
     if request.sampler == "ddpm" and request.variance is None:
         decided["variance"] = run.variance
+    if (shape := shape_of(run, request)) != run.shape:
+        decided["batch_size"] = min(request.batch_size, max(1, MOST_PIXELS // (shape[1] * shape[2])))
     request, _ = enter(run, request)
     check_trained(run, request)
     return replace(request, init_mode=request.init_mode or "noise", **decided)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import minidiff
 from minidiff import cli
+from minidiff.ddpm import chains
 from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.diffusion.process import q_sample
 from minidiff.errors import UserError
@@ -123,6 +124,18 @@ def test_several_inits_of_one_size_and_of_two(free: Path, capsys: pytest.Capture
     assert cli.run(["sample", str(free), "--init", "photos", *options, "--out", "three"]) != 0
     assert "0.png and 2.png: 21x30 and 22x30" in capsys.readouterr().err
     assert not Path("three").exists()
+
+
+def test_large_pictures_are_drawn_a_few_at_a_time(free: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same pictures, in batches whose size the memory decides; at the run's own size the user's batch stays."""
+    run, init = minidiff.load(free), torch.rand(5, 3, 12, 20) * 2 - 1
+    options = {"start_t": 20, "steps": 2}
+    (together,) = run.sample(5, init=init, **options)
+    monkeypatch.setattr(chains, "MOST_PIXELS", 2 * 12 * 20 + 1)
+    batches = list(run.sample(5, init=init, **options))
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    torch.testing.assert_close(torch.cat(batches), together, rtol=0, atol=1e-4)
+    assert [len(batch) for batch in run.sample(5, steps=2)] == [5]
 
 
 def test_the_noise_depends_on_seed_number_and_shape(free: Path) -> None:
