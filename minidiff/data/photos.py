@@ -68,8 +68,8 @@ def load_photos(request: LoadRequest) -> ImageData:
     fitting = [number for number, side in enumerate(shorter) if side >= size]
     if not fitting:
         raise UserError(
-            f"no crop of {size}x{size} fits into a photograph: the shorter side has at most {max(shorter)} pixels. "
-            "Take an `image_size` of no more."
+            f"no crop of {size}x{size} fits into the photographs, whose shorter sides have at most {max(shorter)} "
+            f"pixels. Take an `image_size` of at most {max(shorter)}."
         )
     if small := sum(side < size for side in shorter[::copies]):
         notes.append(f"{small} of {len(shorter) // copies} photographs are smaller than {size}x{size} and are left out")

@@ -193,13 +193,14 @@ def test_whole_photographs(tmp_path: Path) -> None:
 
 def test_a_changed_file_is_noticed(folder: Path) -> None:
     """Changed in place, of the same size; added; removed. The fingerprint tells each from the others."""
-    write_image(folder / "b.bmp", noise(30, 30, 8))
+    (folder / "2").rename(folder / "c")  # the last, which is compared anyway
+    write_image(folder / "b.bmp", noise(60, 60, 8))  # larger than the smallest, which is compared, too
     prints = [load_data("photos", data_dir=folder, image_size=8).fingerprint() for _ in range(2)]
     before = (folder / "b.bmp").stat()
-    write_image(folder / "b.bmp", noise(30, 30, 9))
+    write_image(folder / "b.bmp", noise(60, 60, 9))
     os.utime(folder / "b.bmp", ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
     changed = load_data("photos", data_dir=folder, image_size=8)
-    np.testing.assert_array_equal(photos.load_photographs(folder)[-1], noise(30, 30, 9))
+    np.testing.assert_array_equal(photos.load_photographs(folder)[2], noise(60, 60, 9))
     (folder / "b.bmp").unlink()
     fewer = load_data("photos", data_dir=folder, image_size=8)
     assert prints[0] == prints[1] and len({prints[0], changed.fingerprint(), fewer.fingerprint()}) == 3
@@ -236,6 +237,20 @@ def test_the_second_time_hardly_anything_is_decoded(folder: Path, monkeypatch: p
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("now", [lambda pixels: 255 - pixels, lambda pixels: pixels[1:], None])
+def test_a_store_that_another_decoder_made_is_made_again(
+    folder: Path, now: Callable[[Pixels], Pixels] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other pixels, another size, or a file that can no longer be read, though its size and time are the same."""
+    crops_of(folder)
+    read = photo_store.read_shrunk
+    monkeypatch.setattr(photo_store, "read_shrunk", lambda path, *more: now(read(path, *more)) if now else 1 / 0)
+    if now is None:
+        assert "none of the 3 image files" in refusal(load_data, "photos", data_dir=folder)
+    else:
+        np.testing.assert_array_equal(photos.load_photographs(folder)[0], now(noise(*SIDES[0], 0)))
+
+
 def test_bad_files_are_left_out_or_stop(folder: Path) -> None:
     """As in the data set `folder`; also from the store that was made by leaving them out."""
     clean = crops_of(folder)
@@ -257,7 +272,7 @@ def test_small_photographs_are_left_out(folder: Path) -> None:
     data = load_data("photos", data_dir=folder, image_size=32)
     assert data.notes == ["1 of 3 photographs are smaller than 32x32 and are left out"] and len(data) == 300
     message = refusal(load_data, "photos", data_dir=folder, image_size=64)
-    assert "no crop of 64x64 fits" in message and "at most 33 pixels" in message
+    assert "no crop of 64x64 fits" in message and "`image_size` of at most 33" in message
     assert "outside 8 to 1024" in refusal(load_data, "photos", data_dir=folder, image_size=4)
 
 
