@@ -76,7 +76,11 @@ DDPM_PRESETS: dict[str, DdpmPreset] = {
         "photographs, for `minidiff restore`: crops of 64x64, noise up to 122 of 255, on a CPU; then any size",
         image_size=64,
         network=UNetConfig(
-            channels=(32, 64, 96), attention=(False, False, False), mid_attention=False, norm="none", scale_shift=True
+            channels=(32, 64, 96),
+            attention=(False, False, False),
+            mid_attention=False,
+            norm="channel",
+            scale_shift=True,
         ),
         diffusion=DiffusionConfig(prediction="v", timestep_sampling="stratified", trained_below=250, file_noise=0.5),
         training=TrainConfig(steps=4000, batch_size=8, lr=3e-3, muon=True, warmup=60, decay="cosine", ema_decay=0.998),

@@ -32,6 +32,7 @@ from minidiff.networks.configs import OwnNetwork, UNetConfig
 from minidiff.networks.weights import build_with, load_exactly
 from minidiff.records import takes
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.shipped import find_run
 
 
 @dataclass
@@ -172,11 +173,13 @@ def load_ddpm(
 ) -> Run:
     """Open a model that has a reverse chain: a ddpm run folder, or a checkpoint of diffusers.
 
-    folder: a run; a folder that diffusers saved; or owner/name on the Hugging Face Hub. Only the Hub's own cache is
+    folder: a run; the name of a model that comes with the package, such as photos; a folder that diffusers saved; or
+    owner/name on the Hugging Face Hub. Only the Hub's own cache is
     written. weights: `ema`, the averaged ones to sample from, or `raw`, the ones being trained; diffusers has
     one set, which counts as averaged. precision: fp32, bf16 or auto; None is the one it was trained in.
     Raises UserError when the folder is none of these, has no weights yet, or has weights that do not fit exactly.
     """
+    folder = find_run(folder)
     if is_foreign(folder):
         if weights != "ema":
             raise UserError(
@@ -187,7 +190,6 @@ def load_ddpm(
         folder = source
         config = read_ddpm(stored, source)
     else:
-        folder = Path(folder).expanduser()
         config = read_ddpm(checkpoint.read_config(folder, kind="ddpm"), folder / checkpoint.CONFIG)
         tensors, source = checkpoint.read_weights(folder, weights)
     precision = precision or (config.training.precision if config.training else "auto")

@@ -13,6 +13,7 @@ from minidiff.gan.config import GAMES, GanConfig, read_gan
 from minidiff.gan.run import GanRun, load_gan
 from minidiff.interop.checkpoints import is_foreign
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.shipped import find_run
 
 KINDS = ("ddpm", *GAMES)  # of runs that draw
 
@@ -22,9 +23,11 @@ def load(
 ) -> Run | GanRun:
     """Open a run folder that draws, a DDPM as a `Run` or a GAN as a `GanRun`; or a checkpoint of diffusers as a `Run`.
 
-    A run is rebuilt from its config.json alone. The checkpoint can be a folder, or owner/name on the Hugging Face Hub.
-    Options and errors: see `load_ddpm`.
+    `load("photos")` opens the model of that name that comes with the package. A run is rebuilt from its config.json
+    alone. The checkpoint can be a folder, or owner/name on the Hugging Face Hub. Options and
+    errors: see `load_ddpm`.
     """
+    folder = find_run(folder)
     if is_foreign(folder) or checkpoint.read_config(folder, KINDS)["kind"] == "ddpm":
         return load_ddpm(folder, weights, device, precision)
     return load_gan(folder, weights, device, precision)

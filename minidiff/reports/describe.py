@@ -26,12 +26,13 @@ from minidiff.restoration.config import ANSWER as RESTORED
 from minidiff.restoration.config import RestoreConfig
 from minidiff.runs.folder import CONFIG, MODEL, read_config
 from minidiff.runs.log import is_measurement, name_of_loss, read_metrics
+from minidiff.runs.shipped import find_run
 from minidiff.training.config import TrainConfig
 
 
 def describe_run(folder: str | Path) -> str:
-    """Describe a run folder of any kind, in several lines. Raises UserError."""
-    folder = Path(folder)
+    """Describe a run folder of any kind, or a model that comes with the package, in several lines. Raises UserError."""
+    folder = find_run(folder)
     try:
         config = read_config(folder)
     except UserError:
