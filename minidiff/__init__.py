@@ -70,8 +70,9 @@ if TYPE_CHECKING:
     from minidiff.pretrained.train import resume as resume
     from minidiff.pretrained.train import train as train
     from minidiff.reports.report import report as report
-    from minidiff.restoration.restore import restore as restore
-    from minidiff.restoration.restore import resume_restore as resume_restore
+    from minidiff.restoration.finish import restore as restore
+    from minidiff.restoration.with_dip import restore_with_dip as restore_with_dip
+    from minidiff.restoration.with_dip import resume_restore as resume_restore
     from minidiff.runtime.details import set_verbosity as set_verbosity
     from minidiff.studies.compare import compare as compare
     from minidiff.studies.config import StudyRequest as StudyRequest
@@ -133,9 +134,10 @@ PUBLIC = {
     "q_posterior": "diffusion.process",
     "q_sample": "diffusion.process",
     "report": "reports.report",
-    "restore": "restoration.restore",
+    "restore": "restoration.finish",
+    "restore_with_dip": "restoration.with_dip",
     "resume_fit": "dip.fit_picture",
-    "resume_restore": "restoration.restore",
+    "resume_restore": "restoration.with_dip",
     "save_run": "pretrained.save",
     "sample": "pretrained.sampling",
     "resume": "pretrained.train",

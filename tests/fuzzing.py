@@ -612,7 +612,7 @@ def make_workspace(folder: Path) -> Path:
         for index in range(2):
             Image.fromarray(images[index]).save(f"two/{index}.png")
         minidiff.fit_folder("two", out="runs/fits", **fit)
-        minidiff.restore("photo.png", "runs/ddpm", out="runs/restored", start_t=5, **fit)
+        minidiff.restore_with_dip("photo.png", "runs/ddpm", out="runs/restored", start_t=5, **fit)
         minidiff.export_run("runs/ddpm", "peer")
         minidiff.evaluate("runs/labelled", "runs/classifier", seeds=1, steps=2, out="e", device="cpu")
         pair = minidiff.distance("images.npz", "folder", features="runs/classifier", device="cpu")

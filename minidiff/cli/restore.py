@@ -1,7 +1,8 @@
-"""`minidiff restore`: a deep image prior, and the end of a DDPM's reverse chain, on one noisy picture."""
+"""`minidiff restore`: noisy pictures made clean, by a model of photographs, or with a deep image prior before it."""
 
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,9 +10,11 @@ from minidiff.cli.choices import choice
 from minidiff.cli.dip import FitBar, advise_more, conclusion, fit_options, resumable, warn_of_another
 from minidiff.cli.types import (
     Command,
+    Noise,
     Number,
     Place,
     Timestep,
+    Whole,
     own_network,
     refuse_options,
     remark,
@@ -21,16 +24,55 @@ from minidiff.cli.types import (
     warn,
 )
 from minidiff.dip.config import FitRequest
-from minidiff.errors import counted
-from minidiff.restoration.config import ANSWER, RestoreRequest, RestoreResult
+from minidiff.errors import UserError, counted, printable
+from minidiff.restoration.config import (
+    ANSWER,
+    MODEL,
+    SHEETS,
+    Finished,
+    FinishRequest,
+    RestoreRequest,
+    RestoreResult,
+)
 
-DEFAULTS = RestoreRequest()
+if TYPE_CHECKING:
+    from minidiff.restoration.finish import FinishJob
+    from minidiff.restoration.with_dip import RestoreJob
+
+DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
 
 
 @click.command(cls=Command)
-@click.argument("image", type=Place(), required=False)
-@section("Reverse chain")
-@click.option("--model", type=Place(), metavar="RUN", help="The trained DDPM. Default: the newest run under runs/.")
+@click.argument("source", type=Place(), required=False, metavar="PICTURE")
+@click.option(
+    "--model",
+    type=Place(),
+    metavar="RUN",
+    default=MODEL,
+    show_default=True,
+    help="A trained DDPM: a run folder, or the model that comes with minidiff.",
+)
+@click.option(
+    "--noise",
+    type=Noise(),
+    default=FINISH.noise,
+    show_default=True,
+    metavar="X",
+    help="Deviation of the noise in the picture, of 255. auto: measure it.",
+)
+@click.option(
+    "--calls",
+    type=Whole(min=1),
+    default=FINISH.calls,
+    show_default=True,
+    help="Calls of the network. 1: the mean, nearest to the truth. More: more texture.",
+)
+@section("With a deep image prior")
+@click.option(
+    "--with-dip",
+    is_flag=True,
+    help="Fit a deep image prior to the picture first. It takes minutes; the next options are for it.",
+)
 @click.option(
     "--mix",
     type=Number(0, 1),
@@ -55,54 +97,176 @@ DEFAULTS = RestoreRequest()
 @click.option(
     "--sampler", type=choice("sampler"), default=DEFAULTS.sampler, show_default=True, help="Runs the reverse chain."
 )
-@own_network()
-@section("Picture")
 @click.option(
     "--noise-sigma",
     type=Number(0, 255),
     default=DEFAULTS.fit.noise_sigma,
     help="Add noise of this deviation, of 255, to a clean picture.",
 )
+@own_network()
 @fit_options
 @section("Output")
-@click.option("--out", type=Place(), help="The run folder. Default: runs/restore-IMAGE-N, and ./restored.png.")
+@click.option(
+    "--out",
+    type=Place(),
+    metavar="FILE",
+    help="The restored picture, or the folder for several. Default: restored.png, or restored.",
+)
+@click.option(
+    "--run",
+    type=Place(),
+    metavar="FOLDER",
+    help="Where the run folder goes, which explains the answer. Default: runs/restore-PICTURE-N.",
+)
 @click.option(
     "--resume",
     type=Place(),
     metavar="RUN",
-    help="Go on with this run folder; with --steps its fit goes on after its last step.",
+    help="Go on with this run folder; with --steps a fit goes on after its last step.",
 )
-@click.option("--force", is_flag=True, help="Replace ./restored.png. Without it an existing one is kept.")
+@click.option("--force", is_flag=True, help="Replace what is at --out. Without it an existing picture is kept.")
 @click.pass_context
-def restore(
-    ctx: click.Context, /, image: str | None, model: str | None, start_t: int | str, init_mode: str, mix: float,
-    sampler: str, out: str | None, resume: str | None, force: bool, device: str, **asked: Any,
-) -> None:  # fmt: skip
-    """Clean IMAGE: fit a deep image prior to it, and finish with the reverse chain of a trained DDPM.
+def restore(ctx: click.Context, /, source: str | None, resume: str | None, with_dip: bool, **asked: Any) -> None:
+    """Take the noise from PICTURE, or from every picture of a folder, with a model of photographs.
 
-    The picture is cut to its centre square, at the size the model was trained for. The model pulls every picture
-    towards its training data, so pick one trained on similar pictures.
+    The noise is measured, and the model goes down its reverse chain from there. With --with-dip a deep image prior is
+    fitted to the picture first, and the model finishes the work; a model that draws one size alone cuts the picture to
+    its centre square.
 
     \b
-    minidiff restore photo.png --model runs/ddpm-folder-1
-    minidiff restore clean.png --noise-sigma 25
+    minidiff restore photo.png
+    minidiff restore photo.png --calls 10 --out sharper.png
+    minidiff restore holiday/ --out clean/
+    minidiff restore photo.png --with-dip --model runs/ddpm-folder-1
     """
-    from minidiff.ddpm.run import load_ddpm
-    from minidiff.dip.run import deliver
-    from minidiff.restoration import restore as restoration
-    from minidiff.runs.folder import open_newest
+    from minidiff.runs.folder import read_config
 
-    if resume is not None and image is None:
-        refuse_options(ctx, {"resume", "device", "force", "steps"})
-        job = restoration.reopen(resume, device, asked["steps"] if typed(ctx, "steps") else None)
-    elif image is None or resume is not None:
-        raise click.UsageError("give an IMAGE to restore, or --resume RUN to go on with one.", ctx)
+    if (resume is None and source is None) or (resume is not None and source is not None):
+        raise click.UsageError("give a PICTURE to restore, or --resume RUN to go on with one.", ctx)
+    if resume is not None:
+        kind = read_config(resume, kind=("finish", "restore"))["kind"]
+        refuse_options(ctx, {"resume", "device", "force", *(["steps"] if kind == "restore" else [])})
+        return go_on_with_dip(ctx, resume, **asked) if kind == "restore" else go_on_finishing(resume, **asked)
+    assert source is not None
+    refuse_others(ctx, with_dip)
+    if with_dip:
+        begin_with_dip(source, **asked)
     else:
-        if model is None:
-            model = str(open_newest("ddpm", load_ddpm)[0])
-            remark(f"model     {model} (the newest)")
-        request = RestoreRequest(mix, start_t, init_mode, sampler, FitRequest(**asked))  # type: ignore[arg-type]
-        job = restoration.begin(image, model, request, device, out, deliver=out is None)
+        begin_finishing(source, **asked)
+
+
+def refuse_others(ctx: click.Context, with_dip: bool) -> None:
+    """Raise a usage error for an option of the way that is not taken: with a deep image prior, or without."""
+    shared = {
+        "source",
+        "resume",
+        "with_dip",
+        "model",
+        "reference",
+        "max_pixels",
+        "seed",
+        "device",
+        "out",
+        "run",
+        "force",
+    }
+    alone = {"noise", "calls"}
+    for name in ctx.params:
+        if typed(ctx, name) and name not in shared and with_dip == (name in alone):
+            option = "--" + name.replace("_", "-")
+            mend = "Leave one of them out." if with_dip else "Add it, or leave this out."
+            needs = "does not go with" if with_dip else "needs"
+            raise click.UsageError(f"{option} {needs} --with-dip. {mend}", ctx)
+
+
+# --- a model of photographs alone -----------------------------------------------------------------------------------
+
+
+def begin_finishing(
+    source: str, model: str, noise: float | str, calls: int, seed: int, reference: str | None, max_pixels: int,
+    out: str | None, run: str | None, force: bool, device: str, **_: Any,
+) -> None:  # fmt: skip
+    """Restore a picture, or those of a folder."""
+    from minidiff.restoration import finish
+
+    request = FinishRequest(noise=noise, calls=calls, seed=seed, reference=reference, max_pixels=max_pixels)  # type: ignore[arg-type]
+    finish_pictures(finish.begin(source, model, request, out, run, force, device))
+
+
+def go_on_finishing(folder: str, device: str, **_: Any) -> None:
+    """Restore the pictures that are left."""
+    from minidiff.restoration import finish
+
+    finish_pictures(finish.reopen(folder, device))
+
+
+def finish_pictures(job: "FinishJob") -> None:
+    """Restore with a bar, and say what was found, a line each."""
+    from minidiff.runtime.progress import progress_bar
+
+    resuming = job.folder is not None
+    remark(f"{job.describe()}\n{'resuming ' if resuming else 'run      '} {job.start()}")
+    for warning in job.warnings:
+        warn(warning)
+    count = len(job.files())
+    again = f"minidiff restore --resume {shlex.quote(str(job.start()))}"
+    with progress_bar(count, unit="picture") as bar:
+
+        def ended(file: Path, result: Finished) -> None:
+            bar.update()
+            if count <= 20:
+                say(line_of(file.name, result))
+
+        try:
+            done = job.finish_all(on_end=ended)
+        except KeyboardInterrupt:
+            remark(f"stopped. Go on with: {again}")
+            raise
+    for failure in done.failures:
+        warn(failure)
+    if not done.results:
+        raise UserError(f"none of the {count} pictures could be restored.")
+    sheet = done.folder / SHEETS
+    look = sheet if job.several else sheet / f"{job.files()[0].stem}.png"
+    say(f"written   {job.config.out if job.several else next(iter(done.answers.values()))}; look at {look}")
+
+
+def line_of(name: str, result: Finished) -> str:
+    """Say in a line what was done to a picture."""
+    figures = []
+    for which, found in (result.quality or {}).items():
+        figures.append(f"{which} " + ("equals the reference" if found.psnr is None else f"{found.psnr:.2f} dB"))
+    calls = counted(len(result.timesteps), "call")
+    more = f"; {', '.join(figures)}" if figures else ""
+    start = f"noise {result.noise:.1f} of 255, from t = {result.start_t}"
+    return f"{printable(name)}: {start}, {calls}, {result.seconds:.1f} s{more}"
+
+
+# --- with a deep image prior ----------------------------------------------------------------------------------------
+
+
+def begin_with_dip(
+    source: str, model: str, mix: float, start_t: int | str, init_mode: str, sampler: str, out: str | None,
+    run: str | None, force: bool, device: str, noise: float | str, calls: int, **asked: Any,
+) -> None:  # fmt: skip
+    """Fit a deep image prior to a picture, and finish with a chain."""
+    from minidiff.restoration import with_dip
+
+    request = RestoreRequest(mix, start_t, init_mode, sampler, FitRequest(**asked))  # type: ignore[arg-type]
+    run_with_dip(with_dip.begin(source, model, request, device, run, out or ANSWER), force)
+
+
+def go_on_with_dip(ctx: click.Context, folder: str, device: str, force: bool, **asked: Any) -> None:
+    """Go on with a fit and its chain."""
+    from minidiff.restoration import with_dip
+
+    run_with_dip(with_dip.reopen(folder, device, asked["steps"] if typed(ctx, "steps") else None), force)
+
+
+def run_with_dip(job: "RestoreJob", force: bool) -> None:
+    """Run the fit with a bar, then the chain, and bring the answer to where it was asked for."""
+    from minidiff.dip.run import deliver
+
     resuming = job.folder is not None
     remark(f"{job.describe()}\n{'resuming ' if resuming else 'run      '} {job.start()}")
     for warning in job.warnings:
@@ -112,12 +276,11 @@ def restore(
     if fitted is not None:
         remark(f"fitted    {conclusion(fitted)}")
         advise_more(job.doubts(fitted), "restore", job.start(), job.config.fit.steps)
-    result = job.run_chain()
-    tell(result)
+    tell(job.run_chain())
     answer = job.start() / ANSWER
     if job.config.deliver:
-        answer = deliver(answer, Path(ANSWER), force)
-    warn_of_another(answer, ANSWER, job.config.deliver)
+        answer = deliver(answer, Path(job.config.out), force)
+    warn_of_another(answer, Path(job.config.out).name, job.config.deliver)
     say(f"written   {answer}; look at {job.start() / 'comparison.png'}")
 
 

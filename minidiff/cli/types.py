@@ -284,6 +284,23 @@ class Timestep(ParamType):
         return number
 
 
+class Noise(ParamType):
+    """Take the deviation of noise, of 255, or `auto`."""
+
+    name = "x|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        if value == "auto":
+            return "auto"
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"'{value}' is neither a number nor auto.", param, ctx)
+        if not 0 <= number <= 255:
+            self.fail(f"{number:g} is no deviation of noise in pixels of 0 to 255. Give 0 to 255, or auto.", param, ctx)
+        return number
+
+
 class Steps(ParamType):
     """Take steps of a fit, with commas between: `30,250,460`."""
 

@@ -23,7 +23,7 @@ from minidiff.gan.config import GAMES, read_gan
 from minidiff.networks.configs import OwnNetwork, UNetConfig
 from minidiff.records import from_json
 from minidiff.restoration.config import ANSWER as RESTORED
-from minidiff.restoration.config import RestoreConfig
+from minidiff.restoration.config import RESULTS, FinishConfig, RestoreConfig
 from minidiff.runs.folder import CONFIG, MODEL, read_config
 from minidiff.runs.log import is_measurement, name_of_loss, read_metrics
 from minidiff.runs.shipped import find_run
@@ -257,6 +257,22 @@ def summarise_restore(folder: Path, config: dict[str, Any]) -> str:
     return f"of {from_json(RestoreConfig, config, folder / CONFIG).image}, {restore_progress(folder)}"
 
 
+def describe_finish(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Describe pictures that a model finishes."""
+    read = from_json(FinishConfig, config, folder / CONFIG)
+    return {"pictures": read.source, "model": read.model, "out": read.out, "progress": finish_progress(folder)}
+
+
+def summarise_finish(folder: Path, config: dict[str, Any]) -> str:
+    """Describe the same in a line."""
+    return f"of {from_json(FinishConfig, config, folder / CONFIG).source}, {finish_progress(folder)}"
+
+
+def finish_progress(folder: Path) -> str:
+    """Say how many pictures are finished."""
+    return f"{counted(len(list((folder / RESULTS).glob('*.json'))), 'picture')} finished"
+
+
 def restore_progress(folder: Path) -> str:
     return "done" if (folder / RESTORED).exists() else "not finished"
 
@@ -294,6 +310,7 @@ KINDS: dict[str, tuple[Lines, Line]] = {
     "evaluate": (describe_evaluation, summarise_evaluation),
     "dip": (describe_dip, summarise_dip),
     "restore": (describe_restore, summarise_restore),
+    "finish": (describe_finish, summarise_finish),
 }
 
 

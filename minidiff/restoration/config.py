@@ -1,17 +1,54 @@
-"""The settings of a restoration: what a user can ask for, and what config.json and result.json hold.
+"""The settings of a restoration: what a user can ask for, and what config.json and the results hold.
 
-Rests on records and dip.config, and needs no torch.
+Rests on records and dip.config, and needs no torch. There are two kinds: `finish.py` lets a model of photographs finish
+any number of pictures, and `restore.py` fits a deep image prior to one picture before.
 """
 
+from dataclasses import KW_ONLY
 from typing import Literal
 
 from minidiff.ddpm.config import MOST_TIMESTEPS
 from minidiff.dip.config import FitRequest
 from minidiff.errors import UserError
-from minidiff.records import LARGEST_INT, demand_range, record
+from minidiff.images.budget import MAX_PIXELS
+from minidiff.records import LARGEST_INT, demand, demand_range, record
 
 ANSWER, RESULT, FIT = "restored.png", "result.json", "dip"  # files of a run folder, and the folder of the fit
 AUTO = "auto"  # for start_t: the timestep that has the picture's noise
+
+
+MODEL = "photos"  # the model that comes with the package
+RESULTS, SHEETS = "results", "sheets"  # folders of a run that finishes pictures
+
+
+@record
+class FinishRequest:
+    """The options of `minidiff restore` for noisy pictures that a model finishes."""
+
+    _: KW_ONLY
+    noise: float | Literal["auto"] = "auto"  # the deviation of the noise in a picture, of 255; "auto" measures it
+    calls: int = 1  # of the network, for each picture: 1 gives the mean, more give more texture
+    seed: int = 0
+    reference: str | None = None  # the clean picture, to measure PSNR and SSIM against
+    max_pixels: int = MAX_PIXELS  # refuse a picture that declares more
+
+    def __post_init__(self) -> None:
+        demand_range(self, 1, MOST_TIMESTEPS, "calls")
+        demand_range(self, 0, LARGEST_INT, "seed")
+        demand_range(self, 1, LARGEST_INT, "max_pixels")
+        demand(self.noise == AUTO or 0 <= float(self.noise) <= 255, "noise", self.noise, "0 to 255, or auto")
+
+
+@record
+class FinishConfig:
+    """The config.json of a run that finishes pictures."""
+
+    minidiff: str  # the version that began it
+    kind: Literal["finish"]
+    source: str  # a picture, or a folder of them
+    model: str  # the name of the model, or its folder
+    out: str  # the picture to write, or the folder for several
+    request: FinishRequest
 
 
 @record
@@ -61,7 +98,8 @@ class RestoreConfig:
     fit: FitRequest
     mix: float
     chain: ChainConfig
-    deliver: bool = False  # whether the answer also goes to the folder the command was called in
+    deliver: bool = False  # whether the answer also goes to `out`
+    out: str = ANSWER
 
     def __post_init__(self) -> None:
         demand_range(self, 0, 255, "noise_sigma")
@@ -74,6 +112,20 @@ class Quality:
 
     psnr: float | None = None  # in dB; None for two equal pictures
     ssim: float | None = None  # None for pictures smaller than its window
+
+
+@record
+class Finished:
+    """How one picture was finished: a file of results/."""
+
+    noise: float  # the deviation found in the picture, or told, of 255
+    start_t: int  # where the chain began
+    timesteps: tuple[int, ...]  # the timesteps at which the network was called
+    seconds: float
+    quality: dict[str, Quality] | None = None  # of the picture and of the answer; needs a reference
+
+    def __post_init__(self) -> None:
+        demand_range(self, 0, MOST_TIMESTEPS, "start_t")
 
 
 @record

@@ -201,7 +201,7 @@ def test_a_fit_begins_as_it_was_typed(typed: Callable[..., Called]) -> None:
 
 
 def test_a_restoration_begins_as_it_was_typed(typed: Callable[..., Called]) -> None:
-    place = "restoration.restore.begin"
+    place = "restoration.with_dip.begin"
     call = typed(place, "restore p.png --model run")
     assert call.given == ("p.png", "run", RestoreRequest(), "cpu", None) and call.named == {"deliver": True}
     call = typed(
@@ -210,7 +210,7 @@ def test_a_restoration_begins_as_it_was_typed(typed: Callable[..., Called]) -> N
     expected = RestoreRequest(0.25, 9, "noise", "heun", FitRequest(**FITTED))
     assert call.given == ("p.png", "run", expected, "cpu", "t") and call.named == {"deliver": False}
     for line, steps in (("restore --resume there", None), ("restore --resume there --steps 9", 9)):
-        assert typed("restoration.restore.reopen", line).given == ("there", "cpu", steps)
+        assert typed("restoration.with_dip.reopen", line).given == ("there", "cpu", steps)
 
 
 def test_an_evaluation_is_planned_as_it_was_typed(typed: Callable[..., Called]) -> None:

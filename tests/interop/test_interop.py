@@ -36,7 +36,7 @@ from minidiff.metrics import sources
 from minidiff.networks.unet import UNet
 from minidiff.pretrained.sources import open_place
 from minidiff.records import to_json
-from minidiff.restoration import restore
+from minidiff.restoration import with_dip
 from minidiff.restoration.config import RestoreRequest
 from minidiff.runs import folder as checkpoint
 
@@ -645,7 +645,7 @@ def test_import_writes_a_run_that_every_command_takes(folder, capsys, monkeypatc
     said = capsys.readouterr().out
     assert "of diffusers" in said and "253,123 in 208 tensors" in said and "16x16, from " in said
     assert cli.run(["sample", "--steps", "2", "-n", "2", "--out", "out.npz"]) == 0
-    job = restore.begin(image(), "runs/theirs", RestoreRequest(start_t=5))
+    job = with_dip.begin(image(), "runs/theirs", RestoreRequest(start_t=5))
     assert job.config.model == os.path.abspath("runs/theirs")
     save(peer(SMALL), Path("nested"))
     for place in ("runs/theirs", "nested", str(folder)):  # as `minidiff fid` takes them
@@ -676,7 +676,7 @@ def image() -> str:
 
 def test_a_picture_can_be_restored_by_a_name_on_the_hub(hub, folder):
     """The run remembers where the files are, not the name: it must be found again from another folder."""
-    job = restore.begin(image(), "google/ddpm-small", RestoreRequest(start_t=5))
+    job = with_dip.begin(image(), "google/ddpm-small", RestoreRequest(start_t=5))
     assert job.config.model == str(folder)
 
 

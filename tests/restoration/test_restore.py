@@ -18,7 +18,7 @@ from minidiff.images.convert import to_float, to_uint8
 from minidiff.images.files import read_image, read_images, write_image
 from minidiff.images.quality import psnr, ssim
 from minidiff.records import from_json
-from minidiff.restoration import restore as restoration
+from minidiff.restoration import with_dip as restoration
 from minidiff.restoration.config import RestoreResult
 from minidiff.runs import folder as checkpoint
 
@@ -137,7 +137,7 @@ def test_a_script_restores_as_the_command_does(photo: Path, trained: Path) -> No
     """The same files, a result that is the record in result.json, and word after every step of the fit."""
     assert restore(photo, "--model", trained, "--noise-sigma", "40", "--mix", "0.5", "--out", "command", *FIT) == 0
     heard: list[int] = []
-    done = minidiff.restore(
+    done = minidiff.restore_with_dip(
         photo, trained, mix=0.5, noise_sigma=40.0, channels=8, steps=12, save_every=5, window=4,
         out="script", on_step=lambda now: heard.append(now.step),
     )  # fmt: skip
@@ -148,11 +148,11 @@ def test_a_script_restores_as_the_command_does(photo: Path, trained: Path) -> No
     with pytest.raises(UserError, match="script is finished"):
         minidiff.resume_restore("script")
     with pytest.raises(UserError, match="`mix` is 2"):
-        minidiff.restore(photo, trained, mix=2)
+        minidiff.restore_with_dip(photo, trained, mix=2)
     with pytest.raises(UserError, match="`task` is denoise"):
-        minidiff.restore(photo, trained, task="super-resolve")
+        minidiff.restore_with_dip(photo, trained, task="super-resolve")
     with pytest.raises(TypeError, match="unexpected keyword argument 'mixed'"):
-        minidiff.restore(photo, trained, mixed=2)  # type: ignore[call-arg]
+        minidiff.restore_with_dip(photo, trained, mixed=2)  # type: ignore[call-arg]
 
 
 def test_a_run_of_an_older_version_goes_on_and_a_damaged_one_is_one_line(

@@ -76,8 +76,8 @@ class RestoreCall(FitCall):
 
 
 @takes(RestoreCall)
-def restore(image: str | Path, model: str | Path, call: RestoreCall) -> Restored:
-    """Restore one noisy picture with a trained DDPM: what `minidiff restore` does.
+def restore_with_dip(image: str | Path, model: str | Path, call: RestoreCall) -> Restored:
+    """Restore one noisy picture with a trained DDPM: what `minidiff restore --with-dip` does.
 
     The picture is cut to its centre square at the size of the model. Raises UserError if something is wrong, and
     Interrupted after Ctrl-C, having saved.
@@ -200,9 +200,12 @@ def begin(
     request: RestoreRequest,
     device: Device = "cpu",
     out: str | Path | None = None,
-    deliver: bool = False,
+    answer: str | Path | None = None,
 ) -> RestoreJob:
-    """Prepare a new restoration. Whatever can be wrong raises UserError here, before anything is written."""
+    """Prepare a new restoration. Whatever can be wrong raises UserError here, before anything is written.
+
+    out: the run folder. answer: where the restored picture also goes; None: it stays in the run folder.
+    """
     if Path(image).is_dir():
         raise UserError(f"{image} is a folder. Give one picture to restore.")
     if out is not None:
@@ -224,7 +227,8 @@ def begin(
         fit=fit,
         mix=request.mix,
         chain=replace(asked, variance=decided.variance),
-        deliver=deliver,
+        deliver=answer is not None,
+        out=ANSWER if answer is None else os.path.abspath(answer),
     )
     fit_job = recipe.begin(image, fit, device)
     return RestoreJob(config, run, fit_job, out, warnings=doubts(config, run, fit_job))

@@ -1,0 +1,40 @@
+"""Make one of the models that come with the package from a run: its config, and its averaged weights in half precision.
+
+python benchmarks/ship_model.py runs/ddpm-photos-1 photos
+
+The numbers of half precision have 11 bits, so an image changes by far less than one of 255 levels; the script measures
+by how much, on a crop of noise.
+"""
+
+import json
+from pathlib import Path
+
+import click
+import torch
+
+import minidiff
+from minidiff.files import size_in_words
+from minidiff.runs.folder import CONFIG, MODEL, read_tensors, save_model
+from minidiff.runs.shipped import MODELS
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("name")
+def main(run: Path, name: str) -> None:
+    """Write minidiff/models/NAME."""
+    folder = MODELS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder, {key: tensor.half() for key, tensor in read_tensors(run / MODEL).items()})
+    config = json.loads((run / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    whole, halved = (minidiff.load(place, precision="fp32") for place in (run, folder))
+    x = torch.randn(1, *whole.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, second = (each.denoiser()(x, torch.tensor([100])) for each in (whole, halved))
+    print(f"{folder}: {size_in_words((folder / MODEL).stat().st_size)}; "
+          f"its output differs by at most {(first - second).abs().max():.2g}, of deviation {first.std():.2g}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""Finish noisy pictures: a model of photographs goes down the last part of its reverse chain, from each of them.
+
+Rests on ddpm.run. A noisy picture, scaled, is an x_t: that of the timestep t which has as much noise (ddpm.inits). So
+the chain enters there, and its end is the picture without the noise. One call of the network gives the mean of all
+pictures that the noisy one may come from. It is nearest to the truth in PSNR, and smooth where the truth is unknown.
+More calls give one of these pictures: with more texture, and a little further from the truth.
+
+    config.json    the pictures, the model, the options
+    results/       for each picture its noise, where the chain began, the time; with a reference PSNR and SSIM
+    sheets/        for each picture: before, after and the difference, as a whole and in detail
+
+Ho et al. 2020 (DDPM); Kawar et al. 2021 (Stochastic Image Denoising by Sampling from the Posterior Distribution).
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minidiff._version import __version__
+from minidiff.ddpm.inits import AUTO_MODE, shrunk
+from minidiff.ddpm.request import FROM_INIT
+from minidiff.ddpm.run import Run, load_ddpm
+from minidiff.diffusion.chain import Step
+from minidiff.diffusion.noise_level import noise_sigma, timestep_for
+from minidiff.dip.pictures import nearness
+from minidiff.errors import UserError, printable
+from minidiff.files import locked, read_json, sweep, write_json
+from minidiff.images import sink
+from minidiff.images.convert import Pixels, to_float, to_uint8
+from minidiff.images.files import (
+    IMAGE_SUFFIXES,
+    free_name,
+    image_files,
+    image_shape,
+    read_fitted,
+    read_image,
+    scaled,
+    write_image,
+)
+from minidiff.images.grid import grid, name_columns
+from minidiff.images.show import png_file
+from minidiff.records import from_json, record, takes, to_json
+from minidiff.restoration.config import (
+    ANSWER,
+    AUTO,
+    MODEL,
+    RESULTS,
+    SHEETS,
+    FinishConfig,
+    Finished,
+    FinishRequest,
+    Quality,
+)
+from minidiff.runs import folder as run_folder
+from minidiff.runs.shipped import shipped
+
+Device = torch.device | str
+PANEL = 480  # pixels: the longest side of a picture in a sheet, and the side of its detail
+LOUDER = 4  # times: how much a sheet exaggerates the difference
+
+OnStep = Callable[[Step], object]
+OnEnd = Callable[[Path, Finished], object]
+
+
+# --- one picture ---------------------------------------------------------------------------------------------------
+
+
+def enter(run: Run, sigma: float) -> int:
+    """Find the timestep at which a picture with noise of deviation `sigma`, in [-1,1], enters the chain of a run.
+
+    For noise beyond what the run was trained on it is the highest timestep it knows.
+    """
+    t = timestep_for(run.schedule, sigma)
+    return t if run.trained_below is None else min(t, run.trained_below - 1)
+
+
+def finish(
+    run: Run, picture: Tensor, sigma: float, calls: int = 1, seed: int = 0, on_step: OnStep | None = None
+) -> tuple[Tensor, list[int]]:
+    """Take the noise from a picture [1,C,H,W] in [-1,1]. Returns the answer, of the same form, and the timesteps.
+
+    sigma: the deviation of the noise, in the units of the picture. calls: of the network, at most one for each
+    timestep. on_step: called after every call. A grey picture in three equal channels stays grey.
+    """
+    start_t = enter(run, sigma)
+    calls = min(calls, start_t + 1)
+    (answer,) = run.sample(1, init=picture, start_t=start_t, init_mode=AUTO_MODE, sampler=FROM_INIT, steps=calls,
+                           seed=seed, on_step=on_step)  # fmt: skip
+    if bool((picture == picture[:, :1]).all()):
+        answer = answer.mean(dim=1, keepdim=True).expand_as(answer)
+    return answer[None], run.timesteps(FROM_INIT, start_t=start_t, steps=calls)
+
+
+# --- pictures in files ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """Pictures that are finished."""
+
+    folder: Path  # the run folder
+    answers: dict[str, Path]  # by the names of the pictures
+    results: dict[str, Finished]
+    failures: Sequence[str] = ()  # a line for each picture that could not be finished
+
+    def _repr_png_(self) -> bytes | None:
+        return png_file(next(iter(self.answers.values()))) if len(self.answers) == 1 else None
+
+
+@dataclass
+class FinishJob:
+    """One picture, or the pictures of a folder, a model, and the run folder if there is one already."""
+
+    config: FinishConfig
+    model: Run
+    run: str | Path | None  # where the run folder is to be; None: the next free one under runs/
+    folder: Path | None = None  # where it is, once there is one
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def several(self) -> bool:
+        """Whether the source is a folder, so that `out` is a folder, too."""
+        return Path(self.config.source).is_dir()
+
+    def files(self) -> list[Path]:
+        """List the pictures."""
+        source = Path(self.config.source)
+        return image_files(source) if source.is_dir() else [source]
+
+    def answer_of(self, file: Path) -> Path:
+        """Name the file that the answer of a picture goes to."""
+        out = Path(self.config.out)
+        return out / f"{file.stem}.png" if self.several else out
+
+    def describe(self) -> str:
+        """Describe the pictures and the model in two lines."""
+        count = f": {len(self.files())} pictures" if self.several else ""
+        source = f"{printable(self.config.source)}{count}"
+        return f"picture   {source}\nmodel     {printable(self.config.model)}, trained on {self.model.knows}"
+
+    def start(self) -> Path:
+        """Make the run folder, unless the run is being resumed. Returns the folder."""
+        if self.folder is None:
+            name = f"restore-{Path(self.config.source).stem}"
+            self.folder = run_folder.create_run(self.run, name, to_json(self.config), pictures=SHEETS)
+        return self.folder
+
+    def finish_all(self, on_step: OnStep | None = None, on_end: OnEnd | None = None) -> FinishedRun:
+        """Finish every picture that is not finished yet. A bad one does not stop the others.
+
+        on_step is called after each call of the network, on_end after each picture. Raises the fault itself for a
+        single picture.
+        """
+        home, results, failures = self.start(), {}, []
+        with locked(home):
+            sweep(home)
+            for file in self.files():
+                try:
+                    results[file.name] = self.finish_file(home, file, on_step)
+                except UserError as error:
+                    if not self.several:
+                        raise
+                    failures.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+                    continue
+                if on_end is not None:
+                    on_end(file, results[file.name])
+        answers = {file.name: self.answer_of(file) for file in self.files() if file.name in results}
+        return FinishedRun(home, answers, results, failures)
+
+    def finish_file(self, home: Path, file: Path, on_step: OnStep | None) -> Finished:
+        """Finish one picture, and write its answer, its sheet, and last its result; or read the result."""
+        place, answer = home / RESULTS / f"{file.name}.json", self.answer_of(file)
+        if self.is_done(home, file):
+            return from_json(Finished, read_json(place), place)
+        request, began = self.config.request, time.perf_counter()
+        pixels = self.read(file)
+        picture = to_float(pixels[None])
+        found = noise_sigma(picture) if request.noise == AUTO else float(request.noise) / 127.5
+        finished, timesteps = finish(self.model, picture, found, request.calls, request.seed, on_step)
+        after = to_uint8(finished)[0]
+        seconds = time.perf_counter() - began
+        quality = None
+        if request.reference is not None:
+            reference = self.read(Path(request.reference))
+            shown = {"picture": pixels, "restored": after}
+            quality = {name: Quality(**nearness(each, reference)) for name, each in shown.items()}
+        result = Finished(127.5 * found, timesteps[0], tuple(timesteps), round(seconds, 2), quality)
+        write_image(answer, after)
+        write_image(home / SHEETS / f"{file.stem}.png", sheet_of(pixels, after))
+        place.parent.mkdir(exist_ok=True)
+        write_json(place, to_json(result))
+        return result
+
+    def is_done(self, home: Path, file: Path) -> bool:
+        """Tell whether a picture was finished, and its answer is still there."""
+        return (home / RESULTS / f"{file.name}.json").exists() and self.answer_of(file).exists()
+
+    def read(self, file: Path) -> Pixels:
+        """Read a picture: at its own size, or cut to its centre square if the model draws one size alone."""
+        channels, size, _ = self.model.shape
+        limit = self.config.request.max_pixels
+        if self.model.any_size:
+            return read_image(file, channels, limit)
+        return read_fitted(file, size, channels, max_pixels=limit)[0]
+
+
+# --- to begin, and to go on -----------------------------------------------------------------------------------------
+
+
+@record
+class FinishCall(FinishRequest):
+    """The options of `restore`, and what is not part of the result."""
+
+    model: str | Path = MODEL  # a ddpm run, or the name of a model that comes with the package
+    _: KW_ONLY
+    out: str | Path | None = None  # the picture to write, or the folder; None: restored.png, or restored
+    run: str | Path | None = None  # the run folder; None: the next free one under runs/
+    force: bool = False  # replace an answer that is there
+    device: Device = field(default="cpu", compare=False)
+    on_step: OnStep | None = field(default=None, compare=False)
+    on_end: OnEnd | None = field(default=None, compare=False)
+
+    def request(self) -> FinishRequest:
+        """Return the part that is stored."""
+        return FinishRequest(**{each.name: getattr(self, each.name) for each in fields(FinishRequest)})
+
+
+@takes(FinishCall)
+def restore(source: str | Path, call: FinishCall) -> FinishedRun:
+    """Take the noise from a picture, or from all pictures of a folder: what `minidiff restore` does.
+
+    Raises UserError.
+    """
+    job = begin(source, call.model, call.request(), call.out, call.run, call.force, call.device)
+    return job.finish_all(call.on_step, call.on_end)
+
+
+def begin(
+    source: str | Path,
+    model: str | Path = MODEL,
+    request: FinishRequest = FinishRequest(),  # noqa: B008 - a frozen record
+    out: str | Path | None = None,
+    run: str | Path | None = None,
+    force: bool = False,
+    device: Device = "cpu",
+) -> FinishJob:
+    """Prepare to finish pictures. Whatever can be wrong raises UserError here, before anything is written."""
+    source = Path(source)
+    if source.is_dir() and request.reference is not None:
+        raise UserError(f"`reference` belongs to one picture, and {source} is a folder. Restore it alone.")
+    out = free_answer(source) if out is None else Path(out)
+    check_target(out, source.is_dir(), force)
+    if run is not None:
+        run_folder.check_free(Path(run))
+    opened = load_ddpm(model, device=device)
+    if opened.labels.names and opened.label_dropout == 0:
+        raise UserError(f"{model} draws only with labels, and a picture has none. Take another model.")
+    config = FinishConfig(
+        minidiff=__version__, kind="finish", source=os.path.abspath(source),
+        model=str(model) if str(model) in shipped() else os.path.abspath(opened.folder), out=os.path.abspath(out),
+        request=replace(request, reference=None if request.reference is None else os.path.abspath(request.reference)),
+    )  # fmt: skip
+    job = FinishJob(config, opened, run)
+    files = job.files()
+    shape = image_shape(files[0], request.max_pixels)  # raises for what is no picture
+    if not opened.any_size and (lost := shrunk(opened, files[0].name, shape)):
+        job.warnings.append(lost)
+    return job
+
+
+def reopen(folder: str | Path, device: Device = "cpu") -> FinishJob:
+    """Open a run folder whose pictures are not all finished. Raises UserError."""
+    folder = Path(folder)
+    where = folder / run_folder.CONFIG
+    config = from_json(FinishConfig, run_folder.read_config(folder, kind="finish"), where)
+    job = FinishJob(config, load_ddpm(config.model, device=device), folder, folder=folder)
+    if all(job.is_done(folder, file) for file in job.files()):
+        raise UserError(f"{folder} is finished: see {config.out}.")
+    return job
+
+
+def free_answer(source: Path) -> Path:
+    """Choose where answers go if nobody says: restored.png, or the folder restored, or the first such name free."""
+    return free_name(Path("restored") if source.is_dir() else Path(ANSWER))
+
+
+def check_target(out: Path, several: bool, force: bool) -> None:
+    """Raise UserError unless the answers may go to `out`: a picture's name for one, a folder for several."""
+    if several and out.suffix.lower() in IMAGE_SUFFIXES:
+        raise UserError(f"`out` {out} is one picture, and there are several. Give a folder.")
+    if not several and out.suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f"`out` {out} has no image suffix. Try {out}.png; the run folder is `run`.")
+    sink.check_target(out, force)
+
+
+# --- sheets ---------------------------------------------------------------------------------------------------------
+
+
+def sheet_of(before: Pixels, after: Pixels) -> Pixels:
+    """Put a picture, its answer and their difference beside each other; below, the centre of each, pixel by pixel."""
+    gap = np.abs(after.astype(np.int16) - before).clip(0, 255 // LOUDER).astype(np.uint8) * LOUDER
+    panels = (before, after, gap)
+    height, width, _ = before.shape
+    scale = min(1.0, PANEL / max(height, width))
+    rows = [grid(np.stack([scaled(each, scale) for each in panels]), 3)]
+    if scale < 1:
+        across = rows[0].shape[1] // 3 - 4
+        rows.append(grid(np.stack([centre(each, across) for each in panels]), 3))
+        wide = max(row.shape[1] for row in rows)
+        rows = [np.pad(row, ((0, 0), (0, wide - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    return name_columns(np.concatenate(rows), ["before", "after", f"difference, {LOUDER} times"], size=16)
+
+
+def centre(image: Pixels, side: int) -> Pixels:
+    """Cut out the middle of uint8 [H,W,3], at most `side` pixels each way."""
+    height, width = (min(side, length) for length in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
