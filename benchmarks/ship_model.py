@@ -32,8 +32,8 @@ def main(run: Path, name: str) -> None:
     x = torch.randn(1, *whole.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         first, second = (each.denoiser()(x, torch.tensor([100])) for each in (whole, halved))
-    print(f"{folder}: {size_in_words((folder / MODEL).stat().st_size)}; "
-          f"its output differs by at most {(first - second).abs().max():.2g}, of deviation {first.std():.2g}")  # fmt: skip
+    size, difference = size_in_words((folder / MODEL).stat().st_size), (first - second).abs().max()
+    print(f"{folder}: {size}; its output differs by at most {difference:.2g}, of deviation {first.std():.2g}")
 
 
 if __name__ == "__main__":

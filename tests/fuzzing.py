@@ -417,7 +417,7 @@ OF_DDPM = (
     "info runs/ddpm", "info", "sample runs/ddpm --num 2 --steps 2 --out s.png", "report runs/ddpm",
     "train ddpm --resume runs/ddpm --steps 3 --device cpu", f"fid runs/ddpm images.npz --num 4 --steps 2 {FEATURES}",
     "export runs/ddpm exported", "sample --num 1 --steps 2 --out s.png",
-    "restore photo.png --model runs/ddpm --steps 2",
+    "restore photo.png --with-dip --model runs/ddpm --steps 2", "restore photo.png --model runs/ddpm",
 )  # fmt: skip
 OF_GAN = (
     "info runs/gan", "sample runs/gan --num 2 --out s.png", "train dcgan --resume runs/gan --steps 3 --device cpu",

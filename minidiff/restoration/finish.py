@@ -94,7 +94,7 @@ def finish(
                            seed=seed, on_step=on_step)  # fmt: skip
     if bool((picture == picture[:, :1]).all()):
         answer = answer.mean(dim=1, keepdim=True).expand_as(answer)
-    return answer[None], run.timesteps(FROM_INIT, start_t=start_t, steps=calls)
+    return answer, run.timesteps(FROM_INIT, start_t=start_t, steps=calls)
 
 
 # --- pictures in files ----------------------------------------------------------------------------------------------

@@ -224,7 +224,7 @@ def test_after_an_interrupted_restoration(
 ) -> None:
     with monkeypatch.context() as patch:
         interrupt_at(10, patch, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        (step,) = typing("restore", photo, "--model", trained, *FIT, "--out", "my picture", code=143)
+        (step,) = typing("restore", photo, "--with-dip", "--model", trained, *FIT, "--run", "my picture", code=143)
     assert step == "minidiff restore --resume 'my picture'"
     assert cli.run(shlex.split(step)[1:]) == 0
 

@@ -5,6 +5,7 @@ write, and what it answers with what is printed. Nothing is trained, drawn or me
 """
 
 import importlib
+import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +24,7 @@ from minidiff.evaluation.config import EvaluateRequest
 from minidiff.gan.config import GanRequest
 from minidiff.metrics.config import MeasureRequest
 from minidiff.pretrained.request import DrawRequest
-from minidiff.restoration.config import RestoreRequest
+from minidiff.restoration.config import FinishRequest, RestoreRequest
 from minidiff.studies.config import StudyRequest
 from minidiff.training.config import ResumeRequest
 
@@ -202,15 +203,36 @@ def test_a_fit_begins_as_it_was_typed(typed: Callable[..., Called]) -> None:
 
 def test_a_restoration_begins_as_it_was_typed(typed: Callable[..., Called]) -> None:
     place = "restoration.with_dip.begin"
-    call = typed(place, "restore p.png --model run")
-    assert call.given == ("p.png", "run", RestoreRequest(), "cpu", None) and call.named == {"deliver": True}
+    call = typed(place, "restore p.png --with-dip --model run")
+    assert call.given == ("p.png", "run", RestoreRequest(), "cpu", None, "restored.png")
     call = typed(
-        place, f"restore p.png --model run --mix 0.25 --start-t 9 --init-mode noise --sampler heun {FIT} --out t"
+        place,
+        "restore p.png --with-dip --model run --mix 0.25 --start-t 9 --init-mode noise --sampler heun "
+        f"{FIT} --run t --out a.png",
     )
     expected = RestoreRequest(0.25, 9, "noise", "heun", FitRequest(**FITTED))
-    assert call.given == ("p.png", "run", expected, "cpu", "t") and call.named == {"deliver": False}
-    for line, steps in (("restore --resume there", None), ("restore --resume there --steps 9", 9)):
-        assert typed("restoration.with_dip.reopen", line).given == ("there", "cpu", steps)
+    assert call.given == ("p.png", "run", expected, "cpu", "t", "a.png")
+    place = "restoration.finish.begin"
+    call = typed(place, "restore p.png")
+    assert call.given == ("p.png", "photos", FinishRequest(), None, None, False, "cpu")
+    call = typed(
+        place,
+        "restore p --model run --noise 20 --calls 7 --seed 3 --reference c.png --max-pixels 99 --out a --run b --force",
+    )
+    request = FinishRequest(noise=20.0, calls=7, seed=3, reference="c.png", max_pixels=99)
+    assert call.given == ("p", "run", request, "a", "b", True, "cpu")
+
+
+def test_a_restoration_goes_on_as_it_was_typed(typed: Callable[..., Called], tmp_path: Path) -> None:
+    """The run says of which kind it is."""
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "config.json").write_text(json.dumps({"kind": "finish"}))
+    assert typed("restoration.finish.reopen", f"restore --resume {there}").given == (str(there), "cpu")
+    (there / "config.json").write_text(json.dumps({"kind": "restore"}))
+    for more, steps in (("", None), ("--steps 9", 9)):
+        call = typed("restoration.with_dip.reopen", f"restore --resume {there} {more}")
+        assert call.given == (str(there), "cpu", steps)
 
 
 def test_an_evaluation_is_planned_as_it_was_typed(typed: Callable[..., Called]) -> None:

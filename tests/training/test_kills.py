@@ -99,8 +99,8 @@ def test_a_restoration(seed: int, clf: Path, trained: Path, monkeypatch: pytest.
     monkeypatch.setattr("minidiff.dip.job.SAVE_SECONDS", 0.0)
     picture = sorted((clf.parent / "data/light").iterdir())[0]
     line = (
-        f"restore {picture} --model {trained} --noise-sigma 20 --start-t 10 --net cnn --channels 4 --steps 20 "
-        "--early-stop off --device cpu --out run"
+        f"restore {picture} --with-dip --model {trained} --noise-sigma 20 --start-t 10 --net cnn --channels 4 "
+        "--steps 20 --early-stop off --device cpu --run run"
     )
     compare_ends(line, "restore --resume run --device cpu", seed)
 

@@ -1,4 +1,4 @@
-"""`minidiff restore`: the parts it is made of, replayed; interrupted, refused."""
+"""`minidiff restore --with-dip`: the parts it is made of, replayed; interrupted, refused."""
 
 import json
 import os
@@ -20,7 +20,6 @@ from minidiff.images.quality import psnr, ssim
 from minidiff.records import from_json
 from minidiff.restoration import with_dip as restoration
 from minidiff.restoration.config import RestoreResult
-from minidiff.runs import folder as checkpoint
 
 FIT = ["--channels", "8", "--steps", "12", "--save-every", "5", "--window", "4"]
 
@@ -34,7 +33,9 @@ def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def restore(*words: str | Path) -> int:
-    return cli.run(["restore", *map(str, words)])
+    """Type the command. An option of --resume needs no --with-dip, as the run knows."""
+    line = list(map(str, words))
+    return cli.run(["restore", *line, *(["--with-dip"] if line and "--resume" not in line else [])])
 
 
 def test_it_is_some_of_the_fit_most_of_the_picture_and_the_chain_from_its_noise(
@@ -67,12 +68,13 @@ def test_it_is_some_of_the_fit_most_of_the_picture_and_the_chain_from_its_noise(
 
 def test_a_timestep_and_a_mode_can_be_given(photo: Path, trained: Path) -> None:
     words = ["--start-t", "9", "--init-mode", "noise", "--mix", "0", "--sampler", "ddpm", "--seed", "3"]
-    assert restore(photo, "--model", trained, "--out", "here", *words, *FIT) == 0
+    assert restore(photo, "--model", trained, "--run", "here", *words, *FIT) == 0
     model = load(trained)
     init = to_float(read_images("here/dip/dip.png", 16))
     (images,) = model.sample(1, init=init, start_t=9, init_mode="noise", sampler="ddpm", seed=3)
     np.testing.assert_array_equal(read_image("here/restored.png"), to_uint8(images)[0])
-    assert not Path("restored.png").exists() and not Path("runs").exists()
+    assert Path("restored.png").read_bytes() == Path("here/restored.png").read_bytes()
+    assert not Path("runs").exists()
     assert "quality" not in json.loads(Path("here/result.json").read_text())
 
 
@@ -81,7 +83,7 @@ def test_a_restoration_goes_on_where_it_stopped(
 ) -> None:
     """Stopped in the fit, then killed between the fit and the chain."""
     words: list[str | Path] = [photo, "--model", trained, "--reference", photo, *FIT]
-    assert restore(*words, "--out", "whole") == 0
+    assert restore(*words, "--run", "whole") == 0
     with monkeypatch.context() as patch:
         interrupt_at(10, patch, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert restore(*words) == 143
@@ -103,8 +105,8 @@ def test_a_restoration_whose_fit_is_given_more_steps(
 ) -> None:
     """Every file is as if they had been asked for at first; killed between fit and chain, it goes on there."""
     words: list[str | Path] = [photo, "--model", trained, "--noise-sigma", "40", "--channels", "8", "--window", "4"]
-    assert restore(*words, "--steps", "12", "--out", "whole") == 0
-    assert restore(*words, "--steps", "7", "--out", "cut") == 0
+    assert restore(*words, "--steps", "12", "--run", "whole") == 0
+    assert restore(*words, "--steps", "7", "--run", "cut") == 0
     assert "still improving" in capsys.readouterr().err
     assert restore("--resume", "cut") == 1 and restore("--resume", "cut", "--steps", "6") == 1
     assert "cut is finished" in capsys.readouterr().err
@@ -135,14 +137,17 @@ def test_what_is_lost_and_what_changes_little_is_said_beforehand(
 
 def test_a_script_restores_as_the_command_does(photo: Path, trained: Path) -> None:
     """The same files, a result that is the record in result.json, and word after every step of the fit."""
-    assert restore(photo, "--model", trained, "--noise-sigma", "40", "--mix", "0.5", "--out", "command", *FIT) == 0
+    assert restore(photo, "--model", trained, "--noise-sigma", "40", "--mix", "0.5", "--run", "command", *FIT) == 0
     heard: list[int] = []
     done = minidiff.restore_with_dip(
         photo, trained, mix=0.5, noise_sigma=40.0, channels=8, steps=12, save_every=5, window=4,
         out="script", on_step=lambda now: heard.append(now.step),
     )  # fmt: skip
-    for name in ("restored.png", "result.json", "config.json", "dip/dip.png"):
+    for name in ("restored.png", "result.json", "dip/config.json", "dip/dip.png"):
         assert Path("script", name).read_bytes() == Path("command", name).read_bytes(), name
+    theirs, ours = (json.loads(Path(run, "config.json").read_text()) for run in ("command", "script"))
+    delivered = {"deliver": True, "out": str(Path("restored.png").absolute())}
+    assert theirs == ours | delivered and not ours["deliver"]  # a script takes the answer from the run folder
     assert done.answer == Path("script/restored.png") and heard == list(range(1, 13))
     assert from_json(RestoreResult, json.loads(Path("script/result.json").read_text()), "") == done.result
     with pytest.raises(UserError, match="script is finished"):
@@ -186,7 +191,7 @@ def test_a_run_of_an_older_version_goes_on_and_a_damaged_one_is_one_line(
     Path("old").mkdir()
     Path("old/config.json").write_text(json.dumps(old))
     assert restore("--resume", "old") == 0
-    assert restore(photo, "--model", trained, "--noise-sigma", "40", "--sampler", "ddpm", "--out", "new", *FIT) == 0
+    assert restore(photo, "--model", trained, "--noise-sigma", "40", "--sampler", "ddpm", "--run", "new", *FIT) == 0
     assert Path("old/restored.png").read_bytes() == Path("new/restored.png").read_bytes()
     capsys.readouterr()
     for wrong, said in (({"mix": "half"}, '"mix" is'), ({"chain": chain | {"start_t": "soon"}}, '"chain.start_t')):
@@ -197,27 +202,20 @@ def test_a_run_of_an_older_version_goes_on_and_a_damaged_one_is_one_line(
             assert said in heard and "old/config.json" in heard and heard.count("\n") == 1
 
 
-def test_the_model_is_the_newest_where_none_is_named(photo: Path, trained: Path) -> None:
-    Path("runs").mkdir()
-    os.symlink(trained, "runs/mine")
-    assert restore(photo, *FIT) == 0
-    assert checkpoint.read_config("runs/restore-photo-1")["model"] == str(Path("runs/mine").absolute())
-
-
 BAD = {
     "nothing.png --model MODEL": "nothing.png: no such image file",
     "photo.png --model nowhere": "nowhere does not exist",
-    "photo.png": "no ddpm run with weights under runs/",
     "photo.png --model MODEL --start-t 50": "50",
     "photo.png --model MODEL --start-t often": "'often' is neither a whole number nor auto",
     "photo.png --model MODEL --net resnet18": "a side of 16 pixels is less than the 32",
     "photo.png --model MODEL --mix 2": "--mix",
     "photo.png --model MODEL --size 8": "No such option",
     ". --model MODEL": ". is a folder. Give one picture",
-    "photo.png --resume MODEL": "give an IMAGE to restore, or --resume RUN",
-    "--resume MODEL": "is a ddpm run; this command needs a restore run",
-    "--resume MODEL --lr 1": "--lr is part of the run",
-    "": "give an IMAGE to restore",
+    "photo.png --resume MODEL": "give a PICTURE to restore, or --resume RUN",
+    "--resume MODEL": "is a ddpm run; this command needs a finish or restore run",
+    "--resume MODEL --lr 1": "this command needs a finish or restore run",
+    "photo.png --model MODEL --calls 3": "--calls does not go with --with-dip",
+    "": "give a PICTURE to restore",
 }
 
 

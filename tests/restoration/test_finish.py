@@ -1,0 +1,216 @@
+"""`minidiff restore`: pictures that a model of photographs finishes, alone and in folders, stopped and gone on with."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import DDPM_PRESETS, tiny, tiny_training
+from torch import Tensor
+
+import minidiff
+from minidiff import UserError, cli
+from minidiff.diffusion.noise_level import noise_sigma, timestep_for
+from minidiff.images.convert import to_float, to_uint8
+from minidiff.images.files import read_image, write_image
+from minidiff.images.quality import psnr
+from minidiff.restoration import finish
+from minidiff.restoration.config import FinishRequest
+
+
+@pytest.fixture(scope="module")
+def finisher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 6 steps that takes pictures of any size, and knows the timesteps below 40 of 50."""
+    out, preset = tmp_path_factory.mktemp("finisher") / "run", tiny()
+    network = replace(preset.network, attention=(False,) * len(preset.network.channels), mid_attention=False,
+                      norm="channel")  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DDPM_PRESETS, "tiny", replace(preset, network=network))
+        assert cli.run(tiny_training(photos, "--trained-below", "40", "--out", str(out))) == 0
+    return out
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        write_image(f"holiday/{number}.png", noisy(37, 50, number))
+    write_image("photo.png", noisy(37, 50, 7))
+
+
+def noisy(height: int, width: int, seed: int) -> np.ndarray:
+    """A smooth picture with noise of 20."""
+    down, across = np.mgrid[:height, :width]
+    smooth = np.stack([40 + 2 * down, 60 + 2 * across, 100 + down + across], axis=-1)
+    noise = np.random.default_rng(seed).normal(0, 20, smooth.shape)
+    return np.clip(np.round(smooth + noise), 0, 255).astype(np.uint8)
+
+
+def restore(*words: str | Path) -> int:
+    return cli.run(["restore", *map(str, words)])
+
+
+# --- the mathematics ------------------------------------------------------------------------------------------------
+
+
+class Gaussian(torch.nn.Module):
+    """The exact denoiser of pixels that are normal with mean m and deviation s: E[eps | x_t]."""
+
+    prediction = "eps"
+    mean, deviation = 0.2, 0.4
+
+    def __init__(self, schedule: Any) -> None:
+        super().__init__()
+        self.schedule, self.weight = schedule, torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        (level,) = self.schedule.levels(t[:1].tolist())
+        power = level.alpha_bar * self.deviation**2 + level.var
+        return level.noise * (x - level.signal * self.mean) / power
+
+
+def test_one_call_is_the_mean_of_the_posterior(finisher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Normal pixels of mean m and variance s^2 under noise of variance v: (s^2 y + v m) / (s^2 + v), for any size.
+
+    The chain enters at the nearest level, so v is that level's. Fails when the picture is not scaled to it, when noise
+    is added, or when the chain enters one timestep too early or too late (0.6% here).
+    """
+    run = minidiff.load(finisher)
+    run.model = Gaussian(run.schedule)
+    monkeypatch.setattr("minidiff.ddpm.drawing.at_any_size", lambda model, config: model)
+    y = 0.2 + 0.4 * torch.randn(1, 3, 19, 30, generator=torch.Generator().manual_seed(0))
+    sigma = 0.3
+    x, (t,) = finish.finish(run, y, sigma)
+    assert t == timestep_for(run.schedule, sigma)
+    v = run.schedule.levels([t])[0].sigma ** 2
+    expected = (0.16 * y + v * 0.2) / (0.16 + v)
+    torch.testing.assert_close(x, expected.clamp(-1, 1), atol=1e-5, rtol=0)
+
+
+def test_many_calls_end_where_the_flow_ends(finisher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain of DDIM brings a normal number to the same number of deviations from the mean of the data.
+
+    y has deviation sqrt(s^2 + v), and ends at m + (y - m) s / sqrt(s^2 + v) as the steps become small: within 0.02 for the few steps here.
+    """
+    run = minidiff.load(finisher)
+    run.model = Gaussian(run.schedule)
+    monkeypatch.setattr("minidiff.ddpm.drawing.at_any_size", lambda model, config: model)
+    y = torch.linspace(-0.3, 0.7, 48).view(1, 3, 4, 4)
+    x, timesteps = finish.finish(run, y, 0.3, calls=1000)
+    t = timestep_for(run.schedule, 0.3)
+    assert timesteps == list(range(t, -1, -1))
+    v = run.schedule.levels([t])[0].sigma ** 2
+    torch.testing.assert_close(x, 0.2 + (y - 0.2) * 0.4 / math.sqrt(0.16 + v), atol=0.02, rtol=0)
+
+
+def test_noise_beyond_what_the_model_knows(finisher: Path) -> None:
+    """The chain enters at the highest timestep that was trained."""
+    assert finish.enter(minidiff.load(finisher), 100.0) == 39
+
+
+def test_grey_stays_grey(finisher: Path) -> None:
+    picture = torch.rand(1, 1, 20, 20, generator=torch.Generator().manual_seed(0)).expand(-1, 3, -1, -1)
+    x, _ = finish.finish(minidiff.load(finisher), picture, 0.2)
+    assert torch.equal(x[:, 0], x[:, 1]) and torch.equal(x[:, 0], x[:, 2])
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_finished_at_its_own_size(finisher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The answer is what the function gives for the measured noise; the run folder explains it; nothing is replaced."""
+    write_image("clean.png", noisy(37, 50, 8))
+    assert restore("photo.png", "--model", finisher, "--calls", "3", "--reference", "clean.png") == 0
+    picture = to_float(read_image("photo.png")[None])
+    sigma = noise_sigma(picture)
+    assert 127.5 * sigma == pytest.approx(20, rel=0.15)
+    x, timesteps = finish.finish(minidiff.load(finisher), picture, sigma, calls=3)
+    answer = read_image("restored.png")
+    assert answer.shape == (37, 50, 3)
+    np.testing.assert_array_equal(answer, to_uint8(x)[0])
+    (result,) = Path("runs/restore-photo-1/results").iterdir()
+    stored = json.loads(result.read_text())
+    assert stored["timesteps"] == timesteps and stored["start_t"] == timesteps[0]
+    assert stored["quality"]["restored"]["psnr"] == pytest.approx(psnr(answer, read_image("clean.png")))
+    assert read_image("runs/restore-photo-1/sheets/photo.png").shape[1] > 3 * 50
+    said = capsys.readouterr().out
+    assert f"noise {127.5 * sigma:.1f} of 255" in said and "3 calls" in said
+    assert restore("photo.png", "--model", finisher, "--noise", "10") == 0
+    assert Path("restored-2.png").exists()
+    np.testing.assert_array_equal(read_image("restored.png"), answer)
+    x, _ = finish.finish(minidiff.load(finisher), picture, 10 / 127.5)
+    np.testing.assert_array_equal(read_image("restored-2.png"), to_uint8(x)[0])
+    assert cli.run(["info", "runs/restore-photo-1"]) == 0 and "1 picture finished" in capsys.readouterr().out
+
+
+def test_a_folder_goes_on_where_it_stopped(
+    finisher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bad picture does not stop the others. After an interruption the finished ones are not drawn again."""
+    Path("holiday/1.png").write_bytes(b"no picture")
+    assert restore("holiday", "--model", finisher, "--out", "whole", "--run", "first") == 0
+    assert "1.png" in capsys.readouterr().err
+    assert sorted(path.name for path in Path("whole").iterdir()) == ["0.png", "2.png"]
+
+    true, count = finish.finish, 0
+
+    def stopping(*given: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise KeyboardInterrupt
+        return true(*given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "finish", stopping)
+        assert restore("holiday", "--model", finisher, "--out", "clean", "--run", "run") == 130
+    assert "minidiff restore --resume run" in capsys.readouterr().out
+    done = Path("clean/0.png").stat().st_mtime_ns
+    assert restore("--resume", "run") == 0
+    assert Path("clean/0.png").stat().st_mtime_ns == done
+    for name in ("0.png", "2.png"):
+        assert Path("clean", name).read_bytes() == Path("whole", name).read_bytes()
+    Path("holiday/1.png").unlink()
+    assert restore("--resume", "run") == 1 and "run is finished" in capsys.readouterr().err
+
+
+def test_a_script_restores_as_the_command_does(finisher: Path) -> None:
+    done = minidiff.restore("photo.png", finisher, calls=2, out="script.png", run="script")
+    assert restore("photo.png", "--model", finisher, "--calls", "2", "--out", "command.png", "--run", "command") == 0
+    assert Path("script.png").read_bytes() == Path("command.png").read_bytes()
+    assert (
+        done.answers == {"photo.png": Path("script.png").absolute()} and len(done.results["photo.png"].timesteps) == 2
+    )
+    with pytest.raises(UserError, match="`calls` is 0"):
+        FinishRequest(calls=0)
+
+
+BAD = {
+    "nothing.png": "nothing.png: no such image file",
+    "photo.png --out there": "--out there has no image suffix. Try there.png; the run folder is --run.",
+    "photo.png --out photo.png": "photo.png exists. Give another --out, or --force",
+    "photo.png --noise often": "'often' is neither a number nor auto",
+    "photo.png --mix 0.5": "--mix needs --with-dip",
+    "photo.png --run holiday": "holiday",
+    "holiday --out clean.png": "--out clean.png is one picture, and there are several",
+    "holiday --reference photo.png": "--reference belongs to one picture",
+    "photo.png --resume MODEL": "give a PICTURE to restore, or --resume RUN",
+    "--resume MODEL": "is a ddpm run; this command needs a finish or restore run",
+    "photo.png --model nowhere": "nowhere does not exist",
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_what_is_wrong_is_one_line_before_anything_is_written(
+    words: str, finisher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = words if "--model" in words or "--resume" in words else f"{words} --model {finisher}"
+    before = sorted(map(str, Path().rglob("*")))
+    assert restore(*line.replace("MODEL", str(finisher)).split()) in (1, 2)
+    said = capsys.readouterr().err
+    assert BAD[words] in said and said.count("\n") == 1, said
+    assert sorted(map(str, Path().rglob("*"))) == before
