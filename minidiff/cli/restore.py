@@ -44,6 +44,7 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
 
 @click.command(cls=Command)
 @click.argument("source", type=Place(), required=False, metavar="PICTURE")
+@section("Model")
 @click.option(
     "--model",
     type=Place(),
@@ -67,6 +68,7 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
     show_default=True,
     help="Calls of the network. 1: the mean, nearest to the truth. More: more texture.",
 )
+@own_network()
 @section("With a deep image prior")
 @click.option(
     "--with-dip",
@@ -103,7 +105,6 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
     default=DEFAULTS.fit.noise_sigma,
     help="Add noise of this deviation, of 255, to a clean picture.",
 )
-@own_network()
 @fit_options
 @section("Output")
 @click.option(
