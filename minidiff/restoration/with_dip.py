@@ -77,7 +77,7 @@ class RestoreCall(FitCall):
 
 @takes(RestoreCall)
 def restore_with_dip(image: str | Path, model: str | Path, call: RestoreCall) -> Restored:
-    """Restore one noisy picture with a trained DDPM: what `minidiff restore --with-dip` does.
+    """Restore one noisy picture with a trained DDPM: what `minidiff restore` does with a prior.
 
     The picture is cut to its centre square at the size of the model. Raises UserError if something is wrong, and
     Interrupted after Ctrl-C, having saved.
