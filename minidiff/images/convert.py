@@ -1,6 +1,6 @@
 """The two forms of an image: float32 [N,C,H,W] in [-1, 1] inside, uint8 [N,H,W,3] on disk and in metrics.
 
-Only this module turns one form into the other.
+Only this module turns one form into the other. A picture of a user's own may have 16 bits, uint16, in place of 8.
 """
 
 from typing import Any
@@ -13,14 +13,19 @@ from torch import Tensor
 from minidiff.errors import UserError
 
 Pixels = NDArray[np.uint8]
+DeepPixels = NDArray[np.uint16]
 
 
-def to_float(images: Pixels | Tensor) -> Tensor:
-    """Turn uint8 [N,H,W,C] into float32 [N,C,H,W]: 0 becomes -1, 255 becomes 1. It stays on its device."""
+def to_float(images: Pixels | DeepPixels | Tensor) -> Tensor:
+    """Turn uint8 or uint16 [N,H,W,C] into float32 [N,C,H,W]: 0 becomes -1, and 255, or 65535, becomes 1.
+
+    It stays on its device.
+    """
     tensor = torch.as_tensor(images)
-    if tensor.dtype != torch.uint8 or tensor.ndim != 4:
-        raise ValueError(f"to_float takes uint8 [N,H,W,C], not {tensor.dtype} {list(tensor.shape)}")
-    return tensor.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    if tensor.dtype not in (torch.uint8, torch.uint16) or tensor.ndim != 4:
+        raise ValueError(f"to_float takes uint8 or uint16 [N,H,W,C], not {tensor.dtype} {list(tensor.shape)}")
+    half = torch.iinfo(tensor.dtype).max / 2
+    return tensor.permute(0, 3, 1, 2).float().div_(half).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Pixels:
@@ -29,6 +34,14 @@ def to_uint8(images: Tensor) -> Pixels:
         raise ValueError(f"to_uint8 takes float [N,1 or 3,H,W], not {images.dtype} {list(images.shape)}")
     bytes_ = images.detach().float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
     return bytes_.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def to_uint16(images: Tensor) -> DeepPixels:
+    """Turn float [N,C,H,W] in [-1, 1] into uint16 [N,H,W,C]: rounded and clipped. All 65536 values survive."""
+    if not images.is_floating_point() or images.ndim != 4:
+        raise ValueError(f"to_uint16 takes float [N,C,H,W], not {images.dtype} {list(images.shape)}")
+    values = images.detach().float().add(1).mul(32767.5).round_().clamp_(0, 65535)
+    return values.permute(0, 2, 3, 1).contiguous().cpu().numpy().astype(np.uint16)
 
 
 # The ranges of arrays from elsewhere. Their values become bytes by value * scale + shift, rounded and clipped.

@@ -214,12 +214,17 @@ def opaque(image: Image.Image, path: str | Path) -> Image.Image:
     if image.mode.startswith("I"):
         wide = np.asarray(image, dtype=np.int64)
         image = Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise UserError(f"{path} holds floating-point pixels of unknown range. Save it with 8 or 16 bits.")
+    refuse_floats(image, path)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
+
+
+def refuse_floats(image: Image.Image, path: str | Path) -> None:
+    """Raise UserError for floating-point pixels: nothing in the file says which values are black and white."""
+    if image.mode == "F":
+        raise UserError(f"{path} holds floating-point pixels of unknown range. Save it with 8 or 16 bits.")
 
 
 def as_array(image: Image.Image, channels: int) -> Pixels:
@@ -296,10 +301,15 @@ def write_image(path: str | Path, image: Pixels, flush: bool = True) -> None:
         raise UserError(f"'{path.name}' has no image suffix. Try {path.stem}.png.")
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format=Image.registered_extensions()[path.suffix.lower()])
+    write_encoded(path, buffer.getvalue(), flush)
+
+
+def write_encoded(path: Path, encoded: bytes, flush: bool = True) -> None:
+    """Write the bytes of an image file, whole or not at all. Folders on the way are made. Raises UserError."""
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, flush) as file:
-            file.write(buffer.getvalue())
+            file.write(encoded)
 
 
 def as_webp(image: Pixels, quality: int) -> bytes:
