@@ -1,20 +1,26 @@
-"""The likeness of two pictures: PSNR and SSIM, on uint8 pixels as they are stored in files.
+"""The likeness of two pictures: PSNR, SSIM and LPIPS, on uint8 pixels as they are stored in files.
 
-Rests on numpy and scipy. Wang et al. 2004 (SSIM).
+Rests on numpy and scipy; LPIPS on the package of its authors, which is optional. Wang et al. 2004 (SSIM), Zhang et al.
+2018 (LPIPS).
 """
 
 import math
+import warnings
+from functools import cache
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from minidiff.errors import UserError
-from minidiff.images.convert import Pixels
+from minidiff.errors import UserError, one_line
+from minidiff.images.convert import Pixels, to_float
 
 PEAK = 255
 K1, K2 = 0.01, 0.03  # Wang et al. 2004, section III.C
 SIGMA, RADIUS = 1.5, 5  # of its Gaussian window of 11x11 pixels
+SMALLEST = 31  # pixels a side: AlexNet's third layer sees nothing of a smaller picture
 
 
 def psnr(image: Pixels, reference: Pixels) -> float:
@@ -46,6 +52,53 @@ def ssim(image: Pixels, reference: Pixels) -> float:
         (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
     )  # eq. 13
     return float(similarity.mean())
+
+
+def lpips(image: Pixels, reference: Pixels) -> float:
+    """Return the perceptual distance of Zhang et al. 2018, eq. 1: 0 for equal images, about 0.7 for unrelated ones.
+
+    It compares what the layers of AlexNet, trained on photographs, see of each picture: version 0.1, as most papers
+    report it. Both are uint8 [H,W] or [H,W,1 or 3] of the same shape, and each side is at least 31; grey is shown to
+    the network in three channels. Raises UserError if the shapes differ or are smaller, and if the package lpips or
+    the weights of AlexNet are missing.
+    """
+    comparable(image, reference)
+    if min(image.shape[:2]) < SMALLEST:
+        raise UserError(
+            f"LPIPS needs at least {SMALLEST} pixels a side, not {list(image.shape[:2])}. Use larger images."
+        )
+    network = lpips_network()
+    pair = [to_float(x.reshape(1, *x.shape[:2], -1)).expand(-1, 3, -1, -1) for x in (image, reference)]
+    with torch.inference_mode():
+        return float(network(*pair))
+
+
+@cache
+def lpips_network() -> torch.nn.Module:
+    """Open the network of LPIPS. The package holds its last layer alone; AlexNet is fetched by torchvision.
+
+    Raises UserError if either is not there.
+    """
+    try:
+        from lpips import LPIPS
+    except ModuleNotFoundError:
+        raise UserError(
+            "LPIPS needs a further package, lpips. Install it: pip install 'minidiff[lpips]', or pip install lpips."
+        ) from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it asks torchvision for weights in a way that is deprecated
+            network: torch.nn.Module = LPIPS(net="alex", version="0.1", verbose=False)
+    except Exception as error:  # no net, no server, no room, other bytes, or a damaged file, of which torch says much
+        from torchvision.models import AlexNet_Weights
+
+        url = AlexNet_Weights.IMAGENET1K_V1.url
+        name = url.rpartition("/")[2]
+        raise UserError(
+            f"LPIPS needs AlexNet's weights, which can be neither read nor downloaded ({one_line(error)}). "
+            f"Put {name} (244 MB, from {url}) in {Path(torch.hub.get_dir()) / 'checkpoints'}."
+        ) from None
+    return network
 
 
 def window_mean(x: NDArray[np.float64]) -> NDArray[np.float64]:
