@@ -125,6 +125,9 @@ def read_all(path: str | Path, max_pixels: int, held: ExitStack) -> Picture:
         refuse_floats(file, path)
         refuse_what_would_lose(file, path)
         icc = file.info.get("icc_profile") or None
+        if file.format == "TIFF":
+            with suppress(Exception):  # damaged data are told of later; this part is lost when Pillow closes the file
+                file.getexif().get_ifd(ExifTags.IFD.Interop)
         if sixteen_bits.is_deep_colour(file):
             values = deep_colour(file, path, max_pixels)
         elif file.mode.startswith("I"):
@@ -247,6 +250,7 @@ def kept_exif(file: Image.Image, path: str | Path) -> tuple[bytes | None, list[s
 
 def exif_bytes(exif: Image.Exif, width: int, height: int) -> bytes:
     """Write EXIF data, for a picture of this size."""
+    sixteen_bits.keep_letters(exif)
     details = exif.get_ifd(ExifTags.IFD.Exif)
     for tag, size in ((ExifTags.Base.ExifImageWidth, width), (ExifTags.Base.ExifImageHeight, height)):
         if tag in details:

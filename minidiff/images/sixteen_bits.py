@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from minidiff.images.convert import DeepPixels, Pixels
 
@@ -127,6 +127,7 @@ def as_tiff(
         tags.endian = "<"
     else:
         tags.load(exif)
+        keep_letters(tags)
     stored = pixels.dtype.newbyteorder(
         "<" if tags.endian == "<" else ">"
     )  # a file has one byte order, that of its tags
@@ -151,6 +152,17 @@ def as_tiff(
     if dpi is not None:
         tags.update({282: dpi[0], 283: dpi[1], 296: 2})  # in inches
     return tags.tobytes().removeprefix(b"Exif\0\0") + b"".join(strips)
+
+
+def keep_letters(exif: Image.Exif) -> None:
+    """Turn texts with letters beyond ASCII into the bytes that they were.
+
+    Pillow reads a text as Latin-1, whatever it is in, and would write a question mark for each letter beyond ASCII.
+    """
+    for tags in (exif, exif.get_ifd(ExifTags.IFD.Exif)):
+        for tag, value in list(tags.items()):
+            if isinstance(value, str) and not value.isascii():
+                tags[tag] = value.encode("latin-1")
 
 
 def strip_rows(pixels: NDArray[Any]) -> int:

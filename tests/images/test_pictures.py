@@ -38,9 +38,11 @@ def camera(orientation: int = 1) -> Image.Exif:
     """EXIF data as a camera writes them: its name, an orientation, the date, an exposure and a place."""
     exif = Image.Exif()
     exif[ExifTags.Base.Make], exif[ORIENTATION] = "Maker", orientation
+    exif[ExifTags.Base.Copyright] = "© Müller".encode()  # outside of the standard, and in most cameras
     details = exif.get_ifd(ExifTags.IFD.Exif)
     details[ExifTags.Base.DateTimeOriginal] = "2024:05:06 07:08:09"
     details[ExifTags.Base.ExposureTime] = 0.01
+    details[ExifTags.Base.MakerNote], details[ExifTags.IFD.Interop] = b"\0\1\2" * 40, {1: "R98", 2: b"0100"}
     details[ExifTags.Base.ExifImageWidth], details[ExifTags.Base.ExifImageHeight] = 7, 5
     exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "N", 2: (51.0, 30.0, 12.5)})
     return exif
@@ -94,16 +96,33 @@ def test_pictures_of_eight_bits(mode: str, name: str, channels: int, alpha: bool
     assert found.icc is None and found.exif is None and not found.notes
 
 
-def png_of(values: np.ndarray, path: Path) -> None:
-    """Write uint16 [H,W,1 to 4] as a PNG without filters, from the specification."""
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+
+def png_of(values: np.ndarray, path: Path, key: tuple[int, ...] = (), interlaced: bool = False) -> None:
+    """Write uint16 [H,W,1 to 4] as a PNG without filters, from the specification. key: the transparent colour."""
     height, width, channels = values.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    passes = [values[y::dy, x::dx] for x, y, dx, dy in (ADAM7 if interlaced else [(0, 0, 1, 1)])]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for each in passes if each.size for row in each)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, interlaced)
     with path.open("wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
         PngImagePlugin.putchunk(file, b"IHDR", header)
+        if key:
+            PngImagePlugin.putchunk(file, b"tRNS", struct.pack(f">{len(key)}H", *key))
         PngImagePlugin.putchunk(file, b"IDAT", zlib.compress(rows))
         PngImagePlugin.putchunk(file, b"IEND")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_key_of_sixteen_bits_and_interlaced_rows(channels: int, tmp_path: Path) -> None:
+    """One pixel is transparent, where all 16 bits of all channels are those of the key."""
+    values = noise(19, 23, channels, bits=16)
+    values[3, 4] = values[2, 3] ^ 1
+    png_of(values, tmp_path / "a.png", tuple(values[2, 3].tolist()), interlaced=True)
+    found = read_picture(tmp_path / "a.png")
+    assert np.array_equal(found.pixels, values) and found.alpha is not None
+    assert found.alpha[2, 3] == 0 and (found.alpha == 65535).sum() == 19 * 23 - 1
 
 
 @pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
@@ -272,6 +291,9 @@ def test_a_round_trip_keeps_every_field(
     assert details[ExifTags.Base.DateTimeOriginal] == "2024:05:06 07:08:09" and details[33434] == 0.01
     assert opened_exif(first.exif).get_ifd(ExifTags.IFD.GPSInfo)[2] == (51.0, 30.0, 12.5)
     assert opened_exif(first.exif)[ExifTags.Base.Make] == "Maker"
+    assert opened_exif(first.exif)[ExifTags.Base.Copyright].encode("latin-1").decode() == "© Müller"
+    assert opened_exif(first.exif).get_ifd(ExifTags.IFD.Interop)[1] == "R98" and details[37500] == b"\0\1\2" * 40
+    assert first.exif == taken.exif
     write_picture(tmp_path / f"again-{name}", first)
     assert_equal(read_picture(tmp_path / f"again-{name}"), first)
     with Image.open(tmp_path / name) as file:
@@ -311,10 +333,10 @@ def test_jpeg_and_webp(channels: int, bits: int, tmp_path: Path, profile: bytes)
 
 
 def test_transparent_webp_keeps_the_colours_below(tmp_path: Path) -> None:
-    pixels, alpha = np.full((16, 16, 3), 120, np.uint8), np.zeros((16, 16), np.uint8)
-    write_picture(tmp_path / "a.webp", Picture(pixels, alpha))
+    ramp = np.broadcast_to(np.linspace(0, 255, 64)[:, None, None], (64, 48, 3)).astype(np.uint8)
+    write_picture(tmp_path / "a.webp", Picture(ramp, np.zeros((64, 48), np.uint8)))
     found = read_picture(tmp_path / "a.webp")
-    assert found.alpha is not None and not found.alpha.any() and np.abs(found.pixels.astype(int) - 120).max() <= 2
+    assert found.alpha is not None and not found.alpha.any() and np.abs(found.pixels.astype(int) - ramp).max() <= 4
 
 
 def test_new_pixels_take_the_depth_of_the_picture() -> None:
