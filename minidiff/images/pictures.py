@@ -109,7 +109,8 @@ def read_picture(path: str | Path, max_pixels: int = MAX_PIXELS) -> Picture:
     XMP are not kept. It takes up to 16 bytes of memory a pixel, of which those of the arrays stay.
 
     Raises UserError for a file that is missing, damaged, not an image, or declares more than `max_pixels`; and for one
-    whose values cannot all be kept: floating-point numbers, 32 bits, 16-bit colour in other files than PNG and TIFF.
+    whose values cannot all be kept: floating-point numbers, 32 bits, 16-bit colour in a PPM. JPEG 2000 and AVIF do not
+    say that they have more than 8 bits, of which 8 are read.
     """
     with ExitStack() as held:  # until all that was decoded is gone, with the variables of the function
         return read_all(path, max_pixels, held)
