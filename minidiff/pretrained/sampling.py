@@ -29,6 +29,7 @@ from minidiff.pretrained.request import DrawRequest
 from minidiff.pretrained.side_by_side import SideBySide, check_owners
 from minidiff.records import takes
 from minidiff.runs import folder as checkpoint
+from minidiff.runs.shipped import PHOTOS
 from minidiff.runtime import distributed
 
 
@@ -66,7 +67,10 @@ def open_order(request: DrawRequest) -> Order:
     def open_run(folder: str | Path) -> Run | GanRun:
         return load(folder, request.weights, request.device, request.precision)
 
-    if request.run is None:
+    if request.run is None and request.init is not None and not checkpoint.list_runs(kind="ddpm"):
+        run = open_run(PHOTOS)
+        lines.append(f"model     {PHOTOS}, which comes with minidiff; there is no run of yours")
+    elif request.run is None:
         folder, run = checkpoint.open_newest("ddpm" if request.of_chains() else KINDS, open_run)
         lines.append(f"run       {folder} (the newest)")
     else:

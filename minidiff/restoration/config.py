@@ -12,12 +12,13 @@ from minidiff.dip.config import FitRequest
 from minidiff.errors import UserError
 from minidiff.images.budget import MAX_PIXELS
 from minidiff.records import LARGEST_INT, demand, demand_range, record
+from minidiff.runs.shipped import PHOTOS
 
 ANSWER, RESULT, FIT = "restored.png", "result.json", "dip"  # files of a run folder, and the folder of the fit
 AUTO = "auto"  # for start_t: the timestep that has the picture's noise
 
 
-MODEL = "photos"  # the model that comes with the package
+MODEL = PHOTOS  # unless another is named
 RESULTS, SHEETS = "results", "sheets"  # folders of a run that finishes pictures
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from minidiff.runs.folder import CONFIG
 
 MODELS = Path(__file__).parents[1] / "models"
+PHOTOS = "photos"  # of photographs, at any size
 
 
 def shipped() -> list[str]:
