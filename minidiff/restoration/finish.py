@@ -3,7 +3,8 @@
 Rests on ddpm.run. A noisy picture, scaled, is an x_t: that of the timestep t which has as much noise (ddpm.inits). So
 the chain enters there, and its end is the picture without the noise. One call of the network gives the mean of all
 pictures that the noisy one may come from. It is nearest to the truth in PSNR, and smooth where the truth is unknown.
-More calls give one of these pictures: with more texture, and a little further from the truth.
+More calls give one of these pictures: with more texture, and a little further from the truth. The answer has what the
+picture had: grey or colour, 8 or 16 bits, transparency, profile, EXIF data.
 
     config.json    the pictures, the model, the options
     results/       for each picture its noise, where the chain began, the time; with a reference PSNR and SSIM
@@ -32,7 +33,7 @@ from minidiff.dip.pictures import nearness
 from minidiff.errors import UserError, printable
 from minidiff.files import locked, read_json, sweep, write_json
 from minidiff.images import sink
-from minidiff.images.convert import Pixels, to_float, to_uint8
+from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.files import (
     IMAGE_SUFFIXES,
     free_name,
@@ -44,6 +45,7 @@ from minidiff.images.files import (
     write_image,
 )
 from minidiff.images.grid import grid, name_columns
+from minidiff.images.pictures import Picture, read_picture, write_picture
 from minidiff.images.show import png_file
 from minidiff.records import from_json, record, takes, to_json
 from minidiff.restoration.config import (
@@ -179,20 +181,20 @@ class FinishJob:
         if self.is_done(home, file):
             return from_json(Finished, read_json(place), place)
         request, began = self.config.request, time.perf_counter()
-        pixels = self.read(file)
-        picture = to_float(pixels[None])
-        found = noise_sigma(picture) if request.noise == AUTO else float(request.noise) / 127.5
-        finished, timesteps = finish(self.model, picture, found, request.calls, request.seed, on_step)
-        after = to_uint8(finished)[0]
+        picture = self.read(file)
+        x = picture.as_float()[None].expand(-1, self.model.shape[0], -1, -1)
+        found = noise_sigma(x) if request.noise == AUTO else float(request.noise) / 127.5
+        finished, timesteps = finish(self.model, x, found, request.calls, request.seed, on_step)
         seconds = time.perf_counter() - began
+        before, after = to_uint8(x)[0], to_uint8(finished)[0]
         quality = None
         if request.reference is not None:
-            reference = self.read(Path(request.reference))
-            shown = {"picture": pixels, "restored": after}
+            reference = to_uint8(self.read(Path(request.reference)).as_float()[None])[0]
+            shown = {"picture": before, "restored": after}
             quality = {name: Quality(**nearness(each, reference)) for name, each in shown.items()}
         result = Finished(127.5 * found, timesteps[0], tuple(timesteps), round(seconds, 2), quality)
-        write_image(answer, after)
-        write_image(home / SHEETS / f"{file.stem}.png", sheet_of(pixels, after))
+        write_picture(answer, picture.with_pixels(finished[0]))
+        write_image(home / SHEETS / f"{file.stem}.png", sheet_of(before, after))
         place.parent.mkdir(exist_ok=True)
         write_json(place, to_json(result))
         return result
@@ -201,13 +203,13 @@ class FinishJob:
         """Tell whether a picture was finished, and its answer is still there."""
         return (home / RESULTS / f"{file.name}.json").exists() and self.answer_of(file).exists()
 
-    def read(self, file: Path) -> Pixels:
-        """Read a picture: at its own size, or cut to its centre square if the model draws one size alone."""
+    def read(self, file: Path) -> Picture:
+        """Read a picture with all that it has; cut to its centre square if the model draws one size alone."""
         channels, size, _ = self.model.shape
         limit = self.config.request.max_pixels
-        if self.model.any_size:
-            return read_image(file, channels, limit)
-        return read_fitted(file, size, channels, max_pixels=limit)[0]
+        if not self.model.any_size:
+            return Picture(read_fitted(file, size, channels, max_pixels=limit)[0])
+        return read_picture(file, limit) if channels == 3 else Picture(read_image(file, channels, limit))
 
 
 # --- to begin, and to go on -----------------------------------------------------------------------------------------

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import DDPM_PRESETS, tiny, tiny_training
+from PIL import ImageCms
 from torch import Tensor
 
 import minidiff
 from minidiff import UserError, cli
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
-from minidiff.images.convert import to_float, to_uint8
+from minidiff.images.convert import to_float, to_uint8, to_uint16
 from minidiff.images.files import read_image, write_image
+from minidiff.images.pictures import Picture, read_picture, write_picture
 from minidiff.images.quality import psnr
 from minidiff.restoration import finish
 from minidiff.restoration.config import FinishRequest
@@ -146,6 +148,25 @@ def test_a_picture_is_finished_at_its_own_size(finisher: Path, capsys: pytest.Ca
     x, _ = finish.finish(minidiff.load(finisher), picture, 10 / 127.5)
     np.testing.assert_array_equal(read_image("restored-2.png"), to_uint8(x)[0])
     assert cli.run(["info", "runs/restore-photo-1"]) == 0 and "1 picture finished" in capsys.readouterr().out
+
+
+def test_the_answer_has_what_the_picture_had(finisher: Path) -> None:
+    """16 bits, alpha and profile; what the model makes of it keeps more than 256 values."""
+    deep = (257 * noisy(37, 50, 3).astype(np.uint16)) ^ 5
+    alpha = np.full((37, 50), 40_000, np.uint16)
+    write_picture(
+        "deep.png", Picture(deep, alpha, icc=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    )
+    assert restore("deep.png", "--model", finisher) == 0
+    before, after = read_picture("deep.png"), read_picture("restored.png")
+    np.testing.assert_array_equal(after.alpha, alpha)
+    assert after.bits == 16 and after.icc == before.icc and len(np.unique(after.pixels)) > 300
+    x, _ = finish.finish(minidiff.load(finisher), before.as_float()[None], noise_sigma(before.as_float()[None]))
+    np.testing.assert_array_equal(after.pixels, to_uint16(x)[0])
+    grey = read_image("photo.png")[..., :1]
+    write_picture("grey.png", Picture(grey))
+    assert restore("grey.png", "--model", finisher, "--out", "grey-restored.png") == 0
+    assert read_picture("grey-restored.png").pixels.shape == (37, 50, 1)
 
 
 def test_a_folder_goes_on_where_it_stopped(
