@@ -133,7 +133,9 @@ def main(kinds: str, calls: str, model: str, whole: bool, grey: bool, threads: i
     if sheet:
         rows = {"clean": cleans} | drawn
         cells = np.stack([crop_resize(each, 256) if whole else each for row in rows.values() for each in row])
-        write_image(sheet, name_columns(label_rows(grid(cells, len(PHOTOS)), list(rows), size=16), PHOTOS, size=16))
+        pictures = grid(cells, len(PHOTOS))
+        named = label_rows(pictures, list(rows), size=16)
+        write_image(sheet, name_columns(named, PHOTOS, left=named.shape[1] - pictures.shape[1], size=16))
 
 
 if __name__ == "__main__":

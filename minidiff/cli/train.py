@@ -124,6 +124,11 @@ def train() -> None:
     help=default("Share of images whose noise is as in a file: cut to 0 to 255, and rounded.", "file_noise"),
 )
 @click.option(
+    "--grey",
+    type=Number(0, 1),
+    help=default("Share of images shown in grey, with noise that is the same in all channels.", "grey"),
+)
+@click.option(
     "--zero-terminal-snr/--no-zero-terminal-snr",
     default=None,
     help="Rescale the schedule to end in pure noise. Default: no.",

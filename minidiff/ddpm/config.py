@@ -37,6 +37,7 @@ class DiffusionConfig:
     trained_below: int | None = None  # only timesteps below this one are trained, and can be drawn from; None: all
     # The share of images whose noise is as in a file, where pixels are cut to [0,255] and rounded: `noise_in_file`.
     file_noise: float = 0.0
+    grey: float = 0.0  # the share of images shown in grey, with the noise of a grey picture: the same in all channels
     zero_terminal_snr: bool = False  # the schedule ends in pure noise (Lin et al. 2024)
     variance: str = "fixed_small"  # of the reverse steps of the sampler ddpm: one of VARIANCES
     betas: tuple[float, ...] | None = None  # all T, of a schedule that has no name; see `save_run`
@@ -54,7 +55,7 @@ class DiffusionConfig:
         demand(chosen in known, "timestep_sampling", chosen, " or ".join(known))
         below = self.trained_below
         demand(below is None or 1 <= below <= self.timesteps, "trained_below", below, f"1 to {self.timesteps}, or None")
-        demand_range(self, 0, 1, "file_noise")
+        demand_range(self, 0, 1, "file_noise", "grey")
         gamma = self.min_snr_gamma
         demand(gamma is None or gamma > 0, "min_snr_gamma", gamma, "a number above 0 (5 is usual), or None")
 
@@ -138,7 +139,7 @@ class DdpmRequest(TrainRequest):
     network_arguments: dict[str, Any] | None = None  # of that class, by keyword
     conditional: bool = False  # tell the network the labels, to draw for them later
     label_dropout: float | None = None  # the share of images whose labels are not told; None: LABEL_DROPOUT
-    schedule: str | None = None  # this and the next nine: see `DiffusionConfig`
+    schedule: str | None = None  # this and the next ten: see `DiffusionConfig`
     timesteps: int | None = None
     beta_start: float | None = None
     beta_end: float | None = None
@@ -147,6 +148,7 @@ class DdpmRequest(TrainRequest):
     timestep_sampling: TimestepSampling | None = None
     trained_below: int | None = None
     file_noise: float | None = None
+    grey: float | None = None
     zero_terminal_snr: bool | None = None
     sample_every: int | None = None  # steps between grids of samples; None: a quarter of the steps, at most 5000
     fid_every: int | None = None  # steps between measurements of FID to the training images; None: not measured

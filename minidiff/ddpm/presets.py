@@ -82,7 +82,9 @@ DDPM_PRESETS: dict[str, DdpmPreset] = {
             norm="channel",
             scale_shift=True,
         ),
-        diffusion=DiffusionConfig(prediction="v", timestep_sampling="stratified", trained_below=250, file_noise=0.5),
+        diffusion=DiffusionConfig(
+            prediction="v", timestep_sampling="stratified", trained_below=250, file_noise=0.5, grey=0.2
+        ),
         training=TrainConfig(steps=4000, batch_size=8, lr=3e-3, muon=True, warmup=60, decay="cosine", ema_decay=0.998),
     ),
     "celebahq-256": DdpmPreset(

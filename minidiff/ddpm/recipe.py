@@ -63,7 +63,8 @@ def ddpm_loss(
     diffusion: what the network predicts, how the loss is weighed, and how timesteps and noise are drawn. "uniform"
     draws the timestep of each image by itself. "stratified" draws one from each of N equal parts for a batch of N
     (Kingma et al. 2021, appendix I.1): each timestep is as likely as before, but no batch has mostly small or mostly
-    large ones. `trained_below` and `file_noise`: see `DiffusionConfig`.
+    large ones. `trained_below`, `file_noise` and `grey`: see
+    `DiffusionConfig`.
     dropout: the chance that the labels of an image are left out (Ho & Salimans 2022, algorithm 1); None for a network
     without labels. call: how a network is called with labels, see `conditional`.
     Raises UserError for eps under zero terminal SNR, from which no image can be predicted at T-1.
@@ -79,6 +80,10 @@ def ddpm_loss(
         if dropout is not None:
             keep = draws.rand() >= dropout
             network = partial(call(model), labels=labels, keep=keep)
+        if diffusion.grey:
+            grey = draws.rand(1, 1, 1) < diffusion.grey
+            x0 = torch.where(grey, x0.mean(dim=1, keepdim=True), x0)
+            noise = torch.where(grey, noise[:, :1], noise)
         if diffusion.file_noise:
             stored = draws.rand(1, 1, 1) < diffusion.file_noise
             noise = torch.where(stored, noise_in_file(schedule, x0, t, noise), noise)

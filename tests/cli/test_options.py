@@ -75,7 +75,7 @@ MORE: dict[str, tuple[type, dict[str, Any]]] = {
         "min_snr_gamma": 4.0, "zero_terminal_snr": True, "sample_every": 4, "fid_every": 5, "fid_samples": 6,
         "fid_sampler": "heun", "fid_steps": 8, "fid_features": "clf", "fid_weights": "w", "accumulate": 2,
         "compile": True, "muon": True, "timestep_sampling": "stratified",
-        "trained_below": 30, "file_noise": 0.25,
+        "trained_below": 30, "file_noise": 0.25, "grey": 0.125,
     }),
     "dcgan": (GanRequest, {"latent_dim": 5, "width": 4, "critic_steps": 2, "sample_every": 4}),
     "wgan": (GanRequest, {"latent_dim": 5, "width": 4, "critic_steps": 2, "clip": 0.5, "sample_every": 4}),

@@ -21,6 +21,11 @@ from minidiff.rng import Draws
 SCHEDULE = Schedule.linear(1000)
 
 
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 def test_noise_in_a_file() -> None:
     """The noisy image is that of a file: 256 values, none beyond white. Its mean is that of a normal number cut at 1.
 
@@ -60,6 +65,24 @@ def test_the_loss_draws_small_timesteps(monkeypatch: pytest.MonkeyPatch) -> None
     loss(network, x0, torch.zeros(400, 0), Draws(1, 400, slice(0, 400)))  # type: ignore[arg-type]
     assert set(seen) == set(range(20))
     assert in_files / 400 == pytest.approx(0.25, abs=4.5 * np.sqrt(0.25 * 0.75 / 400))
+
+
+def test_grey_images_have_the_noise_of_grey_pictures() -> None:
+    """A share of the images has three equal channels, noise included, and the mean of their own as x0."""
+    seen: list[Tensor] = []
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    loss = ddpm_loss(SCHEDULE, DiffusionConfig(trained_below=1, grey=0.25), torch.device("cpu"))
+    x0 = torch.tensor([-0.6, 0.0, 0.9]).view(1, 3, 1, 1).expand(400, 3, 8, 8)
+    loss(network, x0, torch.zeros(400, 0), Draws(1, 400, slice(0, 400)))  # type: ignore[arg-type]
+    (x,) = seen
+    grey = (x == x[:, :1]).flatten(1).all(1)
+    assert grey.float().mean().item() == pytest.approx(0.25, abs=4.5 * np.sqrt(0.25 * 0.75 / 400))
+    assert x[grey].mean().item() == pytest.approx(0.1, abs=1e-3)
+    torch.testing.assert_close(x[~grey].mean(dim=(0, 2, 3)), x0[0, :, 0, 0], atol=1e-3, rtol=0)
 
 
 @pytest.fixture(scope="module")
