@@ -295,6 +295,8 @@ def next_command(training: "Job[Any]", folder: str) -> str:
         return f"evaluate {place} --classifier {folder}" if (place := place_of(training)) else f"report {folder}"
     if not isinstance(training, DdpmJob):
         return f"sample {folder} --num 64"
+    if training.config.diffusion.trained_below is not None:
+        return f"restore photo.png --model {folder}"
     order = "--num 64"
     if training.labels:
         order = f"--labels {shlex.quote(labels_in_words(training.conditions()[-1], training.labels.names))}"

@@ -1,5 +1,7 @@
 """A run that is trained for small noise only, and on noise as it is in files: `trained_below` and `file_noise`."""
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -91,9 +93,10 @@ def finisher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from conftest import DDPM_PRESETS, tiny
 
     out = tmp_path_factory.mktemp("finisher") / "run"
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as said:
         patch.setitem(DDPM_PRESETS, "tiny", tiny())
         assert cli.run(tiny_training(photos, "--trained-below", "20", "--file-noise", "0.5", "--out", str(out))) == 0
+    assert f"minidiff restore photo.png --model {out}" in said.getvalue()  # the next step to try
     return out
 
 
