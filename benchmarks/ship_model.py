@@ -27,6 +27,8 @@ def main(run: Path, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_model(folder, {key: tensor.half() for key, tensor in read_tensors(run / MODEL).items()})
     config = json.loads((run / CONFIG).read_text())
+    if config["init"]:  # the run that it began with, by its name: its place is on this machine alone
+        config["init"]["place"] = Path(config["init"]["place"]).name
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     whole, halved = (minidiff.load(place, precision="fp32") for place in (run, folder))
     x = torch.randn(1, *whole.shape, generator=torch.Generator().manual_seed(0))
