@@ -190,6 +190,7 @@ def load_ddpm(
         folder = source
         config = read_ddpm(stored, source)
     else:
+        folder = Path(folder).expanduser()
         config = read_ddpm(checkpoint.read_config(folder, kind="ddpm"), folder / checkpoint.CONFIG)
         tensors, source = checkpoint.read_weights(folder, weights)
     precision = precision or (config.training.precision if config.training else "auto")

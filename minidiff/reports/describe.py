@@ -32,7 +32,7 @@ from minidiff.training.config import TrainConfig
 
 def describe_run(folder: str | Path) -> str:
     """Describe a run folder of any kind, or a model that comes with the package, in several lines. Raises UserError."""
-    folder = find_run(folder)
+    folder = Path(find_run(folder))
     try:
         config = read_config(folder)
     except UserError:

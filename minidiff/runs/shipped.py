@@ -17,12 +17,12 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in MODELS.glob(f"*/{CONFIG}"))
 
 
-def find_run(place: str | Path) -> Path:
-    """Return the folder of a model that comes with the package, if `place` is its name; otherwise the place itself.
+def find_run(place: str | Path) -> str | Path:
+    """Return the folder of a model that comes with the package, if `place` is its name; otherwise the place as it is.
 
     A run folder of that name comes first, but no other folder does: `photos` is the model also where your pictures lie
     in a folder called photos.
     """
     folder = MODELS / place
     is_name = isinstance(place, str) and (folder / CONFIG).is_file() and folder.parent == MODELS
-    return folder if is_name and not (Path(place) / CONFIG).is_file() else Path(place).expanduser()
+    return folder if is_name and not (Path(place) / CONFIG).is_file() else place
