@@ -1,4 +1,4 @@
-"""`minidiff restore`: noisy pictures made clean, by a model of photographs, or with a deep image prior before it."""
+"""`minidiff restore`: damaged pictures made whole, by a model of photographs, or with a deep image prior before it."""
 
 import shlex
 from pathlib import Path
@@ -27,6 +27,8 @@ from minidiff.dip.config import FitRequest
 from minidiff.errors import UserError, counted, printable
 from minidiff.restoration.config import (
     ANSWER,
+    BELONGS,
+    CALLS,
     MODEL,
     SHEETS,
     Finished,
@@ -59,16 +61,33 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
     default=FINISH.noise,
     show_default=True,
     metavar="X",
-    help="Deviation of the noise in the picture, of 255. auto: measure it.",
+    help="Deviation of the noise in the picture, of 255. auto: measure it; for tasks other than denoise, none.",
 )
 @click.option(
     "--calls",
     type=Whole(min=1),
     default=FINISH.calls,
-    show_default=True,
-    help="Calls of the network. 1: the mean, nearest to the truth. More: more texture.",
+    help="Calls of the network. 1: the mean, nearest to the truth. More: more texture. Default: 1 to denoise, else 20.",
 )
 @own_network()
+@section("Task")
+@click.option(
+    "--task",
+    type=click.Choice(list(CALLS)),
+    default=FINISH.task,
+    show_default=True,
+    help="What is wrong with the picture: noise, holes, too few pixels, or blur.",
+)
+@click.option(
+    "--mask", type=Place(), metavar="IMAGE", help="For inpaint: white where the picture is known, black in the holes."
+)
+@click.option("--scale", type=Whole(min=2), help="For upscale: how many times larger, 2 or 4. Default: 4.")
+@click.option(
+    "--kernel",
+    type=Place(),
+    metavar="IMAGE|gaussian:SIGMA",
+    help="For deblur: how a bright point looks, with odd sides, or the deviation of a Gaussian in pixels.",
+)
 @section("With a deep image prior")
 @click.option(
     "--with-dip",
@@ -128,9 +147,10 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
 @click.option("--force", is_flag=True, help="Replace what is at --out. Without it an existing picture is kept.")
 @click.pass_context
 def restore(ctx: click.Context, /, source: str | None, resume: str | None, with_dip: bool, **asked: Any) -> None:
-    """Take the noise from PICTURE, or from every picture of a folder, with a model of photographs.
+    """Restore PICTURE, or every picture of a folder, with a model of photographs.
 
-    The noise is measured, and the model goes down its reverse chain from there. With --with-dip a deep image prior is
+    The noise is measured, and the model goes down its reverse chain from there. --task inpaint fills holes, upscale
+    enlarges, deblur sharpens. With --with-dip a deep image prior is
     fitted to the picture first, and the model finishes the work; a model that draws one size alone cuts the picture to
     its centre square.
 
@@ -138,6 +158,9 @@ def restore(ctx: click.Context, /, source: str | None, resume: str | None, with_
     minidiff restore photo.png
     minidiff restore photo.png --calls 10 --out sharper.png
     minidiff restore holiday/ --out clean/
+    minidiff restore photo.png --task inpaint --mask mask.png
+    minidiff restore photo.png --task upscale --scale 4
+    minidiff restore photo.png --task deblur --kernel gaussian:1.5
     minidiff restore photo.png --with-dip --model runs/ddpm-folder-1
     """
     from minidiff.runs.folder import read_config
@@ -171,7 +194,7 @@ def refuse_others(ctx: click.Context, with_dip: bool) -> None:
         "run",
         "force",
     }
-    alone = {"noise", "calls"}
+    alone = {"noise", "calls", "task", *BELONGS}
     for name in ctx.params:
         if typed(ctx, name) and name not in shared and with_dip == (name in alone):
             option = "--" + name.replace("_", "-")
@@ -184,13 +207,15 @@ def refuse_others(ctx: click.Context, with_dip: bool) -> None:
 
 
 def begin_finishing(
-    source: str, model: str, noise: float | str, calls: int, seed: int, reference: str | None, max_pixels: int,
-    out: str | None, run: str | None, force: bool, device: str, **_: Any,
+    source: str, model: str, task: str, noise: float | str, calls: int | None, mask: str | None, scale: int | None,
+    kernel: str | None, seed: int, reference: str | None, max_pixels: int, out: str | None, run: str | None,
+    force: bool, device: str, **_: Any,
 ) -> None:  # fmt: skip
     """Restore a picture, or those of a folder."""
     from minidiff.restoration import finish
 
-    request = FinishRequest(noise=noise, calls=calls, seed=seed, reference=reference, max_pixels=max_pixels)  # type: ignore[arg-type]
+    request = FinishRequest(task=task, noise=noise, calls=calls, mask=mask, scale=scale, kernel=kernel, seed=seed,  # type: ignore[arg-type]
+                            reference=reference, max_pixels=max_pixels)  # fmt: skip
     finish_pictures(finish.begin(source, model, request, out, run, force, device))
 
 
@@ -250,7 +275,8 @@ def line_of(name: str, result: Finished) -> str:
 
 def begin_with_dip(
     source: str, model: str, mix: float, start_t: int | str, init_mode: str, sampler: str, out: str | None,
-    run: str | None, force: bool, device: str, noise: float | str, calls: int, **asked: Any,
+    run: str | None, force: bool, device: str, noise: float | str, calls: int | None, task: str, mask: str | None,
+    scale: int | None, kernel: str | None, **asked: Any,
 ) -> None:  # fmt: skip
     """Fit a deep image prior to a picture, and finish with a chain."""
     from minidiff.restoration import with_dip

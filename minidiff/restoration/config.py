@@ -19,16 +19,23 @@ AUTO = "auto"  # for start_t: the timestep that has the picture's noise
 
 
 MODEL = PHOTOS  # unless another is named
+CALLS = {"denoise": 1, "inpaint": 20, "upscale": 20, "deblur": 20}  # of the network, unless said otherwise
+BELONGS = {"mask": "inpaint", "scale": "upscale", "kernel": "deblur"}  # options of one task
+GAUSSIAN = "gaussian:"  # before the deviation, in pixels, of a blur that is Gaussian
 RESULTS, SHEETS = "results", "sheets"  # folders of a run that finishes pictures
 
 
 @record
 class FinishRequest:
-    """The options of `minidiff restore` for noisy pictures that a model finishes."""
+    """The options of `minidiff restore` for pictures that a model finishes, without a deep image prior."""
 
     _: KW_ONLY
-    noise: float | Literal["auto"] = "auto"  # the deviation of the noise in a picture, of 255; "auto" measures it
-    calls: int = 1  # of the network, for each picture: 1 gives the mean, more give more texture
+    task: Literal["denoise", "inpaint", "upscale", "deblur"] = "denoise"  # what is wrong with the picture
+    noise: float | Literal["auto"] = "auto"  # the deviation of the noise, of 255; "auto": see `minidiff restore --help`
+    calls: int | None = None  # of the network, for each picture; None: see CALLS. 1 is the mean, more give more texture
+    mask: str | None = None  # for inpaint: an image file, white where the picture is known
+    scale: Literal[2, 4] | None = None  # for upscale: how many times larger; by default 4
+    kernel: str | None = None  # for deblur: an image file of how a bright point looks, or gaussian:SIGMA
     seed: int = 0
     reference: str | None = None  # the clean picture, to measure PSNR and SSIM against
     max_pixels: int = MAX_PIXELS  # refuse a picture that declares more
@@ -38,6 +45,33 @@ class FinishRequest:
         demand_range(self, 0, LARGEST_INT, "seed")
         demand_range(self, 1, LARGEST_INT, "max_pixels")
         demand(self.noise == AUTO or 0 <= float(self.noise) <= 255, "noise", self.noise, "0 to 255, or auto")
+        for name, task in BELONGS.items():
+            if getattr(self, name) is not None and self.task != task:
+                raise UserError(f"`{name}` belongs to `task` {task}. Leave it out, or ask for that task.")
+        if self.task == "inpaint" and self.mask is None:
+            raise UserError("`task` inpaint needs `mask`, an image that is white where the picture is known.")
+        if self.task == "deblur" and self.kernel is None:
+            raise UserError("`task` deblur needs `kernel`, an image of how a bright point looks, or gaussian:SIGMA.")
+        if self.kernel is not None and self.kernel.startswith(GAUSSIAN):
+            demand(is_width(self.kernel.removeprefix(GAUSSIAN)), "kernel", self.kernel, "gaussian:0.3 to gaussian:50")
+
+    @property
+    def calls_of_network(self) -> int:
+        """Return how often the network is called for a picture."""
+        return CALLS[self.task] if self.calls is None else self.calls
+
+    @property
+    def enlargement(self) -> int:
+        """Return how many times larger than the picture its answer is."""
+        return (self.scale or 4) if self.task == "upscale" else 1
+
+
+def is_width(text: str) -> bool:
+    """Tell whether a text is the deviation of a Gaussian blur, in pixels, that makes sense."""
+    try:
+        return 0.3 <= float(text) <= 50
+    except ValueError:
+        return False
 
 
 @record
@@ -119,7 +153,7 @@ class Quality:
 class Finished:
     """How one picture was finished: a file of results/."""
 
-    noise: float  # the deviation found in the picture, or told, of 255
+    noise: float  # the deviation found in the picture, told, or assumed, of 255
     start_t: int  # where the chain began
     timesteps: tuple[int, ...]  # the timesteps at which the network was called
     seconds: float

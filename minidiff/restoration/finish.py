@@ -4,7 +4,7 @@ Rests on ddpm.run. A noisy picture, scaled, is an x_t: that of the timestep t wh
 the chain enters there, and its end is the picture without the noise. One call of the network gives the mean of all
 pictures that the noisy one may come from. It is nearest to the truth in PSNR, and smooth where the truth is unknown.
 More calls give one of these pictures: with more texture, and a little further from the truth. The answer has what the
-picture had: grey or colour, 8 or 16 bits, transparency, profile, EXIF data.
+picture had: grey or colour, 8 or 16 bits, transparency, profile, EXIF data. Other tasks than noise are in tasks.py.
 
     config.json    the pictures, the model, the options
     results/       for each picture its noise, where the chain began, the time; with a reference PSNR and SSIM
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from minidiff._version import __version__
+from minidiff.ddpm.guess_errors import GUESS_ERRORS, read_guess_errors
 from minidiff.ddpm.inits import AUTO_MODE, shrunk
 from minidiff.ddpm.request import FROM_INIT
 from minidiff.ddpm.run import Run, load_ddpm
@@ -51,6 +52,7 @@ from minidiff.records import from_json, record, takes, to_json
 from minidiff.restoration.config import (
     ANSWER,
     AUTO,
+    GAUSSIAN,
     MODEL,
     RESULTS,
     SHEETS,
@@ -59,6 +61,7 @@ from minidiff.restoration.config import (
     FinishRequest,
     Quality,
 )
+from minidiff.restoration.tasks import check_files, damaged, explain, noise_of
 from minidiff.runs import folder as run_folder
 from minidiff.runs.shipped import shipped
 
@@ -94,9 +97,29 @@ def finish(
     calls = min(calls, start_t + 1)
     (answer,) = run.sample(1, init=picture, start_t=start_t, init_mode=AUTO_MODE, sampler=FROM_INIT, steps=calls,
                            seed=seed, on_step=on_step)  # fmt: skip
+    return grey_like(picture, answer), run.timesteps(FROM_INIT, start_t=start_t, steps=calls)
+
+
+def restored(
+    run: Run, picture: Tensor, request: FinishRequest, on_step: OnStep | None = None
+) -> tuple[Tensor, list[int]]:
+    """Restore a picture [1,C,H,W] in [-1,1] by a task other than denoise. Returns the answer and the timesteps.
+
+    The answer of upscale is larger. Unless noise was told, inpaint keeps the known pixels as they are.
+    """
+    given = damaged(picture, request)
+    answer, timesteps = explain(run, given, noise_of(request), request.calls_of_network, request.seed, on_step)
+    answer = grey_like(picture, answer)
+    if given.known is not None and request.noise == AUTO:
+        answer = torch.where(given.known > 0, picture, answer)
+    return answer, timesteps
+
+
+def grey_like(picture: Tensor, answer: Tensor) -> Tensor:
+    """Make three channels of an answer equal, if they are in the picture."""
     if bool((picture == picture[:, :1]).all()):
-        answer = answer.mean(dim=1, keepdim=True).expand_as(answer)
-    return answer, run.timesteps(FROM_INIT, start_t=start_t, steps=calls)
+        return answer.mean(dim=1, keepdim=True).expand_as(answer)
+    return answer
 
 
 # --- pictures in files ----------------------------------------------------------------------------------------------
@@ -183,10 +206,14 @@ class FinishJob:
         request, began = self.config.request, time.perf_counter()
         picture = self.read(file)
         x = picture.as_float()[None].expand(-1, self.model.shape[0], -1, -1)
-        found = noise_sigma(x) if request.noise == AUTO else float(request.noise) / 127.5
-        finished, timesteps = finish(self.model, x, found, request.calls, request.seed, on_step)
+        if request.task == "denoise":
+            found = noise_sigma(x) if request.noise == AUTO else float(request.noise) / 127.5
+            finished, timesteps = finish(self.model, x, found, request.calls_of_network, request.seed, on_step)
+        else:
+            found = noise_of(request)
+            finished, timesteps = restored(self.model, x, request, on_step)
         seconds = time.perf_counter() - began
-        before, after = to_uint8(x)[0], to_uint8(finished)[0]
+        before, after = enlarged(to_uint8(x)[0], request.enlargement), to_uint8(finished)[0]
         quality = None
         if request.reference is not None:
             reference = to_uint8(self.read(Path(request.reference)).as_float()[None])[0]
@@ -235,7 +262,7 @@ class FinishCall(FinishRequest):
 
 @takes(FinishCall)
 def restore(source: str | Path, call: FinishCall) -> FinishedRun:
-    """Take the noise from a picture, or from all pictures of a folder: what `minidiff restore` does.
+    """Restore a picture, or all pictures of a folder: what `minidiff restore` does.
 
     Raises UserError.
     """
@@ -266,14 +293,40 @@ def begin(
     config = FinishConfig(
         minidiff=__version__, kind="finish", source=os.path.abspath(source),
         model=str(model) if str(model) in shipped() else os.path.abspath(opened.folder), out=os.path.abspath(out),
-        request=replace(request, reference=None if request.reference is None else os.path.abspath(request.reference)),
+        request=replace(request, reference=whole_path(request.reference), mask=whole_path(request.mask),
+                        kernel=whole_path(request.kernel)),
     )  # fmt: skip
     job = FinishJob(config, opened, run)
     files = job.files()
     shape = image_shape(files[0], request.max_pixels)  # raises for what is no picture
+    if request.task != "denoise":
+        if not opened.any_size:
+            raise UserError(f"{model} draws one size alone, so it can only denoise. Take another model.")
+        check_files(job.config.request, None if source.is_dir() else shape)
+        check_enlarged(source, shape, request)
+        if read_guess_errors(opened) is None:
+            job.warnings.append(
+                f"{model} has no {GUESS_ERRORS}, so how far its guesses are off is not known. "
+                "An upper bound is taken; the answer may have too much texture."
+            )
     if not opened.any_size and (lost := shrunk(opened, files[0].name, shape)):
         job.warnings.append(lost)
     return job
+
+
+def whole_path(place: str | None) -> str | None:
+    """Make a path that holds in any working directory; a kernel that is no file stays as it is."""
+    return place if place is None or place.startswith(GAUSSIAN) else os.path.abspath(place)
+
+
+def check_enlarged(source: Path, shape: tuple[int, int], request: FinishRequest) -> None:
+    """Raise UserError if the answer of upscale would have more pixels than a picture may have."""
+    height, width = (request.enlargement * side for side in shape)
+    if height * width > request.max_pixels:
+        raise UserError(
+            f"{source} would become {width}x{height}, more than {request.max_pixels:,} pixels. "
+            "Take a smaller `scale`, or a higher `max_pixels`."
+        )
 
 
 def reopen(folder: str | Path, device: Device = "cpu") -> FinishJob:
@@ -302,6 +355,11 @@ def check_target(out: Path, several: bool, force: bool) -> None:
 
 
 # --- sheets ---------------------------------------------------------------------------------------------------------
+
+
+def enlarged(image: Pixels, times: int) -> Pixels:
+    """Enlarge uint8 [H,W,3] by repeating each pixel."""
+    return image.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def sheet_of(before: Pixels, after: Pixels) -> Pixels:
