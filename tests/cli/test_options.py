@@ -221,6 +221,12 @@ def test_a_restoration_begins_as_it_was_typed(typed: Callable[..., Called]) -> N
     )
     request = FinishRequest(noise=20.0, calls=7, seed=3, reference="c.png", max_pixels=99)
     assert call.given == ("p", "run", request, "a", "b", True, "cpu")
+    for words, named in (
+        ("--task inpaint --mask m.png", {"task": "inpaint", "mask": "m.png"}),
+        ("--task upscale --scale 2", {"task": "upscale", "scale": 2}),
+        ("--task deblur --kernel gaussian:1.5", {"task": "deblur", "kernel": "gaussian:1.5"}),
+    ):
+        assert typed(place, f"restore p.png {words}").given[2] == FinishRequest(**named)
 
 
 def test_a_restoration_goes_on_as_it_was_typed(typed: Callable[..., Called], tmp_path: Path) -> None:
