@@ -30,7 +30,7 @@ from minidiff.restoration.config import AUTO, GAUSSIAN, FinishRequest
 from minidiff.rng import randn, sample_generators
 
 ROUNDING = 2 / 255 / math.sqrt(12)  # deviation in [-1,1] of the rounding to 8 bits
-START = {"inpaint": 1.0, "upscale": 1.0, "deblur": 1.0}  # the sigma at which a chain starts; see docs/restoration.md
+START = {"inpaint": 0.5, "upscale": 0.25, "deblur": 0.25}  # the sigma at which a chain starts: see docs/restore.md
 
 OnStep = Callable[[Step], object]
 
