@@ -307,7 +307,7 @@ def begin(
         if read_guess_errors(opened) is None:
             job.warnings.append(
                 f"{model} has no {GUESS_ERRORS}, so how far its guesses are off is not known. "
-                "An upper bound is taken; the answer may have too much texture."
+                "An upper bound is taken, and the answer will be grainy. See docs/restoration.md."
             )
     if not opened.any_size and (lost := shrunk(opened, files[0].name, shape)):
         job.warnings.append(lost)
