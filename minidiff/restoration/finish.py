@@ -29,7 +29,7 @@ from minidiff.ddpm.inits import AUTO_MODE, shrunk
 from minidiff.ddpm.request import FROM_INIT
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.diffusion.chain import Step
-from minidiff.diffusion.noise_level import noise_sigma, timestep_for
+from minidiff.diffusion.noise_level import noise_sigma
 from minidiff.dip.pictures import nearness
 from minidiff.errors import UserError, printable
 from minidiff.files import locked, read_json, sweep, write_json
@@ -61,7 +61,7 @@ from minidiff.restoration.config import (
     FinishRequest,
     Quality,
 )
-from minidiff.restoration.tasks import check_files, damaged, explain, noise_of
+from minidiff.restoration.tasks import check_files, damaged, enter, explain, noise_of
 from minidiff.runs import folder as run_folder
 from minidiff.runs.shipped import shipped
 
@@ -74,15 +74,6 @@ OnEnd = Callable[[Path, Finished], object]
 
 
 # --- one picture ---------------------------------------------------------------------------------------------------
-
-
-def enter(run: Run, sigma: float) -> int:
-    """Find the timestep at which a picture with noise of deviation `sigma`, in [-1,1], enters the chain of a run.
-
-    For noise beyond what the run was trained on it is the highest timestep it knows.
-    """
-    t = timestep_for(run.schedule, sigma)
-    return t if run.trained_below is None else min(t, run.trained_below - 1)
 
 
 def finish(

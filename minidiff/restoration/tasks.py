@@ -77,6 +77,15 @@ def damaged(picture: Tensor, request: FinishRequest) -> Damaged:
     return Damaged("deblur", blur(kernel, height, width, known), y, border=(rows, columns))
 
 
+def enter(run: Run, sigma: float) -> int:
+    """Find the timestep at which a picture with noise of deviation `sigma`, in [-1,1], enters the chain of a run.
+
+    For noise beyond what the run was trained on it is the highest timestep it knows.
+    """
+    t = timestep_for(run.schedule, sigma)
+    return t if run.trained_below is None else min(t, run.trained_below - 1)
+
+
 def explain(
     run: Run, given: Damaged, sigma_y: float, calls: int, seed: int = 0, on_step: OnStep | None = None
 ) -> tuple[Tensor, list[int]]:
@@ -85,8 +94,7 @@ def explain(
     sigma_y: the deviation of the noise in y, of images in [-1,1]; blurred pictures need it above 0. calls: of the
     network, at most one for each timestep. on_step: called after every call.
     """
-    start_t = timestep_for(run.schedule, START[given.task])
-    start_t = start_t if run.trained_below is None else min(start_t, run.trained_below - 1)
+    start_t = enter(run, START[given.task])
     calls = min(calls, start_t + 1)
     y = given.y.to(device_of(run))
     noise = sample_generators(seed, [0])
