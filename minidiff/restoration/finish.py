@@ -8,7 +8,7 @@ picture had: grey or colour, 8 or 16 bits, transparency, profile, EXIF data. Oth
 
     config.json    the pictures, the model, the options
     results/       for each picture its noise, where the chain began, the time; with a reference PSNR and SSIM
-    sheets/        for each picture: before, after and the difference, as a whole and in detail
+    sheets/        for each picture: before, after and the difference, see sheets.py
 
 Ho et al. 2020 (DDPM); Kawar et al. 2021 (Stochastic Image Denoising by Sampling from the Posterior Distribution).
 """
@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +33,7 @@ from minidiff.dip.pictures import nearness
 from minidiff.errors import UserError, printable
 from minidiff.files import locked, read_json, sweep, write_json
 from minidiff.images import sink
-from minidiff.images.convert import Pixels, to_uint8
+from minidiff.images.convert import to_uint8
 from minidiff.images.files import (
     IMAGE_SUFFIXES,
     free_name,
@@ -42,10 +41,8 @@ from minidiff.images.files import (
     image_shape,
     read_fitted,
     read_image,
-    scaled,
     write_image,
 )
-from minidiff.images.grid import grid, name_columns
 from minidiff.images.pictures import Picture, read_picture, write_picture
 from minidiff.images.show import png_file
 from minidiff.records import from_json, record, takes, to_json
@@ -61,13 +58,12 @@ from minidiff.restoration.config import (
     FinishRequest,
     Quality,
 )
+from minidiff.restoration.sheets import enlarged, sheet_of
 from minidiff.restoration.tasks import check_files, damaged, enter, explain, noise_of
 from minidiff.runs import folder as run_folder
 from minidiff.runs.shipped import shipped
 
 Device = torch.device | str
-PANEL = 480  # pixels: the longest side of a picture in a sheet, and the side of its detail
-LOUDER = 4  # times: how much a sheet exaggerates the difference
 
 OnStep = Callable[[Step], object]
 OnEnd = Callable[[Path, Finished], object]
@@ -343,33 +339,3 @@ def check_target(out: Path, several: bool, force: bool) -> None:
     if not several and out.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"`out` {out} has no image suffix. Try {out}.png; the run folder is `run`.")
     sink.check_target(out, force)
-
-
-# --- sheets ---------------------------------------------------------------------------------------------------------
-
-
-def enlarged(image: Pixels, times: int) -> Pixels:
-    """Enlarge uint8 [H,W,3] by repeating each pixel."""
-    return image.repeat(times, axis=0).repeat(times, axis=1)
-
-
-def sheet_of(before: Pixels, after: Pixels) -> Pixels:
-    """Put a picture, its answer and their difference beside each other; below, the centre of each, pixel by pixel."""
-    gap = np.abs(after.astype(np.int16) - before).clip(0, 255 // LOUDER).astype(np.uint8) * LOUDER
-    panels = (before, after, gap)
-    height, width, _ = before.shape
-    scale = min(1.0, PANEL / max(height, width))
-    rows = [grid(np.stack([scaled(each, scale) for each in panels]), 3)]
-    if scale < 1:
-        across = rows[0].shape[1] // 3 - 4
-        rows.append(grid(np.stack([centre(each, across) for each in panels]), 3))
-        wide = max(row.shape[1] for row in rows)
-        rows = [np.pad(row, ((0, 0), (0, wide - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-    return name_columns(np.concatenate(rows), ["before", "after", f"difference, {LOUDER} times"], size=16)
-
-
-def centre(image: Pixels, side: int) -> Pixels:
-    """Cut out the middle of uint8 [H,W,3], at most `side` pixels each way."""
-    height, width = (min(side, length) for length in image.shape[:2])
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width]
