@@ -14,7 +14,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -106,12 +106,22 @@ class Contender:
 
     @property
     def version(self) -> str:
-        """Tell one recipe from another under the same name: our preset of today changes from time to time."""
+        """Tell one recipe from another under the same name: our preset of today changes from time to time.
+
+        What has its default value is left out, so that an option which the package gains later changes nothing.
+        """
         preset = OF_OURS.get(self.name)
-        text = (
-            json.dumps({key: to_json(value) for key, value in vars(preset()).items() if key in SAYS}) if preset else ""
-        )
+        said = {key: besides_defaults(value) for key, value in vars(preset()).items() if key in SAYS} if preset else {}
+        text = json.dumps(said) if said else ""
         return hashlib.sha256((self.recipe + text).encode()).hexdigest()[:8]
+
+
+def besides_defaults(record: Any) -> Any:
+    """Return the values of a record that are not its defaults; what is no record, as it is."""
+    if not is_dataclass(record) or isinstance(record, type):
+        return record
+    usual = {each.name for each in fields(record) if each.default == getattr(record, each.name)}
+    return {key: value for key, value in to_json(record).items() if key not in usual}
 
 
 # --- minidiff -----------------------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ No contender is trained and no other package is needed: the rates and the result
 """
 
 import json
+import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -73,6 +74,27 @@ def test_what_is_missing(race: ModuleType) -> None:
                                   race.missing(names, task, (2,), (0,), other, None)]  # fmt: skip
     assert not race.missing(names, task, (2,), (0,), rows, None)
     assert race.missing(names, race.Task(num=10), (2,), (0,), rows, None)
+
+
+def test_an_option_that_the_package_gains_is_no_other_recipe(race: ModuleType) -> None:
+    """A recipe's version comes from what a preset sets. Fails when an option left at its default is part of it.
+
+    Or when one that is set is not: then the results of another preset would count as the same.
+    """
+    contenders = sys.modules["contenders"]
+
+    @dataclass(frozen=True)
+    class Before:
+        rate: float
+        steps: int = 10
+
+    @dataclass(frozen=True)
+    class After(Before):
+        grey: float = 0.0
+
+    besides = contenders.besides_defaults
+    assert besides(Before(1.0, 20)) == besides(After(1.0, 20)) == {"rate": 1.0, "steps": 20}
+    assert besides(After(1.0, grey=0.2)) == {"rate": 1.0, "grey": 0.2}
 
 
 def test_the_search_for_a_rate(race: ModuleType) -> None:
