@@ -51,6 +51,30 @@ class DataSpec:
 
 
 @record
+class Haze:
+    """The haze that is drawn for a picture: each number between two ends, each damage with the same chance.
+
+    The defaults are RIDCP's (Wu et al. 2023); the depth gamma is HazeAug's. See `data/haze.py` for the equation.
+    """
+
+    beta: tuple[float, float] = (0.3, 1.5)  # how much haze there is in a unit of depth; the farthest point is 2 away
+    airlight: tuple[float, float] = (0.25, 1.0)  # how bright the haze is: 0 is black, 1 is white
+    colour: float = 0.025  # how far each of its channels may lie from that
+    gamma: tuple[float, float] = (0.2, 1.8)  # the power of the depth, for GAMMA_CHANCE of the pictures
+    damage: float = 0.5  # chance of each: darkening, noise and JPEG; 0: nothing but haze
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "airlight", "gamma"):
+            low, high = getattr(self, name)
+            most = 1 if name == "airlight" else 10
+            demand(0 <= low <= high <= most, name, [low, high], f"two numbers from 0 to {most}, the smaller first")
+        demand_range(self, 0, 1, "colour", "damage")
+
+
+DENSE = Haze(beta=(0.8, 2.8), airlight=(0.5, 1.0))  # HazeAug's, whose airlight goes beyond white and is cut there
+
+
+@record
 class DataConfig:
     """The training images of a run, as its config.json describes them: what was asked for and what was found."""
 
