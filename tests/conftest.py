@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: scipy's threads spin, and cost ten times the time
@@ -122,6 +123,20 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(DDPM_PRESETS, "tiny", tiny())
         assert cli.run(tiny_training(photos, "--out", "run")) == 0
         return Path("run").resolve()
+
+
+@pytest.fixture(scope="session")
+def finisher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 6 steps that takes pictures of any size, and knows the timesteps below 40 of 50."""
+    from minidiff import cli
+
+    out, preset = tmp_path_factory.mktemp("finisher") / "run", tiny()
+    network = replace(preset.network, attention=(False,) * len(preset.network.channels), mid_attention=False,
+                      norm="channel")  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DDPM_PRESETS, "tiny", replace(preset, network=network))
+        assert cli.run(tiny_training(photos, "--trained-below", "40", "--out", str(out))) == 0
+    return out
 
 
 @pytest.fixture(scope="session")

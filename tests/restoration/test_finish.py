@@ -2,16 +2,13 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import DDPM_PRESETS, tiny, tiny_training
 from PIL import ImageCms
-from torch import Tensor
+from restorations import Gaussian, is_refused, noisy, restore, stop_before_answer
 
 import minidiff
 from minidiff import UserError, cli
@@ -24,18 +21,6 @@ from minidiff.restoration import finish
 from minidiff.restoration.config import FinishRequest
 
 
-@pytest.fixture(scope="module")
-def finisher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 6 steps that takes pictures of any size, and knows the timesteps below 40 of 50."""
-    out, preset = tmp_path_factory.mktemp("finisher") / "run", tiny()
-    network = replace(preset.network, attention=(False,) * len(preset.network.channels), mid_attention=False,
-                      norm="channel")  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DDPM_PRESETS, "tiny", replace(preset, network=network))
-        assert cli.run(tiny_training(photos, "--trained-below", "40", "--out", str(out))) == 0
-    return out
-
-
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -44,35 +29,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_image("photo.png", noisy(37, 50, 7))
 
 
-def noisy(height: int, width: int, seed: int) -> np.ndarray:
-    """A smooth picture with noise of 20."""
-    down, across = np.mgrid[:height, :width]
-    smooth = np.stack([40 + 2 * down, 60 + 2 * across, 100 + down + across], axis=-1)
-    noise = np.random.default_rng(seed).normal(0, 20, smooth.shape)
-    return np.clip(np.round(smooth + noise), 0, 255).astype(np.uint8)
-
-
-def restore(*words: str | Path) -> int:
-    return cli.run(["restore", *map(str, words)])
-
-
 # --- the mathematics ------------------------------------------------------------------------------------------------
-
-
-class Gaussian(torch.nn.Module):
-    """The exact denoiser of pixels that are normal with mean m and deviation s: E[eps | x_t]."""
-
-    prediction = "eps"
-    mean, deviation = 0.2, 0.4
-
-    def __init__(self, schedule: Any) -> None:
-        super().__init__()
-        self.schedule, self.weight = schedule, torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        (level,) = self.schedule.levels(t[:1].tolist())
-        power = level.alpha_bar * self.deviation**2 + level.var
-        return level.noise * (x - level.signal * self.mean) / power
 
 
 def test_one_call_is_the_mean_of_the_posterior(finisher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,30 +126,39 @@ def test_the_answer_has_what_the_picture_had(finisher: Path) -> None:
     assert read_picture("grey-restored.png").pixels.shape == (37, 50, 1)
 
 
+WAYS = {"denoise": (), "inpaint": ("--calls", "2", "--task", "inpaint", "--mask", "mask.png")}
+DAMAGED = {"denoise": "1.png is not a readable image", "inpaint": "mask.png is 50x37, and the picture 50x36"}
+
+
+@pytest.mark.parametrize("task", WAYS)
 def test_a_folder_goes_on_where_it_stopped(
-    finisher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    task: str, finisher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A bad picture does not stop the others. After an interruption the finished ones are not drawn again."""
-    Path("holiday/1.png").write_bytes(b"no picture")
-    assert restore("holiday", "--model", finisher, "--out", "whole", "--run", "first") == 0
-    assert "1.png" in capsys.readouterr().err
+    """A bad picture does not stop the others. After an interruption the finished ones are not drawn again.
+
+    The run goes on from any folder, with the mask that was named from another.
+    """
+    holes = np.full((37, 50, 3), 255, np.uint8)
+    holes[10:20, 15:30] = 0
+    write_image("mask.png", holes)
+    if task == "denoise":
+        Path("holiday/1.png").write_bytes(b"no picture")
+    else:
+        write_image("holiday/1.png", noisy(36, 50, 1))
+    way = ("holiday", "--model", finisher, *WAYS[task])
+    assert restore(*way, "--out", "whole", "--run", "first") == 0
+    assert DAMAGED[task] in capsys.readouterr().err
     assert sorted(path.name for path in Path("whole").iterdir()) == ["0.png", "2.png"]
 
-    true, count = finish.finish, 0
-
-    def stopping(*given: Any, **named: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == 2:
-            raise KeyboardInterrupt
-        return true(*given, **named)
-
     with monkeypatch.context() as patch:
-        patch.setattr(finish, "finish", stopping)
-        assert restore("holiday", "--model", finisher, "--out", "clean", "--run", "run") == 130
+        stop_before_answer(2, patch)
+        assert restore(*way, "--out", "clean", "--run", "run") == 130
     assert "minidiff restore --resume run" in capsys.readouterr().out
-    done = Path("clean/0.png").stat().st_mtime_ns
-    assert restore("--resume", "run") == 0
+    done, there = Path("clean/0.png").stat().st_mtime_ns, Path.cwd()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert restore("--resume", there / "run") == 0
+    monkeypatch.chdir(there)
     assert Path("clean/0.png").stat().st_mtime_ns == done
     for name in ("0.png", "2.png"):
         assert Path("clean", name).read_bytes() == Path("whole", name).read_bytes()
@@ -231,8 +197,4 @@ def test_what_is_wrong_is_one_line_before_anything_is_written(
     words: str, finisher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = words if "--model" in words or "--resume" in words else f"{words} --model {finisher}"
-    before = sorted(map(str, Path().rglob("*")))
-    assert restore(*line.replace("MODEL", str(finisher)).split()) in (1, 2)
-    said = capsys.readouterr().err
-    assert BAD[words] in said and said.count("\n") == 1, said
-    assert sorted(map(str, Path().rglob("*"))) == before
+    is_refused(line.replace("MODEL", str(finisher)), BAD[words], capsys)

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DDPM_PRESETS, tiny, tiny_training
-from test_finish import Gaussian, noisy
+from restorations import Gaussian, is_refused, noisy, restore
 
 import minidiff
-from minidiff import UserError, cli
+from minidiff import UserError
 from minidiff.ddpm import guess_errors
 from minidiff.ddpm.guess_errors import GuessErrors, measure_guess_errors, read_guess_errors, write_guess_errors
 from minidiff.diffusion.measurements import first_guess
@@ -25,18 +24,6 @@ from minidiff.records import from_json
 from minidiff.restoration import finish, tasks
 from minidiff.restoration.config import FinishConfig, FinishRequest
 from minidiff.rng import sample_generators
-
-
-@pytest.fixture(scope="module")
-def finisher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 6 steps that takes pictures of any size, and knows the timesteps below 40 of 50."""
-    out, preset = tmp_path_factory.mktemp("finisher") / "run", tiny()
-    network = replace(preset.network, attention=(False,) * len(preset.network.channels), mid_attention=False,
-                      norm="channel")  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DDPM_PRESETS, "tiny", replace(preset, network=network))
-        assert cli.run(tiny_training(photos, "--trained-below", "40", "--out", str(out))) == 0
-    return out
 
 
 @pytest.fixture
@@ -58,10 +45,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     holes = np.full((37, 50, 3), 255, np.uint8)
     holes[10:20, 15:30] = 0
     write_image("mask.png", holes)
-
-
-def restore(*words: str | Path) -> int:
-    return cli.run(["restore", *map(str, words)])
 
 
 # --- the mathematics ------------------------------------------------------------------------------------------------
@@ -221,32 +204,6 @@ def test_a_deep_grey_picture_is_enlarged_with_its_alpha(finisher: Path) -> None:
     np.testing.assert_array_equal(after.alpha, np.full((36, 48), 40_000))
 
 
-def test_a_folder_goes_on_where_it_stopped(finisher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of the run are found from anywhere. A picture of another size than the mask does not stop the others."""
-    task = ("--model", finisher, "--calls", "2", "--task", "inpaint", "--mask", "mask.png")
-    write_image("holiday/1.png", noisy(36, 50, 1))
-    assert restore("holiday", *task, "--out", "whole", "--run", "first") == 0
-    assert sorted(path.name for path in Path("whole").iterdir()) == ["0.png", "2.png"]
-    true, count = finish.restored, 0
-
-    def stopping(*given: Any, **named: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == 2:
-            raise KeyboardInterrupt
-        return true(*given, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(finish, "restored", stopping)
-        assert restore("holiday", *task, "--out", "clean", "--run", "run") == 130
-    there = Path.cwd()
-    Path("elsewhere").mkdir()
-    monkeypatch.chdir("elsewhere")
-    assert restore("--resume", there / "run") == 0
-    for name in ("0.png", "2.png"):
-        assert (there / "clean" / name).read_bytes() == (there / "whole" / name).read_bytes()
-
-
 def test_a_run_from_before_there_were_tasks_opens() -> None:
     """Its request has none of the new fields, and its number of calls."""
     old = {"minidiff": "0.1.0", "kind": "finish", "source": "a.png", "model": "photos", "out": "b.png",
@@ -287,11 +244,7 @@ def test_what_is_wrong_is_one_line_before_anything_is_written(
     write_image("black.png", np.zeros((37, 50, 3), np.uint8))
     write_image("small.png", np.zeros((37, 49, 3), np.uint8))
     write_image("odd-black.png", np.zeros((3, 3, 3), np.uint8))
-    before = sorted(map(str, Path().rglob("*")))
-    assert restore("photo.png", "--model", finisher, *words.split()) in (1, 2)
-    said = capsys.readouterr().err
-    assert BAD[words] in said and said.count("\n") == 1, said
-    assert sorted(map(str, Path().rglob("*"))) == before
+    is_refused(f"photo.png --model {finisher} {words}", BAD[words], capsys)
 
 
 def test_a_model_of_one_size_can_only_denoise(trained: Path) -> None:
