@@ -17,7 +17,7 @@ from importlib import import_module
 import click
 
 from minidiff._version import __version__
-from minidiff.cli.types import Group, set_verbosity
+from minidiff.cli.commands import Group, set_verbosity
 from minidiff.errors import UserError, printable, printable_lines
 from minidiff.runtime import cpu
 from minidiff.runtime.signals import ending_signals

@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import TABLES, table
-from minidiff.cli.types import Command, Device, Name, Names, Number, Place, Whole, remark, say, section, warn
+from minidiff.cli.commands import Command, section
+from minidiff.cli.messages import remark, say, warn
+from minidiff.cli.types import Device, Name, Names, Number, Place, Whole
 from minidiff.errors import UserError, one_line
 from minidiff.studies import config
 from minidiff.studies.config import StudyRequest, as_typed

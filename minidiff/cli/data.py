@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import TABLES, choice
-from minidiff.cli.types import Group, Name, Place, Whole, in_flags, max_pixels, refuse_lone_severity, say, typed, warn
+from minidiff.cli.commands import Group, max_pixels, refuse_lone_severity, typed
+from minidiff.cli.messages import in_flags, say, warn
+from minidiff.cli.types import Name, Place, Whole
 from minidiff.data.config import DataSpec
 from minidiff.errors import UserError, printable
 

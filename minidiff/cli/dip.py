@@ -9,21 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from minidiff.cli.choices import TABLES, choice, table
-from minidiff.cli.types import (
-    Device,
-    Group,
-    Name,
-    Number,
-    Place,
-    Whole,
-    max_pixels,
-    refuse_options,
-    remark,
-    say,
-    section,
-    typed,
-    warn,
-)
+from minidiff.cli.commands import Group, max_pixels, refuse_options, section, typed
+from minidiff.cli.messages import remark, say, warn
+from minidiff.cli.types import Device, Name, Number, Place, Whole
 from minidiff.dip.config import ANSWER, OFF, FitRequest, FitResult
 from minidiff.errors import UserError
 

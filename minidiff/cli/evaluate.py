@@ -6,7 +6,9 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import GUIDANCE_SCALE, choice, own_steps
-from minidiff.cli.types import Command, Device, Number, Place, Whole, own_network, remark, say, section, typed, warn
+from minidiff.cli.commands import Command, own_network, section, typed
+from minidiff.cli.messages import remark, say, warn
+from minidiff.cli.types import Device, Number, Place, Whole
 from minidiff.ddpm.request import FROM_NOISE
 from minidiff.evaluation.config import PER_CLASS, EvaluateRequest
 

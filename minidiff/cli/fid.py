@@ -7,20 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.types import (
-    Command,
-    Device,
-    Name,
-    Names,
-    Place,
-    Whole,
-    max_pixels,
-    own_network,
-    remark,
-    say,
-    section,
-    warn,
-)
+from minidiff.cli.commands import Command, max_pixels, own_network, section
+from minidiff.cli.messages import remark, say, warn
+from minidiff.cli.types import Device, Name, Names, Place, Whole
 from minidiff.errors import UserError
 from minidiff.metrics.config import INCEPTION_DIMS, METRICS, MeasureRequest
 

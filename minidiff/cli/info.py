@@ -2,7 +2,8 @@
 
 import click
 
-from minidiff.cli.types import Command, say
+from minidiff.cli.commands import Command
+from minidiff.cli.messages import say
 from minidiff.errors import UserError
 
 

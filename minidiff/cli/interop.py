@@ -5,8 +5,10 @@ from pathlib import Path
 
 import click
 
+from minidiff.cli.commands import Command
+from minidiff.cli.messages import remark, say
 from minidiff.cli.sample import sample
-from minidiff.cli.types import Command, Name, Place, remark, say
+from minidiff.cli.types import Name, Place
 
 
 @click.command("import", cls=Command)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
-from minidiff.cli.types import Command, Place, say
+from minidiff.cli.commands import Command
+from minidiff.cli.messages import say
+from minidiff.cli.types import Place
 from minidiff.files import size_in_words
 
 

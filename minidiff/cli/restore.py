@@ -7,22 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import choice
+from minidiff.cli.commands import Command, own_network, refuse_options, section, typed
 from minidiff.cli.dip import FitBar, advise_more, conclusion, fit_options, resumable, warn_of_another
-from minidiff.cli.types import (
-    Command,
-    Noise,
-    Number,
-    Place,
-    Timestep,
-    Whole,
-    own_network,
-    refuse_options,
-    remark,
-    say,
-    section,
-    typed,
-    warn,
-)
+from minidiff.cli.messages import remark, say, warn
+from minidiff.cli.types import NOISE, TIMESTEP, Number, Place, Whole
 from minidiff.dip.config import FitRequest
 from minidiff.errors import UserError, counted, printable
 from minidiff.restoration.config import (
@@ -57,10 +45,9 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
 )
 @click.option(
     "--noise",
-    type=Noise(),
+    type=NOISE,
     default=FINISH.noise,
     show_default=True,
-    metavar="X",
     help="Deviation of the noise in the picture, of 255. auto: measure it; for tasks other than denoise, none.",
 )
 @click.option(
@@ -103,7 +90,7 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
 )
 @click.option(
     "--start-t",
-    type=Timestep(),
+    type=TIMESTEP,
     default=DEFAULTS.start_t,
     show_default=True,
     help="First timestep of the reverse chain. auto: the timestep that has as much noise as the picture.",

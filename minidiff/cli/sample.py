@@ -9,24 +9,9 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import GUIDANCE_SCALE, choice, own_steps, table
-from minidiff.cli.types import (
-    Command,
-    Counted,
-    Device,
-    Name,
-    Number,
-    Place,
-    Size,
-    Steps,
-    Timestep,
-    Whole,
-    max_pixels,
-    own_network,
-    remark,
-    say,
-    section,
-    warn,
-)
+from minidiff.cli.commands import Command, max_pixels, own_network, section
+from minidiff.cli.messages import remark, say, warn
+from minidiff.cli.types import TIMESTEP, Counted, Device, Name, Number, Place, Size, Steps, Whole
 from minidiff.ddpm.request import FROM_INIT, FROM_NOISE
 from minidiff.errors import UserError
 from minidiff.pretrained.request import DrawRequest
@@ -91,7 +76,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
 @section("A picture to start from")
 @click.option(
     "--start-t",
-    type=Timestep(),
+    type=TIMESTEP,
     help="The first timestep of the chain. auto measures the noise in --init and starts where x_t has as much. "
     "Default: T-1.",
 )

@@ -9,6 +9,8 @@ import click
 from minidiff.classifier.config import ClassifierRequest
 from minidiff.classifier.presets import CLASSIFIER_PRESETS
 from minidiff.cli.choices import choice
+from minidiff.cli.commands import Command, Group, refuse_lone_severity, refuse_options, section
+from minidiff.cli.messages import remark, say, warn
 from minidiff.cli.train_options import (
     PICTURES,
     Presets,
@@ -22,21 +24,7 @@ from minidiff.cli.train_options import (
     what_to_train_on,
     where_to,
 )
-from minidiff.cli.types import (
-    Command,
-    Group,
-    JsonObject,
-    Name,
-    Number,
-    Place,
-    Whole,
-    refuse_lone_severity,
-    refuse_options,
-    remark,
-    say,
-    section,
-    warn,
-)
+from minidiff.cli.types import JsonObject, Name, Number, Place, Whole
 from minidiff.ddpm.config import LABEL_DROPOUT, DdpmRequest, FidConfig, TimestepSampling
 from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
 from minidiff.gan.config import GanRequest

@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.types import Device, Function, Name, Number, Place, Whole, max_pixels, section
+from minidiff.cli.commands import Function, max_pixels, section
+from minidiff.cli.types import Device, Name, Number, Place, Whole
 from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.gan.config import CRITIC_NAMES, GAMES
 from minidiff.gan.presets import GAN_PRESETS

@@ -387,7 +387,7 @@ BAD = {
     "sample {run} --init {photo}": (2, "--init needs --start-t"),
     "sample {run} --start-t 9 --init nowhere.png": (1, "nowhere.png: no such image file"),
     "sample {run} --start-t 9 --init empty": (1, "empty holds no images"),
-    "sample {run} --start-t soon --init {photo}": (2, "'soon' is neither a whole number nor auto"),
+    "sample {run} --start-t soon --init {photo}": (2, "'soon' is neither a whole number from 0 on nor auto"),
     "sample {run} --start-t 1.5": (2, "'1.5' is neither"),
     "sample {run} --start-t auto": (2, "--start-t auto needs --init"),
     "sample {run} --start-t auto --init {run}": (1, "is a ddpm run, and no image"),

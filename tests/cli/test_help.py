@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 import minidiff
 from minidiff import cli
-from minidiff.cli.types import Command, warn
+from minidiff.cli.commands import Command
+from minidiff.cli.messages import warn
 from minidiff.errors import UserError
 from minidiff.runtime.details import set_verbosity
 from minidiff.runtime.verbosity import VARIABLE

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from minidiff import cli
-from minidiff.cli import types
+from minidiff.cli import commands
 from minidiff.errors import NoMemory
 
 CODES = "\x1b[31m\x1b]0;NAME\x07\u202e\n"
@@ -23,7 +23,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_all_texts_of_the_commands_are_cleaned() -> None:
     """Only `echo`, `warn`, `fail` and JSON may call click.echo, since these alone leave no control codes."""
-    folder = Path(types.__file__).parent
+    folder = Path(commands.__file__).parent
     calls = [
         line.strip() for path in folder.glob("*.py") for line in path.read_text().splitlines() if "click.echo(" in line
     ]
@@ -66,7 +66,7 @@ def test_the_advice_for_a_lack_of_memory_belongs_to_the_command(error: Exception
             raise error
 
         with pytest.raises(Exception, match="memory") as caught:
-            types.Command("work", params=[option], callback=work).main([], standalone_mode=False)
+            commands.Command("work", params=[option], callback=work).main([], standalone_mode=False)
         advised[name] = str(caught.value)
     assert "half the --batch-size" in advised["batch_size"] and "--batch-size" not in advised["size"]
     assert "a smaller --size" in advised["size"] and "--" not in advised["out"]

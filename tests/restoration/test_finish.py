@@ -181,7 +181,7 @@ BAD = {
     "nothing.png": "nothing.png: no such image file",
     "photo.png --out there": "--out there has no image suffix. Try there.png; the run folder is --run.",
     "photo.png --out photo.png": "photo.png exists. Give another --out, or --force",
-    "photo.png --noise often": "'often' is neither a number nor auto",
+    "photo.png --noise often": "'often' is neither a number from 0 to 255 nor auto",
     "photo.png --mix 0.5": "--mix needs --with-dip",
     "photo.png --run holiday": "holiday",
     "holiday --out clean.png": "--out clean.png is one picture, and there are several",

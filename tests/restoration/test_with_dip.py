@@ -207,7 +207,7 @@ BAD = {
     "nothing.png --model MODEL": "nothing.png: no such image file",
     "photo.png --model nowhere": "nowhere does not exist",
     "photo.png --model MODEL --start-t 50": "50",
-    "photo.png --model MODEL --start-t often": "'often' is neither a whole number nor auto",
+    "photo.png --model MODEL --start-t often": "'often' is neither a whole number from 0 on nor auto",
     "photo.png --model MODEL --net resnet18": "a side of 16 pixels is less than the 32",
     "photo.png --model MODEL --mix 2": "--mix",
     "photo.png --model MODEL --size 8": "No such option",
