@@ -1,17 +1,19 @@
 """The sets of hazy pictures with their truth: `hazy_pairs("hazy-photos", 128)[[0, 1, 2]]` is a batch of three pairs.
 
-Rests on haze, depth, photos. Pair i of a set is a function of (set, size, split, seed, i) alone, so that a training can
-be resumed to the bit.
+Rests on haze, on depth for photographs, and on landscapes and shapes, which know theirs. Pair i of a set is a function
+of (set, size, split, seed, i) alone, so that a training can be resumed to the bit.
 """
 
 import hashlib
 from collections.abc import Callable, Sequence
+from math import exp, log
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from minidiff.data import landscapes, shapes
 from minidiff.data.config import Haze
 from minidiff.data.corrupted import seed_of
 from minidiff.data.crops import chances, detail
@@ -24,7 +26,6 @@ from minidiff.images.budget import MAX_PIXELS
 from minidiff.images.convert import Pixels
 
 STREAM = 0x4A  # what a seed is for: keeps these numbers apart from those of other random things
-COUNTS = {"train": 100_000, "test": 1_000}  # pairs, which are an epoch
 
 Scene = Callable[[np.random.Generator], tuple[Pixels, Floats]]  # a picture [S,S,3] and its depth [S,S] to FARTHEST
 
@@ -40,11 +41,11 @@ class Source(NamedTuple):
 class HazyPairs:
     """Read random pairs like an array: `pairs[7]`, `pairs[:16]` and `pairs[[3, 1]]` are batches, see `HazyPair`."""
 
-    def __init__(self, source: Source, haze: Haze, split: str, seed: int) -> None:
-        self.source, self.haze, self.split, self.seed = source, haze, split, seed
+    def __init__(self, source: Source, count: int, haze: Haze, split: str, seed: int) -> None:
+        self.source, self.count, self.haze, self.split, self.seed = source, count, haze, split, seed
 
     def __len__(self) -> int:
-        return COUNTS[self.split]
+        return self.count
 
     def __getitem__(self, index: int | slice | Sequence[int] | NDArray[np.integer]) -> HazyPair:
         """Make the pairs of these numbers."""
@@ -95,11 +96,113 @@ def open_photos(request: LoadRequest) -> Source:
     return Source(scene, f"photos {size} {' '.join(place.digest for place in photographs.places)}", notes)
 
 
-HAZY_SETS: dict[str, Callable[[LoadRequest], Source]] = {"hazy-photos": open_photos}
+def open_landscapes(request: LoadRequest) -> Source:
+    """Open ray-traced landscapes, in which the haze ends the view at 12 to HORIZON units."""
+
+    def scene(random: np.random.Generator) -> tuple[Pixels, Floats]:
+        picture, depth = landscapes.draw(request.image_size, random)
+        view = exp(random.uniform(log(12), log(landscapes.HORIZON)))
+        return picture, (FARTHEST * np.minimum(depth / view, 1)).astype(np.float32)
+
+    return Source(scene, f"landscapes {landscapes.VERSION} {request.image_size}", [])
+
+
+def open_shapes(request: LoadRequest) -> Source:
+    """Open scenes of the data set `shapes`. The back of the floor is as far away as anything."""
+
+    def scene(random: np.random.Generator) -> tuple[Pixels, Floats]:
+        index = int(random.integers(shapes.COUNTS[request.split]))
+        picture, depth = shapes.draw_with_depth(index, request.image_size, split=request.split)
+        return picture, (FARTHEST * np.minimum(depth / shapes.floor_depth(0.0), 1)).astype(np.float32)
+
+    return Source(scene, f"shapes {shapes.VERSION} {request.image_size}", [])
+
+
+def open_stereo(request: LoadRequest) -> Source:
+    """Open crops of scikit-image's stereo pair, whose depth was measured. It is never trained on."""
+    picture, depth = stereo()
+    size = request.image_size
+    if size > min(depth.shape):
+        raise UserError(f"no crop of {size}x{size} fits into the stereo picture. Take an `image_size` of at most 500.")
+
+    def scene(random: np.random.Generator) -> tuple[Pixels, Floats]:
+        top, left = (int(random.random() * (side - size + 1)) for side in depth.shape)
+        part = np.s_[top : top + size, left : left + size]
+        return picture[part], depth[part]
+
+    return Source(scene, f"stereo {size}", [])
+
+
+FOCAL, DOFFS = 994.978, 31.086  # pixels: what scikit-image says of the pair's calibration
+BASELINE = 0.193001  # metres between the two cameras
+
+
+def stereo() -> tuple[Pixels, Floats]:
+    """Return the left picture of scikit-image's stereo pair, uint8 [500,741,3], and its depth, float32 [500,741].
+
+    Two cameras see a point z metres away `disparity` pixels apart: z = focal baseline / (disparity + doffs).
+    The farthest known point, at 5.0 m, is at FARTHEST. 7% of the pixels have no known depth, mostly because one camera
+    does not see them. Of the nearest known pixels to the left and right in their row, they get the farther one's depth.
+    Scharstein et al. 2014. Raises UserError if scikit-image is not installed.
+    """
+    try:
+        from skimage.data import stereo_motorcycle
+    except ModuleNotFoundError:
+        raise UserError("the stereo picture needs a further package, scikit-image. Install it.") from None
+    left, _, disparity = stereo_motorcycle()  # type: ignore[no-untyped-call]
+    metres = np.where(np.isfinite(disparity), FOCAL * BASELINE / (disparity + DOFFS), np.nan)  # unknown ones are inf
+    behind = np.maximum(from_left(metres), from_left(metres[:, ::-1])[:, ::-1])
+    metres = np.where(np.isfinite(metres), metres, behind)
+    return left, (metres * (FARTHEST / metres.max())).astype(np.float32)
+
+
+def from_left(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return for each place of [H,W] the last finite value of its row up to there; 0 where there is none."""
+    last = np.maximum.accumulate(np.where(np.isfinite(values), np.arange(values.shape[1]), -1), axis=1)
+    return np.where(last >= 0, np.take_along_axis(values, last, axis=1), 0)
+
+
+def open_all(request: LoadRequest) -> Source:
+    """Open what a network is trained on: photographs for what pictures look like, drawings for what depth looks like.
+
+    Where there are no photographs, a note says so, and landscapes take their place.
+    """
+    landscape, room = open_landscapes(request), open_shapes(request)
+    try:
+        photo, notes = open_photos(request), []
+    except UserError as error:
+        photo, notes = landscape, [f"without photographs: {str(error).rstrip('.')}"]
+    sources = (photo, landscape, room)
+
+    def scene(random: np.random.Generator) -> tuple[Pixels, Floats]:
+        return sources[int(np.searchsorted(MIXED, random.random(), side="right"))].scene(random)
+
+    return Source(scene, f"{MIXED} {' '.join(source.digest for source in sources)}", photo.notes + notes)
+
+
+MIXED = (0.7, 0.92)  # below which random number it is a photograph, and a landscape; the rest are rooms
+
+
+class HazySet(NamedTuple):
+    """An entry of HAZY_SETS: how to open it, and how many pairs each split has. They are an epoch."""
+
+    open: Callable[[LoadRequest], Source]
+    splits: dict[str, int]
+    origin: str
+
+
+DRAWN = {"train": 100_000, "test": 1_000}
+HAZY_SETS = {
+    "haze": HazySet(open_all, DRAWN, "photos, landscapes and shapes"),
+    "hazy-photos": HazySet(open_photos, DRAWN, "Debian packages or `data_dir`; plausible depth"),
+    "hazy-landscapes": HazySet(open_landscapes, DRAWN, "drawn by minidiff"),
+    "hazy-shapes": HazySet(open_shapes, DRAWN, "drawn by minidiff"),
+    "hazy-stereo": HazySet(open_stereo, {"test": 1_000}, "scikit-image; measured depth"),
+}
 
 
 def hazy_pairs(
-    source: str = "hazy-photos",
+    source: str = "haze",
     size: int = 128,
     seed: int = 0,
     *,
@@ -115,8 +218,8 @@ def hazy_pairs(
     picture. haze: the ranges; those of `Haze` by default. data_dir: a folder of photographs of your own.
     Raises UserError.
     """
-    lookup("hazy set", source, HAZY_SETS)
-    lookup(f"split of {source}", split, COUNTS)
+    found = lookup("set of hazy pictures", source, HAZY_SETS)
+    lookup(f"split of {source}", split, found.splits)
     folder = Path(data_dir).expanduser() if data_dir else None
-    opened = HAZY_SETS[source](LoadRequest(source, split, size, folder, on_bad, max_pixels))
-    return HazyPairs(opened, haze or Haze(), split, seed)
+    opened = found.open(LoadRequest(source, split, size, folder, on_bad, max_pixels))
+    return HazyPairs(opened, found.splits[split], haze or Haze(), split, seed)

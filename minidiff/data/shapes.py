@@ -8,7 +8,7 @@ After Johnson et al. 2017 (CLEVR) and the 24 labels of iCLEVR (El-Nouby et al. 2
 from functools import lru_cache
 from itertools import combinations
 from math import ceil, cos, floor, pi, radians, sin, sqrt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,7 @@ Floats = NDArray[np.floating[Any]]
 Vectors = tuple[Floats, Floats, Floats]
 Vector = tuple[float, float, float]
 Numbers = Floats | float
+V = TypeVar("V", float, Floats)
 
 CUBE = 0.41  # half the edge
 CYLINDER = (0.43, 0.84)  # radius, height
@@ -152,8 +153,8 @@ def unit(vector: Vector) -> Vector:
     return vector[0] / length, vector[1] / length, vector[2] / length
 
 
-def turned(vector: Vector, angle: float) -> Vector:
-    """Turn a vector into the frame of a solid that is turned by `angle` about its own axis."""
+def turned(vector: tuple[V, V, V], angle: float) -> tuple[V, V, V]:
+    """Turn a vector, or a field of them, into the frame of a solid that is turned by `angle` about its own axis."""
     x, y, z = vector
     return x * cos(angle) + y * sin(angle), y * cos(angle) - x * sin(angle), z
 
@@ -188,6 +189,7 @@ class Sprite(NamedTuple):
     light: Floats  # times the colour: the shaded surface, already times coverage
     gloss: Floats  # the white highlight, already times coverage
     floor: Floats  # what the shadow leaves of the floor's light
+    relief: Floats  # how much farther than its foot the surface is, along the view, already times coverage
 
 
 @lru_cache(maxsize=4096)
@@ -230,9 +232,11 @@ def sprite(shape: str, scale: float, angle: float, right: float, down: float) ->
         outside[met < 0] = 0  # below the solid
     # A pixel on the solid's lower edge shows some floor though its centre is below the solid: as light as beside it.
     lit = np.where(outside > 0, lit, neighbours(lit * outside) / np.maximum(neighbours(outside), 1))
+    relief = DISTANCE * (np.where(seen, near, 1) - 1)  # all rays reach the depth of the foot at 1
     return Sprite(
-        left, top, 1 - reduced(seen), reduced(diffuse * seen), reduced(gloss * seen), lit.astype(np.float32)[..., None]
-    )
+        left, top, 1 - reduced(seen), reduced(diffuse * seen), reduced(gloss * seen), lit.astype(np.float32)[..., None],
+        reduced(relief),
+    )  # fmt: skip
 
 
 # -- One scene ---------------------------------------------------------------------------------------------------------
@@ -275,11 +279,12 @@ def places(count: int, generator: np.random.Generator) -> NDArray[np.float64]:
 
 
 class Piece(NamedTuple):
-    """A sprite in its place: the window of the sheet it covers."""
+    """A sprite in its place: the window of the sheet it covers, and where its foot is, from the top of the picture."""
 
     sprite: Sprite
     colour: NDArray[np.float32]
     window: tuple[slice, slice]
+    foot: float
 
 
 def lay_out(labels: list[int], size: int, generator: np.random.Generator) -> list[Piece]:
@@ -300,21 +305,55 @@ def lay_out(labels: list[int], size: int, generator: np.random.Generator) -> lis
         height, width = solid.clear.shape[:2]
         top, left = size + row + solid.top, size + column + solid.left
         colour = np.array(COLOURS[NAMES[label].split()[0]], dtype=np.float32)
-        pieces.append(Piece(solid, colour, np.s_[top : top + height, left : left + width]))
+        window = np.s_[top : top + height, left : left + width]
+        pieces.append(Piece(solid, colour, window, (row + down / steps) / size))
     return pieces
 
 
 def render(labels: list[int], size: int, generator: np.random.Generator) -> NDArray[np.uint8]:
     """Draw one scene, uint8 [size,size,3]; equal generators draw the same scene at every size."""
-    pieces = lay_out(labels, size, generator)
+    return paint(lay_out(labels, size, generator), size)
+
+
+def paint(pieces: list[Piece], size: int) -> NDArray[np.uint8]:
+    """Lay sprites over the bare floor from the back to the front: uint8 [size,size,3]."""
     sheet = np.zeros((3 * size, 3 * size, 3), dtype=np.float32)
     picture = sheet[size : 2 * size, size : 2 * size]
     picture[:] = empty_floor(size)
-    for solid, _, window in pieces:
+    for solid, _, window, _ in pieces:
         sheet[window] *= solid.floor
-    for solid, colour, window in pieces:
+    for solid, colour, window, _ in pieces:
         sheet[window] = sheet[window] * solid.clear + colour * solid.light + 255 * solid.gloss
     return (np.minimum(picture, 255) + 0.5).astype(np.uint8)
+
+
+def floor_depth(row: Numbers) -> Numbers:
+    """Return how far away the floor is at a row, from 0 at the top of the picture to 1, in widths of a sphere.
+
+    A sphere there is a share FAR to NEAR of the picture's width, linear in the row. What is k times as far away looks
+    k times smaller, so the floor is a plane, and its horizon is where that share is 0: above the picture, at -0.62.
+    """
+    share = FAR + (NEAR - FAR) * (row - ROWS[0]) / (ROWS[1] - ROWS[0])
+    return DISTANCE * NEAR / share  # a sphere that is NEAR wide is seen from DISTANCE
+
+
+def depth_of(pieces: list[Piece], size: int) -> Floats:
+    """Return how far away each pixel is along the view, float32 [size,size]: mixed at outlines, as the colours are."""
+    sheet = np.zeros((3 * size, 3 * size, 1), dtype=np.float32)
+    depth = sheet[size : 2 * size, size : 2 * size, 0]
+    depth[:] = floor_depth((np.arange(size) + 0.5) / size)[:, None]  # type: ignore[index]
+    for solid, _, window, foot in pieces:
+        sheet[window] = sheet[window] * solid.clear + floor_depth(foot) * (1 - solid.clear) + solid.relief
+    return depth
+
+
+def draw_with_depth(
+    index: int, size: int = 32, seed: int = 0, split: str = "train"
+) -> tuple[NDArray[np.uint8], Floats]:
+    """Draw the picture of `scene(index, seed, split)` as `draw` does, and its depth: see `depth_of`."""
+    generator = stream(index, seed, split)
+    pieces = lay_out(draw_labels(split, generator), size, generator)
+    return paint(pieces, size), depth_of(pieces, size)
 
 
 def draw(index: int, size: int = 32, seed: int = 0, split: str = "train") -> NDArray[np.uint8]:
