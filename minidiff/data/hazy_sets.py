@@ -19,6 +19,7 @@ from minidiff.data.corrupted import seed_of
 from minidiff.data.crops import chances, detail
 from minidiff.data.depth import plausible
 from minidiff.data.haze import FARTHEST, Floats, HazyPair, add_haze, join
+from minidiff.data.hazy_folders import PairFolder, open_folder
 from minidiff.data.image_data import LoadRequest
 from minidiff.data.photos import open_photographs
 from minidiff.errors import UserError, lookup
@@ -37,11 +38,15 @@ class Source(NamedTuple):
     digest: str  # a text that differs for other pictures
     notes: list[str]
 
+    def pair(self, row: int, random: np.random.Generator, haze: Haze) -> HazyPair:
+        """Make a pair, a batch of one. Its number has no use: all that is random comes from the generator."""
+        return add_haze(*self.scene(random), haze, random)
+
 
 class HazyPairs:
     """Read random pairs like an array: `pairs[7]`, `pairs[:16]` and `pairs[[3, 1]]` are batches, see `HazyPair`."""
 
-    def __init__(self, source: Source, count: int, haze: Haze, split: str, seed: int) -> None:
+    def __init__(self, source: Source | PairFolder, count: int, haze: Haze, split: str, seed: int) -> None:
         self.source, self.count, self.haze, self.split, self.seed = source, count, haze, split, seed
 
     def __len__(self) -> int:
@@ -54,8 +59,7 @@ class HazyPairs:
     def pair(self, row: int) -> HazyPair:
         """Make one pair, a batch of one."""
         random = np.random.default_rng([self.seed, STREAM, seed_of(self.split), row])
-        picture, depth = self.source.scene(random)
-        return add_haze(picture, depth, self.haze, random)
+        return self.source.pair(row, random, self.haze)
 
     @property
     def notes(self) -> list[str]:
@@ -186,7 +190,7 @@ MIXED = (0.7, 0.92)  # below which random number it is a photograph, and a lands
 class HazySet(NamedTuple):
     """An entry of HAZY_SETS: how to open it, and how many pairs each split has. They are an epoch."""
 
-    open: Callable[[LoadRequest], Source]
+    open: Callable[[LoadRequest], Source | PairFolder]
     splits: dict[str, int]
     origin: str
 
@@ -198,6 +202,7 @@ HAZY_SETS = {
     "hazy-landscapes": HazySet(open_landscapes, DRAWN, "drawn by minidiff"),
     "hazy-shapes": HazySet(open_shapes, DRAWN, "drawn by minidiff"),
     "hazy-stereo": HazySet(open_stereo, {"test": 1_000}, "scikit-image; measured depth"),
+    "hazy-pairs": HazySet(open_folder, DRAWN | {"all": 100_000}, "`data_dir`: NH-HAZE, Dense-Haze, RESIDE"),
 }
 
 
