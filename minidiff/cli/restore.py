@@ -215,10 +215,8 @@ def go_on_finishing(folder: str, device: str, **_: Any) -> None:
 
 def finish_pictures(job: "FinishJob") -> None:
     """Restore with a bar, and say what was found, a line each."""
-    from minidiff.runtime import cpu
     from minidiff.runtime.progress import progress_bar
 
-    cpu.keep_memory(False)
     resuming = job.folder is not None
     remark(f"{job.describe()}\n{'resuming ' if resuming else 'run      '} {job.start()}")
     for warning in job.warnings:

@@ -25,15 +25,6 @@ def tune() -> None:
     # of the heap), and the next step's block of that size comes back page by page, each page a fault and a clearing.
     # Without that a DIP step at 256x256 took 20% less processor time with the hourglass, 10% less with the CNN, and a
     # training step of the CPU preset 2 to 3% less. The peak memory was up to 16% higher, and stayed where it was.
-    keep_memory(True)
-
-
-def keep_memory(keep: bool) -> None:
-    """Say whether this process keeps the large blocks of memory that it frees, for its next ones. Works at any time.
-
-    It pays where a step follows a step. In a single pass over a large photograph blocks of many sizes follow each
-    other, and what is kept of one does not fit the next: 3 megapixels took 3.1 GB, and 2.4 if nothing was kept.
-    """
     if any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     if sys.platform.startswith("linux"):
@@ -43,5 +34,5 @@ def keep_memory(keep: bool) -> None:
             mallopt = CDLL(None).mallopt
         except (ImportError, OSError, AttributeError):
             return  # another C library than glibc
-        mallopt(M_MMAP_MAX, 0 if keep else 65_536)  # 0: large blocks come from the heap like small ones
-        mallopt(M_TRIM_THRESHOLD, -1 if keep else 128 << 10)  # -1: the largest there is, the heap never shrinks
+        mallopt(M_MMAP_MAX, 0)  # no mappings: large blocks come from the heap like small ones
+        mallopt(M_TRIM_THRESHOLD, -1)  # the largest there is: the heap never shrinks

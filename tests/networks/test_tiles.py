@@ -5,13 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 import torch.nn.functional as F
 from diffusers_weights import randomise
 from torch import Tensor
 
+import minidiff
+from minidiff.images.convert import to_float
 from minidiff.networks.configs import UNetConfig
-from minidiff.networks.tiles import at_any_size, bytes_a_pixel, cut, mirrored, multiple, reach, sight
+from minidiff.networks.tiles import at_any_size, bytes_a_pixel, cut, halo_of, mirrored, multiple, reach, sight
 from minidiff.networks.unet import UNet
 
 SMALL: dict[str, Any] = {
@@ -141,17 +144,38 @@ def test_a_halo_that_lacks_a_pixel_would_be_seen() -> None:
     assert torch.equal(at_any_size(farthest, config, 8000)(x, torch.tensor([3])), farthest(x))
 
 
+def test_the_halo_of_the_network_for_photographs_is_enough() -> None:
+    """With 64 of 97 pixels its output changes by less than a thousandth of a grey level, 8e-6: by 1e-6, where another
+    order of the sums changes it by 1e-6, too. With 48 by 1e-4 to 3e-4, with 32 by 3e-3, without by 0.6.
+
+    That is measured, and further training may change it: then take a larger halo. Few or small layers are seen whole.
+    """
+    run = minidiff.load("photos", precision="fp32")
+    config = run.config.network
+    assert isinstance(config, UNetConfig) and halo_of(config) == 64
+    picture = skimage.data.coffee()[None, 100:132, 100:232].copy()
+    x = (to_float(picture) + 0.2 * pictures(1, 32, 132).float()).contiguous(memory_format=torch.channels_last)
+    part, whole = (run.model(each, torch.tensor([60]))[..., :68] for each in (x, F.pad(x, (0, 36))))
+    torch.testing.assert_close(part, whole, rtol=0, atol=8e-6)
+    assert halo_of(free()[1]) == multiple(reach(free()[1]), 2)
+
+
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (80, 96), (400, 12), (404, 300)])
 def test_every_pixel_is_in_one_tile(height: int, width: int) -> None:
-    """With the halo around it, as far as the picture goes, and its place in what is seen; all at multiples of 4."""
-    count = torch.zeros(height, width)
+    """With the halo around it, as far as the picture goes, and its place in what is seen; all at multiples of 4.
+
+    All calls have one shape, whose pixels are not more than allowed.
+    """
+    count, shapes = torch.zeros(height, width), set()
     for tile in cut(height, width, 120**2, halo=40, stride=4):
         count[tile.place] += 1
+        shapes.add(tuple(seen.stop - seen.start for seen in tile.seen))
         for place, seen, inside, length in zip(*tile, (height, width), strict=True):
-            assert seen == slice(max(place.start - 40, 0), min(place.stop + 40, length))
+            assert seen.start <= max(place.start - 40, 0) and min(place.stop + 40, length) <= seen.stop <= length
             assert (seen.start + inside.start, seen.start + inside.stop) == (place.start, place.stop)
             assert seen.start % 4 == seen.stop % 4 == 0
-    assert count.eq(1).all()
+    ((rows, columns),) = shapes
+    assert count.eq(1).all() and rows * columns <= 120**2
 
 
 def test_a_halo_that_is_wider_than_the_tiles_is_kept() -> None:

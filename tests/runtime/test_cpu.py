@@ -40,13 +40,6 @@ def test_freed_memory_is_used_again(call: str) -> None:
 
 
 @glibc
-def test_freed_memory_is_given_back_again() -> None:
-    """Then every block is fetched anew, as without any setting."""
-    code = f"from minidiff.runtime.cpu import keep_memory, tune; tune(); keep_memory(False)\n{FAULTS}"
-    assert int(run(code)) > int(run(FAULTS)) / 2
-
-
-@glibc
 @pytest.mark.parametrize(
     "name, value", [("MALLOC_MMAP_MAX_", "65536"), ("GLIBC_TUNABLES", "glibc.malloc.tcache_max=64")]
 )
