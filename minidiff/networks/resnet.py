@@ -16,7 +16,9 @@ from minidiff.records import takes, to_json
 class Block(nn.Module):
     """Apply two 3x3 convolutions, and add the input to the result: [n,in,H,W] -> [n,out,H/stride,W/stride].
 
-    If the shape changes, the input goes through a 1x1 convolution first (option B of the paper).
+    If the shape changes, the input goes through a 1x1 convolution first (option B of the paper). Its stride is taken
+    here, by leaving pixels out. With few channels, torch 2.14 overwrites other memory when it differentiates a 1x1
+    convolution with a stride, on processors without AVX-512.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -25,15 +27,16 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
+        self.stride = stride
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+                nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(h)) + self.downsample(x))
+        return F.relu(self.bn2(self.conv2(h)) + self.downsample(x[..., :: self.stride, :: self.stride]))
 
 
 class ResNet18(nn.Module):

@@ -213,20 +213,28 @@ def test_a_tiny_set_is_learnt_by_heart(learnt: Path, clothes: Path, capsys: pyte
 
 
 def test_what_is_written_is_what_the_saved_weights_are_worth(clothes: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Early, where raw and averaged weights differ: fails when the raw ones are measured, or the training images."""
-    assert cli.run(train(clothes, "--steps", "16", "--seed", "3", "--out", "run")) == 0
-    said = capsys.readouterr().out
+    """Early, where raw and averaged weights differ: fails when the raw ones are measured, or the training images.
+
+    Of 21 images both may get as many right, on one processor or another. Then another seed tells them apart.
+    """
     data = {name: load_data("fashion-mnist", data_dir=clothes, image_size=32, split=name) for name in ("train", "test")}
-    values = {name: accuracy(logits_of(Path("run"), d), torch.from_numpy(d.labels)) for name, d in data.items()}
-    result = json.loads(Path("run/result.json").read_text())
-    assert result["test_accuracy"] == values["test"] != values["train"]
-    assert f"{100 * values['test']:.2f}% accuracy on 21 test images" in said
-    state = checkpoint.read_state(Path("run"))
-    assert state is not None
-    raw = ResNet18(10, 1, 4).eval()
-    raw.load_state_dict(state["model"])
-    x = to_float(torch.from_numpy(data["test"].images))
-    assert accuracy(raw(x), torch.from_numpy(data["test"].labels)) != values["test"]
+    x, labels = to_float(torch.from_numpy(data["test"].images)), torch.from_numpy(data["test"].labels)
+    told_apart = False
+    for seed in range(3, 9):
+        run = Path(f"run{seed}")
+        assert cli.run(train(clothes, "--steps", "16", "--seed", str(seed), "--out", str(run))) == 0
+        said = capsys.readouterr().out
+        values = {name: accuracy(logits_of(run, each), torch.from_numpy(each.labels)) for name, each in data.items()}
+        assert json.loads((run / "result.json").read_text())["test_accuracy"] == values["test"]
+        assert f"{100 * values['test']:.2f}% accuracy on 21 test images" in said
+        state = checkpoint.read_state(run)
+        assert state is not None
+        raw = ResNet18(10, 1, 4).eval()
+        raw.load_state_dict(state["model"])
+        told_apart = values["train"] != values["test"] != accuracy(raw(x), labels)
+        if told_apart:
+            break
+    assert told_apart
 
 
 def test_several_labels_an_image(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
