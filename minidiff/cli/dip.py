@@ -12,8 +12,9 @@ from minidiff.cli.choices import TABLES, choice, table
 from minidiff.cli.commands import Group, max_pixels, refuse_options, section, typed
 from minidiff.cli.messages import remark, say, warn
 from minidiff.cli.types import Device, Name, Number, Place, Whole
-from minidiff.dip.config import ANSWER, OFF, FitRequest, FitResult
+from minidiff.dip.config import ANSWER, OFF, FitConfig, FitRequest, FitResult
 from minidiff.errors import UserError
+from minidiff.runs.shipped import PHOTOS
 
 if TYPE_CHECKING:
     from minidiff.dip.folder import FolderJob
@@ -158,6 +159,8 @@ def fit(
         job = folder.FolderJob(Path(image), FitRequest(**asked), device, out)
     else:
         job = recipe.begin(image, FitRequest(**asked), device, out, deliver=out is None)
+    if image is not None:
+        say_what_knows(image, FitRequest(**asked))
     if isinstance(job, folder.FolderJob):
         return fit_folder(job)
 
@@ -194,10 +197,24 @@ def fit_folder(job: "FolderJob") -> None:
     say_next(fitted.folder)
 
 
-def say_next(init: Path) -> None:
-    """Print the command that starts a chain from an answer, and before it the one that trains a model if none is there.
+def say_what_knows(source: str, request: FitRequest) -> None:
+    """Say that no network trained on data takes part in a fit, and which command asks one to do the same in seconds."""
+    if request.weights is not None:  # an encoder trained on ImageNet does
+        return
+    shown, scale = shlex.quote(source), request.factor or FitConfig.factor
+    more = {"denoise": "", "inpaint": f" --task inpaint --mask {shlex.quote(str(request.mask))}"}
+    if scale in (2, 4):
+        more["super-resolve"] = f" --task upscale --scale {scale}"
+    line = "prior     no network trained on data is in play"
+    if request.task in more:
+        line += f"; `minidiff restore {shown}{more[request.task]}` asks one that knows photographs, in seconds"
+    remark(line)
 
-    The model is the newest that draws without labels; a tenth of its timesteps keeps what is in the picture.
+
+def say_next(init: Path) -> None:
+    """Print the command that starts a chain from an answer, with a model of the user's own if there is one.
+
+    That is the newest that draws without labels; a tenth of its timesteps keeps what is in the picture.
     """
     from minidiff.ddpm.config import read_ddpm
     from minidiff.runs.folder import CONFIG, list_runs, read_config
@@ -208,13 +225,11 @@ def say_next(init: Path) -> None:
         except UserError:  # a damaged one
             continue
         if not config.network.label_dim or (config.labels and config.labels.dropout):
-            start_t, model = min(100, config.diffusion.timesteps // 10), f"{shlex.quote(str(run))} "
+            start_t, model = min(100, config.diffusion.timesteps // 10), str(run)
             break
     else:
-        remark("next      minidiff train ddpm")
-        start_t, model = 100, ""
-    word = "next" if model else "then"
-    remark(f"{word}      minidiff sample {model}--start-t {start_t} --init {shlex.quote(str(init))}")
+        start_t, model = 100, PHOTOS
+    remark(f"next      minidiff sample {shlex.quote(model)} --start-t {start_t} --init {shlex.quote(str(init))}")
 
 
 # --- what is printed on the way -------------------------------------------------------------------------------------

@@ -111,6 +111,12 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
     default=DEFAULTS.fit.noise_sigma,
     help="Add noise of this deviation, of 255, to a clean picture.",
 )
+@click.option(
+    "--size",
+    type=Whole(8, 4096),
+    help="Cut out the centre square, and shrink it to this many pixels a side. Default: the whole picture, or the "
+    "model's own size if it draws one alone.",
+)
 @fit_options
 @section("Output")
 @click.option(
@@ -137,9 +143,8 @@ def restore(ctx: click.Context, /, source: str | None, resume: str | None, with_
     """Restore PICTURE, or every picture of a folder, with a model of photographs.
 
     The noise is measured, and the model goes down its reverse chain from there. --task inpaint fills holes, upscale
-    enlarges, deblur sharpens. With --with-dip a deep image prior is
-    fitted to the picture first, and the model finishes the work; a model that draws one size alone cuts the picture to
-    its centre square.
+    enlarges, deblur sharpens. With --with-dip a deep image prior is fitted to the picture first, and the model finishes
+    the work. A model that draws one size alone cuts the picture to its centre square.
 
     \b
     minidiff restore photo.png

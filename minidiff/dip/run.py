@@ -22,6 +22,7 @@ from minidiff.dip.job import step_file
 from minidiff.errors import UserError
 from minidiff.files import read_json
 from minidiff.images.files import free_name, image_shape, read_image, write_image
+from minidiff.images.pictures import FORMAT, read_picture, write_picture
 from minidiff.records import from_json
 from minidiff.runs import folder as run_folder
 
@@ -101,7 +102,13 @@ def pictures_of_answers(root: Path = Path("runs")) -> dict[bytes, str]:
 
 
 def deliver(answer: Path, target: Path, replace: bool) -> Path:
-    """Copy an answer to `target`. If that is there and `replace` is False, copy it beside it. Returns the copy."""
+    """Copy an answer to `target`, with all that it has. If that is there and `replace` is False, copy it beside it.
+
+    Returns the copy.
+    """
     target = target if replace else free_name(target)
-    write_image(target, read_image(answer))
+    if target.suffix.lower() in FORMAT:
+        write_picture(target, read_picture(answer))
+    else:  # such as .bmp, which has room for the pixels alone
+        write_image(target, read_image(answer))
     return target

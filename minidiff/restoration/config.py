@@ -105,7 +105,7 @@ class ChainConfig:
 
 @record
 class RestoreRequest:
-    """The options of a restoration. The size of the fit is always the model's."""
+    """The options of a restoration. The fit has the model's size, unless the model takes any."""
 
     mix: float = 0.75  # how much of the picture itself goes into the chain; the rest is the fit's answer
     start_t: int | Literal["auto"] = ChainConfig.start_t

@@ -9,7 +9,8 @@ Rests on the systems dip and ddpm. The fit takes the time; the chain is a few ca
 
 The chain starts from three quarters of the picture plus one quarter of the fit's answer. It enters at the timestep
 whose noise equals the picture's, scaled to be x_t; no noise is added. The fit's answer alone has lost detail for good,
-and the picture alone comes out a little worse: docs/results.md.
+and the picture alone comes out a little worse or as good: docs/results.md. With a model of any size the picture keeps
+its size, and the answer has what the picture had: grey or colour, 8 or 16 bits, transparency, profile, EXIF data.
 """
 
 import os
@@ -18,12 +19,17 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from minidiff._version import __version__
 from minidiff.ddpm.chains import resolve
 from minidiff.ddpm.inits import shrunk
 from minidiff.ddpm.request import Sampling
 from minidiff.ddpm.run import Run, load_ddpm
-from minidiff.diffusion.noise_level import HARDLY_ANY, noise_sigma, timestep_for
+from minidiff.diffusion.noise_level import HARDLY_ANY, noise_sigma
 from minidiff.dip import config as dip
 from minidiff.dip import recipe
 from minidiff.dip.config import FitResult, present
@@ -34,7 +40,8 @@ from minidiff.dip.recipe import Device, read_dip
 from minidiff.errors import UserError, printable
 from minidiff.files import locked, sweep, write_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
-from minidiff.images.files import image_shape, read_images, write_image
+from minidiff.images.files import image_shape, read_fitted, read_image
+from minidiff.images.pictures import FULL, Picture, format_for, read_picture, write_picture
 from minidiff.images.show import png_file
 from minidiff.records import from_json, record, takes, to_json
 from minidiff.restoration.config import (
@@ -48,6 +55,8 @@ from minidiff.restoration.config import (
     RestoreRequest,
     RestoreResult,
 )
+from minidiff.restoration.finish import grey_like
+from minidiff.restoration.tasks import enter
 from minidiff.runs import folder as run_folder
 
 
@@ -79,8 +88,8 @@ class RestoreCall(FitCall):
 def restore_with_dip(image: str | Path, model: str | Path, call: RestoreCall) -> Restored:
     """Restore one noisy picture with a trained DDPM: what `minidiff restore` does with a prior.
 
-    The picture is cut to its centre square at the size of the model. Raises UserError if something is wrong, and
-    Interrupted after Ctrl-C, having saved.
+    A model of any size takes the whole picture, or its centre square at `size`; any other model cuts it to its centre
+    square at the model's own size. Raises UserError if something is wrong, and Interrupted after Ctrl-C, having saved.
     """
     request = RestoreRequest(call.mix, call.start_t, call.init_mode, call.sampler, call.request())
     return run_restoration(begin(image, model, request, call.device, call.out), call.on_step)
@@ -121,8 +130,8 @@ class RestoreJob:
     def describe(self) -> str:
         """Describe the fit and the model in a few lines."""
         channels, height, width = self.model.shape
-        size = f"{width}x{height}, {COLOURS[channels]}, trained on {self.model.knows}"
-        model = f"model     {printable(self.config.model)}: {size}"
+        size = "any size" if self.model.any_size else f"{width}x{height}"
+        model = f"model     {printable(self.config.model)}: {size}, {COLOURS[channels]}, trained on {self.model.knows}"
         first = self.fit_job.describe() if self.fit_job else f"image     {printable(self.config.image)}"
         return f"{first}\n{model}"
 
@@ -160,16 +169,18 @@ class RestoreJob:
         ):  # its fit has taken more steps than at first
             write_json(folder / run_folder.CONFIG, to_json(self.config))
         (folder / RESULT).unlink(missing_ok=True)
-        size = model.shape[1]
-        picture, fitted = (read_images(folder / FIT / name, size, model.shape[0]) for name in (dip.TARGET, dip.ANSWER))
-        sigma = noise_sigma(to_float(picture))
+        picture = self.picture(folder)
+        x = picture.as_float()[None].expand(-1, model.shape[0], -1, -1)
+        fitted = to_float(read_image(folder / FIT / dip.ANSWER, model.shape[0])[None])
+        sigma = noise_sigma(x)
         start_t = self.config.chain.start_t
-        t = timestep_for(model.schedule, sigma) if start_t == AUTO else int(start_t)
+        t = enter(model, sigma) if start_t == AUTO else int(start_t)
         options = chain_options(replace(self.config.chain, start_t=t))
-        init = mix * to_float(picture) + (1 - mix) * to_float(fitted)
-        (images,) = model.sample(1, init=init, **options)
-        shown = {"picture": in_colour(picture), "deep image prior": in_colour(fitted), "restored": to_uint8(images)[0]}
-        write_image(folder / ANSWER, shown["restored"])
+        (images,) = model.sample(1, init=mixed(picture, x, fitted, mix), **options)
+        images = grey_like(x, images)
+        write_picture(folder / ANSWER, picture.with_pixels(images[0]))
+        shown = {name: to_uint8(each)[0] for name, each in
+                 (("picture", x), ("deep image prior", fitted), ("restored", images))}  # fmt: skip
         reference, quality = self.reference(), None
         if reference is not None:
             quality = {name: Quality(**nearness(pixels, reference)) for name, pixels in shown.items()}
@@ -186,12 +197,50 @@ class RestoreJob:
         write_json(folder / RESULT, stored)
         return result
 
+    def picture(self, folder: Path) -> Picture:
+        """Read the picture that the chain starts from: the one that was fitted, with all that its file has.
+
+        If its file has other pixels than the fit saw, the fit's count: noise was added, or CMYK read by its profile.
+        """
+        channels, limit, image = self.model.shape[0], self.config.fit.max_pixels, self.config.image
+        target = read_image(folder / FIT / dip.TARGET, channels)
+        if self.config.fit.size is not None:
+            return Picture(target)
+        picture = read_picture(image, limit) if channels == 3 else Picture(read_image(image, channels, limit))
+        if picture.pixels.shape[:2] != target.shape[:2]:
+            raise UserError(f"{image} is not what {folder} began with. Bring it back, or start a new run.")
+        apart = np.abs(to_uint8(picture.as_float()[None])[0].astype(np.int16) - target).max(axis=2)
+        if self.config.noise_sigma or bool((apart[opaque(picture)] > 1).any()):  # 1: by rounding 16 bits
+            return picture.with_pixels(to_float(target[None])[0])
+        return picture
+
     def reference(self) -> Pixels | None:
         """Read the clean picture as the model would see it, uint8 [H,W,3]; None if there is none."""
         source = self.config.reference or (self.config.image if self.config.noise_sigma else None)
         if source is None:
             return None
-        return in_colour(read_images(source, self.model.shape[1], self.model.shape[0], self.config.fit.max_pixels))
+        channels, size, limit = self.model.shape[0], self.config.fit.size, self.config.fit.max_pixels
+        pixels = read_image(source, channels, limit) if size is None else read_fitted(source, size, channels,
+                                                                                     max_pixels=limit)[0]  # fmt: skip
+        shown: Pixels = to_uint8(to_float(pixels[None]))[0]
+        return shown
+
+
+def mixed(picture: Picture, x: Tensor, fitted: Tensor, mix: float) -> Tensor:
+    """Mix the picture x with the fit's answer, both [1,C,H,W] in [-1,1]. `mix` is the picture's share.
+
+    Where the picture is transparent, even in part, it stays as it is: the fit saw white behind it.
+    """
+    init = mix * x + (1 - mix) * fitted
+    return torch.where(torch.from_numpy(opaque(picture)), init, x)
+
+
+def opaque(picture: Picture) -> NDArray[np.bool_]:
+    """Tell which pixels are not transparent: bool [H,W]."""
+    if picture.alpha is None:
+        return np.ones(picture.pixels.shape[:2], np.bool_)
+    full: NDArray[np.bool_] = picture.alpha == FULL[picture.bits]
+    return full
 
 
 def begin(
@@ -212,11 +261,12 @@ def begin(
         run_folder.check_free(Path(out))
     run = load_ddpm(model, device=device)
     asked = ChainConfig(request.start_t, request.init_mode, request.sampler, request.fit.seed)
-    decided = resolve(run, Sampling(sampler=asked.sampler, init_mode=asked.init_mode, seed=asked.seed))
-    if request.start_t != AUTO:
-        run.timesteps(asked.sampler, start_t=int(request.start_t))  # raises if it is out of range
+    start_t = 0 if request.start_t == AUTO else int(request.start_t)
+    run.timesteps(asked.sampler, start_t=start_t)  # raises if it is out of range
+    decided = resolve(run, Sampling(sampler=asked.sampler, init_mode=asked.init_mode, seed=asked.seed,
+                                    init=torch.zeros(1, *run.shape), start_t=start_t))  # fmt: skip
     reference = None if request.fit.reference is None else os.path.abspath(request.fit.reference)
-    fit = replace(request.fit, size=run.shape[1], reference=reference)
+    fit = replace(request.fit, size=size_of_fit(run, request.fit.size), reference=reference)
     config = RestoreConfig(
         minidiff=__version__,
         kind="restore",
@@ -231,7 +281,18 @@ def begin(
         out=ANSWER if answer is None else os.path.abspath(answer),
     )
     fit_job = recipe.begin(image, fit, device)
+    if answer is not None and fit.size is None:
+        format_for(Path(answer), read_picture(image, fit.max_pixels))  # raises if it cannot hold what the picture has
     return RestoreJob(config, run, fit_job, out, warnings=doubts(config, run, fit_job))
+
+
+def size_of_fit(run: Run, asked: int | None) -> int | None:
+    """Decide to which size the picture is cut: None for the whole picture, if the model takes any size."""
+    if run.any_size:
+        return asked
+    if asked not in (None, run.shape[1]):
+        raise UserError(f"{run.folder} draws {run.shape[2]}x{run.shape[1]} alone. Leave out `size`.")
+    return run.shape[1]
 
 
 def reopen(folder: str | Path, device: Device = "cpu", steps: int | None = None) -> RestoreJob:
@@ -266,7 +327,7 @@ def doubts(config: RestoreConfig, run: Run, fit_job: DipJob | None) -> list[str]
     """Warn of a picture that is shrunk for the model, and of one that has hardly any noise to remove."""
     if fit_job is None:  # it was said when the fit began
         return []
-    loss = shrunk(run, config.image, image_shape(config.image, config.fit.max_pixels))
+    loss = None if run.any_size else shrunk(run, config.image, image_shape(config.image, config.fit.max_pixels))
     found = [loss] if loss else []
     if config.chain.start_t == AUTO and noise_sigma(to_float(fit_job.target[None])) < HARDLY_ANY:
         found.append(
@@ -279,9 +340,3 @@ def doubts(config: RestoreConfig, run: Run, fit_job: DipJob | None) -> list[str]
 def chain_options(chain: ChainConfig) -> dict[str, Any]:
     """Return the options of `Run.sample` that are set."""
     return {name: value for name, value in asdict(chain).items() if value is not None}
-
-
-def in_colour(images: Pixels) -> Pixels:
-    """Turn the one image of uint8 [1,H,W,1 or 3] into uint8 [H,W,3]."""
-    pixels: Pixels = to_uint8(to_float(images))[0]
-    return pixels

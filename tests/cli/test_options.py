@@ -208,9 +208,9 @@ def test_a_restoration_begins_as_it_was_typed(typed: Callable[..., Called]) -> N
     call = typed(
         place,
         "restore p.png --with-dip --model run --mix 0.25 --start-t 9 --init-mode noise --sampler heun "
-        f"{FIT} --run t --out a.png",
+        f"{FIT} --size 32 --run t --out a.png",
     )
-    expected = RestoreRequest(0.25, 9, "noise", "heun", FitRequest(**FITTED))
+    expected = RestoreRequest(0.25, 9, "noise", "heun", FitRequest(size=32, **FITTED))
     assert call.given == ("p.png", "run", expected, "cpu", "t", "a.png")
     place = "restoration.finish.begin"
     call = typed(place, "restore p.png")

@@ -16,6 +16,7 @@ from minidiff.cli.restore import tell
 from minidiff.cli.train import next_command
 from minidiff.cli.types import Device
 from minidiff.ddpm.presets import DDPM_PRESETS
+from minidiff.dip.config import FitRequest
 from minidiff.errors import UserError
 from minidiff.gan.presets import GAN_PRESETS
 from minidiff.restoration.config import Quality, RestoreResult
@@ -127,7 +128,7 @@ def test_a_stopped_training_ends_with_the_code_of_its_signal(
 @pytest.mark.parametrize(
     "runs, said",
     [
-        ([], "next      minidiff train ddpm\nthen      minidiff sample --start-t 100 --init 'my dip.png'\n"),
+        ([], "next      minidiff sample photos --start-t 100 --init 'my dip.png'\n"),
         ([(0, None, 1000)], "next      minidiff sample runs/0 --start-t 100 --init 'my dip.png'\n"),
         ([(0, None, 50)], "next      minidiff sample runs/0 --start-t 5 --init 'my dip.png'\n"),
         ([(3, 0.0, 50), (3, 0.1, 50)], "next      minidiff sample runs/1 --start-t 5 --init 'my dip.png'\n"),
@@ -153,6 +154,26 @@ def test_after_a_fit_comes_the_newest_model_that_draws_without_labels(
     monkeypatch.setattr("minidiff.ddpm.config.read_ddpm", lambda stored, where: configs[stored])
     dip_cli.say_next(Path("my dip.png"))
     assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(
+    "request_of_fit, said",
+    [
+        (FitRequest(), "; `minidiff restore 'my dip.png'` asks one that knows photographs, in seconds"),
+        (FitRequest(task="inpaint", mask="m.png"), "'my dip.png' --task inpaint --mask m.png` asks"),
+        (FitRequest(task="super-resolve"), "'my dip.png' --task upscale --scale 4` asks"),
+        (FitRequest(task="super-resolve", factor=3), "in play\n"),
+    ],
+)
+def test_before_a_fit_it_is_said_that_no_trained_network_takes_part(
+    request_of_fit: FitRequest, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the command that has one, where it can do the same; nothing is said of an encoder trained on ImageNet."""
+    dip_cli.say_what_knows("my dip.png", request_of_fit)
+    heard = capsys.readouterr().out
+    assert heard.startswith("prior     no network trained on data is in play") and said in heard
+    dip_cli.say_what_knows("my dip.png", FitRequest(net="resnet18", weights="imagenet"))
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("steps, more", [(500, 3000), (2999, 3000), (3000, 6000), (4000, 8000)])

@@ -9,18 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 from fits import draw_nothing, interrupt_at, smooth
+from PIL import ImageCms
 from restorations import is_refused
 
 import minidiff
 from minidiff import UserError, cli
 from minidiff.ddpm.run import load_ddpm as load
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
-from minidiff.images.convert import to_float, to_uint8
+from minidiff.images.convert import to_float, to_uint8, to_uint16
 from minidiff.images.files import read_image, read_images, write_image
+from minidiff.images.pictures import Picture, read_picture, write_picture
 from minidiff.images.quality import psnr, ssim
 from minidiff.records import from_json
 from minidiff.restoration import with_dip as restoration
 from minidiff.restoration.config import RestoreResult
+from minidiff.restoration.tasks import enter
 
 FIT = ["--channels", "8", "--steps", "12", "--save-every", "5", "--window", "4"]
 
@@ -203,6 +206,68 @@ def test_a_run_of_an_older_version_goes_on_and_a_damaged_one_is_one_line(
             assert said in heard and "old/config.json" in heard and heard.count("\n") == 1
 
 
+def test_a_model_of_any_size_takes_the_whole_picture(
+    photo: Path, finisher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At its own size, whose sides no halving divides, replayed. Fails if the picture is cut, or enters elsewhere."""
+    assert restore(photo, "--model", finisher, "--noise-sigma", "40", *FIT) == 0
+    said, run, model = capsys.readouterr(), Path("runs/restore-photo-1"), load(finisher)
+    clean, picture, fitted = (read_image(name) for name in (photo, run / "dip/target.png", run / "dip/dip.png"))
+    assert picture.shape == clean.shape == (24, 20, 3) and "any size" in said.out and "shrunk" not in said.out
+    x = to_float(picture[None])
+    t = enter(model, noise_sigma(x))
+    (images,) = model.sample(1, init=0.75 * x + 0.25 * to_float(fitted[None]), start_t=t, init_mode="scale")
+    answer = read_image("restored.png")
+    np.testing.assert_array_equal(answer, to_uint8(images)[0])
+    result = json.loads((run / "result.json").read_text())
+    assert result["start_t"] == t and result["quality"]["restored"]["psnr"] == psnr(answer, clean)
+
+
+def test_the_answer_has_what_the_picture_had(finisher: Path) -> None:
+    """16 bits, profile and transparency, under which no white comes into the chain; grey stays grey, with noise added.
+
+    Fails if the chain starts from the 8 bits that were fitted, or mixes the fit in where the picture is transparent.
+    """
+    deep = 257 * smooth().astype(np.uint16) ^ 5
+    alpha = np.full(deep.shape[:2], 65535, np.uint16)
+    alpha[:, :8] = 30_000
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    write_picture("deep.png", Picture(deep, alpha, icc=profile))
+    words = ["--model", finisher, "--start-t", "9", *FIT]
+    assert restore("deep.png", *words) == 0
+    after, x = read_picture("restored.png"), to_float(deep[None])
+    assert after.bits == 16 and after.icc == profile
+    np.testing.assert_array_equal(after.alpha, alpha)
+    init = 0.75 * x + 0.25 * to_float(read_image("runs/restore-deep-1/dip/dip.png")[None])
+    init[..., :8] = x[..., :8]
+    (images,) = load(finisher).sample(1, init=init, start_t=9, init_mode="scale")
+    np.testing.assert_array_equal(after.pixels, to_uint16(images)[0])
+    write_picture("grey.png", Picture(smooth()[..., :1]))
+    assert restore("grey.png", *words, "--noise-sigma", "20", "--out", "grey-restored.png") == 0
+    assert read_picture("grey-restored.png").pixels.shape == (24, 20, 1)
+
+
+def test_a_picture_cut_to_a_size_goes_on_at_that_size(photo: Path, finisher: Path) -> None:
+    """So do runs of the versions that cut every picture: `size` stands in their config, too. Then a chain once more."""
+    assert restore(photo, "--model", finisher, "--size", "16", "--start-t", "9", "--run", "cut", *FIT) == 0
+    answer = Path("cut/restored.png").read_bytes()
+    assert read_image("cut/restored.png").shape == (16, 16, 3) and Path("restored.png").read_bytes() == answer
+    Path("cut/restored.png").unlink()
+    assert restore("--resume", "cut") == 0 and Path("cut/restored.png").read_bytes() == answer
+
+
+def test_what_the_fit_did_not_see_is_noticed(photo: Path, finisher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Between fit and chain the picture's file becomes another: its size is refused, its pixels do not count."""
+    assert restore(photo, "--model", finisher, "--start-t", "9", "--run", "run", *FIT) == 0
+    Path("run/restored.png").rename("before.png")
+    write_image(photo, smooth(20, 24))
+    assert restore("--resume", "run") == 1
+    assert "photo.png is not what run began with" in capsys.readouterr().err
+    write_image(photo, 255 - smooth())
+    assert restore("--resume", "run") == 0
+    assert Path("run/restored.png").read_bytes() == Path("before.png").read_bytes()
+
+
 BAD = {
     "nothing.png --model MODEL": "nothing.png: no such image file",
     "photo.png --model nowhere": "nowhere does not exist",
@@ -210,7 +275,10 @@ BAD = {
     "photo.png --model MODEL --start-t often": "'often' is neither a whole number from 0 on nor auto",
     "photo.png --model MODEL --net resnet18": "a side of 16 pixels is less than the 32",
     "photo.png --model MODEL --mix 2": "--mix",
-    "photo.png --model MODEL --size 8": "No such option",
+    "photo.png --model MODEL --size 8": "draws 16x16 alone. Leave out --size",
+    "photo.png --model FINISHER --start-t 45": "timesteps below 40",
+    "photo.png --model FINISHER --out a.bmp": "a picture is written as",
+    "photo.png --model FINISHER --net resnet18": "a side of 20 pixels is less than the 32",
     ". --model MODEL": ". is a folder. Give one picture",
     "photo.png --resume MODEL": "give a PICTURE to restore, or --resume RUN",
     "--resume MODEL": "is a ddpm run; this command needs a finish or restore run",
@@ -222,7 +290,7 @@ BAD = {
 
 @pytest.mark.parametrize("words", BAD)
 def test_what_is_wrong_is_one_line_before_anything_is_written(
-    words: str, trained: Path, capsys: pytest.CaptureFixture[str]
+    words: str, trained: Path, finisher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words_of_dip = f"{words} --with-dip" if words and "--resume" not in words else words
-    is_refused(words_of_dip.replace("MODEL", str(trained)), BAD[words], capsys)
+    is_refused(words_of_dip.replace("MODEL", str(trained)).replace("FINISHER", str(finisher)), BAD[words], capsys)
