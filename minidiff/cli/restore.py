@@ -48,13 +48,13 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
     type=NOISE,
     default=FINISH.noise,
     show_default=True,
-    help="Deviation of the noise in the picture, of 255. auto: measure it; for tasks other than denoise, none.",
+    help="Deviation of the noise in the picture, of 255. auto: find it to denoise and for jpeg, none for other tasks.",
 )
 @click.option(
     "--calls",
     type=Whole(min=1),
     default=FINISH.calls,
-    help="Calls of the network. 1: the mean, nearest to the truth. More: more texture. Default: 1 to denoise, else 20.",
+    help="Calls of the network. 1: the mean, nearest to the truth. More: more texture. Default: 1 or 20, by task.",
 )
 @own_network()
 @section("Task")
@@ -63,7 +63,7 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
     type=click.Choice(list(CALLS)),
     default=FINISH.task,
     show_default=True,
-    help="What is wrong with the picture: noise, holes, too few pixels, or blur.",
+    help="What is wrong with the picture: noise, holes, too few pixels, blur, or what JPEG does.",
 )
 @click.option(
     "--mask", type=Place(), metavar="IMAGE", help="For inpaint: white where the picture is known, black in the holes."
@@ -143,8 +143,9 @@ def restore(ctx: click.Context, /, source: str | None, resume: str | None, with_
     """Restore PICTURE, or every picture of a folder, with a model of photographs.
 
     The noise is measured, and the model goes down its reverse chain from there. --task inpaint fills holes, upscale
-    enlarges, deblur sharpens. With --with-dip a deep image prior is fitted to the picture first, and the model finishes
-    the work. A model that draws one size alone cuts the picture to its centre square.
+    enlarges, deblur sharpens, and jpeg takes the blocks and rings out of a JPEG file. With --with-dip a deep image
+    prior is fitted to the picture first, and the model finishes the work. A model that draws one size alone cuts the
+    picture to its centre square.
 
     \b
     minidiff restore photo.png
@@ -153,6 +154,7 @@ def restore(ctx: click.Context, /, source: str | None, resume: str | None, with_
     minidiff restore photo.png --task inpaint --mask mask.png
     minidiff restore photo.png --task upscale --scale 4
     minidiff restore photo.png --task deblur --kernel gaussian:1.5
+    minidiff restore photo.jpg --task jpeg
     minidiff restore photo.png --with-dip --model runs/ddpm-folder-1
     """
     from minidiff.runs.folder import read_config

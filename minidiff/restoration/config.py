@@ -19,7 +19,7 @@ AUTO = "auto"  # for start_t: the timestep that has the picture's noise
 
 
 MODEL = PHOTOS  # unless another is named
-CALLS = {"denoise": 1, "inpaint": 20, "upscale": 20, "deblur": 20}  # of the network, unless said otherwise
+CALLS = {"denoise": 1, "inpaint": 20, "upscale": 20, "deblur": 20, "jpeg": 1}  # of the network, unless said otherwise
 BELONGS = {"mask": "inpaint", "scale": "upscale", "kernel": "deblur"}  # options of one task
 GAUSSIAN = "gaussian:"  # before the deviation, in pixels, of a blur that is Gaussian
 RESULTS, SHEETS = "results", "sheets"  # folders of a run that finishes pictures
@@ -30,7 +30,7 @@ class FinishRequest:
     """The options of `minidiff restore` for pictures that a model finishes, without a deep image prior."""
 
     _: KW_ONLY
-    task: Literal["denoise", "inpaint", "upscale", "deblur"] = "denoise"  # what is wrong with the picture
+    task: Literal["denoise", "inpaint", "upscale", "deblur", "jpeg"] = "denoise"  # what is wrong with the picture
     noise: float | Literal["auto"] = "auto"  # the deviation of the noise, of 255; "auto": see `minidiff restore --help`
     calls: int | None = None  # of the network, for each picture; None: see CALLS. 1 is the mean, more give more texture
     mask: str | None = None  # for inpaint: an image file, white where the picture is known

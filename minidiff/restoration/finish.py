@@ -43,6 +43,7 @@ from minidiff.images.files import (
     read_image,
     write_image,
 )
+from minidiff.images.jpeg import read_jpeg
 from minidiff.images.pictures import Picture, read_picture, write_picture
 from minidiff.images.show import png_file
 from minidiff.records import from_json, record, takes, to_json
@@ -58,6 +59,7 @@ from minidiff.restoration.config import (
     FinishRequest,
     Quality,
 )
+from minidiff.restoration.jpeg import clean_file
 from minidiff.restoration.sheets import enlarged, sheet_of
 from minidiff.restoration.tasks import check_files, damaged, enter, explain, noise_of
 from minidiff.runs import folder as run_folder
@@ -196,6 +198,12 @@ class FinishJob:
         if request.task == "denoise":
             found = noise_sigma(x) if request.noise == AUTO else float(request.noise) / 127.5
             finished, timesteps = finish(self.model, x, found, request.calls_of_network, request.seed, on_step)
+        elif request.task == "jpeg":
+            told = None if request.noise == AUTO else float(request.noise) / 127.5
+            coded = read_jpeg(file, request.max_pixels)
+            finished, timesteps, found = clean_file(self.model, coded, x, told, request.calls_of_network, request.seed,
+                                                    on_step)  # fmt: skip
+            finished = grey_like(x, finished)
         else:
             found = noise_of(request)
             finished, timesteps = restored(self.model, x, request, on_step)
@@ -289,7 +297,10 @@ def begin(
     if request.task != "denoise":
         if not opened.any_size:
             raise UserError(f"{model} draws one size alone, so it can only denoise. Take another model.")
-        check_files(job.config.request, None if source.is_dir() else shape)
+        if request.task == "jpeg":
+            check_jpeg(opened, str(model), source, request)
+        else:
+            check_files(job.config.request, None if source.is_dir() else shape)
         check_enlarged(source, shape, request)
         if read_guess_errors(opened) is None:
             job.warnings.append(
@@ -299,6 +310,14 @@ def begin(
     if not opened.any_size and (lost := shrunk(opened, files[0].name, shape)):
         job.warnings.append(lost)
     return job
+
+
+def check_jpeg(run: Run, model: str, source: Path, request: FinishRequest) -> None:
+    """Raise UserError for a picture that is no readable JPEG file, and for a model that knows no colours."""
+    if run.shape[0] != 3:
+        raise UserError(f"{model} draws in grey, and a JPEG file is restored in colour. Take another model.")
+    if not source.is_dir():
+        read_jpeg(source, request.max_pixels)
 
 
 def whole_path(place: str | None) -> str | None:

@@ -225,6 +225,7 @@ def test_a_restoration_begins_as_it_was_typed(typed: Callable[..., Called]) -> N
         ("--task inpaint --mask m.png", {"task": "inpaint", "mask": "m.png"}),
         ("--task upscale --scale 2", {"task": "upscale", "scale": 2}),
         ("--task deblur --kernel gaussian:1.5", {"task": "deblur", "kernel": "gaussian:1.5"}),
+        ("--task jpeg --noise 12", {"task": "jpeg", "noise": 12.0}),
     ):
         assert typed(place, f"restore p.png {words}").given[2] == FinishRequest(**named)
 

@@ -231,6 +231,9 @@ BAD = {
     "--task inpaint --mask black.png": "black.png is black everywhere",
     "--task deblur --kernel odd-black.png": "odd-black.png is black everywhere",
     "--task inpaint --mask small.png": "small.png is 49x37, and the picture 50x37",
+    "--task jpeg": "photo.png is a PNG file, which does not say how it was compressed. Give the JPEG file, or denoise "
+    "it with a --noise of 10 to 20",
+    "--task jpeg --mask mask.png": "--mask belongs to --task inpaint",
     "--task sharpen": "'sharpen' is not one of",
     "--with-dip --task inpaint": "--task does not go with --with-dip",
 }
