@@ -21,6 +21,10 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
         "data.datasets:DATASETS",
         ("shapes", "mnist", "fashion-mnist", "cifar10", "cifar100", "celeba", "iclevr", "photos", "folder", "array"),
     ),
+    "set of hazy pictures": (
+        "data.hazy_sets:HAZY_SETS",
+        ("haze", "hazy-photos", "hazy-landscapes", "hazy-shapes", "hazy-stereo", "hazy-pairs"),
+    ),
     "corruption": (
         "data.corruptions:CORRUPTIONS",
         (

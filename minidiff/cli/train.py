@@ -9,7 +9,7 @@ import click
 from minidiff.classifier.config import ClassifierRequest
 from minidiff.classifier.presets import CLASSIFIER_PRESETS
 from minidiff.cli.choices import choice
-from minidiff.cli.commands import Command, Group, refuse_lone_severity, refuse_options, section
+from minidiff.cli.commands import Command, Group, max_pixels, refuse_lone_severity, refuse_options, section
 from minidiff.cli.messages import remark, say, warn
 from minidiff.cli.train_options import (
     PICTURES,
@@ -27,6 +27,8 @@ from minidiff.cli.train_options import (
 from minidiff.cli.types import JsonObject, Name, Number, Place, Whole
 from minidiff.ddpm.config import LABEL_DROPOUT, DdpmRequest, FidConfig, TimestepSampling
 from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
+from minidiff.dehaze.config import DehazeRequest, GuessLoss
+from minidiff.dehaze.presets import GUESS_PRESETS, GuessPreset
 from minidiff.gan.config import GanRequest
 from minidiff.gan.presets import GAN_PRESETS
 from minidiff.training.config import ResumeRequest, TrainRequest
@@ -234,6 +236,70 @@ def classifier(ctx: click.Context, /, **options: Any) -> None:
     carry_out(ctx, "classifier", ClassifierRequest, **options)
 
 
+@train.command(cls=Command)
+@section("Data")
+@click.option(
+    "--dataset",
+    type=choice("set of hazy pictures"),
+    default=DehazeRequest.dataset,
+    show_default=True,
+    help="The hazy pictures to train on, with the truth about them.",
+)
+@click.option(
+    "--data-dir",
+    type=Place(),
+    help="Your photographs, or the pairs of hazy-pairs. Default: Debian's.",
+)
+@click.option("--image-size", type=Whole(16, 1024), help="Height and width of the pairs. Default: the preset's.")
+@click.option(
+    "--on-bad",
+    type=Name("choice", ("skip", "stop")),
+    default="skip",
+    show_default=True,
+    help="What to do about image files that cannot be read.",
+)
+@max_pixels
+@click.option("--flip/--no-flip", default=None, help="Mirror half of the pairs, at random. Default: yes.")
+@section("Network")
+@click.option("--init", metavar="RUN", help="Begin with the weights of this run, instead of random ones.")
+@click.option(
+    "--preset",
+    type=Name("preset", GUESS_PRESETS),
+    help="A network and its settings, for a purpose. Every other option overrides it. Default: gpu where there is "
+    "one, else cpu. See `minidiff train presets`.",
+)
+@section("Loss")
+@click.option(
+    "--transmission-weight",
+    type=Number(0),
+    help=f"How much errors of T and A count beside those of J. Default: {GuessLoss.transmission}.",
+)
+@click.option(
+    "--haze-weight",
+    type=Number(0),
+    help=f"How much errors of the haze that J, T and A give count. Default: {GuessLoss.haze}.",
+)
+@how_to_train(GUESS_PRESETS, large_networks(), muon())
+@section(PICTURES)
+@sample_every()
+@click.option(
+    "--measure-every",
+    type=Whole(min=1),
+    help="Steps between measurements on held-out pairs. Default: a tenth, at least 200.",
+)
+@where_to("dehaze")
+@click.pass_context
+def dehaze(ctx: click.Context, /, **options: Any) -> None:
+    """Train a network to see what is behind haze: the clear picture J, the transmission T and the airlight A.
+
+    \b
+    minidiff train dehaze
+    minidiff train dehaze --data-dir holiday --minutes 30
+    minidiff train dehaze --resume runs/dehaze-haze-1
+    """
+    carry_out(ctx, "dehaze", DehazeRequest, **options)
+
+
 def carry_out(
     ctx: click.Context, kind: str, request: type[TrainRequest], *, resume: str | None, dry_run: bool, **options: Any
 ) -> None:
@@ -253,7 +319,8 @@ def carry_out(
             changes = {name: value for name, value in options.items() if name in CHANGES}
             training = take_up(resume, ResumeRequest(**changes), kind)
         else:
-            refuse_lone_severity(ctx)
+            if "severity" in options:
+                refuse_lone_severity(ctx)
             training = plan(kind, request(**options))
         for note in training.data.notes:
             warn(note + ".")
@@ -278,7 +345,10 @@ def next_command(training: "Job[Any]", folder: str) -> str:
     from minidiff.classifier.job import ClassifierJob
     from minidiff.data.conditions import labels_in_words
     from minidiff.ddpm.job import DdpmJob
+    from minidiff.dehaze.job import DehazeJob
 
+    if isinstance(training, DehazeJob):
+        return f"info {folder}"
     if isinstance(training, ClassifierJob):
         return f"evaluate {place} --classifier {folder}" if (place := place_of(training)) else f"report {folder}"
     if not isinstance(training, DdpmJob):
@@ -310,6 +380,7 @@ def place_of(training: "Job[Any]") -> str:
 def presets() -> None:
     """List the presets of every kind of training."""
     tables: dict[str, Presets] = {"ddpm": DDPM_PRESETS, **GAN_PRESETS, "classifier": CLASSIFIER_PRESETS}
+    tables["dehaze"] = GUESS_PRESETS
     for kind, table in tables.items():
         say(f"minidiff train {kind}")
         for name, preset in table.items():
@@ -324,5 +395,7 @@ def presets() -> None:
 def size_of(preset: Preset) -> str:
     """Return how large a preset's network is, in words."""
     if isinstance(preset, DdpmPreset):
+        return f"channels {', '.join(map(str, preset.network.channels))}"
+    if isinstance(preset, GuessPreset):
         return f"channels {', '.join(map(str, preset.network.channels))}"
     return f"width {answer(preset, 'width')}"

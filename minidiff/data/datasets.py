@@ -12,10 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minidiff.data import iclevr, shapes
 from minidiff.data.array_set import array_size, load_array
 from minidiff.data.corrupted import Corrupted, read, seed_of, written
 from minidiff.data.corruptions import ONE_WAY, check
+from minidiff.data.crops import Crops
 from minidiff.data.image_data import DataSet, LoadRequest
 from minidiff.data.image_data import ImageData as ImageData
 from minidiff.data.own_images import own_images, own_size
@@ -101,6 +104,7 @@ def load_data(
         data = replace(data, flip=flip)
     if corruption == "identity":
         return data
+    assert isinstance(data.clean, np.ndarray | Crops), "hazy pairs are opened by hazy_sets"
     images = Corrupted(data.clean, corruption, severity, seed_of(split))
     mirrored = bool(flip) if flip is not None else data.flip and corruption not in ONE_WAY
     return replace(data, images=images, flip=mirrored, corruption=written(corruption, severity))

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +20,34 @@ from minidiff.images.convert import Pixels
 from minidiff.images.files import crop_resize
 
 
+class Made(Protocol):
+    """Images that are made when they are read, like `Crops`: hazy pairs, see packed_pairs."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.uint8]
+    ndim: int
+    nbytes: int
+
+    @property
+    def digest(self) -> str: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any) -> Pixels: ...
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]: ...
+
+
 @dataclass
 class ImageData:
     """One split of a data set.
 
     images: uint8 [N,H,W,C]. They are in memory, or a read-only map of a file beyond 512 MB. Under a corruption, and as
-    crops of photographs, they can be read like an array.
+    crops of photographs, they can be read like an array; so can hazy pairs, whose channels are more.
     labels: uint8 [N,L] of zeros and ones, any number of ones in a row; L may be 0. label_names: the names of the L.
     flip: whether a mirrored image is as good as the original. notes: what the user should know, a line each.
     corruption: a word such as `motion_blur-3`, or nothing.
     """
 
     name: str
-    images: Pixels | Crops | Corrupted
+    images: Pixels | Crops | Corrupted | Made
     labels: Pixels
     label_names: list[str]
     flip: bool
@@ -47,7 +63,7 @@ class ImageData:
         return chosen if chosen.shape[3] == 3 else chosen.repeat(3, axis=3)
 
     @property
-    def clean(self) -> Pixels | Crops:
+    def clean(self) -> Pixels | Crops | Made:
         """The images without their corruption, uint8 [N,H,W,C]."""
         return self.images.clean if isinstance(self.images, Corrupted) else self.images
 
@@ -61,11 +77,11 @@ class ImageData:
         count = len(images)
         chosen = range(count) if images.nbytes <= 512 << 20 else np.linspace(0, count - 1, 4096).astype(int)
         digest = hashlib.sha256(str(images.shape).encode())
-        if isinstance(images, Crops):
-            digest.update(images.digest.encode())
-        else:
+        if isinstance(images, np.ndarray):
             for index in chosen:
                 digest.update(images[index].tobytes())
+        else:
+            digest.update(images.digest.encode())
         if isinstance(self.images, Corrupted):
             digest.update(self.images.digest.encode())
         return digest.hexdigest()[:16]

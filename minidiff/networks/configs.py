@@ -106,6 +106,29 @@ class ResNetConfig:
         demand_range(self, 1, MOST_CHANNELS, "channels", "width")
 
 
+@record
+class GUNetConfig:
+    """The arguments of `GUNet`, the network of stage 1 of dehazing."""
+
+    channels: tuple[int, ...] = (32, 64, 128)  # of each level, finest first; every level halves the picture
+    blocks: tuple[int, ...] = (2, 2, 4)  # gated blocks of each level, on the way down; on the way up as many
+    kernel: int = 5  # pixels, each way, that a gated block looks at
+
+    def __post_init__(self) -> None:
+        levels = len(self.channels)
+        demand(1 <= levels <= MOST_LEVELS, "channels", self.channels, f"a number for each level, of 1 to {MOST_LEVELS}")
+        wide = all(1 <= width <= MOST_CHANNELS for width in self.channels)
+        demand(wide, "channels", self.channels, f"1 to {MOST_CHANNELS:,} each")
+        fitting = len(self.blocks) == levels and all(1 <= count <= MOST_LAYERS for count in self.blocks)
+        demand(fitting, "blocks", self.blocks, f"{levels} numbers, of 1 to {MOST_LAYERS}")
+        demand(self.kernel in range(1, 32, 2), "kernel", self.kernel, "an odd number up to 31")
+
+    @property
+    def stride(self) -> int:
+        """How many pixels of the picture one pixel of the coarsest level covers, each way."""
+        return 2 << (len(self.channels) - 1)
+
+
 def check_size(size: int, stride: int, name: str = "image size") -> None:
     """Raise UserError unless `size` divides by `stride`. The message offers the nearest two sizes that do."""
     if size < 1 or size % stride:

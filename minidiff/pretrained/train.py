@@ -17,6 +17,9 @@ from minidiff.classifier.run import ClassifierRun, load_classifier
 from minidiff.ddpm import job as ddpm
 from minidiff.ddpm.config import DdpmRequest
 from minidiff.ddpm.run import Run
+from minidiff.dehaze import job as dehaze
+from minidiff.dehaze.config import DehazeRequest
+from minidiff.dehaze.run import DehazeRun, load_dehaze
 from minidiff.errors import lookup
 from minidiff.gan import job as gan
 from minidiff.gan.config import GanKind, GanRequest
@@ -29,18 +32,25 @@ from minidiff.training.config import OnStep, ResumeRequest
 from minidiff.training.job import Job
 from minidiff.training.job import resume as resume_job
 
-Trained = Run | GanRun | ClassifierRun
+Trained = Run | GanRun | ClassifierRun | DehazeRun
 
-JOBS: dict[str, type[Job[Any]]] = {"ddpm": ddpm.DdpmJob, **gan.JOBS, "classifier": classifier.ClassifierJob}
+JOBS: dict[str, type[Job[Any]]] = {
+    "ddpm": ddpm.DdpmJob,
+    **gan.JOBS,
+    "classifier": classifier.ClassifierJob,
+    "dehaze": dehaze.DehazeJob,
+}
 REQUESTS: dict[str, Callable[..., Any]] = {
     "ddpm": DdpmRequest,
     **dict.fromkeys(gan.JOBS, GanRequest),
     "classifier": ClassifierRequest,
+    "dehaze": DehazeRequest,
 }
 PLANS: dict[str, Callable[[Any], Job[Any]]] = {
     "ddpm": ddpm.plan,
     **{kind: partial(gan.plan, kind) for kind in gan.JOBS},
     "classifier": classifier.plan,
+    "dehaze": dehaze.plan,
 }
 
 
@@ -64,6 +74,8 @@ def finish(job: Job[Any], on_step: OnStep) -> Trained:
     assert job.folder is not None
     if job.kind == "classifier":
         return load_classifier(job.folder, job.trainer.device)
+    if job.kind == "dehaze":
+        return load_dehaze(job.folder, device=job.trainer.device)
     return load(job.folder, device=job.trainer.device)
 
 
@@ -76,12 +88,16 @@ def train(kind: GanKind, request: GanRequest) -> GanRun: ...
 @overload
 @takes(ClassifierRequest)
 def train(kind: Literal["classifier"], request: ClassifierRequest) -> ClassifierRun: ...
+@overload
+@takes(DehazeRequest)
+def train(kind: Literal["dehaze"], request: DehazeRequest) -> DehazeRun: ...
 def train(kind: str, *given: Any, **fields: Any) -> Trained:
     """Train a model, and open it.
 
-    kind: ddpm, dcgan, wgan, wgan-gp or classifier. The other arguments are the fields of `DdpmRequest`, `GanRequest` or
-    `ClassifierRequest`: what to train on, how long, and so on. A progress bar is shown, and the run folder fills as
-    with `minidiff train`. Raises UserError; and Interrupted after Ctrl-C, when the run has been saved.
+    kind: ddpm, dcgan, wgan, wgan-gp, classifier or dehaze. The other arguments are the fields of `DdpmRequest`,
+    `GanRequest`, `ClassifierRequest` or `DehazeRequest`: what to train on, how long, and so on. A progress bar is
+    shown, and the run folder fills as with `minidiff train`. Raises UserError; and Interrupted after Ctrl-C, when the
+    run has been saved.
 
     run = minidiff.train("ddpm", dataset="fashion-mnist", steps=500)
     for images in run.sample(64): ...
@@ -110,6 +126,9 @@ def plan_training(kind: GanKind, request: GanRequest) -> gan.GanJob: ...
 @overload
 @takes(ClassifierRequest)
 def plan_training(kind: Literal["classifier"], request: ClassifierRequest) -> classifier.ClassifierJob: ...
+@overload
+@takes(DehazeRequest)
+def plan_training(kind: Literal["dehaze"], request: DehazeRequest) -> dehaze.DehazeJob: ...
 def plan_training(kind: str, *given: Any, **fields: Any) -> Job[Any]:
     """Plan a training as `train` does, but do not run it. You can look at the plan, or go through the steps yourself.
 

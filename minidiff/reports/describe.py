@@ -14,6 +14,7 @@ from typing import Any
 from minidiff.classifier.config import read_classifier
 from minidiff.data.config import DataConfig, Labels
 from minidiff.ddpm.config import read_ddpm
+from minidiff.dehaze.config import read_dehaze
 from minidiff.dip.config import ANSWERS, RESULT, DipFolderConfig, FitResult, read_any_fit
 from minidiff.errors import UserError, counted, printable, shown
 from minidiff.evaluation.config import EvaluateConfig
@@ -170,6 +171,26 @@ def summarise_classifier(folder: Path, stored: dict[str, Any]) -> str:
     return f"{on_data(config.data)}, {progress(folder, config.training.steps)}, {measured(folder)}"
 
 
+def describe_dehaze(folder: Path, stored: dict[str, Any]) -> dict[str, str]:
+    """Describe a dehazing: what its stages are, and how far the training is."""
+    config = read_dehaze(stored, folder / CONFIG)
+    data, guess = config.data, config.guess
+    told = {
+        "preset": config.preset or "?",
+        "stage": str(config.stage),
+        "data": f"{seen_of(data)}{f' of {data.data_dir}' * bool(data.data_dir)}",
+        "network": f"GUNet, channels {list(guess.channels)}, {list(guess.blocks)} blocks: takes pictures of any size",
+        "parameters": parameters(folder / MODEL),
+    }
+    return told | (trained(folder, config.training) if config.training else {}) | {"measured": measured(folder)}
+
+
+def summarise_dehaze(folder: Path, stored: dict[str, Any]) -> str:
+    config = read_dehaze(stored, folder / CONFIG)
+    steps = progress(folder, config.training.steps) if config.training else "imported"
+    return f"stage {config.stage}, {on_data(config.data)}, {steps}, {measured(folder)}"
+
+
 def seen_of(data: DataConfig) -> str:
     """Return what a run was trained on: "fashion-mnist: 60,000 images, 32x32, under motion_blur-3"."""
     count = f"{data.images:,} images" if data.images is not None else "images"
@@ -307,6 +328,7 @@ KINDS: dict[str, tuple[Lines, Line]] = {
     "ddpm": (describe_ddpm, summarise_ddpm),
     **dict.fromkeys(GAMES, (describe_gan, summarise_gan)),
     "classifier": (describe_classifier, summarise_classifier),
+    "dehaze": (describe_dehaze, summarise_dehaze),
     "evaluate": (describe_evaluation, summarise_evaluation),
     "dip": (describe_dip, summarise_dip),
     "restore": (describe_restore, summarise_restore),

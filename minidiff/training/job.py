@@ -1,7 +1,7 @@
 """A training of any kind in its run folder: how it is planned, resumed and run.
 
 Rests on loop and journal. Each kind is a `Job` with a chapter of its own, which says what is trained and what is drawn:
-ddpm/job.py, gan/job.py, classifier/job.py.
+ddpm/job.py, gan/job.py, classifier/job.py, dehaze/job.py.
 """
 
 import os
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff.data.array_set import keep_images
-from minidiff.data.config import Labels
+from minidiff.data.config import Images, Labels
 from minidiff.data.datasets import ImageData
 from minidiff.errors import UserError, listed
 from minidiff.files import hold, sweep, write_json
@@ -146,6 +146,15 @@ class Job(ABC, Generic[Config]):
     def batches_a_step(cls, config: Config) -> int:
         """Return how many batches of images a step takes."""
         return 1
+
+    @classmethod
+    def images_of(cls, config: Config, folder: Path, images: "Images | None") -> ImageData:
+        """Load the images that a run was trained on. Raises UserError if they are not the same now.
+
+        images: those that a script brings once more, for a run whose folder does not keep them.
+        """
+        labels: Labels | None = getattr(config, "labels", None)
+        return open_again(config.data, labels, folder, images)
 
     def measure(self, step: int) -> dict[str, float]:
         """Measure how good the EMA weights are. All processes call it, and each returns the same."""
@@ -369,8 +378,7 @@ def reopen(kind: type[AnyJob], folder: Path, request: ResumeRequest) -> AnyJob:
     )
     if request.data_dir is not None:
         config = replace(config, data=replace(config.data, data_dir=os.path.abspath(request.data_dir)))
-    labels: Labels | None = getattr(config, "labels", None)
-    data = open_again(config.data, labels, folder, request.images)
+    data = kind.images_of(config, folder, request.images)
     if request.epochs is not None:
         images_a_step = kind.batches_a_step(config) * training.batch_size
         training = replace(training, steps=steps_of(request.epochs, len(data), images_a_step))

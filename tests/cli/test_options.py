@@ -19,6 +19,7 @@ import torch
 from minidiff import cli
 from minidiff.classifier.config import ClassifierRequest
 from minidiff.ddpm.config import DdpmRequest
+from minidiff.dehaze.config import DehazeRequest
 from minidiff.dip.config import FitRequest
 from minidiff.evaluation.config import EvaluateRequest
 from minidiff.gan.config import GanRequest
@@ -83,7 +84,17 @@ MORE: dict[str, tuple[type, dict[str, Any]]] = {
     "classifier": (ClassifierRequest, {
         "width": 4, "shift": 2, "measure_every": 3, "accumulate": 2, "compile": True,
     }),
+    "dehaze": (DehazeRequest, {
+        "dataset": "hazy-photos", "transmission_weight": 0.5, "haze_weight": 0.25, "sample_every": 4,
+        "measure_every": 3, "accumulate": 2, "compile": True, "muon": True,
+    }),
 }  # fmt: skip
+NOT_OF = {"dehaze": {"corruption", "severity"}}  # hazy pairs have damage of their own
+
+
+def trained_as(kind: str) -> dict[str, Any]:
+    """Return what a training of this kind can be told."""
+    return {name: value for name, value in (TRAINED | MORE[kind][1]).items() if name not in NOT_OF.get(kind, ())}
 
 
 def as_line(values: dict[str, Any]) -> str:
@@ -98,24 +109,25 @@ def as_line(values: dict[str, Any]) -> str:
 @pytest.mark.parametrize("kind", MORE)
 def test_a_training_is_planned_as_it_was_typed(kind: str, typed: Callable[..., Called]) -> None:
     """With nothing, and with everything but `--epochs`, which excludes `--steps`."""
-    request, more = MORE[kind]
+    request = MORE[kind][0]
     call = typed("pretrained.train.plan", f"train {kind}")
     assert call.given == (kind, request(device="cpu"))
-    call = typed("pretrained.train.plan", f"train {kind} {as_line(TRAINED | more)}")
-    assert call.given == (kind, request(**TRAINED | more))
+    every = trained_as(kind)
+    call = typed("pretrained.train.plan", f"train {kind} {as_line(every)}")
+    assert call.given == (kind, request(**every))
     call = typed("pretrained.train.plan", f"train {kind} --epochs 2.5 --no-flip")
     assert call.given == (kind, request(epochs=2.5, flip=False, device="cpu"))
     call = typed("pretrained.train.plan", f"train {kind} --minutes 0.5")
     assert call.given == (kind, request(minutes=0.5, device="cpu"))
     command = cli.cli.get_command(None, "train").get_command(None, kind)  # type: ignore[union-attr, arg-type, attr-defined]
     options = {each.name for each in command.params if isinstance(each, click.Option) and each.expose_value}
-    assert options == {*TRAINED, *more, "epochs", "minutes", "resume", "dry_run"}
+    assert options == {*every, "epochs", "minutes", "resume", "dry_run"}
 
 
 @pytest.mark.parametrize("kind", MORE)
 def test_a_training_is_resumed_with_the_changes_that_were_typed(kind: str, typed: Callable[..., Called]) -> None:
     """All that a request of this kind may change; `--epochs` beside it."""
-    values = TRAINED | MORE[kind][1]
+    values = trained_as(kind)
     changes = {each.name: values[each.name] for each in fields(ResumeRequest) if each.name in values}
     call = typed("pretrained.train.take_up", f"train {kind} --resume there {as_line(changes)}")
     assert call.given == ("there", ResumeRequest(**changes), kind)

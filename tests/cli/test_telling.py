@@ -16,6 +16,7 @@ from minidiff.cli.restore import tell
 from minidiff.cli.train import next_command
 from minidiff.cli.types import Device
 from minidiff.ddpm.presets import DDPM_PRESETS
+from minidiff.dehaze.presets import GUESS_PRESETS
 from minidiff.dip.config import FitRequest
 from minidiff.errors import UserError
 from minidiff.gan.presets import GAN_PRESETS
@@ -343,7 +344,7 @@ def test_a_device_must_be_there(device: str, count: int, said: str | None, monke
 
 # --- help -----------------------------------------------------------------------------------------------------------
 
-PRESETS = {"ddpm": DDPM_PRESETS, "classifier": CLASSIFIER_PRESETS, **GAN_PRESETS}
+PRESETS = {"ddpm": DDPM_PRESETS, "classifier": CLASSIFIER_PRESETS, **GAN_PRESETS, "dehaze": GUESS_PRESETS}
 
 
 @pytest.mark.parametrize("kind", PRESETS)

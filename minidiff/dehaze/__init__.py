@@ -1,0 +1,1 @@
+"""Dehazing in two stages: the physics of haze, and then diffusion."""
