@@ -56,9 +56,11 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def choice(kind: str) -> Name:
-    """Make the parameter type that takes one name out of the table of this kind."""
-    return Name(kind, lambda: table(kind), TABLES[kind][1])
+def choice(kind: str, *more: str) -> Name:
+    """Make the parameter type that takes one name out of the table of this kind, or out of more tables."""
+    kinds = (kind, *more)
+    shown = [name for each in kinds for name in TABLES[each][1]]
+    return Name(kind, lambda: [name for each in kinds for name in table(each)], shown)
 
 
 def table(kind: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minidiff.cli.choices import TABLES, choice
+from minidiff.cli.choices import TABLES, choice, table
 from minidiff.cli.commands import Group, max_pixels, refuse_lone_severity, typed
 from minidiff.cli.messages import in_flags, say, warn
 from minidiff.cli.types import Name, Place, Whole
@@ -70,6 +70,7 @@ def data() -> None:
 def list_(data_dir: Path | None) -> None:
     """List the data sets, and say whether they are on this machine."""
     from minidiff.data.datasets import DATASETS, splits_of
+    from minidiff.data.hazy_sets import HAZY_SETS
 
     rows = [("name", "images", "size", "labels", "from", "here")]
     for name, known in DATASETS.items():
@@ -78,19 +79,23 @@ def list_(data_dir: Path | None) -> None:
         size = f"{known.image_size}x{known.image_size}x{known.channels}" if known.image_size else "any"
         here = "yes" if known.present(data_dir) else "no"
         rows.append((name, counts, size, known.labels, in_flags(known.origin), here))
+    for name, hazy in HAZY_SETS.items():
+        counts = ", ".join(f"{split} {count:,}" for split, count in hazy.splits.items())
+        here = "yes" if hazy.present(data_dir) else "no"
+        rows.append((name, counts, "any", "the picture without haze", in_flags(hazy.origin), here))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @data.command()
-@click.argument("name", type=choice("data set"), metavar="NAME")
+@click.argument("name", type=choice("data set", "set of hazy pictures"), metavar="NAME")
 @click.option("--out", type=Place(path_type=Path), required=True, help="The picture to write, e.g. grid.png.")
-@click.option("--num", type=Whole(1, 1024), default=64, show_default=True, help="How many images.")
+@click.option("--num", type=Whole(1, 1024), help="How many images. Default: 64, or 12 hazy ones.")
 @click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="Decides which images.")
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @which_data(Name("corruption", lambda: [*choice("corruption").known(), "all"], [*TABLES["corruption"][1], "all"]))
-def preview(name: str, out: Path, num: int, seed: int, force: bool, **given: Any) -> None:
+def preview(name: str, out: Path, num: int | None, seed: int, force: bool, **given: Any) -> None:
     """Show random images of a data set in one picture, and print their labels.
 
     \b
@@ -98,6 +103,7 @@ def preview(name: str, out: Path, num: int, seed: int, force: bool, **given: Any
     minidiff data preview folder --data-dir my-photos --image-size 64 --out grid.png
     minidiff data preview fashion-mnist --corruption fog --severity 5 --out grid.png
     minidiff data preview fashion-mnist --corruption all --out grid.png       one image under each of them
+    minidiff data preview haze --out grid.png              hazy pictures beside the clear ones and the transmission
     """
     from minidiff.data import preview as look
     from minidiff.images.files import write_image
@@ -109,18 +115,41 @@ def preview(name: str, out: Path, num: int, seed: int, force: bool, **given: Any
         raise click.UsageError(f"--corruption all shows one image at every severity. Leave --{extra} out.", ctx)
     if out.exists() and not force:
         raise UserError(f"{out} exists. Give another `out`, or `force` to replace it.")
+    if name in table("set of hazy pictures"):
+        preview_hazy(ctx, name, out, num or 12, seed, **given)
+        return
     spec = DataSpec(name, **given | ({"corruption": "identity"} if everything else {}))
     loaded = load(spec)
     if everything:
         found = look.preview_corruptions(loaded, spec.split, seed)
         said = f"image {found.shown[0]} of {name} ({spec.split}), {size_of(loaded)}; each row: clean, severity 1 to 5"
     else:
-        found = look.preview(loaded, num, seed)
+        found = look.preview(loaded, num or 64, seed)
         said = f"{len(found.shown)} of the {len(loaded):,} images of {name} ({spec.split}), {size_of(loaded)}"
     write_image(out, found.picture)
     for row, words in enumerate(found.labels, 1):
         say(f"row {row}: {printable(words)}")
     say(f"{said}: {out}")
+
+
+def preview_hazy(
+    ctx: click.Context, name: str, out: Path, num: int, seed: int,
+    *, image_size: int | None, split: str, data_dir: Path | None, on_bad: str, max_pixels: int, **_: Any,
+) -> None:  # fmt: skip
+    """Show random pairs of a set of hazy pictures."""
+    from minidiff.data.hazy_sets import hazy_pairs
+    from minidiff.data.preview import preview_pairs
+    from minidiff.images.files import write_image
+
+    if typed(ctx, "corruption"):
+        raise click.UsageError("hazy pictures have damage of their own. Leave --corruption out.", ctx)
+    size = image_size or 128
+    pairs = hazy_pairs(name, size, split=split, data_dir=data_dir, on_bad=on_bad, max_pixels=max_pixels)
+    for note in pairs.notes:
+        warn(note + ".")
+    found = preview_pairs(pairs, num, seed)
+    write_image(out, found.picture)
+    say(f"{len(found.shown)} of the {len(pairs):,} pairs of {name} ({split}), {size}x{size}: {out}")
 
 
 @data.command("export", short_help="Write a data set as .png files with its labels.")

@@ -21,7 +21,7 @@ from minidiff.images.files import IMAGE_SUFFIXES, image_shape, read_image
 
 HAZY, CLEAR = ("hazy", "haze"), ("clear", "gt", "clean")  # names of folders, and ends of names; in any case of letters
 BORDER = 10  # pixels by which RESIDE's clear indoor pictures exceed the hazy ones on every side
-HELD_OUT = 10  # every tenth clear picture is held out: of NH-HAZE the last five, which are its test set
+HELD_OUT = 10  # of so many clear pictures, one is held out: of the 55 of NH-HAZE the last five
 FARTHEST_OUT = 4.0  # a crop shows up to so many times its own side, scaled down
 KEPT = 512 << 20  # bytes; so much of the pictures stays in memory once it is decoded
 

@@ -6,6 +6,7 @@ of (set, size, split, seed, i) alone, so that a training can be resumed to the b
 
 import hashlib
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from math import exp, log
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minidiff.data import landscapes, shapes
+from minidiff.data import landscapes, photos, shapes
 from minidiff.data.config import Haze
 from minidiff.data.corrupted import seed_of
 from minidiff.data.crops import chances, detail
@@ -21,7 +22,6 @@ from minidiff.data.depth import plausible
 from minidiff.data.haze import FARTHEST, Floats, HazyPair, add_haze, join
 from minidiff.data.hazy_folders import PairFolder, open_folder
 from minidiff.data.image_data import LoadRequest
-from minidiff.data.photos import open_photographs
 from minidiff.errors import UserError, lookup
 from minidiff.images.budget import MAX_PIXELS
 from minidiff.images.convert import Pixels
@@ -77,7 +77,7 @@ class HazyPairs:
 
 def open_photos(request: LoadRequest) -> Source:
     """Open crops of photographs, upright, with plausible depth. See `data/photos.py` for the photographs."""
-    photographs, notes = open_photographs(request)
+    photographs, notes = photos.open_photographs(request)
     size = request.image_size
     fitting = [number for number, place in enumerate(photographs.places) if min(place.height, place.width) >= size]
     if not fitting:
@@ -160,6 +160,11 @@ def stereo() -> tuple[Pixels, Floats]:
     return left, (metres * (FARTHEST / metres.max())).astype(np.float32)
 
 
+def has_stereo(data_dir: Path | None) -> bool:
+    """Tell whether scikit-image is installed."""
+    return find_spec("skimage") is not None
+
+
 def from_left(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return for each place of [H,W] the last finite value of its row up to there; 0 where there is none."""
     last = np.maximum.accumulate(np.where(np.isfinite(values), np.arange(values.shape[1]), -1), axis=1)
@@ -193,16 +198,22 @@ class HazySet(NamedTuple):
     open: Callable[[LoadRequest], Source | PairFolder]
     splits: dict[str, int]
     origin: str
+    present: Callable[[Path | None], bool] = lambda data_dir: True  # whether it is on this machine
 
 
 DRAWN = {"train": 100_000, "test": 1_000}
 HAZY_SETS = {
     "haze": HazySet(open_all, DRAWN, "photos, landscapes and shapes"),
-    "hazy-photos": HazySet(open_photos, DRAWN, "Debian packages or `data_dir`; plausible depth"),
+    "hazy-photos": HazySet(open_photos, DRAWN, "Debian packages or `data_dir`; plausible depth", photos.present),
     "hazy-landscapes": HazySet(open_landscapes, DRAWN, "drawn by minidiff"),
     "hazy-shapes": HazySet(open_shapes, DRAWN, "drawn by minidiff"),
-    "hazy-stereo": HazySet(open_stereo, {"test": 1_000}, "scikit-image; measured depth"),
-    "hazy-pairs": HazySet(open_folder, DRAWN | {"all": 100_000}, "`data_dir`: NH-HAZE, Dense-Haze, RESIDE"),
+    "hazy-stereo": HazySet(open_stereo, {"test": 1_000}, "scikit-image; measured depth", has_stereo),
+    "hazy-pairs": HazySet(
+        open_folder,
+        DRAWN | {"all": 100_000},
+        "`data_dir`: NH-HAZE, Dense-Haze, RESIDE",
+        lambda data_dir: bool(data_dir and data_dir.is_dir()),
+    ),
 }
 
 

@@ -25,6 +25,7 @@ from minidiff.data import picture_sets, shapes
 from minidiff.data.cache import Pictures, image_paths
 from minidiff.data.datasets import DATASETS, DEBIAN, load_data
 from minidiff.data.export import export
+from minidiff.data.hazy_sets import HAZY_SETS
 from minidiff.errors import UserError
 from minidiff.images.files import crop_resize, read_image, write_image
 
@@ -567,9 +568,11 @@ def test_list_names_every_set(tmp_path):
     """One row for each, with sizes, and whether it is here: in the cache, or in the folder that is named."""
     output, _ = run("list")
     rows = {line.split()[0]: line for line in output.splitlines()[1:]}
-    assert list(rows) == list(DATASETS)
+    assert list(rows) == [*DATASETS, *HAZY_SETS]
     assert "32x32x3" in rows["shapes"] and rows["shapes"].endswith("yes")
     assert "60,000" in rows["mnist"] and rows["mnist"].endswith("no")
+    assert "test 1,000" in rows["hazy-landscapes"] and rows["hazy-landscapes"].endswith("yes")
+    assert rows["hazy-pairs"].endswith("no")
     write_idx(tmp_path, split="train")
     write_idx(tmp_path, split="t10k")
     output, _ = run("list", "--data-dir", tmp_path)

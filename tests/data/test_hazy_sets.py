@@ -7,12 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
+from minidiff import cli
 from minidiff.data import depth, landscapes, shapes
 from minidiff.data.config import Haze
 from minidiff.data.haze import FARTHEST
 from minidiff.data.hazy_sets import HAZY_SETS, from_left, hazy_pairs, stereo
 from minidiff.data.landscapes import Camera, Solid
 from minidiff.errors import UserError
+from minidiff.images.convert import to_uint8
+from minidiff.images.files import read_image
+from minidiff.images.grid import grid
 
 # -- The depth of what is drawn ----------------------------------------------------------------------------------------
 
@@ -214,3 +218,24 @@ def test_sets_and_splits_that_are_not_there_are_named(photographs: Path) -> None
         hazy_pairs("hazy-stereo")
     with pytest.raises(UserError, match="no photograph has 160x160"):
         hazy_pairs("hazy-photos", 160, data_dir=photographs)
+
+
+def test_preview_shows_a_pair_beside_its_transmission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three pictures of 16 pixels for a pair, and only two where nobody knows the transmission.
+
+    Fails when a picture of a pair is left out, or when the names of data sets alone are known.
+    """
+    out = tmp_path / "grid.png"
+    line = ["data", "preview", "hazy-shapes", "--image-size", "64", "--num", "1", "--out", str(out)]
+    assert cli.run(line) == 0 and "1 of the 100,000 pairs of hazy-shapes (train), 64x64" in capsys.readouterr().out
+    shown = read_image(out)[18:]  # below the names of the columns
+    pair = hazy_pairs("hazy-shapes", 64)[[np.random.default_rng(0).permutation(100_000)[0]]]
+    expected = [pair.hazy, pair.clear, (2 * pair.transmission - 1)]
+    assert np.array_equal(shown, grid(np.concatenate([to_uint8(part) for part in expected]), columns=3))
+    Image.fromarray(shown[:40, :40]).save(tmp_path / "1_hazy.png")
+    Image.fromarray(shown[:40, :40]).save(tmp_path / "1_GT.png")
+    line = ["data", "preview", "hazy-pairs", "--data-dir", str(tmp_path), "--image-size", "32", "--num", "2"]
+    assert cli.run([*line, "--out", str(tmp_path / "own.png")]) == 0
+    assert read_image(tmp_path / "own.png").shape[1] == 2 + 2 * (2 * 32 + 2)
+    assert cli.run([*line, "--out", str(out), "--corruption", "fog", "--force"]) == 2
+    assert "Leave --corruption out" in capsys.readouterr().err
