@@ -21,6 +21,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,6 @@ from minidiff.ddpm.run import Run
 from minidiff.diffusion.measurements import first_guess, gaussian_kernel
 from minidiff.dip.config import FitConfig
 from minidiff.dip.fit import NET_STREAM, Fitter
-from minidiff.errors import UserError
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.files import read_image, write_image
 from minidiff.images.grid import grid, label_rows, name_columns
@@ -210,11 +210,9 @@ def detail(image: Pixels, reference: Pixels) -> float:
 
 
 def perceived(image: Pixels, reference: Pixels) -> float | None:
-    """LPIPS, or None where its weights are not."""
-    try:
-        return lpips(image, reference)
-    except UserError:
-        return None
+    """LPIPS, or None where the weights of AlexNet are not."""
+    there = list(Path(torch.hub.get_dir(), "checkpoints").glob("alexnet-owt-*.pth"))
+    return lpips(image, reference) if there and find_spec("lpips") else None
 
 
 MEASURES: dict[str, Callable[[Pixels, Pixels], float | None]] = {

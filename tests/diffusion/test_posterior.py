@@ -119,6 +119,19 @@ def test_the_first_guess_is_smooth_and_explains_what_was_measured() -> None:
     assert (first_guess(identity(), noisy, 0.2) - slope).std() < 0.12
 
 
+def test_spread_is_a_share_of_the_deviation() -> None:
+    """The same random numbers, half as far from the mean: to the rounding. With 0 nothing is drawn."""
+    measurement, sigma_y = CASES["pooling"]
+    evidence = Evidence(measurement, normal(2, 3, SIZE // 2, SIZE // 2), sigma_y, white_doubt(0.5))
+    guess, (level,) = normal(2, 3, SIZE, SIZE, seed=1), LINEAR.levels([200])
+    mean = evidence.mean(guess, level)
+    whole, half, none = (
+        evidence.draw(guess, level, torch.Generator().manual_seed(2), spread) - mean for spread in (1.0, 0.5, 0.0)
+    )
+    assert whole.std() > 0.1 and none.abs().max() < 1e-12
+    torch.testing.assert_close(half, 0.5 * whole)
+
+
 # The posterior of independent pixels: exact at every level, in any number of calls
 
 
@@ -385,5 +398,7 @@ def test_what_cannot_be_done_is_said() -> None:
     with pytest.raises(UserError, match="deviation"):
         Evidence(identity(), image, math.inf, white_doubt(0.5))
     evidence = Evidence(identity(), image, 0.1, white_doubt(0.5))
+    with pytest.raises(UserError, match="spread"):
+        list(sample_posterior(lambda x, t: x, LINEAR, image, evidence, steps=1, spread=-0.1))
     with pytest.raises(UserError, match="zeta"):
         list(sample_posterior(lambda x, t: x, LINEAR, image, evidence, steps=1, zeta=1.5))

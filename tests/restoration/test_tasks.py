@@ -14,7 +14,7 @@ import minidiff
 from minidiff import UserError
 from minidiff.ddpm import guess_errors
 from minidiff.ddpm.guess_errors import GuessErrors, measure_guess_errors, read_guess_errors, write_guess_errors
-from minidiff.diffusion.measurements import first_guess
+from minidiff.diffusion.measurements import first_guess, mask
 from minidiff.diffusion.posterior import white_doubt
 from minidiff.images.convert import to_float, to_uint8
 from minidiff.images.files import read_image, write_image
@@ -107,7 +107,7 @@ def test_holes_are_filled_with_what_the_model_knows(exact: Any, monkeypatch: pyt
     1000 pixels in three channels: 4.5 standard errors are 0.03. Known pixels are kept, or with noise told, pulled to
     the mean. The chain starts high, so that nothing is left of its start.
     """
-    monkeypatch.setitem(tasks.START, "inpaint", 1e9)
+    monkeypatch.setattr(tasks, "HOLES", 1e9)
     y = torch.full((1, 3, 40, 50), -0.3)
     y[:, 0] = 0.7
     holes = np.full((40, 50, 3), 255, np.uint8)
@@ -126,6 +126,23 @@ def test_holes_are_filled_with_what_the_model_knows(exact: Any, monkeypatch: pyt
     )
     x, _ = finish.restored(exact, y, replace(request, noise=51.0))
     assert x[:, 0, known].mean().item() == pytest.approx((0.16 * 0.7 + 0.16 * 0.2) / 0.32, abs=0.05)
+
+
+def test_the_start_drowns_what_a_random_walk_may_do_in_a_hole() -> None:
+    """Steps of 0.1, and a line between the known ends of a hole: off by 0.1 sqrt(d / 2) in the middle, d pixels from
+    both, within 10% for 2000 walks. The chain starts at three times that, within 10%; a deeper hole elsewhere counts.
+    """
+    for depth in (1, 4, 16):
+        known = torch.ones(1, 70)
+        known[:, 20 : 20 + 2 * depth - 1] = 0
+        steps = 0.1 * torch.randn(2000, 2 * depth, generator=torch.Generator().manual_seed(depth)).double()
+        walks = steps.cumsum(1)
+        off = (walks[:, depth - 1] - walks[:, -1] / 2).square().mean().sqrt().item()
+        assert off == pytest.approx(0.1 * (depth / 2) ** 0.5, rel=0.1)
+        given = tasks.Damaged("inpaint", mask(known), torch.zeros(1, 3, 1, 70), known=known)
+        assert tasks.start_of(given) == pytest.approx(3 * off, rel=0.15)
+        known[:, 60] = 0
+        assert tasks.start_of(given) == pytest.approx(0.2 * depth**0.5)
 
 
 def test_guess_errors_are_measured_and_kept(exact: Any, tmp_path: Path) -> None:
