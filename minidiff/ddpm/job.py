@@ -27,6 +27,7 @@ from minidiff.ddpm.config import (
     ToldLabels,
     read_ddpm,
 )
+from minidiff.ddpm.guess_errors import GUESS_ERRORS, measure_run
 from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.ddpm.recipe import build_network, build_schedule, conditional, ddpm_loss
 from minidiff.ddpm.run import Run, load_ddpm
@@ -158,7 +159,25 @@ class DdpmJob(Job[DdpmConfig]):
             source = dataset_source(self.data.place, self.data, self.config.data.called)
             with self.progress("training images", len(self.data)) as bar:
                 self.reference = extraction.measure_set(source, self.feature_network, on_images=bar.update)
+        if self.trainer.step < self.training.steps:
+            distributed.main_first(self.forget_guess_errors)
         yield from super().work()
+        distributed.main_first(self.measure_guess_errors)
+
+    def forget_guess_errors(self) -> None:
+        """Remove what was measured of earlier weights."""
+        assert self.folder is not None
+        (self.folder / GUESS_ERRORS).unlink(missing_ok=True)
+
+    def measure_guess_errors(self) -> None:
+        """Measure how far the guesses are off, for the tasks of `restore`, unless that was done or is of no use there.
+
+        If a kill comes before, the run has it done when it is resumed, at its last step.
+        """
+        run = self.averaged()
+        told = bool(run.labels.names) and run.label_dropout == 0
+        if run.any_size and not told and not (run.folder / GUESS_ERRORS).exists():
+            measure_run(run, self.data)
 
     def measure(self, step: int) -> dict[str, float]:
         """Measure FID, or FD(classifier), of samples of the EMA weights, drawn from the same noise every time."""

@@ -305,7 +305,7 @@ def begin(
         if read_guess_errors(opened) is None:
             job.warnings.append(
                 f"{model} has no {GUESS_ERRORS}, so how far its guesses are off is not known. "
-                "An upper bound is taken, and the answer will be grainy. See docs/restoration.md."
+                "An upper bound is taken, and the answer will be grainy. Resume its training, which only measures them."
             )
     if not opened.any_size and (lost := shrunk(opened, files[0].name, shape)):
         job.warnings.append(lost)
