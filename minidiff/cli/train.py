@@ -28,7 +28,7 @@ from minidiff.cli.types import JsonObject, Name, Number, Place, Whole
 from minidiff.ddpm.config import LABEL_DROPOUT, DdpmRequest, FidConfig, TimestepSampling
 from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
 from minidiff.dehaze.config import DehazeRequest, GuessLoss
-from minidiff.dehaze.presets import GUESS_PRESETS, GuessPreset
+from minidiff.dehaze.presets import GUESS_PRESETS, REFINE_PRESETS, GuessPreset, RefinePreset
 from minidiff.gan.config import GanRequest
 from minidiff.gan.presets import GAN_PRESETS
 from minidiff.training.config import ResumeRequest, TrainRequest
@@ -261,10 +261,20 @@ def classifier(ctx: click.Context, /, **options: Any) -> None:
 @max_pixels
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the pairs, at random. Default: yes.")
 @section("Network")
+@click.option(
+    "--stage",
+    type=Whole(1, 2),
+    default=DehazeRequest.stage,
+    show_default=True,
+    help="1: guess J, T and A. 2: go from the J of stage 1 to a clear picture, by diffusion.",
+)
+@click.option(
+    "--stage-1", type=Place(), metavar="RUN", help="For stage 2: the run of stage 1 that it is trained behind."
+)
 @click.option("--init", metavar="RUN", help="Begin with the weights of this run, instead of random ones.")
 @click.option(
     "--preset",
-    type=Name("preset", GUESS_PRESETS),
+    type=Name("preset", GUESS_PRESETS | REFINE_PRESETS),
     help="A network and its settings, for a purpose. Every other option overrides it. Default: gpu where there is "
     "one, else cpu. See `minidiff train presets`.",
 )
@@ -279,22 +289,41 @@ def classifier(ctx: click.Context, /, **options: Any) -> None:
     type=Number(0),
     help=f"How much errors of the haze that J, T and A give count. Default: {GuessLoss.haze}.",
 )
+@click.option(
+    "--crop",
+    type=Whole(min=8),
+    help=f"For stage 2: pixels a side that it is trained on. Default: the preset's (cpu: {REFINE_PRESETS['cpu'].crop}, "
+    f"gpu: {REFINE_PRESETS['gpu'].crop}).",
+)
+@click.option(
+    "--fourier-weight",
+    type=Number(0),
+    help="For stage 2: how much errors in the magnitudes of the Fourier transform count. Default: the preset's (0).",
+)
+@click.option(
+    "--prediction",
+    type=choice("prediction"),
+    help="For stage 2: what the network learns to predict. Default: the preset's (v).",
+)
 @how_to_train(GUESS_PRESETS, large_networks(), muon())
 @section(PICTURES)
 @sample_every()
 @click.option(
     "--measure-every",
     type=Whole(min=1),
-    help="Steps between measurements on held-out pairs. Default: a tenth, at least 200.",
+    help="Steps between measurements on held-out pairs. Default: a tenth, for stage 2 a quarter, at least 200.",
 )
 @where_to("dehaze")
 @click.pass_context
 def dehaze(ctx: click.Context, /, **options: Any) -> None:
-    """Train a network to see what is behind haze: the clear picture J, the transmission T and the airlight A.
+    """Train a dehazing: stage 1 guesses the clear picture J, the transmission T and the airlight A; stage 2 refines J.
+
+    A run of stage 2 holds the weights of both stages. The defaults below that depend on the preset are of stage 1.
 
     \b
     minidiff train dehaze
     minidiff train dehaze --data-dir holiday --minutes 30
+    minidiff train dehaze --stage 2 --stage-1 runs/dehaze-haze-1
     minidiff train dehaze --resume runs/dehaze-haze-1
     """
     carry_out(ctx, "dehaze", DehazeRequest, **options)
@@ -380,7 +409,7 @@ def place_of(training: "Job[Any]") -> str:
 def presets() -> None:
     """List the presets of every kind of training."""
     tables: dict[str, Presets] = {"ddpm": DDPM_PRESETS, **GAN_PRESETS, "classifier": CLASSIFIER_PRESETS}
-    tables["dehaze"] = GUESS_PRESETS
+    tables |= {"dehaze": GUESS_PRESETS, "dehaze --stage 2": REFINE_PRESETS}
     for kind, table in tables.items():
         say(f"minidiff train {kind}")
         for name, preset in table.items():
@@ -396,6 +425,6 @@ def size_of(preset: Preset) -> str:
     """Return how large a preset's network is, in words."""
     if isinstance(preset, DdpmPreset):
         return f"channels {', '.join(map(str, preset.network.channels))}"
-    if isinstance(preset, GuessPreset):
+    if isinstance(preset, GuessPreset | RefinePreset):
         return f"channels {', '.join(map(str, preset.network.channels))}"
     return f"width {answer(preset, 'width')}"

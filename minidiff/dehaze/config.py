@@ -5,12 +5,15 @@ the weights of the losses are those of its successor PPDM.
 """
 
 from dataclasses import KW_ONLY
+from pathlib import Path
 from typing import Any, Literal
 
 from minidiff.data.config import Haze
-from minidiff.networks.configs import GUNetConfig
+from minidiff.ddpm.config import DiffusionConfig
+from minidiff.errors import UserError
+from minidiff.networks.configs import MOST_PIXELS, GUNetConfig, UNetConfig, check_size
 from minidiff.records import LARGEST_FLOAT, demand_range, record
-from minidiff.training.config import RunConfig, TrainRequest, read_as
+from minidiff.training.config import RunConfig, Start, TrainRequest, check_same, read_as
 
 HAZE = "haze"  # the set of pairs to train on unless another is named
 
@@ -26,6 +29,30 @@ class GuessLoss:
         demand_range(self, 0, LARGEST_FLOAT, "transmission", "haze")
 
 
+CONDITION = 4  # channels beside x_t: J and T
+
+
+@record
+class Refinement:
+    """Stage 2: a network that goes from noise, or from a noisy J, to the clear picture, and sees J and T on the way."""
+
+    network: UNetConfig  # takes x_t, J and T, and predicts what a DDPM's network does
+    diffusion: DiffusionConfig
+    error: Literal["l1", "l2"] = "l2"  # what is averaged: absolute errors (SR3, DehazeDDPM) or their squares (DDPM)
+    fourier: float = 0.0  # how much errors in the magnitudes of the Fourier transform of the predicted x0 count
+    crop: int = 64  # pixels a side that the network is trained on; stage 1 has seen the whole picture
+    crops: int = 4  # of each picture of a batch
+    first: Start | None = None  # the stage 1 that it was trained behind, whose weights the run carries
+
+    def __post_init__(self) -> None:
+        channels = self.network.in_channels - CONDITION
+        check_same("network.out_channels", self.network.out_channels, channels, "network.in_channels less J and T")
+        demand_range(self, 0, LARGEST_FLOAT, "fourier")
+        demand_range(self, 1, MOST_PIXELS, "crop")
+        demand_range(self, 1, 1024, "crops")
+        check_size(self.crop, self.network.stride, "`crop`")
+
+
 @record
 class DehazeConfig(RunConfig):
     """The config.json of a dehaze run."""
@@ -36,8 +63,16 @@ class DehazeConfig(RunConfig):
     haze: Haze  # what is drawn for a picture; pairs of files have their own
     guess: GUNetConfig  # the network of stage 1
     guess_loss: GuessLoss
+    refinement: Refinement | None = None  # of a run of stage 2
     sample_every: int | None = None  # steps between pictures; None: the default
     measure_every: int | None = None  # steps between measurements; None: the default
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.stage == 2) != (self.refinement is not None):
+            raise UserError(f"`stage` is {self.stage}, and `refinement` says otherwise. Bring back the file.")
+        if self.refinement is not None and self.refinement.crop > self.data.image_size:
+            raise UserError(f"`crop` {self.refinement.crop} is larger than the pairs, {self.data.image_size}.")
 
 
 def read_dehaze(stored: dict[str, Any], where: object) -> DehazeConfig:
@@ -53,6 +88,10 @@ class DehazeRequest(TrainRequest):
     stage: Literal[1, 2] = 1
     transmission_weight: float | None = None  # of stage 1: see `GuessLoss`
     haze_weight: float | None = None
+    stage_1: str | Path | None = None  # of stage 2: the run that guesses J and T
+    crop: int | None = None  # of stage 2, as the next two: see `Refinement`
+    fourier_weight: float | None = None
+    prediction: str | None = None  # see `DiffusionConfig`
     sample_every: int | None = None  # steps between pictures; None: a quarter of the steps, at most 5000
     measure_every: int | None = None  # steps between measurements of PSNR; None: a tenth, at least 200
     accumulate: int | None = None  # slices that a batch is cut into, to fit the memory

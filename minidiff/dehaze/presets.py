@@ -1,10 +1,15 @@
-"""The presets of `minidiff train dehaze`."""
+"""The presets of `minidiff train dehaze`, for each of its stages."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from minidiff.dehaze.config import GuessLoss
-from minidiff.networks.configs import GUNetConfig
+from minidiff.ddpm.config import DiffusionConfig
+from minidiff.dehaze.config import CONDITION, GuessLoss
+from minidiff.networks.configs import GUNetConfig, UNetConfig
 from minidiff.training.config import TrainConfig
+
+PPDM = GuessLoss()  # whose weights are its defaults
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,22 @@ class GuessPreset:
     image_size: int
     network: GUNetConfig
     training: TrainConfig
-    loss: GuessLoss = GuessLoss()  # noqa: RUF009 - a frozen record
+    loss: GuessLoss = PPDM
+
+
+@dataclass(frozen=True)
+class RefinePreset:
+    """A preset of stage 2. image_size: of what stage 1 sees; crop: of what stage 2 sees of it, `crops` times."""
+
+    help: str
+    image_size: int
+    network: UNetConfig
+    diffusion: DiffusionConfig
+    training: TrainConfig
+    crop: int
+    crops: int
+    error: Literal["l1", "l2"] = "l2"
+    fourier: float = 0.0
 
 
 SMALL = GUNetConfig(channels=(32, 64, 96, 128), blocks=(2, 2, 2, 4))
@@ -36,3 +56,51 @@ GUESS_PRESETS: dict[str, GuessPreset] = {
         ),
     ),
 }
+
+
+def seeing(channels: tuple[int, ...], layers: int, dropout: float = 0.0) -> UNetConfig:
+    """Return a U-Net that sees x_t, J and T; of any size, as it has no attention and norms of each pixel."""
+    return UNetConfig(
+        in_channels=3 + CONDITION, out_channels=3, channels=channels, layers_per_block=layers, norm="channel",
+        attention=(False,) * len(channels), mid_attention=False, dropout=dropout, scale_shift=True,
+    )  # fmt: skip
+
+
+REFINE_PRESETS: dict[str, RefinePreset] = {
+    "cpu": RefinePreset(
+        "half an hour on one core",
+        image_size=128,
+        network=seeing((32, 64, 96), layers=1),
+        diffusion=DiffusionConfig(schedule="cosine", prediction="v", timestep_sampling="stratified"),
+        training=TrainConfig(steps=1500, batch_size=4, lr=2e-3, muon=True, warmup=100, decay="cosine", ema_decay=0.99),
+        crop=48,
+        crops=4,
+    ),
+    "gpu": RefinePreset(
+        "wider, on larger crops",
+        image_size=256,
+        network=seeing((64, 128, 192, 256), layers=2),
+        diffusion=DiffusionConfig(schedule="cosine", prediction="v", timestep_sampling="stratified"),
+        training=TrainConfig(
+            steps=60_000, batch_size=16, lr=1e-3, muon=True, warmup=1000, decay="cosine", ema_decay=0.9995
+        ),
+        crop=128,
+        crops=4,
+    ),
+    "dehazeddpm": RefinePreset(
+        "stage 2 as Yu et al. 2023 published it; pictures at sizes that 16 divides",
+        image_size=560,
+        network=UNetConfig(
+            in_channels=3 + CONDITION, out_channels=3, channels=(64, 128, 256, 512, 512), layers_per_block=2,
+            attention=(False,) * 5, mid_attention=True, dropout=0.2,
+        ),
+        diffusion=DiffusionConfig(schedule="linear", timesteps=2000, beta_start=1e-6, beta_end=1e-2),
+        training=TrainConfig(steps=1_000_000, batch_size=1, lr=1e-4, warmup=0, grad_clip=None),
+        crop=560,
+        crops=1,
+        error="l1",
+        fourier=0.01,
+    ),
+}  # fmt: skip
+
+PRESETS: dict[int, Mapping[str, GuessPreset | RefinePreset]] = {1: GUESS_PRESETS, 2: REFINE_PRESETS}

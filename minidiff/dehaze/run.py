@@ -1,24 +1,35 @@
 """A trained dehazing, opened from its run folder, or by the name of the model that comes with the package.
 
-Rests on networks.gunet and runs.
+Rests on stage1, stage2, networks.tiles and runs.
 
 run = load_dehaze("runs/dehaze-haze-1")
 guess = run.guess(hazy)     # J, T and A of float [N,3,H,W] in [-1,1]
+clear = run.refine(guess)   # of a run of stage 2: from a noisy J down the chain
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from minidiff.ddpm.recipe import build_schedule
 from minidiff.dehaze.config import DehazeConfig, read_dehaze
+from minidiff.dehaze.stage2 import TwoStages, walk
+from minidiff.diffusion.chain import Step
+from minidiff.errors import UserError
 from minidiff.images.show import newest_png
+from minidiff.networks.configs import UNetConfig
 from minidiff.networks.gunet import Clearing, GUNet
-from minidiff.networks.weights import build_with
+from minidiff.networks.tiles import at_any_size, mirrored
+from minidiff.networks.weights import build_with, fingerprint
+from minidiff.rng import sample_generators
 from minidiff.runs.folder import CONFIG, read_config, read_weights
 from minidiff.runs.shipped import find_run
 from minidiff.runtime.precision import mixed_precision
+
+STEPS, START_T = 5, 300  # of stage 2, unless said otherwise
 
 
 @dataclass
@@ -27,7 +38,7 @@ class DehazeRun:
 
     folder: Path
     config: DehazeConfig
-    model: nn.Module
+    model: nn.Module  # a `GUNet`, or of a run of stage 2 `TwoStages`
     precision: str = "auto"  # to work in: fp32, bf16, auto
 
     def __repr__(self) -> str:
@@ -42,13 +53,64 @@ class DehazeRun:
         """The device of the networks."""
         return next(self.model.parameters()).device
 
+    @property
+    def first(self) -> nn.Module:
+        """The network of stage 1."""
+        return self.model.first if isinstance(self.model, TwoStages) else self.model
+
     @torch.no_grad()
     def guess(self, hazy: Tensor) -> Clearing:
         """Guess J, T and A of pictures by stage 1, at the size that they have: float32, on the run's device."""
         autocast = mixed_precision(self.precision, self.device)
         with autocast():
-            guess: Clearing = self.model(hazy.to(self.device).contiguous(memory_format=torch.channels_last))
+            guess: Clearing = self.first(hazy.to(self.device).contiguous(memory_format=torch.channels_last))
         return Clearing(*(each.float() for each in guess))
+
+    def refine(
+        self,
+        guess: Clearing,
+        steps: int = STEPS,
+        start_t: int | None = START_T,
+        seed: int = 0,
+        on_step: Callable[[Step], object] | None = None,
+    ) -> Tensor:
+        """Let stage 2 go from a noisy J to a clear picture, float [N,3,H,W] in [-1,1], on the run's device.
+
+        steps: calls of the network. start_t: where the chain begins, at most T-1; None: in pure noise. seed: of the
+        noise, which every picture has its own of. A large picture goes through the network in tiles, with one noise, so
+        there are no seams. on_step: called after every call. Raises UserError for a run of stage 1.
+        """
+        settings = self.config.refinement
+        if settings is None or not isinstance(self.model, TwoStages):
+            raise UserError(f"{self.folder} is a run of stage 1, which has no chain. Give a run of stage 2.")
+        guess = Clearing(*(each.to(self.device) for each in guess))
+        second, autocast = self.model.second, mixed_precision(self.precision, self.device)
+        schedule = build_schedule(settings.diffusion)
+        called = (at_any_size if settings.network.any_size else padded)(second, settings.network)
+
+        def network(x: Tensor, t: Tensor) -> Tensor:
+            with autocast():
+                prediction: Tensor = called(x, t)
+            return prediction
+
+        clear = guess.clear
+        start_t = None if start_t is None else min(start_t, schedule.T - 1)
+        for step in walk(network, schedule, guess, steps=steps, start_t=start_t,
+                         prediction=settings.diffusion.prediction,
+                         noise=sample_generators(seed, range(len(clear)))):  # fmt: skip
+            clear = step.x
+            if on_step is not None:
+                on_step(step)
+        return clear.clamp(-1, 1)
+
+
+def padded(network: Callable[..., Tensor], config: UNetConfig) -> Callable[..., Tensor]:
+    """Let a `UNet` with norms or attention over the whole picture take any size: as `at_any_size`, but in one piece."""
+
+    def call(x: Tensor, t: Tensor) -> Tensor:
+        return network(mirrored(x, config.stride), t)[..., : x.shape[2], : x.shape[3]]
+
+    return call
 
 
 def load_dehaze(
@@ -61,6 +123,26 @@ def load_dehaze(
     folder = Path(find_run(folder)).expanduser()
     config = read_dehaze(read_config(folder, kind="dehaze"), folder / CONFIG)
     tensors, source = read_weights(folder, weights)
-    model = build_with(lambda: GUNet(**vars(config.guess)), tensors, source)
+    model = build_with(lambda: build_networks(config), tensors, source)
+    check_first(config, model, source)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
     return DehazeRun(folder, config, model, precision or (config.training.precision if config.training else "auto"))
+
+
+def build_networks(config: DehazeConfig) -> nn.Module:
+    """Build the network of stage 1, or those of both stages, with their first weights."""
+    if config.refinement is None:
+        return GUNet(**vars(config.guess))
+    return TwoStages(config.guess, config.refinement.network)
+
+
+def check_first(config: DehazeConfig, model: nn.Module, source: object) -> None:
+    """Raise UserError if the stage 1 of a run of stage 2 is not the one that its stage 2 was trained behind."""
+    if config.refinement is None or config.refinement.first is None or not isinstance(model, TwoStages):
+        return
+    wanted, found = config.refinement.first.weights, fingerprint(model.first.state_dict())
+    if wanted != found:
+        raise UserError(
+            f"{source} holds another stage 1 ({found}) than its stage 2 was trained behind ({wanted}), and would mend "
+            "faults that are not there. Bring back the file as it was written."
+        )

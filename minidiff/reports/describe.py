@@ -177,11 +177,15 @@ def describe_dehaze(folder: Path, stored: dict[str, Any]) -> dict[str, str]:
     data, guess = config.data, config.guess
     told = {
         "preset": config.preset or "?",
-        "stage": str(config.stage),
+        "stage": "2, with its stage 1" if config.refinement else "1",
         "data": f"{seen_of(data)}{f' of {data.data_dir}' * bool(data.data_dir)}",
         "network": f"GUNet, channels {list(guess.channels)}, {list(guess.blocks)} blocks: takes pictures of any size",
         "parameters": parameters(folder / MODEL),
     }
+    if config.refinement:
+        second, diffusion, behind = config.refinement.network, config.refinement.diffusion, config.refinement.first
+        told["stage 2"] = f"{in_words(second)}; behind stage 1 of {behind.place if behind else '?'}"
+        told["diffusion"] = f"{diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}"
     return told | (trained(folder, config.training) if config.training else {}) | {"measured": measured(folder)}
 
 

@@ -85,7 +85,8 @@ MORE: dict[str, tuple[type, dict[str, Any]]] = {
         "width": 4, "shift": 2, "measure_every": 3, "accumulate": 2, "compile": True,
     }),
     "dehaze": (DehazeRequest, {
-        "dataset": "hazy-photos", "transmission_weight": 0.5, "haze_weight": 0.25, "sample_every": 4,
+        "dataset": "hazy-photos", "stage": 2, "stage_1": "one", "crop": 32, "fourier_weight": 0.125, "prediction": "x0",
+        "transmission_weight": 0.5, "haze_weight": 0.25, "sample_every": 4,
         "measure_every": 3, "accumulate": 2, "compile": True, "muon": True,
     }),
 }  # fmt: skip

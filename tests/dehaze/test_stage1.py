@@ -28,34 +28,6 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture()
-def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of three small pictures; the cache is empty, and the working directory is another."""
-    monkeypatch.setenv("MINIDIFF_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minidiff.dehaze.job.MEASURED", 3)
-    monkeypatch.setattr("minidiff.dehaze.job.SHOWN", 2)
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    for number in range(3):
-        coarse = Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8))
-        coarse.resize((72, 64), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
-    return folder
-
-
-@pytest.fixture()
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network that takes no time, under the name cpu."""
-    from dataclasses import replace
-
-    from minidiff.dehaze.presets import GUESS_PRESETS
-    from minidiff.networks.configs import GUNetConfig
-
-    preset = replace(GUESS_PRESETS["cpu"], network=GUNetConfig(**TINY))
-    monkeypatch.setitem(GUESS_PRESETS, "cpu", preset)
-
-
 def some_pair(count: int = 2, size: int = 12) -> HazyPair:
     """Pairs of random numbers that fulfil the equation."""
     random = torch.Generator().manual_seed(0)

@@ -10,6 +10,7 @@ import pytest
 from minidiff import cli
 from minidiff.classifier.config import read_classifier
 from minidiff.ddpm.config import FidConfig, read_ddpm
+from minidiff.dehaze.config import read_dehaze
 from minidiff.errors import UserError
 from minidiff.gan.config import GAMES, GanConfig, read_gan
 from minidiff.networks.configs import UNetConfig
@@ -56,6 +57,13 @@ CLASSIFIER: dict[str, Any] = START | {
     "kind": "classifier", "data": DATA, "labels": LABELS, "network": {"classes": 2, "channels": 3, "width": 4},
     "shift": 1, "training": TRAINING, "measure_every": None,
 }  # fmt: skip
+DEHAZE: dict[str, Any] = START | {
+    "kind": "dehaze", "data": DATA, "stage": 1, "haze": {
+        "beta": [0.3, 1.5], "airlight": [0.25, 1.0], "colour": 0.025, "gamma": [0.2, 1.8], "damage": 0.5,
+    },
+    "guess": {"channels": [4, 6], "blocks": [1, 1], "kernel": 3}, "guess_loss": {"transmission": 0.01, "haze": 0.05},
+    "training": TRAINING, "sample_every": None, "measure_every": None,
+}  # fmt: skip
 
 Reader = Callable[[dict[str, Any], object], RunConfig]
 KINDS: dict[str, tuple[dict[str, Any], Reader]] = {
@@ -63,6 +71,7 @@ KINDS: dict[str, tuple[dict[str, Any], Reader]] = {
     "imported": (IMPORTED, read_ddpm),
     "dcgan": (GAN, read_gan),
     "classifier": (CLASSIFIER, read_classifier),
+    "dehaze": (DEHAZE, read_dehaze),
 }
 
 

@@ -1,0 +1,239 @@
+"""Stage 2: what it learns, what its chain draws, and that it goes with its own stage 1 alone."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import minidiff
+from minidiff import cli
+from minidiff.data.haze import HazyPair, recompose
+from minidiff.data.packed_pairs import pack
+from minidiff.ddpm.config import DiffusionConfig
+from minidiff.ddpm.recipe import build_schedule
+from minidiff.dehaze.config import Refinement
+from minidiff.dehaze.presets import REFINE_PRESETS, seeing
+from minidiff.dehaze.run import load_dehaze
+from minidiff.dehaze.stage2 import TwoStages, refine_loss, walk
+from minidiff.diffusion.process import q_sample
+from minidiff.errors import UserError
+from minidiff.images.convert import to_float
+from minidiff.networks.gunet import Clearing
+from minidiff.rng import Draws
+from minidiff.runs.folder import MODEL
+
+SMALL: dict[str, Any] = {
+    "dataset": "hazy-photos", "image_size": 16, "batch_size": 2, "steps": 4, "precision": "fp32", "device": "cpu",
+    "sample_every": 4,
+}  # fmt: skip
+COSINE = DiffusionConfig(schedule="cosine", prediction="x0")
+
+
+def guess_of(clear: Tensor, through: float | Tensor = 0.5) -> Clearing:
+    transmission = torch.as_tensor(through, dtype=torch.float32).expand(len(clear), 1, *clear.shape[2:])
+    return Clearing(clear, transmission, torch.zeros(len(clear), 3))
+
+
+# --- the chain --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_the_chain_draws_from_the_posterior(sampler: str) -> None:
+    """x0 is N(0, s^2), and J is x0 with noise of deviation d, which is larger where less light comes through.
+
+    So x0 given J and T is normal with known mean and variance, and so is the ideal guess. Of 3,072 values in each half
+    the mean is within 0.015, and the deviation within 6%, of which the finite steps take 2%. Fails when J or T come
+    into another channel, when the network is shown J in place of x_t, and when the start has no noise (deviation 0).
+    """
+    schedule, s = build_schedule(COSINE), 0.25
+
+    def posterior(seen: Tensor, through: Tensor) -> tuple[Tensor, Tensor]:
+        d2 = (0.6 * (1 - through)) ** 2
+        return seen * s**2 / (s**2 + d2), s**2 * d2 / (s**2 + d2)
+
+    def ideal(x: Tensor, t: Tensor) -> Tensor:
+        x_t, seen, through = x[:, :3], x[:, 3:6], (x[:, 6:] + 1) / 2
+        mean, variance = posterior(seen, through)
+        alpha_bar = float(schedule.alphas_cumprod[int(t[0])])
+        precision = 1 / variance + alpha_bar / (1 - alpha_bar)
+        return (mean / variance + alpha_bar**0.5 / (1 - alpha_bar) * x_t) / precision
+
+    through = torch.full((1, 1, 16, 128), 0.8)
+    through[..., 64:] = 0.3
+    seen = torch.full((1, 3, 16, 128), 0.2)
+    *_, last = walk(ideal, schedule, guess_of(seen, through), prediction="x0", steps=400, sampler=sampler,
+                    noise=torch.Generator().manual_seed(0))  # fmt: skip
+    mean, variance = posterior(seen, through)
+    for half in (slice(0, 64), slice(64, 128)):
+        drawn = last.x[..., half]
+        assert drawn.mean() == pytest.approx(float(mean[..., half].mean()), abs=0.015)
+        assert drawn.std() == pytest.approx(float(variance[..., half].mean().sqrt()), rel=0.06)
+
+
+def test_the_chain_begins_at_a_noisy_j() -> None:
+    """The first call is at start_t, and sees J as q(x_t | J) has it."""
+    schedule, calls = build_schedule(COSINE), []
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        calls.append((int(t[0]), x[:, :3]))
+        return x[:, 3:6]
+
+    clear = torch.rand(1, 3, 64, 64) - 0.5
+    *_, last = walk(network, schedule, guess_of(clear), prediction="x0", steps=4, start_t=300,
+                    noise=torch.Generator().manual_seed(0))  # fmt: skip
+    assert len(calls) == 4 and calls[0][0] == 300 and torch.allclose(last.x, clear, atol=1e-6)
+    signal, noise = (float(q_sample(schedule, *pair)) for pair in (
+        (torch.ones(1, 1, 1, 1), torch.tensor([300]), torch.zeros(1, 1, 1, 1)),
+        (torch.zeros(1, 1, 1, 1), torch.tensor([300]), torch.ones(1, 1, 1, 1)),
+    ))  # fmt: skip
+    left = (calls[0][1] - signal * clear) / noise
+    assert abs(left.mean()) < 0.04 and left.std() == pytest.approx(1, abs=0.03)
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error, wrong, expected", [("l2", 0, 0), ("l1", 0, 0), ("l2", 0.5, 0.25), ("l1", 0.5, 0.5)])
+def test_the_loss_compares_the_same_part_of_every_picture(error: Any, wrong: float, expected: float) -> None:
+    """Stage 1 knows the truth, and stage 2 repeats it, or is off by 0.5. Fails when the crops of J and x0 differ."""
+    random = torch.Generator().manual_seed(0)
+    clear = torch.rand(2, 3, 16, 16, generator=random) / 2
+    through, airlight = torch.rand(2, 1, 16, 16, generator=random), torch.zeros(2, 3)
+    pair = HazyPair(recompose(clear, through, airlight), clear, through, airlight, None)
+    packed = to_float(pack(pair))
+    settings = Refinement(network=seeing((4,), 1), diffusion=COSINE, error=error, fourier=0.01, crop=8, crops=3)
+
+    class Knows(torch.nn.Module):
+        def forward(self, hazy: Tensor) -> Clearing:
+            return Clearing(packed[:, 3:6], (packed[:, 9:] + 1) / 2, airlight)
+
+    class Repeats(torch.nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            assert x.shape == (6, 7, 8, 8) and t.shape == (6,)
+            return x[:, 3:6] + wrong
+
+    loss = refine_loss(Knows(), build_schedule(COSINE), settings, torch.device("cpu"))
+    found = float(loss(Repeats(), packed, torch.zeros(2, 0), Draws(0, 2, slice(0, 2))))
+    # A shift of 0.5 is in the Fourier transform one number of each channel, 0.5 * 8 off, among 8 * 5.
+    assert found == pytest.approx(expected + 0.01 * wrong * 8 / 40, abs=1e-4)
+
+
+# --- the training -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture()
+def first(photographs: Path, tiny: None) -> Path:
+    """A run of stage 1."""
+    minidiff.train("dehaze", data_dir=photographs, out="first", **SMALL)
+    return Path("first")
+
+
+Train = Callable[..., Any]
+
+
+@pytest.fixture()
+def train(photographs: Path, first: Path) -> Train:
+    """Train a stage 2 behind it."""
+    request = SMALL | {"stage": 2, "stage_1": first, "data_dir": photographs, "save_every": 2}
+    return lambda out, **more: minidiff.train("dehaze", out=out, **request | more)
+
+
+def test_a_run_of_stage_2_carries_its_stage_1(first: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its weights are those of the run it was trained behind, to the bit, and that run may go."""
+    guess = load_dehaze(first)
+    train("second")
+    shutil.rmtree(first)
+    run = load_dehaze("second")
+    assert isinstance(run.model, TwoStages)
+    own = run.model.first.state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in guess.model.state_dict().items())
+    hazy = torch.rand(1, 3, 20, 14)
+    answer = run.refine(run.guess(hazy), steps=2)
+    assert answer.shape == hazy.shape and torch.equal(answer, run.refine(run.guess(hazy), steps=2))
+    assert not torch.equal(answer, run.refine(run.guess(hazy), steps=2, seed=1))
+    assert cli.run(["info", "second"]) == 0 and "2, with its stage 1" in capsys.readouterr().out
+    with pytest.raises(UserError, match="is a run of stage 1, which has no chain"):
+        guess.refine(guess.guess(hazy))
+
+
+def test_a_training_of_stage_2_goes_on_to_the_bit(first: Path, train: Train, photographs: Path) -> None:
+    """Left after three of four steps; then killed before the first checkpoint, when it takes stage 1 from its run."""
+    whole = train("whole").model.state_dict()
+    request = SMALL | {"stage": 2, "stage_1": first, "data_dir": photographs, "save_every": 2}
+    for out, left_after in (("half", 3), ("early", 1)):
+        steps = minidiff.plan_training("dehaze", out=out, **request).steps()
+        for _ in range(left_after):
+            next(steps)
+        steps.close()  # type: ignore[attr-defined]
+        again = minidiff.resume(out, device="cpu").model.state_dict()
+        assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items()), out
+
+
+def test_another_stage_1_is_refused(train: Train) -> None:
+    """With the right shapes, so that it would load; so are a stage 2 without its first layer, and a missing file."""
+    train("second")
+    path = Path("second") / MODEL
+    weights = load_file(path)
+    other = {name: tensor + 0.01 if name == "first.conv_in.weight" else tensor for name, tensor in weights.items()}
+    save_file(other, path)
+    with pytest.raises(UserError, match="holds another stage 1"):
+        load_dehaze("second")
+    save_file({name: tensor for name, tensor in weights.items() if name != "second.conv_in.weight"}, path)
+    with pytest.raises(UserError, match="second.conv_in.weight is missing. Nothing was loaded"):
+        load_dehaze("second")
+    path.unlink()
+    with pytest.raises(UserError, match="model.safetensors is missing"):
+        load_dehaze("second")
+
+
+def test_a_stage_2_needs_a_stage_1(first: Path, photographs: Path, train: Train) -> None:
+    request = SMALL | {"data_dir": photographs}
+    for fields, said in (
+        ({"stage": 2}, "`stage` 2 needs `stage_1`"),
+        ({"stage": 1, "stage_1": first}, "`stage_1` belongs to `stage` 2"),
+        ({"stage": 2, "haze_weight": 1.0}, "`haze_weight` belongs to `stage` 1"),
+        ({"stage": 2, "stage_1": "nowhere"}, "nowhere does not exist"),
+        ({"stage": 2, "init": first}, "is of stage 1. Begin with a run of stage 2"),
+        ({"stage": 2, "stage_1": first, "crop": 24}, "`crop` is 24, and pairs of `image_size` 16 are smaller"),
+        ({"stage": 2, "stage_1": first, "crop": 9}, "`crop` 9 does not divide by 2"),
+    ):
+        with pytest.raises(UserError, match=said):
+            minidiff.plan_training("dehaze", **request | fields)
+
+
+def test_a_stage_2_begins_with_another(train: Train, photographs: Path) -> None:
+    """And keeps its stage 1, which need not be there any more."""
+    before = train("second")
+    shutil.rmtree("first")
+    job = minidiff.plan_training("dehaze", stage=2, init="second", data_dir=photographs, **SMALL)
+    assert all(torch.equal(tensor, job.model.state_dict()[name]) for name, tensor in before.model.state_dict().items())
+    assert job.config.refinement is not None and job.config.refinement.first == before.config.refinement.first
+    with pytest.raises(UserError, match="`stage_1` beside `init` is one too many"):
+        minidiff.plan_training("dehaze", stage=2, init="second", stage_1="first", data_dir=photographs, **SMALL)
+
+
+# --- large pictures ---------------------------------------------------------------------------------------------------
+
+
+def test_tiles_make_the_same_picture(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one piece, and in tiles of a few pixels: equal up to rounding. Fails when tiles have noise of their own."""
+    run = train("second")
+    torch.nn.init.normal_(run.model.second.conv_out.weight, std=0.1)  # 4 steps leave it near 0
+    guess = run.guess(torch.rand(1, 3, 70, 90))
+    whole = run.refine(guess, steps=2)
+    monkeypatch.setattr("minidiff.networks.tiles.AT_ONCE", 500_000)
+    assert (run.refine(guess, steps=2) - whole).abs().max() < 1e-5
+
+
+def test_the_published_configuration_is_a_preset() -> None:
+    """DehazeDDPM's: 7 channels come in, and attention is in the middle alone."""
+    preset = REFINE_PRESETS["dehazeddpm"]
+    assert preset.network.channels == (64, 128, 256, 512, 512) and preset.network.dropout == 0.2
+    assert preset.network.in_channels == 7 and preset.network.mid_attention and not any(preset.network.attention)
+    schedule = build_schedule(preset.diffusion)
+    assert schedule.T == 2000 and float(schedule.betas[0]) == 1e-6 and float(schedule.betas[-1]) == pytest.approx(1e-2)
