@@ -121,3 +121,17 @@ def test_guidance_ways(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
     half = 4.3027 * 0.1 / 3**0.5  # Student's, of three
     assert guidance.interval([0.5, 0.7, 0.6]) == pytest.approx((0.6, 0.6 - half, 0.6 + half), rel=1e-3)
     assert guidance.interval([0.6]) == (0.6, 0.6, 0.6)
+
+
+def test_dehaze(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Inverting with the truth is nearest to it, and the sheet has a column for each method and the clear picture."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import dehaze
+
+    monkeypatch.setattr(dehaze, "SIZE", 64)
+    options = ["--sets", "landscapes", "--hazes", "1", "--airlight", "0.8", "0.9", "--sheet", str(tmp_path / "s.png")]
+    done = CliRunner().invoke(dehaze.main, options, catch_exceptions=False)
+    rows = [line.split(" | ") for line in done.output.splitlines()[2:]]
+    near = {row[1]: float(row[2]) for row in rows}
+    assert list(near) == ["as it is", "dark channel", "the true T and A"]
+    assert near["the true T and A"] > 30 > near["dark channel"] and (tmp_path / "s.png").exists()

@@ -39,6 +39,8 @@ LAYOUTS = {
         ("hazy/14_1.png", "clear/14.png"),
     ],
     "SOTS outdoor": [("hazy/0001_0.8_0.2.jpg", "clear/0001.png"), ("hazy/0010_0.95_0.16.jpg", "clear/0010.png")],
+    "Haze4K": [("hazy/1_0.89_1.56.png", "clear/1.png"), ("hazy/2_0.93_1.66.png", "clear/2.png")],
+    "more underscores": [("hazy/a_b_1.png", "clear/a_b.png"), ("hazy/a_1.png", "clear/a.png")],
     "the same names": [("haze/a_b.png", "gt/a_b.png"), ("haze/a.png", "gt/a.png")],
 }
 

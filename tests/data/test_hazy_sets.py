@@ -21,12 +21,14 @@ from minidiff.images.grid import grid
 # -- The depth of what is drawn ----------------------------------------------------------------------------------------
 
 
-def depth_of_sphere(rays: np.ndarray, eye: np.ndarray, centre: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """How far along the view each ray [...,3] meets a sphere of radius 1/2; NaN where it misses."""
+def depth_of_sphere(
+    rays: np.ndarray, eye: np.ndarray, centre: np.ndarray, axis: np.ndarray, radius: float = 0.5
+) -> np.ndarray:
+    """How far along the view each ray [...,3] meets a sphere; NaN where it misses."""
     towards = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
     middle = towards @ (centre - eye)  # along the ray, to the point nearest to the centre
     with np.errstate(invalid="ignore"):
-        half_chord = np.sqrt(0.25 - ((centre - eye) @ (centre - eye) - middle**2))
+        half_chord = np.sqrt(radius**2 - ((centre - eye) @ (centre - eye) - middle**2))
     return (middle - half_chord) * (towards @ axis)
 
 
@@ -97,7 +99,7 @@ def test_the_plain_of_a_landscape_ends_at_the_horizon() -> None:
 def test_the_depth_of_a_ball_in_a_landscape_is_the_closed_form() -> None:
     """To 1e-4. Fails when the stretching of a solid is forgotten in the ray, but not in its origin."""
     camera, place = Camera(1.2, 1.0, 0.4), np.array([0.3, 4.0, 0.2])
-    ball = Solid("sphere", tuple(place), (1.0, 1.0, 1.0), 0.4, np.ones(3, np.float32), 0)
+    ball = Solid("sphere", tuple(place), (1.4, 1.4, 1.4), 0.4, np.ones(3, np.float32), 0)
     middles = (np.arange(64, dtype=np.float32) + 0.5) / 64
     across, up = (middles - 0.5) / camera.focal, (camera.horizon - middles) / camera.focal
     picture, found = np.zeros((64, 64, 3), np.float32), np.full((64, 64), 60.0, np.float32)
@@ -105,8 +107,8 @@ def test_the_depth_of_a_ball_in_a_landscape_is_the_closed_form() -> None:
     part = (picture[seen], found[seen], across[seen[1]], up[seen[0]])
     landscapes.paint(*part, camera, ball, (0.0, -0.6, 0.8), np.zeros((64, 64), np.float32))
     rays = np.stack([np.broadcast_to(across, (64, 64)), np.ones((64, 64)), np.broadcast_to(up[:, None], (64, 64))], -1)
-    eye, centre = np.array([0, 0, camera.height]), place + np.array([0, 0, 0.5])
-    exact = depth_of_sphere(rays, eye, centre, np.array([0.0, 1, 0]))
+    eye, centre = np.array([0, 0, camera.height]), place + np.array([0, 0, 0.7])
+    exact = depth_of_sphere(rays, eye, centre, np.array([0.0, 1, 0]), 0.7)
     assert np.array_equal(np.isfinite(exact), found < 60) and (found < 60).sum() > 100
     np.testing.assert_allclose(found[found < 60], exact[found < 60], atol=1e-4)
 

@@ -1,0 +1,142 @@
+"""How near does each way of taking haze off come to the clear picture, where that is known?
+
+The pictures are never trained on: the five photographs that `photos` holds out, with plausible depth; landscapes of the
+split `test`, with exact depth; scikit-image's stereo picture, with measured depth. Each is put behind haze drawn by
+default_rng([number of the set, of the picture, of the haze]), rounded to 8 bits as in a file, and has no other damage.
+Prints Markdown: mean PSNR and SSIM, and the processor time of a picture.
+
+    python benchmarks/dehaze.py                           # the ranges of the training
+    python benchmarks/dehaze.py --dense                   # dense haze
+    python benchmarks/dehaze.py --airlight 0.7 1          # haze by day, which is as bright as the sky
+    python benchmarks/dehaze.py --sheet dehaze.png        # and some of the pictures side by side
+
+A contender is a function from a hazy picture to a clear one, uint8 [H,W,3]: see `METHODS`. "The true T and A" are not
+one: that row inverts the equation with the truth, and shows what eight bits and the floor of T cost.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+import torch
+
+from minidiff.data import landscapes
+from minidiff.data.config import DENSE, Haze
+from minidiff.data.depth import plausible
+from minidiff.data.haze import FARTHEST, Floats, HazyPair, add_haze, invert
+from minidiff.data.hazy_sets import stereo
+from minidiff.data.image_data import LoadRequest
+from minidiff.data.photo_store import SCALES
+from minidiff.data.photos import open_photographs
+from minidiff.images.convert import Pixels, to_float, to_uint8
+from minidiff.images.files import crop_resize, write_image
+from minidiff.images.grid import grid, name_columns
+from minidiff.images.quality import psnr, ssim
+from minidiff.runtime import cpu
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import dark_channel
+
+Method = Callable[[Pixels], Pixels]
+METHODS: dict[str, Method] = {"as it is": lambda hazy: hazy, "dark channel": dark_channel.dehaze}
+TRUTH = "the true T and A"
+HALF = SCALES.index(0.5)  # photographs of 450 pixels on the shorter side
+SIZE = 256  # of landscapes
+
+
+class Case(NamedTuple):
+    """A hazy picture as a file has it, uint8 [H,W,3], and the truth."""
+
+    hazy: Pixels
+    clear: Pixels
+    pair: HazyPair
+
+
+def photographs(haze: int) -> Iterator[tuple[Pixels, Floats]]:
+    """The photographs that are held out, with another plausible depth for each haze."""
+    every, _ = open_photographs(LoadRequest("photos", "test", 0, None, "skip"))
+    for number, picture in enumerate(every.of(range(HALF, len(every), len(SCALES)))):
+        picture = np.array(picture)  # a copy that can be written to, as torch wants
+        yield picture, FARTHEST * plausible(picture, np.random.default_rng([3, number, haze]))
+
+
+def drawn(haze: int) -> Iterator[tuple[Pixels, Floats]]:
+    """Five landscapes, others for each haze."""
+    for number in range(5):
+        picture, depth = landscapes.draw(SIZE, np.random.default_rng([4, number, haze]))
+        yield picture, (FARTHEST * np.minimum(depth / 30, 1)).astype(np.float32)
+
+
+def measured(haze: int) -> Iterator[tuple[Pixels, Floats]]:
+    """The stereo picture."""
+    yield stereo()
+
+
+SETS = {"photographs": photographs, "landscapes": drawn, "stereo": measured}
+
+
+def cases(name: str, haze: Haze, hazes: int) -> list[Case]:
+    """Put the pictures of a set behind `hazes` hazes each."""
+    found = []
+    for turn in range(hazes):
+        for number, (picture, depth) in enumerate(SETS[name](turn)):
+            random = np.random.default_rng([list(SETS).index(name), number, turn])
+            pair = add_haze(picture, depth, haze, random)
+            found.append(Case(to_uint8(pair.hazy)[0], picture, pair))
+    return found
+
+
+def inverted(case: Case) -> Pixels:
+    """Take the haze off with the transmission and the airlight that it was made with."""
+    assert case.pair.transmission is not None and case.pair.airlight is not None
+    return to_uint8(invert(to_float(case.hazy[None]), case.pair.transmission, case.pair.airlight))[0]
+
+
+def measure(answers: list[Pixels], given: list[Case]) -> tuple[list[float], list[float]]:
+    """Return PSNR in dB and SSIM of each answer."""
+    pairs = list(zip(answers, given, strict=True))
+    return [psnr(answer, case.clear) for answer, case in pairs], [ssim(answer, case.clear) for answer, case in pairs]
+
+
+@click.command()
+@click.option("--sets", default=",".join(SETS), show_default=True)
+@click.option("--hazes", type=click.IntRange(min=1), default=4, show_default=True, help="How many for each picture.")
+@click.option("--dense", is_flag=True, help="Dense haze.")
+@click.option("--airlight", type=click.FloatRange(0, 1), nargs=2, help="The range of its brightness.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--sheet", type=click.Path(path_type=Path), help="Where the pictures of the first haze go.")
+def main(
+    sets: str, hazes: int, dense: bool, airlight: tuple[float, float] | None, threads: int, sheet: Path | None
+) -> None:
+    cpu.tune()
+    torch.set_num_threads(threads)
+    haze = replace(DENSE if dense else Haze(), damage=0)
+    if airlight:
+        haze = replace(haze, airlight=airlight)
+    print("| pictures | method | PSNR, dB | lowest | SSIM | s |\n" + "| --- " * 6 + "|")
+    shown = []
+    for name in sets.split(","):
+        given = cases(name, haze, hazes)
+        answers: dict[str, list[Pixels]] = {}
+        for method, dehaze in [*METHODS.items(), (TRUTH, None)]:
+            began = time.process_time()
+            answers[method] = [inverted(case) if dehaze is None else dehaze(case.hazy) for case in given]
+            took = (time.process_time() - began) / len(given)
+            near, like = measure(answers[method], given)
+            row = f"{np.mean(near):.2f} | {min(near):.2f} | {np.mean(like):.3f} | {took:.2f}"
+            print(f"| {name}, {len(given)} | {method} | {row} |", flush=True)
+        for number in range(min(3, len(given))):
+            row = [*(answers[method][number] for method in answers), given[number].clear]
+            shown += [crop_resize(picture, SIZE) for picture in row]
+    if sheet:
+        columns = [*METHODS, TRUTH, "clear"]
+        write_image(sheet, name_columns(grid(np.stack(shown), len(columns)), columns))
+
+
+if __name__ == "__main__":
+    main()
