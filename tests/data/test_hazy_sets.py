@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from minidiff import cli
-from minidiff.data import depth, landscapes, shapes
-from minidiff.data.config import Haze
+from minidiff.data import depth, hazy_sets, landscapes, shapes
+from minidiff.data.config import DENSE, Haze
 from minidiff.data.haze import FARTHEST
 from minidiff.data.hazy_sets import HAZY_SETS, from_left, hazy_pairs, stereo
 from minidiff.data.landscapes import Camera, Solid
@@ -198,6 +198,19 @@ def test_a_pair_is_a_function_of_its_number_and_the_seed(name: str, photographs:
     assert [tuple(part.shape) for part in batch] == [(3, 3, 32, 32)] * 2 + [(3, 1, 32, 32), (3, 3), (3, 1, 32, 32)]
     assert batch.hazy.abs().max() <= 1 and batch.depth.min() >= 0 and batch.depth.max() <= FARTHEST
     assert len(pairs) == HAZY_SETS[name].splits["train"]
+
+
+def test_the_fingerprint_covers_all_that_decides_a_pair(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when the rule, the size, the haze or a photograph is no part of it: then a resumed run sees other pairs."""
+    first = hazy_pairs("hazy-photos", 32, data_dir=photographs).fingerprint()
+    assert hazy_pairs("hazy-photos", 32, data_dir=photographs).fingerprint() == first
+    assert hazy_pairs("hazy-photos", 24, data_dir=photographs).fingerprint() != first
+    assert hazy_pairs("hazy-photos", 32, data_dir=photographs, haze=DENSE).fingerprint() != first
+    with monkeypatch.context() as changed:
+        changed.setattr(hazy_sets, "VERSION", 2)
+        assert hazy_pairs("hazy-photos", 32, data_dir=photographs).fingerprint() != first
+    Image.fromarray(halves().repeat(4, axis=0).repeat(4, axis=1)).save(photographs / "1.png")
+    assert hazy_pairs("hazy-photos", 32, data_dir=photographs).fingerprint() != first
 
 
 def test_splits_share_no_picture() -> None:
