@@ -66,7 +66,10 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
     help="What is wrong with the picture: noise, holes, too few pixels, blur, or what JPEG does.",
 )
 @click.option(
-    "--mask", type=Place(), metavar="IMAGE", help="For inpaint: white where the picture is known, black in the holes."
+    "--mask",
+    type=Place(),
+    metavar="IMAGE|auto",
+    help="For inpaint: white where the picture is known, black in the holes. auto: salt and pepper are the holes.",
 )
 @click.option("--scale", type=Whole(min=2), help="For upscale: how many times larger, 2 or 4. Default: 4.")
 @click.option(
@@ -152,6 +155,7 @@ def restore(ctx: click.Context, /, source: str | None, resume: str | None, with_
     minidiff restore photo.png --calls 10 --out sharper.png
     minidiff restore holiday/ --out clean/
     minidiff restore photo.png --task inpaint --mask mask.png
+    minidiff restore photo.png --task inpaint --mask auto
     minidiff restore photo.png --task upscale --scale 4
     minidiff restore photo.png --task deblur --kernel gaussian:1.5
     minidiff restore photo.jpg --task jpeg
@@ -234,6 +238,8 @@ def finish_pictures(job: "FinishJob") -> None:
 
         def ended(file: Path, result: Finished) -> None:
             bar.update()
+            for fault in result.faults:
+                warn(f"{file.name}: {fault}")
             if count <= 20:
                 say(line_of(file.name, result))
 

@@ -33,7 +33,7 @@ class FinishRequest:
     task: Literal["denoise", "inpaint", "upscale", "deblur", "jpeg"] = "denoise"  # what is wrong with the picture
     noise: float | Literal["auto"] = "auto"  # the deviation of the noise, of 255; "auto": see `minidiff restore --help`
     calls: int | None = None  # of the network, for each picture; None: see CALLS. 1 is the mean, more give more texture
-    mask: str | None = None  # for inpaint: an image file, white where the picture is known
+    mask: str | None = None  # for inpaint: an image file, white where the picture is known; auto: salt and pepper
     scale: Literal[2, 4] | None = None  # for upscale: how many times larger; by default 4
     kernel: str | None = None  # for deblur: an image file of how a bright point looks, or gaussian:SIGMA
     seed: int = 0
@@ -158,6 +158,7 @@ class Finished:
     timesteps: tuple[int, ...]  # the timesteps at which the network was called
     seconds: float
     quality: dict[str, Quality] | None = None  # of the picture and of the answer; needs a reference
+    faults: tuple[str, ...] = ()  # what is wrong with the picture that denoising does not mend
 
     def __post_init__(self) -> None:
         demand_range(self, 0, MOST_TIMESTEPS, "start_t")

@@ -47,6 +47,7 @@ from minidiff.images.jpeg import read_jpeg
 from minidiff.images.pictures import Picture, read_picture, write_picture
 from minidiff.images.show import png_file
 from minidiff.records import from_json, record, takes, to_json
+from minidiff.restoration.blind import faults
 from minidiff.restoration.config import (
     ANSWER,
     AUTO,
@@ -208,13 +209,15 @@ class FinishJob:
             found = noise_of(request)
             finished, timesteps = restored(self.model, x, request, on_step)
         seconds = time.perf_counter() - began
+        blind = request.task == "denoise" and request.noise == AUTO
+        wrong = faults(x, found, file.suffix.lower() in (".jpg", ".jpeg")) if blind else []
         before, after = enlarged(to_uint8(x)[0], request.enlargement), to_uint8(finished)[0]
         quality = None
         if request.reference is not None:
             reference = to_uint8(self.read(Path(request.reference)).as_float()[None])[0]
             shown = {"picture": before, "restored": after}
             quality = {name: Quality(**nearness(each, reference)) for name, each in shown.items()}
-        result = Finished(127.5 * found, timesteps[0], tuple(timesteps), round(seconds, 2), quality)
+        result = Finished(127.5 * found, timesteps[0], tuple(timesteps), round(seconds, 2), quality, tuple(wrong))
         write_picture(answer, picture.with_pixels(finished[0]))
         write_image(home / SHEETS / f"{file.stem}.png", sheet_of(before, after))
         place.parent.mkdir(exist_ok=True)
@@ -322,7 +325,7 @@ def check_jpeg(run: Run, model: str, source: Path, request: FinishRequest) -> No
 
 def whole_path(place: str | None) -> str | None:
     """Make a path that holds in any working directory; a kernel that is no file stays as it is."""
-    return place if place is None or place.startswith(GAUSSIAN) else os.path.abspath(place)
+    return place if place is None or place == AUTO or place.startswith(GAUSSIAN) else os.path.abspath(place)
 
 
 def check_enlarged(source: Path, shape: tuple[int, int], request: FinishRequest) -> None:

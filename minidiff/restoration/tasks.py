@@ -22,11 +22,12 @@ from minidiff.ddpm.guess_errors import doubt_of
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.measurements import Measurement, blur, first_guess, gaussian_kernel, mask, pooling, rim
-from minidiff.diffusion.noise_level import timestep_for
+from minidiff.diffusion.noise_level import noise_sigma, timestep_for
 from minidiff.diffusion.posterior import POSTERIOR_PLAN, Evidence, sample_posterior
 from minidiff.diffusion.process import q_sample
 from minidiff.errors import UserError
 from minidiff.images.pictures import read_picture
+from minidiff.restoration.blind import outliers
 from minidiff.restoration.config import AUTO, GAUSSIAN, FinishRequest
 from minidiff.rng import randn, sample_generators
 
@@ -63,7 +64,10 @@ def damaged(picture: Tensor, request: FinishRequest) -> Damaged:
     height, width = picture.shape[-2:]
     if request.task == "inpaint":
         assert request.mask is not None
-        known = read_mask(request.mask, height, width, request.max_pixels).to(picture)
+        if request.mask == AUTO:
+            known = unlike_salt(picture)
+        else:
+            known = read_mask(request.mask, height, width, request.max_pixels).to(picture)
         measurement = mask(known)
         return Damaged("inpaint", measurement, measurement.forward(picture), known=known)
     if request.task == "upscale":
@@ -136,6 +140,16 @@ def noise_of(request: FinishRequest) -> float:
 # --- what comes with the picture ------------------------------------------------------------------------------------
 
 
+def unlike_salt(picture: Tensor) -> Tensor:
+    """Make a mask of a picture [1,C,H,W], [H,W]: 0 at salt and pepper. Raises UserError if there is none."""
+    hit = outliers(picture, noise_sigma(picture))
+    if not bool(hit.any()):
+        raise UserError(
+            "no pixel is black or white, unlike those around it, so a `mask` of auto has no hole. Draw one."
+        )
+    return (~hit).to(picture)
+
+
 def read_mask(path: str, height: int, width: int, max_pixels: int) -> Tensor:
     """Read a mask, [height,width]: 1 where it is white and the picture is known, 0 in the holes. Raises UserError."""
     picture = read_picture(path, max_pixels)
@@ -167,5 +181,5 @@ def check_files(request: FinishRequest, shape: tuple[int, int] | None) -> None:
     """Raise UserError for a mask or a kernel that cannot be used, if `shape` is known: height, width of the picture."""
     if request.kernel is not None and not request.kernel.startswith(GAUSSIAN) and not Path(request.kernel).is_file():
         raise UserError(f"{request.kernel}: no such image file. Give a picture of the kernel, or gaussian:SIGMA.")
-    if shape is not None and request.task != "denoise":
+    if shape is not None and request.task != "denoise" and request.mask != AUTO:
         damaged(torch.zeros(1, 1, *shape), request)

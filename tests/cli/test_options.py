@@ -236,6 +236,7 @@ def test_a_restoration_begins_as_it_was_typed(typed: Callable[..., Called]) -> N
     assert call.given == ("p", "run", request, "a", "b", True, "cpu")
     for words, named in (
         ("--task inpaint --mask m.png", {"task": "inpaint", "mask": "m.png"}),
+        ("--task inpaint --mask auto", {"task": "inpaint", "mask": "auto"}),
         ("--task upscale --scale 2", {"task": "upscale", "scale": 2}),
         ("--task deblur --kernel gaussian:1.5", {"task": "deblur", "kernel": "gaussian:1.5"}),
         ("--task jpeg --noise 12", {"task": "jpeg", "noise": 12.0}),
