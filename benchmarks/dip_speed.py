@@ -22,9 +22,9 @@ from common import CLOCKS, Racer, Times, gib, machine, ratio, resident, rounds_o
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from minidiff.dip.config import FitConfig
+from minidiff.dip.config import MOST_STEPS, FitConfig
 from minidiff.dip.early_stop import EARLY_STOPS
-from minidiff.dip.fit import Fitter
+from minidiff.dip.fit import Fitter, layout_for
 from minidiff.networks.dip import DIP_NETS, DipNet
 from minidiff.runtime import cpu
 
@@ -53,9 +53,11 @@ class Settings:
     name: str
     ours: bool = True
     compile: str | None = None  # a mode of torch.compile
+    other_layout: bool = False  # not the one that `layout_for` chooses: to see whether it chooses well
 
 
 PLAIN, EAGER = Settings("plain PyTorch", ours=False), Settings("minidiff")
+OTHER = Settings("minidiff, the other layout", other_layout=True)
 COMPILED = [
     Settings("minidiff, compiled", compile="default"),
     Settings("minidiff, compiled, CUDA graphs", compile="reduce-overhead"),
@@ -86,14 +88,17 @@ def plain_fit(net: DipNet, target: Tensor, input_kind: str) -> Iterator[float]:
         yield loss.item()
 
 
-def our_fit(net: DipNet, target: Tensor, input_kind: str, compile_mode: str | None) -> Iterator[float]:
+def our_fit(net: DipNet, target: Tensor, input_kind: str, settings: Settings) -> Iterator[float]:
     """The same with a `Fitter`."""
-    fitter = Fitter(net, target, FitConfig(steps=sys.maxsize, input_kind=input_kind), device=target.device)
-    if compile_mode:
-        fitter.forward = torch.compile(net, mode=compile_mode)
+    fitter = Fitter(net, target, FitConfig(steps=MOST_STEPS, input_kind=input_kind), device=target.device)
+    if settings.other_layout:
+        by_planes = layout_for(fitter.device) == torch.contiguous_format
+        fitter.arrange(torch.channels_last if by_planes else torch.contiguous_format)
+    if settings.compile:
+        fitter.forward = torch.compile(net, mode=settings.compile)
     steps = fitter.steps()
     while True:
-        if compile_mode:
+        if settings.compile:
             torch.compiler.cudagraph_mark_step_begin()
         yield next(steps).loss.item()
 
@@ -105,10 +110,8 @@ def serve(case: Case, settings: Settings, size: int, device: torch.device, turn:
     torch.manual_seed(seed)
     net = DIP_NETS[case.net](in_channels=case.in_channels).to(device)
     target, before = picture(size).to(device), resident("VmRSS")
-    if settings.ours:
-        fit = our_fit(net, target, case.input_kind, settings.compile)
-    else:
-        fit = plain_fit(net, target, case.input_kind)
+    kind = case.input_kind
+    fit = our_fit(net, target, kind, settings) if settings.ours else plain_fit(net, target, kind)
     for _ in range(3):  # compile, choose algorithms, fill the allocator's pool
         next(fit)
     take_turns(lambda: next(fit), turn, device, before)
@@ -153,7 +156,7 @@ def main(device: str, nets: str, size: int, rounds: int, turn: float, threads: i
     common.clock = clock_name
     if threads:
         torch.set_num_threads(threads)
-    settings = [PLAIN, EAGER, *(COMPILED if everything or device.startswith("cuda") else [])]
+    settings = [PLAIN, EAGER, OTHER, *(COMPILED if everything or device.startswith("cuda") else [])]
     if contender:
         case, name = contender
         serve(CASES[case], next(s for s in settings if s.name == name), size, torch.device(device), turn, seed)
