@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from minidiff.data.datasets import ImageData as ImageData
     from minidiff.data.datasets import load_data as load_data
     from minidiff.ddpm.run import Run as Run
+    from minidiff.dehaze.pictures import clear_haze as clear_haze
+    from minidiff.dehaze.run import load_dehaze as load_dehaze
     from minidiff.diffusion.chain import Step as Step
     from minidiff.diffusion.guidance import guided as guided
     from minidiff.diffusion.noise_level import noise_sigma as noise_sigma
@@ -108,6 +110,7 @@ PUBLIC = {
     "UNet": "networks.unet",
     "UserError": "errors",
     "WindowVariance": "dip.early_stop",
+    "clear_haze": "dehaze.pictures",
     "compare": "studies.compare",
     "corrupt": "data.corruptions",
     "diffusion_loss": "diffusion.process",
@@ -125,6 +128,7 @@ PUBLIC = {
     "kid": "metrics.kid",
     "load": "pretrained.load",
     "load_data": "data.datasets",
+    "load_dehaze": "dehaze.run",
     "multi_hot": "data.conditions",
     "noise_sigma": "diffusion.noise_level",
     "open_evaluator": "evaluation.evaluator",

@@ -23,7 +23,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
-pytest_plugins = ["study_fixtures"]
+pytest_plugins = ["study_fixtures", "dehaze_fixtures"]
 
 # The files whose tests are quick: mathematics, records, parsing, messages. `pytest -m quick` reads these alone.
 QUICK = {

@@ -29,6 +29,7 @@ COMMANDS = {
     "sample": ("minidiff.cli.sample:sample", "Draw images from a trained model."),
     "dip": ("minidiff.cli.dip:dip", "Fit a deep image prior to a picture: `minidiff dip fit`."),
     "restore": ("minidiff.cli.restore:restore", "Clean a noisy picture with a deep image prior and a trained model."),
+    "dehaze": ("minidiff.cli.dehaze:dehaze", "Take the haze off photographs."),
     "fid": ("minidiff.cli.fid:fid", "Measure how far two sets of images are apart: FID, KID and others."),
     "evaluate": ("minidiff.cli.evaluate:command", "Ask a classifier whether a model draws what it was asked for."),
     "compare": ("minidiff.cli.compare:compare", "Train several models on several data sets, and measure them alike."),

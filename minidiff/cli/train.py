@@ -377,7 +377,7 @@ def next_command(training: "Job[Any]", folder: str) -> str:
     from minidiff.dehaze.job import DehazeJob
 
     if isinstance(training, DehazeJob):
-        return f"info {folder}"
+        return f"dehaze {folder} photo.jpg"
     if isinstance(training, ClassifierJob):
         return f"evaluate {place} --classifier {folder}" if (place := place_of(training)) else f"report {folder}"
     if not isinstance(training, DdpmJob):

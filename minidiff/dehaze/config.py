@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minidiff.data.config import Haze
-from minidiff.ddpm.config import DiffusionConfig
+from minidiff.ddpm.config import MOST_TIMESTEPS, DiffusionConfig
 from minidiff.errors import UserError
+from minidiff.images.budget import MAX_PIXELS
 from minidiff.networks.configs import MOST_PIXELS, GUNetConfig, UNetConfig, check_size
-from minidiff.records import LARGEST_FLOAT, demand_range, record
+from minidiff.records import LARGEST_FLOAT, LARGEST_INT, demand_range, record
 from minidiff.training.config import RunConfig, Start, TrainRequest, check_same, read_as
 
+DEHAZE = "dehaze"  # the model that comes with the package
 HAZE = "haze"  # the set of pairs to train on unless another is named
 
 
@@ -97,3 +99,26 @@ class DehazeRequest(TrainRequest):
     accumulate: int | None = None  # slices that a batch is cut into, to fit the memory
     compile: bool | None = None  # torch.compile; None: on a GPU, in long runs
     muon: bool | None = None  # whether Muon moves the weights inside the network, in place of AdamW
+
+
+# --- to use one -------------------------------------------------------------------------------------------------------
+
+
+@record
+class ClearRequest:
+    """The options of `minidiff dehaze` that decide what a result is."""
+
+    _: KW_ONLY
+    strength: float = 1.0  # how much of the haze goes, from 0 to 1
+    steps: int = 5  # calls of stage 2's network; 0: stage 1 alone
+    start_t: int | None = 300  # where the chain begins, from a noisy J; None: in pure noise
+    seed: int = 0  # of the noise
+    reference: str | None = None  # the clear picture, to measure PSNR and SSIM against
+    dump_stages: bool = False  # write J, T and A as pictures beside the result
+    max_pixels: int = MAX_PIXELS  # refuse a picture that declares more
+
+    def __post_init__(self) -> None:
+        demand_range(self, 0, 1, "strength")
+        demand_range(self, 0, MOST_TIMESTEPS, "steps", "start_t")
+        demand_range(self, 0, LARGEST_INT, "seed")
+        demand_range(self, 1, LARGEST_INT, "max_pixels")

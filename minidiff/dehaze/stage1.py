@@ -1,14 +1,19 @@
 """Stage 1: a network guesses J, T and A of a hazy picture, and is corrected by each of them that is known.
 
-Rests on networks.gunet and data.haze.
+Rests on networks.gunet, data.haze and images.guided. A large picture is guessed at a size that the network knows, and
+what was guessed is carried back to all of its pixels by the guided filter.
 """
 
+from collections.abc import Callable, Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minidiff.data.haze import recompose
+from minidiff.data.haze import invert, recompose
 from minidiff.data.packed_pairs import unpack
 from minidiff.dehaze.config import GuessLoss
+from minidiff.images.guided import guided_upsample
 from minidiff.networks.gunet import Clearing
 from minidiff.rng import Draws
 from minidiff.training.loop import Loss
@@ -32,3 +37,51 @@ def guess_loss(weights: GuessLoss) -> Loss:
         return total
 
     return loss
+
+
+# --- pictures of any size ---------------------------------------------------------------------------------------------
+
+WORKING = 320  # pixels: the longest side that the network looks at
+RADIUS, SMOOTH = 4, 4e-3  # of the guided filter: benchmarks/dehaze_sizes.py has tried others
+
+
+def guess_large(guess: Callable[[Tensor], Clearing], hazy: Tensor, working: int = WORKING) -> Clearing:
+    """Guess J, T and A of large pictures, float [N,3,H,W] in [-1,1], from small copies of them.
+
+    T gets the outlines of the large picture by the guided filter, and the haze model is inverted there: so texture
+    comes from the large picture itself. The network knows more than the haze model, such as how dark a picture became
+    in the haze. That is seen in the small picture, as the difference between its J and the inverted picture, and is
+    added: it changes slowly, so it can be enlarged.
+    """
+    scale = working / max(hazy.shape[2:])
+    if scale >= 1:
+        return guess(hazy)
+    small_size = [max(1, round(scale * side)) for side in hazy.shape[2:]]
+    small = resized(hazy, small_size)
+    found = guess(small)
+    hazy, small = hazy.to(found.clear), small.to(found.clear)
+    grey, small_grey = hazy.mean(1, keepdim=True), small.mean(1, keepdim=True)
+    through = guided_upsample(grey, small_grey, found.transmission, RADIUS, SMOOTH).clamp(0, 1)
+    inverted = invert(hazy, through, found.airlight)
+    correction = found.clear - resized(inverted, small_size)
+    return Clearing(inverted + resized(correction, hazy.shape[2:]), through, found.airlight)
+
+
+def resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring pictures [N,C,H,W] to another height and width; a smaller one is the mean of what is there."""
+    return F.interpolate(x, size=list(size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def thinned(hazy: Tensor, clear: Tensor, transmission: Tensor, strength: float) -> Tensor:
+    """Leave some of the haze in a picture: as much as there is when T becomes T^(1 - strength).
+
+    At 1 this is the clear picture, and at 0 the hazy one. As hazy = J T + A (1 - T), what is left of the haze,
+    J T' + A (1 - T') with T' = T^(1 - strength), is a mean of the two with the weight (T' - T) / (1 - T), and needs no
+    A. Where there is no haze, T = 1, the weight is its limit, the strength.
+    """
+    if strength == 1:
+        return clear
+    left = transmission ** (1 - strength)
+    haze = 1 - transmission
+    weight = torch.where(haze > 1e-3, (left - transmission) / haze.clamp(min=1e-3), torch.full_like(haze, strength))
+    return hazy + weight.clamp(0, 1) * (clear - hazy)

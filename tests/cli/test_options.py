@@ -19,7 +19,7 @@ import torch
 from minidiff import cli
 from minidiff.classifier.config import ClassifierRequest
 from minidiff.ddpm.config import DdpmRequest
-from minidiff.dehaze.config import DehazeRequest
+from minidiff.dehaze.config import ClearRequest, DehazeRequest
 from minidiff.dip.config import FitRequest
 from minidiff.evaluation.config import EvaluateRequest
 from minidiff.gan.config import GanRequest
@@ -406,3 +406,18 @@ def test_a_training_says_what_it_does(
     assert [line for line in said.out.splitlines() if not line.startswith("next")] == printed
     assert "Warning: two files are bad." in said.err and "Warning: the --lr is high" in said.err
     assert job.calls == ["close", "start", "run", "close"]
+
+
+def test_pictures_are_dehazed_as_it_was_typed(typed: Callable[..., Called], own_folder: Path) -> None:
+    """A run may come first: what has a config.json."""
+    place = "dehaze.pictures.begin"
+    assert typed(place, "dehaze a.png").given == (("a.png",), None, ClearRequest(), None, False, False, CPU)
+    (own_folder / "run").mkdir()
+    (own_folder / "run" / "config.json").touch()
+    line = (
+        "dehaze run a.png b.png --strength 0.5 --steps 3 --start-t 7 --seed 4 --reference r.png --max-pixels 99 "
+        "--dump-stages --out to --resume --force --device cpu"
+    )
+    request = ClearRequest(strength=0.5, steps=3, start_t=7, seed=4, reference="r.png", max_pixels=99, dump_stages=True)
+    assert typed(place, line).given == (("a.png", "b.png"), "run", request, "to", True, True, CPU)
+    assert typed(place, "dehaze a.png --start-t noise").given[2] == ClearRequest(start_t=None)

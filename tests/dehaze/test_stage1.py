@@ -129,21 +129,21 @@ def test_pairs_survive_eight_bits() -> None:
         assert before.shape == after.shape and (before - after).abs().max() <= most + 1e-6
 
 
-def test_packed_pairs_are_read_like_an_array(photographs: Path) -> None:
-    pairs = hazy_pairs("hazy-photos", 16, data_dir=photographs)
+def test_packed_pairs_are_read_like_an_array(hazy_folder: Path) -> None:
+    pairs = hazy_pairs("hazy-photos", 16, data_dir=hazy_folder)
     packed = PackedPairs(pairs)
     assert packed.shape == (len(pairs), 16, 16, 10) and packed[5].shape == (16, 16, 10)
     assert np.array_equal(packed[[7, 3]][1], packed[3]) and np.array_equal(packed[2:4], pack(pairs[[2, 3]]))
-    assert packed.digest != PackedPairs(hazy_pairs("hazy-photos", 16, seed=1, data_dir=photographs)).digest
+    assert packed.digest != PackedPairs(hazy_pairs("hazy-photos", 16, seed=1, data_dir=hazy_folder)).digest
 
 
 # --- the training -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("muon", [True, False])
-def test_a_training_goes_on_to_the_bit(photographs: Path, tiny: None, muon: bool) -> None:
+def test_a_training_goes_on_to_the_bit(hazy_folder: Path, tiny_dehazing: None, muon: bool) -> None:
     """Left after three of four steps, and resumed at the second: the weights are those of a training in one go."""
-    request = SMALL | {"data_dir": photographs, "muon": muon, "save_every": 2}
+    request = SMALL | {"data_dir": hazy_folder, "muon": muon, "save_every": 2}
     whole = minidiff.train("dehaze", out="whole", **request)
     steps = minidiff.plan_training("dehaze", out="half", **request).steps()
     for _ in range(3):
@@ -154,7 +154,7 @@ def test_a_training_goes_on_to_the_bit(photographs: Path, tiny: None, muon: bool
 
 
 def test_a_run_is_measured_drawn_described_and_opened(
-    photographs: Path, tiny: None, capsys: pytest.CaptureFixture[str]
+    hazy_folder: Path, tiny_dehazing: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By the command line; another photograph in the folder, and the run is not taken up."""
     line = "train dehaze --dataset hazy-photos --data-dir photographs --out run --image-size 16 --device cpu"
@@ -168,16 +168,16 @@ def test_a_run_is_measured_drawn_described_and_opened(
     run = load_dehaze("run")
     hazy = torch.rand(2, 3, 20, 14)
     assert run.guess(hazy).clear.shape == hazy.shape and "stage 1" in repr(run)
-    Image.new("RGB", (64, 64)).save(photographs / "another.png")
+    Image.new("RGB", (64, 64)).save(hazy_folder / "another.png")
     assert cli.run(["train", "dehaze", "--resume", "run", "--steps", "3", "--device", "cpu"]) == 1
     assert "run was trained on other pairs" in capsys.readouterr().err
 
 
-def test_a_run_begins_with_another(photographs: Path, tiny: None) -> None:
+def test_a_run_begins_with_another(hazy_folder: Path, tiny_dehazing: None) -> None:
     """With its weights, and in a folder that says so; a corruption of all images is refused."""
-    first = minidiff.train("dehaze", data_dir=photographs, out="first", **SMALL)
-    job = minidiff.plan_training("dehaze", data_dir=photographs, init="first", **SMALL)
+    first = minidiff.train("dehaze", data_dir=hazy_folder, out="first", **SMALL)
+    job = minidiff.plan_training("dehaze", data_dir=hazy_folder, init="first", **SMALL)
     assert all(torch.equal(tensor, job.model.state_dict()[name]) for name, tensor in first.model.state_dict().items())
     assert job.config.init is not None and job.config.init.place.endswith("first")
     with pytest.raises(UserError, match="`corruption` does not go with hazy pairs"):
-        minidiff.plan_training("dehaze", data_dir=photographs, corruption="fog", **SMALL)
+        minidiff.plan_training("dehaze", data_dir=hazy_folder, corruption="fog", **SMALL)

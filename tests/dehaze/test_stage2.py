@@ -127,9 +127,9 @@ def test_the_loss_compares_the_same_part_of_every_picture(error: Any, wrong: flo
 
 
 @pytest.fixture()
-def first(photographs: Path, tiny: None) -> Path:
+def first(hazy_folder: Path, tiny_dehazing: None) -> Path:
     """A run of stage 1."""
-    minidiff.train("dehaze", data_dir=photographs, out="first", **SMALL)
+    minidiff.train("dehaze", data_dir=hazy_folder, out="first", **SMALL)
     return Path("first")
 
 
@@ -137,9 +137,9 @@ Train = Callable[..., Any]
 
 
 @pytest.fixture()
-def train(photographs: Path, first: Path) -> Train:
+def train(hazy_folder: Path, first: Path) -> Train:
     """Train a stage 2 behind it."""
-    request = SMALL | {"stage": 2, "stage_1": first, "data_dir": photographs, "save_every": 2}
+    request = SMALL | {"stage": 2, "stage_1": first, "data_dir": hazy_folder, "save_every": 2}
     return lambda out, **more: minidiff.train("dehaze", out=out, **request | more)
 
 
@@ -161,10 +161,10 @@ def test_a_run_of_stage_2_carries_its_stage_1(first: Path, train: Train, capsys:
         guess.refine(guess.guess(hazy))
 
 
-def test_a_training_of_stage_2_goes_on_to_the_bit(first: Path, train: Train, photographs: Path) -> None:
+def test_a_training_of_stage_2_goes_on_to_the_bit(first: Path, train: Train, hazy_folder: Path) -> None:
     """Left after three of four steps; then killed before the first checkpoint, when it takes stage 1 from its run."""
     whole = train("whole").model.state_dict()
-    request = SMALL | {"stage": 2, "stage_1": first, "data_dir": photographs, "save_every": 2}
+    request = SMALL | {"stage": 2, "stage_1": first, "data_dir": hazy_folder, "save_every": 2}
     for out, left_after in (("half", 3), ("early", 1)):
         steps = minidiff.plan_training("dehaze", out=out, **request).steps()
         for _ in range(left_after):
@@ -191,8 +191,8 @@ def test_another_stage_1_is_refused(train: Train) -> None:
         load_dehaze("second")
 
 
-def test_a_stage_2_needs_a_stage_1(first: Path, photographs: Path, train: Train) -> None:
-    request = SMALL | {"data_dir": photographs}
+def test_a_stage_2_needs_a_stage_1(first: Path, hazy_folder: Path, train: Train) -> None:
+    request = SMALL | {"data_dir": hazy_folder}
     for fields, said in (
         ({"stage": 2}, "`stage` 2 needs `stage_1`"),
         ({"stage": 1, "stage_1": first}, "`stage_1` belongs to `stage` 2"),
@@ -206,15 +206,15 @@ def test_a_stage_2_needs_a_stage_1(first: Path, photographs: Path, train: Train)
             minidiff.plan_training("dehaze", **request | fields)
 
 
-def test_a_stage_2_begins_with_another(train: Train, photographs: Path) -> None:
+def test_a_stage_2_begins_with_another(train: Train, hazy_folder: Path) -> None:
     """And keeps its stage 1, which need not be there any more."""
     before = train("second")
     shutil.rmtree("first")
-    job = minidiff.plan_training("dehaze", stage=2, init="second", data_dir=photographs, **SMALL)
+    job = minidiff.plan_training("dehaze", stage=2, init="second", data_dir=hazy_folder, **SMALL)
     assert all(torch.equal(tensor, job.model.state_dict()[name]) for name, tensor in before.model.state_dict().items())
     assert job.config.refinement is not None and job.config.refinement.first == before.config.refinement.first
     with pytest.raises(UserError, match="`stage_1` beside `init` is one too many"):
-        minidiff.plan_training("dehaze", stage=2, init="second", stage_1="first", data_dir=photographs, **SMALL)
+        minidiff.plan_training("dehaze", stage=2, init="second", stage_1="first", data_dir=hazy_folder, **SMALL)
 
 
 # --- large pictures ---------------------------------------------------------------------------------------------------

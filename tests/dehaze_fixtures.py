@@ -1,4 +1,4 @@
-"""Photographs and presets that take no time."""
+"""Fixtures for the tests of dehazing: a few small pictures, and presets that train in a moment."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minidiff.ddpm.config import DiffusionConfig
-from minidiff.dehaze.presets import GUESS_PRESETS, REFINE_PRESETS, seeing
-from minidiff.networks.configs import GUNetConfig
-
 
 @pytest.fixture()
-def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def hazy_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of three small pictures; the cache is empty, and the working directory is another."""
     monkeypatch.setenv("MINIDIFF_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -29,8 +25,12 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture()
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny_dehazing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that take no time, under the name cpu."""
+    from minidiff.ddpm.config import DiffusionConfig
+    from minidiff.dehaze.presets import GUESS_PRESETS, REFINE_PRESETS, seeing
+    from minidiff.networks.configs import GUNetConfig
+
     small = GUNetConfig(channels=(4, 6), blocks=(1, 1), kernel=3)
     monkeypatch.setitem(GUESS_PRESETS, "cpu", replace(GUESS_PRESETS["cpu"], network=small))
     diffusion = DiffusionConfig(schedule="cosine", timesteps=400, prediction="v", timestep_sampling="stratified")
