@@ -443,6 +443,8 @@ OF_PICTURE = (
     "data preview folder --data-dir folder --image-size 16 --out p.png",
     "sample runs/ddpm --init folder/0.{0} --start-t 10 --steps 2 --out s.png",
     "train ddpm --dataset folder --data-dir folder --image-size 16 --steps 1 --device cpu --dry-run",
+    "restore folder/0.{0} --model photos --out r.png --device cpu",
+    "restore photo.png --model photos --task inpaint --mask folder/0.{0} --calls 1 --out r.png --device cpu",
 )  # fmt: skip
 OF_ARRAY = (f"fid {{0}} folder {FEATURES}", f"fid folder {{0}} {FEATURES}", f"fid {{0}} {{0}} --metrics kid {FEATURES}")
 
@@ -461,6 +463,7 @@ OF_FITS = (
     "sample runs/ddpm --init runs/fits --start-t 10 --steps 2 --out s.png",
 )  # fmt: skip
 OF_RESTORED = ("info runs/restored", "info", "report runs/restored", "restore --resume runs/restored")
+OF_FINISHED = ("info runs/finished", "report runs/finished", "restore --resume runs/finished")
 OF_EVALUATION = ("info e", "report e", EVALUATE)
 OF_SAMPLES = (
     "evaluate runs/labelled --classifier runs/classifier --seeds 1 --steps 2 --out e --device cpu",
@@ -499,6 +502,8 @@ KINDS = {
     "fits-config": Kind("runs/fits/config.json", json_of, OF_FITS),
     "restore-config": Kind("runs/restored/config.json", json_of, OF_RESTORED),
     "restore-result": Kind("runs/restored/result.json", json_of, OF_RESTORED),
+    "finish-config": Kind("runs/finished/config.json", json_of, OF_FINISHED),
+    "finish-result": Kind("runs/finished/results/1.png.json", json_of, OF_FINISHED),
     "evaluate-config": Kind("e/config.json", json_of, OF_EVALUATION),
     "evaluate-result": Kind("e/result.json", json_of, OF_EVALUATION),
     "labels-file": Kind("labels.json", json_of, (f"{EVALUATE} --labels-file labels.json",)),
@@ -613,6 +618,8 @@ def make_workspace(folder: Path) -> Path:
             Image.fromarray(images[index]).save(f"two/{index}.png")
         minidiff.fit_folder("two", out="runs/fits", **fit)
         minidiff.restore_with_dip("photo.png", "runs/ddpm", out="runs/restored", start_t=5, **fit)
+        done = minidiff.restore("two", "photos", out="finished", run="runs/finished", calls=2)
+        done.answers["0.png"].unlink()  # so that there is something left to do
         minidiff.export_run("runs/ddpm", "peer")
         minidiff.evaluate("runs/labelled", "runs/classifier", seeds=1, steps=2, out="e", device="cpu")
         pair = minidiff.distance("images.npz", "folder", features="runs/classifier", device="cpu")

@@ -232,12 +232,14 @@ def finish_pictures(job: "FinishJob") -> None:
     remark(f"{job.describe()}\n{'resuming ' if resuming else 'run      '} {job.start()}")
     for warning in job.warnings:
         warn(warning)
-    count = len(job.files())
+    count = len(job.files)
     again = f"minidiff restore --resume {shlex.quote(str(job.start()))}"
     with progress_bar(count, unit="picture") as bar:
 
         def ended(file: Path, result: Finished) -> None:
             bar.update()
+            for note in result.notes:
+                warn(note)
             for fault in result.faults:
                 warn(f"{file.name}: {fault}")
             if count <= 20:
@@ -245,7 +247,9 @@ def finish_pictures(job: "FinishJob") -> None:
 
         try:
             done = job.finish_all(on_end=ended)
-        except KeyboardInterrupt:
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, or a signal that ends the process
             remark(f"stopped. Go on with: {again}")
             raise
     for failure in done.failures:
@@ -253,7 +257,7 @@ def finish_pictures(job: "FinishJob") -> None:
     if not done.results:
         raise UserError(f"none of the {count} pictures could be restored.")
     sheet = done.folder / SHEETS
-    look = sheet if job.several else sheet / f"{job.files()[0].stem}.png"
+    look = sheet if job.several else sheet / job.png_of(job.files[0])
     say(f"written   {job.config.out if job.several else next(iter(done.answers.values()))}; look at {look}")
 
 

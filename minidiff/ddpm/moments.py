@@ -1,37 +1,86 @@
 """Chapter 3, a reverse chain to look at: x_t and the predicted x0 at some moments on the way.
 
-Rests on chains and drawing. Only the pictures are kept, so a long chain of large images costs little memory.
+Rests on chains and drawing. Only small pictures of the moments are kept, so a long chain of photographs costs little
+memory.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from minidiff.ddpm.chains import chains_of, shape_of
 from minidiff.ddpm.drawing import Drawing, begin, walk
 from minidiff.ddpm.request import Sampling
+from minidiff.diffusion.chain import Step
 from minidiff.diffusion.schedules import Schedule
 from minidiff.images.convert import Pixels, to_uint8
 
+LONGEST = 256  # pixels: the longest side of a picture of a moment
+
 
 class Moments(NamedTuple):
-    """Pictures from the chains of n samples, see `record_moments`."""
+    """Pictures from the chains of n samples, see `record_moments`. h and w: see `thinned`."""
 
     t: list[list[int]]  # of every sample, the timestep of each column
-    x: Pixels  # uint8 [n,columns,H,W,3]: x_t, as the network was given it there
-    x0: Pixels  # uint8 [n,columns,H,W,3]: the image it predicted from that
+    x: Pixels  # uint8 [n,columns,h,w,3]: x_t, as the network was given it there
+    x0: Pixels  # uint8 [n,columns,h,w,3]: the image it predicted from that
     image: Pixels  # uint8 [n,H,W,3]: what came out in the end
 
     def strip(self) -> Pixels:
         """Order the pictures for a grid `columns` wide, two rows a sample: x_t, and the x0 predicted from it."""
-        return np.stack([self.x, self.x0], axis=1).reshape(-1, *self.image.shape[1:])
+        return np.stack([self.x, self.x0], axis=1).reshape(-1, *self.x.shape[2:])
 
     def table(self, init: Pixels) -> Pixels:
         """Order them for a grid `columns` + 2 wide, one row a sample: its init (uint8 [n,H,W,3]), every x_t, the image.
         """  # fmt: skip
-        rows = np.concatenate([init[:, None], self.x, self.image[:, None]], axis=1)
-        return rows.reshape(-1, *self.image.shape[1:])
+        rows = np.concatenate([thinned(init)[:, None], self.x, thinned(self.image)[:, None]], axis=1)
+        return rows.reshape(-1, *self.x.shape[2:])
+
+
+def thinned(images: Pixels) -> Pixels:
+    """Leave out rows and columns of uint8 [n,H,W,3], evenly, until no side is longer than LONGEST: uint8 [n,h,w,3].
+
+    The pixels that stay are as they were. Averages over several would hide the noise that a strip is to show.
+    """
+    height, width = images.shape[1:3]
+    scale = min(1.0, LONGEST / max(height, width))
+    rows, columns = (
+        ((np.arange(max(1, round(scale * side))) + 0.5) / scale).astype(int).clip(0, side - 1)
+        for side in (height, width)
+    )
+    return images[:, rows[:, None], columns]
+
+
+class Film:
+    """Pictures of some calls of one chain: x_t, as the network was given it, and the x0 predicted from that.
+
+    columns: how many calls at most, see `spread_calls`. First comes `start`, then `see` after every network call.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.t: list[int] = []  # the timestep of each column
+        self.x: list[Pixels] = []  # of each column, uint8 [n,h,w,3], see `thinned`
+        self.x0: list[Pixels] = []
+        self.shown: list[int] = []  # the call of each column
+        self.call = 0
+
+    def start(self, schedule: Schedule, timesteps: Sequence[int], x: Tensor) -> None:
+        """Choose the calls to show. timesteps: of all calls. x: what the chain begins with, float [n,C,H,W]."""
+        self.shown = spread_calls(schedule, timesteps, min(self.columns, len(timesteps)))
+        self.t = [timesteps[call] for call in self.shown]
+        self.call, self.given = 0, thinned(to_uint8(x))
+
+    def see(self, step: Step) -> None:
+        """Keep pictures of a call, if it is one of those to show."""
+        if self.call in self.shown:
+            self.x.append(self.given)
+            self.x0.append(thinned(to_uint8(step.x0)))
+        self.call += 1
+        if self.call in self.shown:
+            self.given = thinned(to_uint8(step.x))
 
 
 def spread_calls(schedule: Schedule, timesteps: Sequence[int], columns: int) -> list[int]:
@@ -60,19 +109,19 @@ def record_moments(run: Drawing, indices: Sequence[int], columns: int, request: 
     walks = list(chains_of(run, indices, request))
     columns = min(columns, max(len(chain.timesteps) for chain in walks))
     count, (_, height, width) = len(indices), shape_of(run, request)
-    t: list[list[int]] = [[]] * count
-    x_t, x0 = np.empty((2, count, columns, height, width, 3), np.uint8)
     image = np.empty((count, height, width, 3), np.uint8)
+    t: list[list[int]] = [[]] * count
+    x_t, x0 = np.empty((2, count, columns, *thinned(image).shape[1:]), np.uint8)
     for chain in walks:
-        shown = spread_calls(run.schedule, chain.timesteps, columns)
-        for row in chain.rows:
-            t[row] = [chain.timesteps[position] for position in shown]
-        x, _ = begin(run, chain)
-        for call, step in enumerate(walk(run, chain)):
-            for column in [column for column, position in enumerate(shown) if position == call]:
-                x_t[chain.rows, column], x0[chain.rows, column] = to_uint8(x), to_uint8(step.x0)
-            x = step.x
+        film = Film(columns)
+        film.start(run.schedule, chain.timesteps, begin(run, chain)[0])
+        for step in walk(run, chain):
+            film.see(step)
             if request.on_step is not None:
                 request.on_step(step)
-        image[chain.rows] = to_uint8(x)
+        places = np.linspace(0, len(film.t) - 1, columns).round().astype(int)  # a short chain has some of them twice
+        for row in chain.rows:
+            t[row] = [film.t[place] for place in places]
+        x_t[chain.rows], x0[chain.rows] = np.stack(film.x, axis=1)[:, places], np.stack(film.x0, axis=1)[:, places]
+        image[chain.rows] = to_uint8(step.x)
     return Moments(t, x_t, x0, image)

@@ -14,6 +14,7 @@ from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
 
 MOST_PATCHES = 500_000  # that the noise is measured in: of a larger image, those of some rows
+SMALLEST = 8  # pixels: the side of the smallest image whose noise is measured
 HARDLY_ANY = 3 / 127.5  # the noise that clean photographs seem to have: up to 2.8 of 255 at 32x32
 
 
@@ -59,8 +60,11 @@ def noise_sigma(image: Tensor) -> float:
     """
     if image.ndim != 4 or len(image) != 1:
         raise ValueError(f"the noise of one image [1,C,H,W] can be measured, not of {list(image.shape)}")
-    if min(image.shape[-2:]) < 8:
-        raise UserError(f"an image of {list(image.shape[-2:])} is too small to tell noise from it. Take 8x8 or more.")
+    if min(image.shape[-2:]) < SMALLEST:
+        raise UserError(
+            f"an image of {list(image.shape[-2:])} is too small to tell noise from it. Take {SMALLEST} pixels a side, "
+            "or more."
+        )
     if bool((image[:, :1] == image).all()):
         image = image[:, :1]  # grey repeated: three times the same noise would look like structure
     channels = image.shape[1]

@@ -134,3 +134,19 @@ def captioned(images: Pixels, captions: Sequence[str], columns: int | None = Non
         ImageDraw.Draw(canvas).multiline_text(at, caption, fill="black", font=font, align="center")
         cell[row] = np.array(canvas)
     return grid(cell, columns)
+
+
+def table(images: Pixels, headings: Sequence[Sequence[str]], names: Sequence[str], rows_each: int = 1) -> Pixels:
+    """Lay out uint8 [N,H,W,3] with a name beside the rows, and the headings of each sample.
+
+    headings: of every sample, one for each column. If all samples have the same ones, they stand above the columns;
+    else below each picture of a sample's first row. rows_each: how many rows a sample has. names: of the rows, from top
+    to bottom; each may belong to several rows.
+    """
+    columns = len(headings[0])
+    if any(own != headings[0] for own in headings):
+        below = [text for own in headings for text in [*own, *[""] * (columns * (rows_each - 1))]]
+        return label_rows(captioned(images, below, columns), names)
+    picture = grid(images, columns)
+    named = label_rows(picture, names)
+    return name_columns(named, headings[0], left=named.shape[1] - picture.shape[1])

@@ -13,9 +13,9 @@ from minidiff.ddpm.request import SampleRequest
 from minidiff.ddpm.run import Run
 from minidiff.errors import UserError
 from minidiff.gan.run import GanRun
-from minidiff.images.convert import Pixels, to_uint8
+from minidiff.images.convert import to_uint8
 from minidiff.images.files import IMAGE_SUFFIXES, write_image
-from minidiff.images.grid import captioned, columns_for, grid, label_rows, name_columns
+from minidiff.images.grid import captioned, columns_for, table
 from minidiff.pretrained.order import NOTHING, Advance, Drawn, Order, Say, finished, take_turns
 from minidiff.runtime import distributed
 
@@ -140,22 +140,6 @@ class InitRows(Order):
             headings = [["init", *(f"t = {t}" for t in timesteps), "image"] for timesteps in seen.t]
             write_image(self.target, table(seen.table(to_uint8(self.request.init)), headings, names))
         return finished(sink, f"{self.target}: {legend(self.steps, seen.t)}")
-
-
-def table(images: Pixels, headings: Sequence[Sequence[str]], names: Sequence[str], rows_each: int = 1) -> Pixels:
-    """Lay out uint8 [N,H,W,3] with a name beside the rows, and the headings of each sample.
-
-    headings: of every sample, one for each column. If all samples have the same ones, they stand above the columns;
-    else below each picture of a sample's first row. rows_each: how many rows a sample has. names: of the rows, from top
-    to bottom; each may belong to several rows.
-    """
-    columns = len(headings[0])
-    if any(own != headings[0] for own in headings):
-        below = [text for own in headings for text in [*own, *[""] * (columns * (rows_each - 1))]]
-        return label_rows(captioned(images, below, columns), names)
-    picture = grid(images, columns)
-    named = label_rows(picture, names)
-    return name_columns(named, headings[0], left=named.shape[1] - picture.shape[1])
 
 
 def legend(steps: Sequence[int], timesteps: list[list[int]]) -> str:

@@ -21,7 +21,7 @@ from minidiff.images.grid import cut
 from minidiff.records import from_json, to_json
 from minidiff.reports import describe, page
 from minidiff.reports.charts import panels
-from minidiff.restoration.config import RestoreResult
+from minidiff.restoration.config import RESULTS, SHEETS, STRIPS, Finished, Quality, RestoreResult
 from minidiff.runs.folder import read_config
 from minidiff.runs.log import name_of_loss, read_metrics, seconds_of_steps
 
@@ -51,7 +51,7 @@ def run_page(folder: Path) -> page.Page:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder} lacks what a {config['kind']} run has ({error}).") from None
-    lead = next((about[name] for name in ("data", "image", "images", "shown") if name in about), "")
+    lead = next((about[name] for name in ("data", "image", "images", "pictures", "shown") if name in about), "")
     tiles = page.Facts(figures, tiles=True)
     head: page.Blocks = [page.Text(lead, "lead"), tiles] if lead else [tiles]
     parts = [page.Facts(pairs, title) for title, pairs in settings(config).items() if pairs]
@@ -175,6 +175,25 @@ def restoration(folder: Path, config: Config) -> tuple[dict[str, str], Sections]
     }
 
 
+def finished(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
+    """Show the pictures that a model finished: what was found in each, before and after, and the way there."""
+    places = sorted((folder / RESULTS).glob("*.json"))
+    found = {path.stem: from_json(Finished, read_json(path), path) for path in places}
+    lines = []
+    for name, each in found.items():
+        quality = (each.quality or {}).get("restored", Quality())
+        near = [page.number(value) if value is not None else "-" for value in (quality.psnr, quality.ssim)]
+        told = (float(f"{each.noise:.3g}"), each.start_t, len(each.timesteps), each.seconds)
+        lines.append([name, *map(page.number, told), *near])
+    head = ["", "noise, of 255", "starts at t", "calls", "seconds", "PSNR in dB", "SSIM"]
+    sheets, strips = (some(sorted((folder / name).glob("*.png")), EARLIER) for name in (SHEETS, STRIPS))
+    room = page.room_for(len(sheets) + len(strips))
+    return {"pictures finished": page.number(len(found))}, {
+        "Results": page.simple_table(head, lines[:MANY], "lrrrrrr"),
+        "Pictures": [*album(sheets, room, "one"), *album(strips, room, "one", "Along the chain")],
+    }
+
+
 def result_of(folder: Path) -> Mapping[str, Any]:
     """Read the result.json of a fit; nothing if it is not finished. Raises UserError for a damaged one."""
     stored = read_json(folder / RESULT, missing={})
@@ -271,4 +290,6 @@ def called(path: Path) -> str:
 
 
 Kind = Callable[[Path, Config], tuple[dict[str, str], Sections]]
-KINDS: dict[str, Kind] = {"dip": fit, "restore": restoration, "evaluate": evaluation}  # any other is a training
+KINDS: dict[str, Kind] = {  # any other is a training
+    "dip": fit, "restore": restoration, "finish": finished, "evaluate": evaluation,
+}  # fmt: skip

@@ -22,7 +22,7 @@ MODEL = PHOTOS  # unless another is named
 CALLS = {"denoise": 1, "inpaint": 20, "upscale": 20, "deblur": 20, "jpeg": 1}  # of the network, unless said otherwise
 BELONGS = {"mask": "inpaint", "scale": "upscale", "kernel": "deblur"}  # options of one task
 GAUSSIAN = "gaussian:"  # before the deviation, in pixels, of a blur that is Gaussian
-RESULTS, SHEETS = "results", "sheets"  # folders of a run that finishes pictures
+RESULTS, SHEETS, STRIPS = "results", "sheets", "strips"  # folders of a run that finishes pictures
 
 
 @record
@@ -159,6 +159,7 @@ class Finished:
     seconds: float
     quality: dict[str, Quality] | None = None  # of the picture and of the answer; needs a reference
     faults: tuple[str, ...] = ()  # what is wrong with the picture that denoising does not mend
+    notes: tuple[str, ...] = ()  # what the answer could not keep of the picture
 
     def __post_init__(self) -> None:
         demand_range(self, 0, MOST_TIMESTEPS, "start_t")

@@ -9,15 +9,20 @@ picture had: grey or colour, 8 or 16 bits, transparency, profile, EXIF data. Oth
     config.json    the pictures, the model, the options
     results/       for each picture its noise, where the chain began, the time; with a reference PSNR and SSIM
     sheets/        for each picture: before, after and the difference, see sheets.py
+    strips/        for each picture with more than one call: x_t and the predicted x0 along the chain
 
 Ho et al. 2020 (DDPM); Kawar et al. 2021 (Stochastic Image Denoising by Sampling from the Posterior Distribution).
 """
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,10 +30,11 @@ from torch import Tensor
 from minidiff._version import __version__
 from minidiff.ddpm.guess_errors import GUESS_ERRORS, read_guess_errors
 from minidiff.ddpm.inits import AUTO_MODE, shrunk
+from minidiff.ddpm.moments import Film
 from minidiff.ddpm.request import FROM_INIT
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.diffusion.chain import Step
-from minidiff.diffusion.noise_level import noise_sigma
+from minidiff.diffusion.noise_level import HARDLY_ANY, SMALLEST, noise_sigma
 from minidiff.dip.pictures import nearness
 from minidiff.errors import UserError, printable
 from minidiff.files import locked, read_json, sweep, write_json
@@ -44,7 +50,7 @@ from minidiff.images.files import (
     write_image,
 )
 from minidiff.images.jpeg import read_jpeg
-from minidiff.images.pictures import Picture, read_picture, write_picture
+from minidiff.images.pictures import Picture, format_for, read_picture, write_picture
 from minidiff.images.show import png_file
 from minidiff.records import from_json, record, takes, to_json
 from minidiff.restoration.blind import faults
@@ -55,14 +61,15 @@ from minidiff.restoration.config import (
     MODEL,
     RESULTS,
     SHEETS,
+    STRIPS,
     FinishConfig,
     Finished,
     FinishRequest,
     Quality,
 )
 from minidiff.restoration.jpeg import clean_file
-from minidiff.restoration.sheets import enlarged, sheet_of
-from minidiff.restoration.tasks import check_files, damaged, enter, explain, noise_of
+from minidiff.restoration.sheets import MOMENTS, enlarged, sheet_of, strip_of
+from minidiff.restoration.tasks import check_files, damaged, enter, explain, noise_of, read_kernel
 from minidiff.runs import folder as run_folder
 from minidiff.runs.shipped import shipped
 
@@ -76,29 +83,44 @@ OnEnd = Callable[[Path, Finished], object]
 
 
 def finish(
-    run: Run, picture: Tensor, sigma: float, calls: int = 1, seed: int = 0, on_step: OnStep | None = None
+    run: Run,
+    picture: Tensor,
+    sigma: float,
+    calls: int = 1,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+    film: Film | None = None,
 ) -> tuple[Tensor, list[int]]:
     """Take the noise from a picture [1,C,H,W] in [-1,1]. Returns the answer, of the same form, and the timesteps.
 
     sigma: the deviation of the noise, in the units of the picture. calls: of the network, at most one for each
-    timestep. on_step: called after every call. A grey picture in three equal channels stays grey.
+    timestep. on_step: called after every call. film: is shown every call. A grey picture in three equal channels stays
+    grey.
     """
     start_t = enter(run, sigma)
     calls = min(calls, start_t + 1)
-    (answer,) = run.sample(1, init=picture, start_t=start_t, init_mode=AUTO_MODE, sampler=FROM_INIT, steps=calls,
-                           seed=seed, on_step=on_step)  # fmt: skip
-    return grey_like(picture, answer), run.timesteps(FROM_INIT, start_t=start_t, steps=calls)
+    timesteps = run.timesteps(FROM_INIT, start_t=start_t, steps=calls)
+    options: dict[str, Any] = {"init": picture, "start_t": start_t, "init_mode": AUTO_MODE, "sampler": FROM_INIT,
+                               "steps": calls, "seed": seed}  # fmt: skip
+    if film is not None:
+        film.start(run.schedule, timesteps, run.start([0], **options)[0])
+    for step in run.chain([0], **options):
+        if film is not None:
+            film.see(step)
+        if on_step is not None:
+            on_step(step)
+    return grey_like(picture, step.x.cpu()), timesteps
 
 
 def restored(
-    run: Run, picture: Tensor, request: FinishRequest, on_step: OnStep | None = None
+    run: Run, picture: Tensor, request: FinishRequest, on_step: OnStep | None = None, film: Film | None = None
 ) -> tuple[Tensor, list[int]]:
     """Restore a picture [1,C,H,W] in [-1,1] by a task other than denoise. Returns the answer and the timesteps.
 
     The answer of upscale is larger. Unless noise was told, inpaint keeps the known pixels as they are.
     """
     given = damaged(picture, request)
-    answer, timesteps = explain(run, given, noise_of(request), request.calls_of_network, request.seed, on_step)
+    answer, timesteps = explain(run, given, noise_of(request), request.calls_of_network, request.seed, on_step, film)
     answer = grey_like(picture, answer)
     if given.known is not None and request.noise == AUTO:
         answer = torch.where(given.known > 0, picture, answer)
@@ -143,19 +165,29 @@ class FinishJob:
         """Whether the source is a folder, so that `out` is a folder, too."""
         return Path(self.config.source).is_dir()
 
+    @cached_property
     def files(self) -> list[Path]:
-        """List the pictures."""
+        """The pictures, by name."""
         source = Path(self.config.source)
         return image_files(source) if source.is_dir() else [source]
+
+    @cached_property
+    def stems(self) -> Counter[str]:
+        """How many pictures have each name, apart from the suffix."""
+        return Counter(file.stem for file in self.files)
+
+    def png_of(self, file: Path) -> str:
+        """Name the files that are made of a picture: a.png for a.jpg, or a.jpg.png if there is an a.tif, too."""
+        return f"{file.stem if self.stems[file.stem] == 1 else file.name}.png"
 
     def answer_of(self, file: Path) -> Path:
         """Name the file that the answer of a picture goes to."""
         out = Path(self.config.out)
-        return out / f"{file.stem}.png" if self.several else out
+        return out / self.png_of(file) if self.several else out
 
     def describe(self) -> str:
         """Describe the pictures and the model in two lines."""
-        count = f": {len(self.files())} pictures" if self.several else ""
+        count = f": {len(self.files)} pictures" if self.several else ""
         source = f"{printable(self.config.source)}{count}"
         return f"picture   {source}\nmodel     {printable(self.config.model)}, trained on {self.model.knows}"
 
@@ -175,7 +207,7 @@ class FinishJob:
         home, results, failures = self.start(), {}, []
         with locked(home):
             sweep(home)
-            for file in self.files():
+            for file in self.files:
                 try:
                     results[file.name] = self.finish_file(home, file, on_step)
                 except UserError as error:
@@ -185,7 +217,7 @@ class FinishJob:
                     continue
                 if on_end is not None:
                     on_end(file, results[file.name])
-        answers = {file.name: self.answer_of(file) for file in self.files() if file.name in results}
+        answers = {file.name: self.answer_of(file) for file in self.files if file.name in results}
         return FinishedRun(home, answers, results, failures)
 
     def finish_file(self, home: Path, file: Path, on_step: OnStep | None) -> Finished:
@@ -195,19 +227,21 @@ class FinishJob:
             return from_json(Finished, read_json(place), place)
         request, began = self.config.request, time.perf_counter()
         picture = self.read(file)
+        check_size(file, picture, request)
         x = picture.as_float()[None].expand(-1, self.model.shape[0], -1, -1)
+        film = Film(MOMENTS)
         if request.task == "denoise":
             found = noise_sigma(x) if request.noise == AUTO else float(request.noise) / 127.5
-            finished, timesteps = finish(self.model, x, found, request.calls_of_network, request.seed, on_step)
+            finished, timesteps = finish(self.model, x, found, request.calls_of_network, request.seed, on_step, film)
         elif request.task == "jpeg":
             told = None if request.noise == AUTO else float(request.noise) / 127.5
             coded = read_jpeg(file, request.max_pixels)
             finished, timesteps, found = clean_file(self.model, coded, x, told, request.calls_of_network, request.seed,
-                                                    on_step)  # fmt: skip
+                                                    on_step, film)  # fmt: skip
             finished = grey_like(x, finished)
         else:
             found = noise_of(request)
-            finished, timesteps = restored(self.model, x, request, on_step)
+            finished, timesteps = restored(self.model, x, request, on_step, film)
         seconds = time.perf_counter() - began
         blind = request.task == "denoise" and request.noise == AUTO
         wrong = faults(x, found, file.suffix.lower() in (".jpg", ".jpeg")) if blind else []
@@ -217,9 +251,17 @@ class FinishJob:
             reference = to_uint8(self.read(Path(request.reference)).as_float()[None])[0]
             shown = {"picture": before, "restored": after}
             quality = {name: Quality(**nearness(each, reference)) for name, each in shown.items()}
-        result = Finished(127.5 * found, timesteps[0], tuple(timesteps), round(seconds, 2), quality, tuple(wrong))
+        if blind and found < HARDLY_ANY and not wrong:
+            wrong.append(
+                "hardly any noise was found, so little was changed. Noise in a JPEG file seems smaller than it is. "
+                "If you see noise, give `noise`: 5 is little, 25 is much."
+            )
+        result = Finished(127.5 * found, timesteps[0], tuple(timesteps), round(seconds, 2), quality, tuple(wrong),
+                          picture.notes)  # fmt: skip
         write_picture(answer, picture.with_pixels(finished[0]))
-        write_image(home / SHEETS / f"{file.stem}.png", sheet_of(before, after))
+        write_image(home / SHEETS / self.png_of(file), sheet_of(before, after))
+        if len(timesteps) > 1:
+            write_image(home / STRIPS / self.png_of(file), strip_of(film))
         place.parent.mkdir(exist_ok=True)
         write_json(place, to_json(result))
         return result
@@ -228,6 +270,25 @@ class FinishJob:
         """Tell whether a picture was finished, and its answer is still there."""
         return (home / RESULTS / f"{file.name}.json").exists() and self.answer_of(file).exists()
 
+    def check(self, file: Path) -> None:
+        """Raise UserError unless a picture and the files that the request names can be read, and go together."""
+        request, picture = self.config.request, self.read(file)
+        format_for(self.answer_of(file), picture)
+        check_size(file, picture, request)
+        height, width = picture.pixels.shape[:2]
+        if request.task == "jpeg":
+            read_jpeg(file, request.max_pixels)
+        else:
+            check_files(request, (height, width))
+        if request.reference is not None:
+            rows, columns = self.read(Path(request.reference)).pixels.shape[:2]
+            height, width = request.enlargement * height, request.enlargement * width
+            if (rows, columns) != (height, width):
+                raise UserError(
+                    f"`reference` {Path(request.reference).name} is {columns}x{rows}, and the answer will be "
+                    f"{width}x{height}. Give the clean picture at that size, or leave it out."
+                )
+
     def read(self, file: Path) -> Picture:
         """Read a picture with all that it has; cut to its centre square if the model draws one size alone."""
         channels, size, _ = self.model.shape
@@ -235,6 +296,19 @@ class FinishJob:
         if not self.model.any_size:
             return Picture(read_fitted(file, size, channels, max_pixels=limit)[0])
         return read_picture(file, limit) if channels == 3 else Picture(read_image(file, channels, limit))
+
+
+def check_size(file: Path, picture: Picture, request: FinishRequest) -> None:
+    """Raise UserError for a picture too small to measure its noise, or too large to enlarge: see `max_pixels`."""
+    height, width = picture.pixels.shape[:2]
+    if request.task == "denoise" and request.noise == AUTO and min(height, width) < SMALLEST:
+        raise UserError(f"{file} is {width}x{height}, too small to measure its noise. Give `noise`.")
+    height, width = request.enlargement * height, request.enlargement * width
+    if height * width > request.max_pixels:
+        raise UserError(
+            f"{file} would become {width}x{height}, more than {request.max_pixels:,} pixels. "
+            "Take a smaller `scale`, or a higher `max_pixels`."
+        )
 
 
 # --- to begin, and to go on -----------------------------------------------------------------------------------------
@@ -281,13 +355,16 @@ def begin(
     source = Path(source)
     if source.is_dir() and request.reference is not None:
         raise UserError(f"`reference` belongs to one picture, and {source} is a folder. Restore it alone.")
+    check_readable(source, request)
     out = free_answer(source) if out is None else Path(out)
-    check_target(out, source.is_dir(), force)
+    check_target(out, source, force)
     if run is not None:
         run_folder.check_free(Path(run))
     opened = load_ddpm(model, device=device)
     if opened.labels.names and opened.label_dropout == 0:
         raise UserError(f"{model} draws only with labels, and a picture has none. Take another model.")
+    if request.task != "denoise" and not opened.any_size:
+        raise UserError(f"{model} draws one size alone, so it can only denoise. Take another model.")
     config = FinishConfig(
         minidiff=__version__, kind="finish", source=os.path.abspath(source),
         model=str(model) if str(model) in shipped() else os.path.abspath(opened.folder), out=os.path.abspath(out),
@@ -295,32 +372,41 @@ def begin(
                         kernel=whole_path(request.kernel)),
     )  # fmt: skip
     job = FinishJob(config, opened, run)
-    files = job.files()
-    shape = image_shape(files[0], request.max_pixels)  # raises for what is no picture
-    if request.task != "denoise":
-        if not opened.any_size:
-            raise UserError(f"{model} draws one size alone, so it can only denoise. Take another model.")
-        if request.task == "jpeg":
-            check_jpeg(opened, str(model), source, request)
-        else:
-            check_files(job.config.request, None if source.is_dir() else shape)
-        check_enlarged(source, shape, request)
-        if read_guess_errors(opened) is None:
-            job.warnings.append(
-                f"{model} has no {GUESS_ERRORS}, so how far its guesses are off is not known. "
-                "An upper bound is taken, and the answer will be grainy. Resume its training, which only measures them."
-            )
-    if not opened.any_size and (lost := shrunk(opened, files[0].name, shape)):
+    if request.task == "jpeg" and opened.shape[0] != 3:
+        raise UserError(f"{model} draws in grey, and a JPEG file is restored in colour. Take another model.")
+    if not job.several:
+        job.check(source)
+    if request.task != "denoise" and read_guess_errors(opened) is None:
+        job.warnings.append(
+            f"{model} has no {GUESS_ERRORS}, so how far its guesses are off is not known. "
+            "An upper bound is taken, and the answer will be grainy. Resume its training, which only measures them."
+        )
+    shape = None if opened.any_size else first_shape(job.files, request.max_pixels)
+    if shape is not None and (lost := shrunk(opened, job.files[0].name, shape)):
         job.warnings.append(lost)
     return job
 
 
-def check_jpeg(run: Run, model: str, source: Path, request: FinishRequest) -> None:
-    """Raise UserError for a picture that is no readable JPEG file, and for a model that knows no colours."""
-    if run.shape[0] != 3:
-        raise UserError(f"{model} draws in grey, and a JPEG file is restored in colour. Take another model.")
-    if not source.is_dir():
-        read_jpeg(source, request.max_pixels)
+def check_readable(source: Path, request: FinishRequest) -> None:
+    """Raise UserError unless the picture, or one of a folder, is there, and what the request names beside it.
+
+    Only the first bytes are read. Whether all of it goes together is for `FinishJob.check`.
+    """
+    first_shape(image_files(source) if source.is_dir() else [source], request.max_pixels)
+    check_files(request, None)
+    for beside in (request.reference, request.mask):
+        if beside is not None and beside != AUTO:
+            image_shape(beside, request.max_pixels)
+    if request.kernel is not None:
+        read_kernel(request.kernel, request.max_pixels)
+
+
+def first_shape(files: Sequence[Path], max_pixels: int) -> tuple[int, int]:
+    """Return height and width of the first picture that can be read. Raises UserError if none can."""
+    for file in files[:-1]:
+        with suppress(UserError):
+            return image_shape(file, max_pixels)
+    return image_shape(files[-1], max_pixels)
 
 
 def whole_path(place: str | None) -> str | None:
@@ -328,24 +414,17 @@ def whole_path(place: str | None) -> str | None:
     return place if place is None or place == AUTO or place.startswith(GAUSSIAN) else os.path.abspath(place)
 
 
-def check_enlarged(source: Path, shape: tuple[int, int], request: FinishRequest) -> None:
-    """Raise UserError if the answer of upscale would have more pixels than a picture may have."""
-    height, width = (request.enlargement * side for side in shape)
-    if height * width > request.max_pixels:
-        raise UserError(
-            f"{source} would become {width}x{height}, more than {request.max_pixels:,} pixels. "
-            "Take a smaller `scale`, or a higher `max_pixels`."
-        )
-
-
 def reopen(folder: str | Path, device: Device = "cpu") -> FinishJob:
     """Open a run folder whose pictures are not all finished. Raises UserError."""
     folder = Path(folder)
     where = folder / run_folder.CONFIG
     config = from_json(FinishConfig, run_folder.read_config(folder, kind="finish"), where)
+    check_readable(Path(config.source), config.request)
     job = FinishJob(config, load_ddpm(config.model, device=device), folder, folder=folder)
-    if all(job.is_done(folder, file) for file in job.files()):
+    if all(job.is_done(folder, file) for file in job.files):
         raise UserError(f"{folder} is finished: see {config.out}.")
+    if not job.several:
+        job.check(job.files[0])
     return job
 
 
@@ -354,10 +433,15 @@ def free_answer(source: Path) -> Path:
     return free_name(Path("restored") if source.is_dir() else Path(ANSWER))
 
 
-def check_target(out: Path, several: bool, force: bool) -> None:
-    """Raise UserError unless the answers may go to `out`: a picture's name for one, a folder for several."""
+def check_target(out: Path, source: Path, force: bool) -> None:
+    """Raise UserError unless the answers may go to `out`: a picture's name for one, another folder for several."""
+    several = source.is_dir()
+    if several and out.is_dir() and out.samefile(source):
+        raise UserError(f"`out` {out} is the folder of the pictures themselves. Give another.")
     if several and out.suffix.lower() in IMAGE_SUFFIXES:
         raise UserError(f"`out` {out} is one picture, and there are several. Give a folder.")
+    if not several and out.is_dir():
+        raise UserError(f"`out` {out} is a folder, and there is one picture. Try {out / ANSWER}.")
     if not several and out.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"`out` {out} has no image suffix. Try {out}.png; the run folder is `run`.")
     sink.check_target(out, force)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from minidiff.ddpm.drawing import device_of
 from minidiff.ddpm.guess_errors import doubt_of
+from minidiff.ddpm.moments import Film
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.jpeg import Coding, Rounded, rounded
@@ -33,13 +34,13 @@ TURNS = {1: (False, []), 2: (False, [3]), 3: (False, [2, 3]), 4: (False, [2]),
 
 def clean_file(
     run: Run, file: JpegFile, picture: Tensor, noise: float | None = None, calls: int = 1, seed: int = 0,
-    on_step: OnStep | None = None,
+    on_step: OnStep | None = None, film: Film | None = None,
 ) -> tuple[Tensor, list[int], float]:  # fmt: skip
     """Restore a JPEG file. Returns the answer, [1,3,H,W] in [-1,1], the timesteps, and the deviation of the noise.
 
     picture: its pixels, [1,3,H,W] in [-1,1], upright. noise: the deviation of what the rounding did to them, which
     decides how much is changed; None: as the file tells. calls: 1 is the mean, more give texture. on_step: called after
-    every call.
+    every call. film: is shown every call, upright.
     """
     told = measured(file).to(device_of(run))
     sigma = told.error if noise is None else noise
@@ -47,14 +48,19 @@ def clean_file(
     calls = min(calls, start_t + 1)
     (level,) = run.schedule.levels([start_t])
     x = level.signal * on_units(lying(picture, file.orientation), told).to(device_of(run))
+    timesteps = POSTERIOR_PLAN.calls(run.schedule, calls, start_t)
+    if film is not None:
+        film.start(run.schedule, timesteps, upright(x, file.orientation))
     evidence = Evidence(told.measurement, told.y, 1.0, doubt_of(run))
     for step in sample_posterior(run.denoiser(), run.schedule, x, evidence, start_t=start_t, steps=calls,
                                  generator=sample_generators(seed, [0])):  # fmt: skip
         x = step.x
+        if film is not None:
+            film.see(Step(step.t, *(upright(image, file.orientation) for image in (step.x, step.x0))))
         if on_step is not None:
             on_step(step)
     answer = told.fitted(x)[..., : file.height, : file.width].clamp(-1, 1).cpu()
-    return upright(answer, file.orientation), POSTERIOR_PLAN.calls(run.schedule, calls, start_t), sigma
+    return upright(answer, file.orientation), timesteps, sigma
 
 
 def measured(file: JpegFile) -> Rounded:

@@ -1,16 +1,19 @@
-"""Show what a restoration changed: the picture before and after, and the difference, on one sheet.
+"""Show what a restoration changed, on a sheet, and how, on a strip along the chain.
 
-Rests on images. A difference of a few grey values is hard to see, so the sheet exaggerates it. A large picture is
-scaled down to fit, and a row below it shows the centre of each as it is, pixel by pixel.
+Rests on images and ddpm.moments. The sheet has the picture before and after, and the difference, exaggerated, as a
+few grey values are hard to see. A large picture is scaled down to fit, and a row below it shows the centre of each as
+it is, pixel by pixel.
 """
 
 import numpy as np
 
+from minidiff.ddpm.moments import Film
 from minidiff.images.convert import Pixels
 from minidiff.images.files import scaled
-from minidiff.images.grid import grid, name_columns
+from minidiff.images.grid import grid, name_columns, table
 
 PANEL = 480  # pixels: the longest side of a picture in a sheet, and the side of its detail
+MOMENTS = 8  # columns of a strip, at most: fewer for fewer calls
 LOUDER = 4  # times: how much a sheet exaggerates the difference
 
 
@@ -39,3 +42,9 @@ def centre(image: Pixels, side: int) -> Pixels:
     height, width = (min(side, length) for length in image.shape[:2])
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
+
+
+def strip_of(film: Film) -> Pixels:
+    """Lay out the moments of a chain from left to right: above x_t, below it the x0 that was predicted from it."""
+    pictures = np.concatenate([*film.x, *film.x0])
+    return table(pictures, [[f"t = {t}" for t in film.t]], ["x_t", "x0"], rows_each=2)

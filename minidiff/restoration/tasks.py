@@ -19,6 +19,7 @@ from torch import Tensor
 
 from minidiff.ddpm.drawing import device_of
 from minidiff.ddpm.guess_errors import doubt_of
+from minidiff.ddpm.moments import Film
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.measurements import Measurement, blur, first_guess, gaussian_kernel, mask, pooling, rim
@@ -77,7 +78,7 @@ def damaged(picture: Tensor, request: FinishRequest) -> Damaged:
     if kernel.shape[0] > height or kernel.shape[1] > width:
         raise UserError(
             f"`kernel` {request.kernel} is {kernel.shape[1]}x{kernel.shape[0]}, larger than the picture of "
-            f"{width}x{height}. Take a smaller."
+            f"{width}x{height}. Take a smaller one."
         )
     rows, columns = (side // 2 for side in kernel.shape)
     height, width = height + 2 * rows, width + 2 * columns
@@ -108,12 +109,18 @@ def start_of(given: Damaged) -> float:
 
 
 def explain(
-    run: Run, given: Damaged, sigma_y: float, calls: int, seed: int = 0, on_step: OnStep | None = None
+    run: Run,
+    given: Damaged,
+    sigma_y: float,
+    calls: int,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+    film: Film | None = None,
 ) -> tuple[Tensor, list[int]]:
     """Find a clean picture that explains a damaged one. Returns it, [1,C,H,W] in [-1,1], and the timesteps.
 
     sigma_y: the deviation of the noise in y, of images in [-1,1]; blurred pictures need it above 0. calls: of the
-    network, at most one for each timestep. on_step: called after every call.
+    network, at most one for each timestep. on_step: called after every call. film: is shown every call.
     """
     start_t = enter(run, start_of(given))
     calls = min(calls, start_t + 1)
@@ -122,14 +129,19 @@ def explain(
     start = first_guess(given.measurement, y, sigma_y)
     x = q_sample(run.schedule, start, torch.tensor([start_t], device=y.device), randn(start.shape, noise, like=start))
     evidence = Evidence(given.measurement, y, sigma_y, doubt_of(run))
+    timesteps = POSTERIOR_PLAN.calls(run.schedule, calls, start_t)
+    if film is not None:
+        film.start(run.schedule, timesteps, x)
     for step in sample_posterior(run.denoiser(), run.schedule, x, evidence, start_t=start_t, steps=calls,
                                  generator=noise, spread=SPREAD[given.task]):  # fmt: skip
         x = step.x
+        if film is not None:
+            film.see(step)
         if on_step is not None:
             on_step(step)
     rows, columns = given.border
     answer = x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns].clamp(-1, 1).cpu()
-    return answer, POSTERIOR_PLAN.calls(run.schedule, calls, start_t)
+    return answer, timesteps
 
 
 def noise_of(request: FinishRequest) -> float:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -328,6 +329,20 @@ def restore_run(folder: Path) -> Path:
     return folder
 
 
+def finish_run(folder: Path) -> Path:
+    """Two pictures, one of them with a reference, the other with more than one call."""
+    config = {"minidiff": "0", "kind": "finish", "source": NASTY, "model": "photos", "out": "clean", "request": {}}
+    near = {"picture": {"psnr": 14.5}, "restored": {"psnr": 27.75, "ssim": 0.5}}
+    stored = {"noise": 46.0833, "start_t": 214, "seconds": 1.5}
+    for name, more in (("a.jpg", {"timesteps": [214], "quality": near}), ("b.png", {"timesteps": [214, 100, 0]})):
+        picture(folder / "sheets" / f"{name[0]}.png")
+        (folder / "results").mkdir(exist_ok=True)
+        (folder / "results" / f"{name}.json").write_text(json.dumps(stored | more))
+    picture(folder / "strips" / "b.png")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def evaluation(folder: Path) -> Path:
     share = {"value": 0.875, "low": 0.8125, "high": 0.9375, "each": [0.8, 0.9]}
     found = {"conditions": 32, "seeds": [0, 1], "score": share, "per_image": {"value": 0.5}, "by_count": {},
@@ -410,6 +425,16 @@ def test_other_kinds_of_runs_have_a_page(tmp_path: Path) -> None:
     text = Reader(run_report.write(restore_run(tmp_path / "r")).read_text()).text
     for said in ("214", "46.1", "14.5", "0.5", "27.75", "Curves of the fit", "chosen: step 120"):
         assert said in text, said
+    html = run_report.write(finish_run(tmp_path / "f")).read_text()
+    text = Reader(html).text
+    for said in (
+        "pictures finished 2",
+        "a.jpg 46.1 214 1 1.5 27.75 0.5",
+        "b.png 46.1 214 3 1.5 - -",
+        "Along the chain",
+    ):
+        assert said in text, (said, text)
+    assert html.count("<img") == 3 and NASTY in text
     text = Reader(run_report.write(evaluation(tmp_path / "e")).read_text()).text
     for said in ("0.875", "0.812 to 0.938", "64", "per image", NASTY, "nothing", "2.5", "failures: test"):
         assert said in text, said
@@ -418,8 +443,9 @@ def test_other_kinds_of_runs_have_a_page(tmp_path: Path) -> None:
 
 def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     """Of whatever kind; and one of a kind that is not known yet."""
-    for make in (dip_run, restore_run, evaluation):
+    for make in (dip_run, restore_run, finish_run, evaluation):
         folder = make(tmp_path / make.__name__)
+        shutil.rmtree(folder / "results", ignore_errors=True)
         for name in (
             "result.json",
             "sheet.png",

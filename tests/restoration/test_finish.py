@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import ImageCms
+from PIL import ExifTags, Image, ImageCms
 from restorations import Gaussian, is_refused, noisy, restore, stop_before_answer
 
 import minidiff
 from minidiff import UserError, cli
+from minidiff.ddpm.moments import Film
+from minidiff.diffusion.chain import Step
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
 from minidiff.images.convert import to_float, to_uint8, to_uint16
 from minidiff.images.files import read_image, write_image
@@ -19,6 +21,7 @@ from minidiff.images.pictures import Picture, read_picture, write_picture
 from minidiff.images.quality import psnr
 from minidiff.restoration import finish
 from minidiff.restoration.config import FinishRequest
+from minidiff.restoration.sheets import strip_of
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +129,86 @@ def test_the_answer_has_what_the_picture_had(finisher: Path) -> None:
     assert read_picture("grey-restored.png").pixels.shape == (37, 50, 1)
 
 
+def test_a_strip_shows_the_way_where_there_is_one(finisher: Path) -> None:
+    """x_t of every call, above the x0 predicted from it; a single call needs no strip."""
+    assert restore("photo.png", "--model", finisher, "--calls", "3", "--run", "three") == 0
+    assert restore("photo.png", "--model", finisher, "--run", "one") == 0
+    assert not Path("one/strips").exists()
+    picture, film = to_float(read_image("photo.png")[None]), Film(8)
+    steps: list[Step] = []
+    _, timesteps = finish.finish(minidiff.load(finisher), picture, noise_sigma(picture), 3, 0, steps.append, film)
+    assert film.t == timesteps and len(film.x) == 3
+    (level,) = minidiff.load(finisher).schedule.levels(timesteps[:1])
+    np.testing.assert_array_equal(film.x[0], to_uint8(level.signal * picture))
+    np.testing.assert_array_equal(film.x[2], to_uint8(steps[1].x))
+    np.testing.assert_array_equal(film.x0[2], to_uint8(steps[2].x0))
+    np.testing.assert_array_equal(read_image("three/strips/photo.png"), strip_of(film))
+    task = ("--task", "inpaint", "--mask", "half.png", "--calls", "2")
+    half = np.full((37, 50, 3), 255, np.uint8)
+    half[:18] = 0
+    write_image("half.png", half)
+    assert restore("photo.png", "--model", finisher, *task, "--run", "task") == 0
+    film = Film(8)
+    request = FinishRequest(task="inpaint", mask="half.png", calls=2)
+    finish.restored(minidiff.load(finisher), picture, request, film=film)
+    np.testing.assert_array_equal(read_image("task/strips/photo.png"), strip_of(film))
+
+
+@pytest.mark.parametrize("kind", ["grey", "deep"])
+def test_a_reference_of_another_kind_is_measured_as_it_looks(kind: str, finisher: Path) -> None:
+    """Grey stands for three equal channels, and 16 bits are rounded to 8, as the answer is."""
+    clean = noisy(37, 50, 8)
+    reference = Picture(clean[..., :1] if kind == "grey" else 257 * clean.astype(np.uint16))
+    write_picture("clean.png", reference)
+    assert restore("photo.png", "--model", finisher, "--reference", "clean.png", "--run", "run") == 0
+    stored = json.loads(Path("run/results/photo.png.json").read_text())
+    shown = clean[..., :1].repeat(3, axis=2) if kind == "grey" else clean
+    assert stored["quality"]["restored"]["psnr"] == pytest.approx(psnr(read_image("restored.png"), shown))
+
+
+def test_a_turned_picture_takes_a_mask_and_a_reference_as_one_sees_it(finisher: Path) -> None:
+    """The file has 50x37 pixels and is shown upright, 37x50. Fails when sizes are compared as the file has them."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(read_image("photo.png")).save("turned.jpg", exif=exif)
+    holes = np.full((50, 37, 3), 255, np.uint8)
+    holes[10:20, 15:30] = 0
+    write_image("tall.png", holes)
+    asked = ("--task", "inpaint", "--mask", "tall.png", "--reference", "tall.png", "--calls", "1")
+    assert restore("turned.jpg", "--model", finisher, *asked) == 0
+    assert read_image("restored.png").shape == (50, 37, 3)
+
+
+def test_pictures_of_one_name_do_not_replace_each_other(finisher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0.png and 0.jpg of a folder; the first file is no picture; what could not be kept of one is said and stored."""
+    Path("holiday/.hidden.png").write_bytes(b"")
+    Path("holiday/00-first.png").write_bytes(b"no picture")
+    Image.fromarray(noisy(20, 30, 3)).save("holiday/0.jpg")
+    Image.fromarray(noisy(20, 30, 4)).convert("CMYK").save("holiday/ink.jpg")
+    assert restore("holiday", "--model", finisher, "--calls", "2", "--out", "clean", "--run", "run") == 0
+    said = capsys.readouterr().err
+    assert "00-first.png is not a readable image" in said and "ink.jpg is in CMYK" in said
+    names = ["0.jpg.png", "0.png.png", "1.png", "2.png", "ink.png"]
+    for folder in ("clean", "run/sheets"):
+        assert sorted(path.name for path in Path(folder).iterdir()) == names
+    assert Path("run/strips/0.png.png").exists() and not Path("run/strips/0.png").exists()
+    assert read_image("clean/0.jpg.png").shape == (20, 30, 3) and read_image("clean/0.png.png").shape == (37, 50, 3)
+    assert "ink.jpg is in CMYK" in json.loads(Path("run/results/ink.jpg.json").read_text())["notes"][0]
+
+
+def test_a_picture_without_noise_is_said_to_have_none(finisher: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unless the noise was told. It is how a noisy JPEG seems to be, and nothing would say why it stays noisy."""
+    clean = np.full((37, 50, 3), 100, np.uint8)
+    clean[:, 20:] = 140
+    write_image("smooth.png", clean)
+    assert restore("smooth.png", "--model", finisher, "--out", "a.png") == 0
+    said = capsys.readouterr().err
+    assert "smooth.png: hardly any noise was found" in said and "give --noise" in said and said.count("\n") == 1
+    assert restore("smooth.png", "--model", finisher, "--noise", "2", "--out", "b.png") == 0
+    assert restore("photo.png", "--model", finisher, "--out", "c.png") == 0
+    assert "hardly any" not in capsys.readouterr().err
+
+
 WAYS = {"denoise": (), "inpaint": ("--calls", "2", "--task", "inpaint", "--mask", "mask.png")}
 DAMAGED = {"denoise": "1.png is not a readable image", "inpaint": "mask.png is 50x37, and the picture 50x36"}
 
@@ -181,6 +264,7 @@ BAD = {
     "nothing.png": "nothing.png: no such image file",
     "photo.png --out there": "--out there has no image suffix. Try there.png; the run folder is --run.",
     "photo.png --out photo.png": "photo.png exists. Give another --out, or --force",
+    "photo.png --out holiday": "--out holiday is a folder, and there is one picture. Try holiday/restored.png.",
     "photo.png --noise often": "'often' is neither a number from 0 to 255 nor auto",
     "photo.png --mix 0.5": "--mix needs --with-dip",
     "photo.png --run holiday": "holiday",
@@ -189,6 +273,18 @@ BAD = {
     "photo.png --resume MODEL": "give a PICTURE to restore, or --resume RUN",
     "--resume MODEL": "is a ddpm run; this command needs a finish or restore run",
     "photo.png --model nowhere": "nowhere does not exist",
+    "nothing.png --model nowhere": "nothing.png: no such image file",
+    "photo.png --reference nothing.png --model nowhere": "nothing.png: no such image file",
+    "photo.png --reference small.png": "--reference small.png is 49x37, and the answer will be 50x37",
+    "photo.png --task upscale --reference photo.png": "is 50x37, and the answer will be 200x148",
+    "photo.png --reference cut.png": "cut.png is not a readable image",
+    "cut.png": "cut.png is not a readable image",
+    "line.png": "line.png is 50x1, too small to measure its noise. Give --noise.",
+    "clear.png --out clear.jpg": "a JPEG has no transparency. Try clear.png",
+    "photo.png --out photo.gif": "Try photo.png",
+    "holiday --out holiday --force": "--out holiday is the folder of the pictures themselves",
+    "holiday --task deblur --kernel photo.png": "photo.png is 50x37, and has no middle pixel",
+    "holiday --task inpaint --mask nothing.png": "nothing.png: no such image file",
 }
 
 
@@ -196,5 +292,9 @@ BAD = {
 def test_what_is_wrong_is_one_line_before_anything_is_written(
     words: str, finisher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    write_image("small.png", noisy(37, 49, 8))
+    write_image("line.png", noisy(1, 50, 8))
+    Path("cut.png").write_bytes(Path("photo.png").read_bytes()[:2000])
+    write_picture("clear.png", Picture(noisy(37, 50, 8), np.full((37, 50), 99, np.uint8)))
     line = words if "--model" in words or "--resume" in words else f"{words} --model {finisher}"
     is_refused(line.replace("MODEL", str(finisher)), BAD[words], capsys)
