@@ -32,6 +32,10 @@ from minidiff.classifier.loss import classifier_loss
 from minidiff.data.datasets import ImageData
 from minidiff.ddpm.config import DiffusionConfig
 from minidiff.ddpm.recipe import ddpm_loss
+from minidiff.dehaze.config import GuessLoss, Refinement
+from minidiff.dehaze.presets import seeing
+from minidiff.dehaze.stage1 import guess_loss
+from minidiff.dehaze.stage2 import refine_loss
 from minidiff.diffusion.measurements import blur, mask, pooling
 from minidiff.diffusion.posterior import Evidence, sample_posterior, white_doubt
 from minidiff.diffusion.predictions import PREDICTIONS
@@ -42,6 +46,7 @@ from minidiff.metrics.features import MODES, as_trained, network_input
 from minidiff.networks.configs import UNetConfig
 from minidiff.networks.dip import DIP_NETS
 from minidiff.networks.gan import Critic, Generator
+from minidiff.networks.gunet import GUNet
 from minidiff.networks.inception import DIMS, Inception
 from minidiff.networks.resnet import ResNet18
 from minidiff.networks.tiles import at_any_size
@@ -190,6 +195,17 @@ def test_loss_of_a_ddpm(gpu: torch.device, kind: str, dropout: float | None, gam
     loss = ddpm_loss(SCHEDULE, DiffusionConfig(prediction=kind, min_snr_gamma=gamma), gpu, dropout)
     network = unet(0 if dropout is None else 4)
     assert lies(loss(network, images(), torch.zeros(2, 4, device=gpu), FakeDraws(2)))
+
+
+def test_losses_of_a_dehazing(gpu: torch.device) -> None:
+    """Of pictures whose sides the levels do not divide; stage 2 on crops of what stage 1 says."""
+    first = built(GUNet, channels=(4, 6), blocks=(1, 1), kernel=3)
+    packed, none = images(channels=10, size=19), torch.zeros(2, 0, device=gpu)
+    assert lies(guess_loss(GuessLoss())(first, packed, none, FakeDraws(2)))
+    diffusion = DiffusionConfig(timestep_sampling="uniform")
+    settings = Refinement(network=seeing((4, 8), 1), diffusion=diffusion, fourier=0.01, crop=8, crops=2)
+    second = built(UNet, **vars(settings.network))
+    assert lies(refine_loss(first, SCHEDULE, settings, gpu)(second, packed, none, FakeDraws(2)))
 
 
 @pytest.mark.parametrize("kind", GANS)

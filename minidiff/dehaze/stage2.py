@@ -90,13 +90,13 @@ def refine_loss(first: nn.Module, schedule: Schedule, settings: Refinement, devi
 
 def random_crops(whole: Tensor, side: int, count: int, draws: Draws) -> Tensor:
     """Cut `count` random squares out of each picture, [N,C,H,W] -> [count N,C,side,side]: first one of each."""
-    height, width = whole.shape[2:]
+    pictures = torch.arange(len(whole), device=whole.device)[:, None, None]
+    along = torch.arange(side, device=whole.device)
     cut = []
     for _ in range(count):
-        tops, lefts = draws.randint(height - side + 1).tolist(), draws.randint(width - side + 1).tolist()
-        places = zip(whole, tops, lefts, strict=True)
-        cut += [picture[:, top : top + side, left : left + side] for picture, top, left in places]
-    return torch.stack(cut).contiguous(memory_format=torch.channels_last)
+        rows, columns = (draws.randint(length - side + 1)[:, None] + along for length in whole.shape[2:])  # [N,side]
+        cut.append(whole[pictures, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2))
+    return torch.cat(cut).contiguous(memory_format=torch.channels_last)
 
 
 def magnitudes(x: Tensor) -> Tensor:
