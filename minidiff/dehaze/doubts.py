@@ -9,7 +9,8 @@ from torch import Tensor
 
 from minidiff.networks.gunet import Clearing
 
-# Each of these was measured on the pictures of the test split: docs/dehaze.md has the figures.
+# A stage 2 that was trained for 24 steps painted 39 times the grain of its J over a photograph. How much a well trained
+# one adds has not been measured yet.
 GRAIN = 2.5  # times: how much more fine detail a result may have than its J and the hazy picture together
 LEAST_GRAIN = 0.03  # of [-1,1]: fine detail below this is no noise that anybody sees
 UNCHANGED = 2 / 127.5  # of [-1,1]: two levels of 255
