@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from minidiff.ddpm.chains import chains_of, shape_of
@@ -44,13 +46,24 @@ def thinned(images: Pixels) -> Pixels:
 
     The pixels that stay are as they were. Averages over several would hide the noise that a strip is to show.
     """
-    height, width = images.shape[1:3]
+    rows, columns = places(*images.shape[1:3])
+    return images[:, rows[:, None], columns]
+
+
+def shown(x: Tensor) -> Pixels:
+    """Turn float [n,C,H,W] in [-1,1] into uint8 [n,h,w,3], see `thinned`. Even a large image costs next to nothing."""
+    rows, columns = (torch.from_numpy(each).to(x.device) for each in places(*x.shape[2:]))
+    return to_uint8(x[:, :, rows[:, None], columns])
+
+
+def places(height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose the rows and columns of an image that its picture in a strip has."""
     scale = min(1.0, LONGEST / max(height, width))
     rows, columns = (
-        ((np.arange(max(1, round(scale * side))) + 0.5) / scale).astype(int).clip(0, side - 1)
+        ((np.arange(max(1, round(scale * side))) + 0.5) / scale).astype(np.int64).clip(0, side - 1)
         for side in (height, width)
     )
-    return images[:, rows[:, None], columns]
+    return rows, columns
 
 
 class Film:
@@ -71,16 +84,16 @@ class Film:
         """Choose the calls to show. timesteps: of all calls. x: what the chain begins with, float [n,C,H,W]."""
         self.shown = spread_calls(schedule, timesteps, min(self.columns, len(timesteps)))
         self.t = [timesteps[call] for call in self.shown]
-        self.call, self.given = 0, thinned(to_uint8(x))
+        self.call, self.given = 0, shown(x)
 
     def see(self, step: Step) -> None:
         """Keep pictures of a call, if it is one of those to show."""
         if self.call in self.shown:
             self.x.append(self.given)
-            self.x0.append(thinned(to_uint8(step.x0)))
+            self.x0.append(shown(step.x0))
         self.call += 1
         if self.call in self.shown:
-            self.given = thinned(to_uint8(step.x))
+            self.given = shown(step.x)
 
 
 def spread_calls(schedule: Schedule, timesteps: Sequence[int], columns: int) -> list[int]:

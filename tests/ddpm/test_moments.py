@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from minidiff.ddpm.moments import LONGEST, Film, spread_calls, thinned
+from minidiff.ddpm.moments import LONGEST, Film, shown, spread_calls, thinned
 from minidiff.ddpm.request import SampleRequest
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.samplers import calls
 from minidiff.diffusion.schedules import Schedule
+from minidiff.images.convert import to_float
 from minidiff.images.grid import captioned, label_rows, table
 from minidiff.pretrained.pictures import ChainPictures
 
@@ -53,6 +54,8 @@ def test_a_large_picture_is_thinned_and_keeps_its_noise() -> None:
     assert small[0, 0, 0].max() <= 2 and height - small[0, -1, -1, 0] <= 3 and width - small[0, -1, -1, 1] <= 3
     noise = np.random.default_rng(0).normal(128, 20, (1, height, width, 3)).astype(np.uint8)
     assert thinned(noise).std() == pytest.approx(20, rel=0.02)
+    x = to_float(noise)
+    assert np.array_equal(shown(x), thinned(noise))
     as_they_are = noise[:, :LONGEST, :3]
     assert np.array_equal(thinned(as_they_are), as_they_are)
     assert thinned(noise[:, :1]).shape == (1, 1, LONGEST, 3)  # one row stays one
