@@ -50,17 +50,16 @@ def clean_file(
     x = level.signal * on_units(lying(picture, file.orientation), told).to(device_of(run))
     timesteps = POSTERIOR_PLAN.calls(run.schedule, calls, start_t)
     if film is not None:
-        film.start(run.schedule, timesteps, upright(x, file.orientation))
+        film.start(run.schedule, timesteps, cropped(x, file))
     evidence = Evidence(told.measurement, told.y, 1.0, doubt_of(run))
     for step in sample_posterior(run.denoiser(), run.schedule, x, evidence, start_t=start_t, steps=calls,
                                  generator=sample_generators(seed, [0])):  # fmt: skip
         x = step.x
         if film is not None:
-            film.see(Step(step.t, *(upright(image, file.orientation) for image in (step.x, step.x0))))
+            film.see(Step(step.t, cropped(step.x, file), cropped(step.x0, file)))
         if on_step is not None:
             on_step(step)
-    answer = told.fitted(x)[..., : file.height, : file.width].clamp(-1, 1).cpu()
-    return upright(answer, file.orientation), timesteps, sigma
+    return cropped(told.fitted(x), file).clamp(-1, 1).cpu(), timesteps, sigma
 
 
 def measured(file: JpegFile) -> Rounded:
@@ -76,6 +75,11 @@ def measured(file: JpegFile) -> Rounded:
 def on_units(x: Tensor, told: Rounded) -> Tensor:
     """Continue an image [1,3,H,W] to whole units by its last row and column, as programs do that write JPEG files."""
     return F.pad(x, (0, told.width - x.shape[3], 0, told.height - x.shape[2]), mode="replicate")
+
+
+def cropped(x: Tensor, file: JpegFile) -> Tensor:
+    """Cut an image [N,C,H,W] of whole units to the size of the file, and turn it to how it is seen."""
+    return upright(x[..., : file.height, : file.width], file.orientation)
 
 
 def upright(x: Tensor, orientation: int) -> Tensor:

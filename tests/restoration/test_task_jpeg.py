@@ -12,8 +12,9 @@ from PIL import Image
 from restorations import Gaussian, noisy, restore
 
 import minidiff
+from minidiff.ddpm.moments import Film
 from minidiff.diffusion.posterior import white_doubt
-from minidiff.images.convert import to_float
+from minidiff.images.convert import to_float, to_uint8
 from minidiff.images.files import read_image, write_image
 from minidiff.images.jpeg import read_jpeg
 from minidiff.images.pictures import read_picture
@@ -90,7 +91,10 @@ def test_a_turned_file_gives_the_answer_turned(turned: int, finisher: Path) -> N
     upright = torch.from_numpy(read_picture("a.jpg").pixels.copy()).permute(2, 0, 1)[None] / 127.5 - 1
     plain = to_float(np.array(Image.open("a.jpg"))[None])
     assert torch.equal(jpeg.lying(upright, turned), plain) and torch.equal(jpeg.upright(plain, turned), upright)
-    answer, _, _ = jpeg.clean_file(run, file, upright)
+    film = Film(8)
+    answer, _, _ = jpeg.clean_file(run, file, upright, film=film)
+    assert film.x[0].shape == film.x0[0].shape == (1, *upright.shape[2:], 3)  # upright, and without what was padded
+    assert np.abs(film.x0[0].astype(int) - to_uint8(answer)).mean() < 12  # it is turned as the answer is
     straight, _, _ = jpeg.clean_file(run, read_jpeg(saved("b.jpg", pixels, quality=15)), plain)
     assert torch.equal(answer, jpeg.upright(straight, turned))
 
