@@ -620,6 +620,8 @@ def make_workspace(folder: Path) -> Path:
         minidiff.restore_with_dip("photo.png", "runs/ddpm", out="runs/restored", start_t=5, **fit)
         done = minidiff.restore("two", "photos", out="finished", run="runs/finished", calls=2)
         done.answers["0.png"].unlink()  # so that there is something left to do
+        config = Path("runs/finished/config.json")  # each case has its own copy of the workspace, so no whole paths
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"source": "two", "out": "finished"}))
         minidiff.export_run("runs/ddpm", "peer")
         minidiff.evaluate("runs/labelled", "runs/classifier", seeds=1, steps=2, out="e", device="cpu")
         pair = minidiff.distance("images.npz", "folder", features="runs/classifier", device="cpu")
