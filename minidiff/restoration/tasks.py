@@ -33,7 +33,7 @@ from minidiff.restoration.config import AUTO, GAUSSIAN, FinishRequest
 from minidiff.rng import randn, sample_generators
 
 ROUNDING = 2 / 255 / math.sqrt(12)  # deviation in [-1,1] of the rounding to 8 bits
-START = {"upscale": 0.25, "deblur": 0.25}  # the sigma at which a chain starts: see `start_of`
+START = {"upscale": 0.25, "deblur": 0.12}  # the sigma at which a chain starts: see `start_of`
 HOLES = 0.2  # the same for a hole one pixel deep
 # How much of what the measurement leaves open is drawn. In a hole nothing was measured, and the mean is a smear. Of a
 # small picture every part was measured; taking the mean is nearer to the truth, and not much smoother.
