@@ -54,7 +54,8 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
     "--calls",
     type=Whole(min=1),
     default=FINISH.calls,
-    help="Calls of the network. 1: the mean, nearest to the truth. More: more texture. Default: 1 or 20, by task.",
+    help="Calls of the network. For noise 1 is nearest to the truth, more give texture; else more are better. "
+    "Default: 1 or 20, by task.",
 )
 @own_network()
 @section("Task")
