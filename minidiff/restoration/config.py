@@ -32,9 +32,7 @@ class FinishRequest:
     _: KW_ONLY
     task: Literal["denoise", "inpaint", "upscale", "deblur", "jpeg"] = "denoise"  # what is wrong with the picture
     noise: float | Literal["auto"] = "auto"  # the deviation of the noise, of 255; "auto": see `minidiff restore --help`
-    calls: int | None = (
-        None  # of the network, for each picture; None: see CALLS. For noise 1 is the mean; else more are better
-    )
+    calls: int | None = None  # of the network, for each picture; None: see CALLS. For noise 1 is the mean, more draw
     mask: str | None = None  # for inpaint: an image file, white where the picture is known; auto: salt and pepper
     scale: Literal[2, 4] | None = None  # for upscale: how many times larger; by default 4
     kernel: str | None = None  # for deblur: an image file of how a bright point looks, or gaussian:SIGMA
