@@ -180,10 +180,10 @@ def chain_table(rows: dict[str, list[Pixels]], starts: list[int], clean: Pixels,
 
 def mix_table(run: Run, y: Tensor, average: Tensor, sigma: float, clean: Pixels) -> str:
     """What `minidiff restore --with-dip` gives: the chain starts from a mix of the picture and the fit's average."""
-    lines = ["| share of the picture | 1 call | 20 calls |", "| --- " * 3 + "|"]
+    lines = ["| share of the picture | 1 call | 20 calls | 50 calls |", "| --- " * 4 + "|"]
     for share in (1.0, 0.75, 0.5):
         init = share * y + (1 - share) * average
-        values = [psnr(to_uint8(finish(run, init, sigma, calls)[0])[0], clean) for calls in (1, 20)]
+        values = [psnr(to_uint8(finish(run, init, sigma, calls)[0])[0], clean) for calls in (1, 20, 50)]
         lines.append(f"| {share:g} | {' | '.join(f'{value:.2f}' for value in values)} |")
     return "\n".join(lines)
 

@@ -159,12 +159,14 @@ def fit(
         job = folder.FolderJob(Path(image), FitRequest(**asked), device, out)
     else:
         job = recipe.begin(image, FitRequest(**asked), device, out, deliver=out is None)
+    if not isinstance(job, folder.FolderJob):
+        remark(job.describe())
     if image is not None:
         say_what_knows(image, FitRequest(**asked))
     if isinstance(job, folder.FolderJob):
         return fit_folder(job)
 
-    remark(f"{job.describe()}\n{begun(job)}")
+    remark(begun(job))
     with resumable("dip fit", job.start()), FitBar() as bar:
         fitted = fit_picture.run_fit(job, bar.step)
     say(f"done      {conclusion(fitted.result)}")
