@@ -98,7 +98,7 @@ def test_the_answer_is_the_averaged_output_at_the_minimum(photo: Path, capsys: p
     assert (
         "hourglass, " in said
         and "scales 2" in said
-        and "then      minidiff sample --start-t 100 --init dip.png" in said
+        and "next      minidiff sample photos --start-t 100 --init dip.png" in said
     )
     for name in ("curves.png", "sheet.png"):
         with Image.open(run / name) as picture:
