@@ -72,7 +72,7 @@ def main(sources: str, size: str | None, names: str, calls: int, child: tuple[st
                     sys.exit(f"{name} failed")
                 found = read_image(answer)
                 title = f"{Path(source).stem}, {clean.shape[1]}x{clean.shape[0]}"
-                figures = f"{used.ru_utime:.0f} | {used.ru_stime:.0f} | {used.ru_maxrss / 1e6:.2f}"
+                figures = f"{used.ru_utime:.0f} | {used.ru_stime:.0f} | {used.ru_maxrss * 1024 / 1e9:.2f}"
                 print(
                     f"| {title} | {name} | {figures} | {psnr(found, clean):.2f} | {ssim(found, clean):.3f} |",
                     flush=True,
