@@ -4,6 +4,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: scipy's threads spin, and cost ten times the time
 
@@ -137,6 +138,22 @@ def finisher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(DDPM_PRESETS, "tiny", replace(preset, network=network))
         assert cli.run(tiny_training(photos, "--trained-below", "40", "--out", str(out))) == 0
     return out
+
+
+@pytest.fixture
+def exact(finisher: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A run whose guess is exact for normal pixels of mean 0.2 and deviation 0.4, and which knows how sure it is."""
+    from restorations import Gaussian
+
+    import minidiff
+    from minidiff.diffusion.posterior import white_doubt
+
+    run = minidiff.load(finisher, precision="fp32")
+    run.model = Gaussian(run.schedule)
+    monkeypatch.setattr("minidiff.ddpm.drawing.at_any_size", lambda model, config: model)
+    for task in ("tasks", "jpeg"):
+        monkeypatch.setattr(f"minidiff.restoration.{task}.doubt_of", lambda run: white_doubt(0.4))
+    return run
 
 
 @pytest.fixture(scope="session")

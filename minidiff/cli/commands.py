@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from minidiff.cli.types import Whole
+from minidiff.cli.types import Name, Whole
 from minidiff.errors import UserError, listed, suggestion
 from minidiff.images.budget import MAX_PIXELS
 
@@ -165,6 +165,13 @@ def own_network() -> Callable[[Function], Function]:
 max_pixels = click.option(
     "--max-pixels", type=Whole(min=1), default=MAX_PIXELS, show_default=True, metavar="N",
     help="Refuse a picture that declares more pixels.",
+)  # fmt: skip
+
+
+# For a command that reads folders of them.
+on_bad = click.option(
+    "--on-bad", type=Name("choice", ("skip", "stop")), default="skip", show_default=True,
+    help="What to do about image files that cannot be read.",
 )  # fmt: skip
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.commands import Command, max_pixels, own_network, section
+from minidiff.cli.commands import Command, max_pixels, on_bad, own_network, section
 from minidiff.cli.messages import remark, say, warn
-from minidiff.cli.types import Device, Name, Names, Place, Whole
+from minidiff.cli.types import Device, Names, Place, Whole
 from minidiff.errors import UserError
 from minidiff.metrics.config import INCEPTION_DIMS, METRICS, MeasureRequest
 
@@ -52,13 +52,7 @@ if TYPE_CHECKING:
 @click.option("--steps", type=Whole(min=1), help="Network calls for a sample of a DDPM. Default: the sampler's own.")
 @click.option("--seed", type=Whole(min=0), help="The seed for samples of a run. Default: 0.")
 @section("Images of a folder or of dataset:NAME")
-@click.option(
-    "--on-bad",
-    type=Name("choice", ("skip", "stop")),
-    default="skip",
-    show_default=True,
-    help="What to do about image files that cannot be read.",
-)
+@on_bad
 @max_pixels
 @click.option("--data-dir", type=Place(), help="The folder with the files of a dataset:NAME. Default: the cache.")
 @click.option("--image-size", type=Whole(8, 1024), help="Resize the images of a dataset:NAME. Default: the set's size.")

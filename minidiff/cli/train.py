@@ -9,7 +9,7 @@ import click
 from minidiff.classifier.config import ClassifierRequest
 from minidiff.classifier.presets import CLASSIFIER_PRESETS
 from minidiff.cli.choices import choice
-from minidiff.cli.commands import Command, Group, max_pixels, refuse_lone_severity, refuse_options, section
+from minidiff.cli.commands import Command, Group, max_pixels, on_bad, refuse_lone_severity, refuse_options, section
 from minidiff.cli.messages import remark, say, warn
 from minidiff.cli.train_options import (
     PICTURES,
@@ -251,13 +251,7 @@ def classifier(ctx: click.Context, /, **options: Any) -> None:
     help="Your photographs, or the pairs of hazy-pairs. Default: Debian's.",
 )
 @click.option("--image-size", type=Whole(16, 1024), help="Height and width of the pairs. Default: the preset's.")
-@click.option(
-    "--on-bad",
-    type=Name("choice", ("skip", "stop")),
-    default="skip",
-    show_default=True,
-    help="What to do about image files that cannot be read.",
-)
+@on_bad
 @max_pixels
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the pairs, at random. Default: yes.")
 @section("Network")

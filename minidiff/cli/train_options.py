@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import choice
-from minidiff.cli.commands import Function, max_pixels, section
+from minidiff.cli.commands import Function, max_pixels, on_bad, section
 from minidiff.cli.types import Device, Name, Number, Place, Whole
 from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.gan.config import CRITIC_NAMES, GAMES
@@ -55,13 +55,7 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
             show_default=True,
             help="Severity of the corruption, 1 to 5.",
         ),
-        click.option(
-            "--on-bad",
-            type=Name("choice", ("skip", "stop")),
-            default="skip",
-            show_default=True,
-            help="What to do about image files that cannot be read.",
-        ),
+        on_bad,
         max_pixels,
         click.option(
             "--flip/--no-flip",

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from restorations import Gaussian, noisy, restore
+from restorations import noisy, restore
 
 import minidiff
 from minidiff.ddpm.moments import Film
-from minidiff.diffusion.posterior import white_doubt
 from minidiff.images.convert import to_float, to_uint8
 from minidiff.images.files import read_image, write_image
 from minidiff.images.jpeg import read_jpeg
@@ -24,16 +23,6 @@ from minidiff.restoration import jpeg
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def exact(finisher: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A run whose guess is exact for normal pixels of mean 0.2 and deviation 0.4, and which knows how sure it is."""
-    run = minidiff.load(finisher, precision="fp32")
-    run.model = Gaussian(run.schedule)
-    monkeypatch.setattr("minidiff.ddpm.drawing.at_any_size", lambda model, config: model)
-    monkeypatch.setattr("minidiff.restoration.jpeg.doubt_of", lambda run: white_doubt(0.4))
-    return run
 
 
 def saved(path: str, pixels: np.ndarray, mode: str = "RGB", turned: int = 1, **options: Any) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from restorations import Gaussian, is_refused, noisy, restore
+from restorations import is_refused, noisy, restore
 
 import minidiff
 from minidiff import UserError
@@ -25,16 +25,6 @@ from minidiff.records import from_json
 from minidiff.restoration import finish, tasks
 from minidiff.restoration.config import FinishConfig, FinishRequest
 from minidiff.rng import sample_generators
-
-
-@pytest.fixture
-def exact(finisher: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A run whose guess is exact for normal pixels of mean 0.2 and deviation 0.4, and which knows how sure it is."""
-    run = minidiff.load(finisher, precision="fp32")
-    run.model = Gaussian(run.schedule)
-    monkeypatch.setattr("minidiff.ddpm.drawing.at_any_size", lambda model, config: model)
-    monkeypatch.setattr("minidiff.restoration.tasks.doubt_of", lambda run: white_doubt(0.4))
-    return run
 
 
 @pytest.fixture(autouse=True)
