@@ -15,6 +15,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "schedule": ("diffusion.schedules:SCHEDULES", ("linear", "scaled_linear", "cosine")),
     "spacing": ("diffusion.spacings:SPACINGS", ("leading", "trailing", "linspace", "quadratic", "karras", "logsnr")),
     "variance": ("diffusion.samplers:VARIANCES", ("fixed_small", "fixed_large")),
+    "shift": ("diffusion.shifted:SHIFTS", ("none", "prior", "data", "quadratic", "constant")),
     "prediction": ("diffusion.predictions:PREDICTIONS", ("eps", "x0", "v")),
     "init mode": ("ddpm.inits:INIT_MODES", ("noise", "scale", "as-is")),
     "data set": (

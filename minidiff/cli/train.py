@@ -299,6 +299,11 @@ def classifier(ctx: click.Context, /, **options: Any) -> None:
     type=choice("prediction"),
     help="For stage 2: what the network learns to predict. Default: the preset's (v).",
 )
+@click.option(
+    "--shift",
+    type=choice("shift"),
+    help="For stage 2: how J shifts the process that the network sees. Default: the preset's (none).",
+)
 @how_to_train(GUESS_PRESETS, large_networks(), muon())
 @section(PICTURES)
 @sample_every()

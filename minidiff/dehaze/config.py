@@ -42,6 +42,7 @@ class Refinement:
     diffusion: DiffusionConfig
     error: Literal["l1", "l2"] = "l2"  # what is averaged: absolute errors (SR3, DehazeDDPM) or their squares (DDPM)
     fourier: float = 0.0  # how much errors in the magnitudes of the Fourier transform of the predicted x0 count
+    shift: str = "none"  # how J shifts the process: one of SHIFTS
     crop: int = 64  # pixels a side that the network is trained on; stage 1 has seen the whole picture
     crops: int = 4  # of each picture of a batch
     first: Start | None = None  # the stage 1 that it was trained behind, whose weights the run carries
@@ -94,6 +95,7 @@ class DehazeRequest(TrainRequest):
     crop: int | None = None  # of stage 2, as the next two: see `Refinement`
     fourier_weight: float | None = None
     prediction: str | None = None  # see `DiffusionConfig`
+    shift: str | None = None  # of stage 2: see `Refinement`
     sample_every: int | None = None  # steps between pictures; None: a quarter of the steps, at most 5000
     measure_every: int | None = None  # steps between measurements of PSNR; None: a tenth, at least 200
     accumulate: int | None = None  # slices that a batch is cut into, to fit the memory

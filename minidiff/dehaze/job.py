@@ -83,6 +83,7 @@ class DehazeJob(Job[DehazeConfig]):
         network, loss, settings = self.config.guess, self.config.guess_loss, self.config.refinement
         if settings is not None and settings.first is not None:
             weighed = f" + {settings.fourier:g} L1 of Fourier magnitudes" * bool(settings.fourier)
+            weighed += f", shifted by J ({settings.shift})" * (settings.shift != "none")
             diffusion = settings.diffusion
             return (
                 f"stage 2: UNet {self.parameters}, channels {list(settings.network.channels)}; {diffusion.schedule} "
@@ -176,7 +177,10 @@ def mean_psnr(made: Tensor, truth: Tensor) -> float:
 
 # --- to plan one ------------------------------------------------------------------------------------------------------
 
-OF_ONE_STAGE = {1: ("transmission_weight", "haze_weight"), 2: ("stage_1", "crop", "fourier_weight", "prediction")}
+OF_ONE_STAGE = {
+    1: ("transmission_weight", "haze_weight"),
+    2: ("stage_1", "crop", "fourier_weight", "prediction", "shift"),
+}
 
 
 def plan(request: DehazeRequest) -> DehazeJob:
@@ -250,6 +254,7 @@ def refinement_of(
         diffusion=diffusion,
         error=preset.error,
         fourier=preset.fourier if request.fourier_weight is None else request.fourier_weight,
+        shift=request.shift or (known.shift if known else preset.shift),
         crop=request.crop or preset.crop,
         crops=preset.crops,
         first=start_of(place, weights),

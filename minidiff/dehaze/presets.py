@@ -36,6 +36,7 @@ class RefinePreset:
     crops: int
     error: Literal["l1", "l2"] = "l2"
     fourier: float = 0.0
+    shift: str = "none"
 
 
 SMALL = GUNetConfig(channels=(32, 64, 96, 128), blocks=(2, 2, 2, 4))

@@ -91,12 +91,12 @@ class DehazeRun:
         def network(x: Tensor, t: Tensor) -> Tensor:
             with autocast():
                 prediction: Tensor = called(x, t)
-            return prediction
+            return prediction.float()
 
         clear = guess.clear
         start_t = None if start_t is None else min(start_t, schedule.T - 1)
         for step in walk(network, schedule, guess, steps=steps, start_t=start_t,
-                         prediction=settings.diffusion.prediction,
+                         prediction=settings.diffusion.prediction, shift=settings.shift,
                          noise=sample_generators(seed, range(len(clear)))):  # fmt: skip
             clear = step.x
             if on_step is not None:

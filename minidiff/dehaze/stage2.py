@@ -18,6 +18,7 @@ from minidiff.diffusion.predictions import check_prediction
 from minidiff.diffusion.process import predict_x0, q_sample, target
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.diffusion.schedules import Schedule
+from minidiff.diffusion.shifted import Shifted
 from minidiff.networks.configs import GUNetConfig, UNetConfig
 from minidiff.networks.gunet import Clearing, GUNet
 from minidiff.networks.unet import UNet
@@ -53,6 +54,18 @@ def condition_of(guess: Clearing) -> Tensor:
     return torch.cat([guess.clear.clamp(-1, 1), 2 * guess.transmission - 1], dim=1)
 
 
+def with_condition(network: Network, condition: Tensor, schedule: Schedule, shift: str) -> Network:
+    """Make of a network that takes x_t, J and T, one that takes x_t alone, as the loss and the samplers want it.
+
+    condition: J and T, see `condition_of`. shift: how J shifts the process, one of SHIFTS.
+    """
+
+    def call(x: Tensor, t: Tensor) -> Tensor:
+        return network(torch.cat([x, condition], dim=1), t)
+
+    return Shifted(schedule, condition[:, :-1], shift).unshifted(call)
+
+
 # --- to learn ---------------------------------------------------------------------------------------------------------
 
 
@@ -77,7 +90,8 @@ def refine_loss(first: nn.Module, schedule: Schedule, settings: Refinement, devi
         t = torch.cat([drawn(below) for _ in range(settings.crops)])
         noise = torch.cat([draws.randn(*x0.shape[1:]) for _ in range(settings.crops)])
         x_t = q_sample(schedule, x0, t, noise)
-        output = model(torch.cat([x_t, condition], dim=1), t).to(x0.dtype)
+        network = with_condition(model, condition, schedule, settings.shift)
+        output = network(x_t, t).to(x0.dtype)
         error = output - target(schedule, x0, t, noise, kind)
         total: Tensor = error.abs().mean() if settings.error == "l1" else error.square().mean()
         if settings.fourier:
@@ -114,6 +128,7 @@ def walk(
     guess: Clearing,
     *,
     prediction: str,
+    shift: str = "none",
     steps: int,
     start_t: int | None = None,
     sampler: str = "ddim",
@@ -121,8 +136,8 @@ def walk(
 ) -> Iterator[Step]:
     """Go down the chain to a clear picture; yields after every call of the network. The last x is the picture.
 
-    guess: of stage 1, of the size of the picture. start_t: the timestep at which the noisy J is, and with which the
-    chain begins; None: it begins in pure noise. noise: None, a generator, or one for each picture.
+    guess: of stage 1, of the size of the picture. shift: as in the training. start_t: the timestep at which the noisy J
+    is, and with which the chain begins; None: it begins in pure noise. noise: None, a generator, or one each.
     """
     condition = condition_of(guess)
     x = randn(guess.clear.shape, noise, like=guess.clear)
@@ -130,9 +145,7 @@ def walk(
         t = torch.full((len(x),), start_t, device=x.device)
         x = q_sample(schedule, guess.clear.clamp(-1, 1), t, x)
 
-    def call(x: Tensor, t: Tensor) -> Tensor:
-        return network(torch.cat([x, condition], dim=1), t).float()
-
+    seen = with_condition(network, condition, schedule, shift)
     yield from SAMPLERS[sampler](
-        call, schedule, x, steps=steps, start_t=start_t, prediction=prediction, generator=noise
+        seen, schedule, x, steps=steps, start_t=start_t, prediction=prediction, generator=noise
     )

@@ -20,6 +20,7 @@ from minidiff.errors import lookup
 
 # k as a function of the signal rate sqrt(alpha_bar), which falls from 1 at the image to about 0 at t = T-1.
 SHIFTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda signal: torch.zeros_like(signal),  # the plain process
     "prior": lambda signal: 1 - signal,  # from the image to the prior: ShiftDDPMs' prior shift, IR-SDE's mean
     "data": lambda signal: -signal,  # the process of x0 - u, the image's difference from the prior: PriorGrad
     "quadratic": lambda signal: signal * (1 - signal),  # the prior is strongest half way: ShiftDDPMs

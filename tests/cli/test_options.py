@@ -86,7 +86,7 @@ MORE: dict[str, tuple[type, dict[str, Any]]] = {
     }),
     "dehaze": (DehazeRequest, {
         "dataset": "hazy-photos", "stage": 2, "stage_1": "one", "crop": 32, "fourier_weight": 0.125, "prediction": "x0",
-        "transmission_weight": 0.5, "haze_weight": 0.25, "sample_every": 4,
+        "shift": "data", "transmission_weight": 0.5, "haze_weight": 0.25, "sample_every": 4,
         "measure_every": 3, "accumulate": 2, "compile": True, "muon": True,
     }),
 }  # fmt: skip

@@ -42,13 +42,14 @@ def guess_of(clear: Tensor, through: float | Tensor = 0.5) -> Clearing:
 # --- the chain --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-def test_the_chain_draws_from_the_posterior(sampler: str) -> None:
+@pytest.mark.parametrize("sampler, shift", [("ddim", "none"), ("ddpm", "none"), ("ddim", "data")])
+def test_the_chain_draws_from_the_posterior(sampler: str, shift: str) -> None:
     """x0 is N(0, s^2), and J is x0 with noise of deviation d, which is larger where less light comes through.
 
     So x0 given J and T is normal with known mean and variance, and so is the ideal guess. Of 3,072 values in each half
     the mean is within 0.015, and the deviation within 6%, of which the finite steps take 2%. Fails when J or T come
     into another channel, when the network is shown J in place of x_t, and when the start has no noise (deviation 0).
+    The ideal guess takes the shift off again: fails, too, when the chain shows it none.
     """
     schedule, s = build_schedule(COSINE), 0.25
 
@@ -60,14 +61,16 @@ def test_the_chain_draws_from_the_posterior(sampler: str) -> None:
         x_t, seen, through = x[:, :3], x[:, 3:6], (x[:, 6:] + 1) / 2
         mean, variance = posterior(seen, through)
         alpha_bar = float(schedule.alphas_cumprod[int(t[0])])
+        if shift == "data":
+            x_t = x_t + alpha_bar**0.5 * seen
         precision = 1 / variance + alpha_bar / (1 - alpha_bar)
         return (mean / variance + alpha_bar**0.5 / (1 - alpha_bar) * x_t) / precision
 
     through = torch.full((1, 1, 16, 128), 0.8)
     through[..., 64:] = 0.3
     seen = torch.full((1, 3, 16, 128), 0.2)
-    *_, last = walk(ideal, schedule, guess_of(seen, through), prediction="x0", steps=400, sampler=sampler,
-                    noise=torch.Generator().manual_seed(0))  # fmt: skip
+    *_, last = walk(ideal, schedule, guess_of(seen, through), prediction="x0", shift=shift, steps=400,
+                    sampler=sampler, noise=torch.Generator().manual_seed(0))  # fmt: skip
     mean, variance = posterior(seen, through)
     for half in (slice(0, 64), slice(64, 128)):
         drawn = last.x[..., half]
@@ -121,6 +124,30 @@ def test_the_loss_compares_the_same_part_of_every_picture(error: Any, wrong: flo
     found = float(loss(Repeats(), packed, torch.zeros(2, 0), Draws(0, 2, slice(0, 2))))
     # A shift of 0.5 is in the Fourier transform one number of each channel, 0.5 * 8 off, among 8 * 5.
     assert found == pytest.approx(expected + 0.01 * wrong * 8 / 40, abs=1e-4)
+
+
+def test_the_loss_shows_j_in_x_t() -> None:
+    """With the same draws, x_t of a shifted loss is x_t of the plain one and k_t J, here (1 - sqrt(alpha_bar)) J."""
+    schedule, clear = build_schedule(COSINE), torch.full((2, 3, 8, 8), 0.5)
+    pair = HazyPair(clear, clear, torch.ones(2, 1, 8, 8), torch.zeros(2, 3), None)
+    seen: dict[str, Tensor] = {}
+
+    class Guesses(torch.nn.Module):
+        def forward(self, hazy: Tensor) -> Clearing:
+            return guess_of(torch.full((2, 3, 8, 8), -0.25))
+
+    for shift in ("none", "prior"):
+        settings = Refinement(network=seeing((4,), 1), diffusion=COSINE, shift=shift, crop=8, crops=1)
+
+        def network(x: Tensor, t: Tensor, shift: str = shift) -> Tensor:
+            seen[shift], seen["t"] = x, t
+            return x[:, :3]
+
+        loss = refine_loss(Guesses(), schedule, settings, torch.device("cpu"))
+        loss(network, to_float(pack(pair)), torch.zeros(2, 0), Draws(0, 2, slice(0, 2)))  # type: ignore[arg-type]
+    signal = schedule.alphas_cumprod[seen["t"]].sqrt()[:, None, None, None]
+    apart = (seen["prior"] - seen["none"])[:, :3]
+    assert torch.allclose(apart, -0.25 * (1 - signal).float().expand_as(apart), atol=1e-6)
 
 
 # --- the training -----------------------------------------------------------------------------------------------------
