@@ -9,9 +9,11 @@ Prints Markdown: mean PSNR and SSIM, and the processor time of a picture.
     python benchmarks/dehaze.py --dense                   # dense haze
     python benchmarks/dehaze.py --airlight 0.7 1          # haze by day, which is as bright as the sky
     python benchmarks/dehaze.py --sheet dehaze.png        # and some of the pictures side by side
+    python benchmarks/dehaze.py --run runs/dehaze-haze-2 --steps 1,5,20,100 --start-t 300   # stage 2 in so many steps
 
-A contender is a function from a hazy picture to a clear one, uint8 [H,W,3]: see `METHODS`. "The true T and A" are not
-one: that row inverts the equation with the truth, and shows what eight bits and the floor of T cost.
+A contender is a function from a hazy picture to a clear one, uint8 [H,W,3]: see `methods`. "The true T and A" are not
+one: that row inverts the equation with the truth, and shows what eight bits and the floor of T cost. GMSD and
+`detail` see texture: see tasks.py.
 """
 
 import sys
@@ -24,6 +26,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 import torch
+from tasks import detail, gmsd
 
 from minidiff.data import landscapes
 from minidiff.data.config import DENSE, Haze
@@ -33,6 +36,9 @@ from minidiff.data.hazy_sets import stereo
 from minidiff.data.image_data import LoadRequest
 from minidiff.data.photo_store import SCALES
 from minidiff.data.photos import open_photographs
+from minidiff.dehaze.config import ClearRequest
+from minidiff.dehaze.pictures import clear_away
+from minidiff.dehaze.run import DehazeRun, load_dehaze
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.files import crop_resize, write_image
 from minidiff.images.grid import grid, name_columns
@@ -43,7 +49,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import dark_channel
 
 Method = Callable[[Pixels], Pixels]
-METHODS: dict[str, Method] = {"as it is": lambda hazy: hazy, "dark channel": dark_channel.dehaze}
 TRUTH = "the true T and A"
 HALF = SCALES.index(0.5)  # photographs of 450 pixels on the shorter side
 SIZE = 256  # of landscapes
@@ -97,10 +102,31 @@ def inverted(case: Case) -> Pixels:
     return to_uint8(invert(to_float(case.hazy[None]), case.pair.transmission, case.pair.airlight))[0]
 
 
-def measure(answers: list[Pixels], given: list[Case]) -> tuple[list[float], list[float]]:
-    """Return PSNR in dB and SSIM of each answer."""
-    pairs = list(zip(answers, given, strict=True))
-    return [psnr(answer, case.clear) for answer, case in pairs], [ssim(answer, case.clear) for answer, case in pairs]
+def methods(run: DehazeRun | None, steps: list[int], start_t: list[int | None]) -> dict[str, Method]:
+    """Return the contenders by name. Stage 2 is one for each number of steps and each start."""
+    found: dict[str, Method] = {"as it is": lambda hazy: hazy, "dark channel": dark_channel.dehaze}
+    if run is None:
+        return found
+    found["stage 1"] = cleared(run, ClearRequest(steps=0))
+    if run.config.stage == 2:
+        for start in start_t:
+            for count in steps:
+                where = "noise" if start is None else f"t = {start}"
+                found[f"stage 2, {count} from {where}"] = cleared(run, ClearRequest(steps=count, start_t=start))
+    return found
+
+
+def cleared(run: DehazeRun, request: ClearRequest) -> Method:
+    """Dehaze as the command does."""
+
+    def dehaze(hazy: Pixels) -> Pixels:
+        guess, refined = clear_away(run, to_float(hazy[None]), request)
+        return to_uint8(guess.clear if refined is None else refined)[0]
+
+    return dehaze
+
+
+MEASURES: dict[str, Callable[[Pixels, Pixels], float]] = {"PSNR": psnr, "SSIM": ssim, "GMSD": gmsd, "detail": detail}
 
 
 @click.command()
@@ -108,33 +134,45 @@ def measure(answers: list[Pixels], given: list[Case]) -> tuple[list[float], list
 @click.option("--hazes", type=click.IntRange(min=1), default=4, show_default=True, help="How many for each picture.")
 @click.option("--dense", is_flag=True, help="Dense haze.")
 @click.option("--airlight", type=click.FloatRange(0, 1), nargs=2, help="The range of its brightness.")
+@click.option("--run", "place", help="A dehaze run, or the name of a model that comes with the package.")
+@click.option("--steps", default="5", show_default=True, help="Of stage 2, with commas between.")
+@click.option("--start-t", default="300", show_default=True, help="Of stage 2, with commas between; noise is one, too.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--sheet", type=click.Path(path_type=Path), help="Where the pictures of the first haze go.")
 def main(
-    sets: str, hazes: int, dense: bool, airlight: tuple[float, float] | None, threads: int, sheet: Path | None
-) -> None:
+    sets: str, hazes: int, dense: bool, airlight: tuple[float, float] | None, place: str | None, steps: str,
+    start_t: str, threads: int, sheet: Path | None,
+) -> None:  # fmt: skip
     cpu.tune()
     torch.set_num_threads(threads)
     haze = replace(DENSE if dense else Haze(), damage=0)
     if airlight:
         haze = replace(haze, airlight=airlight)
-    print("| pictures | method | PSNR, dB | lowest | SSIM | s |\n" + "| --- " * 6 + "|")
+    starts = [None if word == "noise" else int(word) for word in start_t.split(",")]
+    run = load_dehaze(place, precision="fp32") if place else None
+    contenders = methods(run, [int(word) for word in steps.split(",")], starts)
+    print("| pictures | method | PSNR, dB | lowest | SSIM | GMSD | detail, dB | s |\n" + "| --- " * 8 + "|")
     shown = []
     for name in sets.split(","):
         given = cases(name, haze, hazes)
         answers: dict[str, list[Pixels]] = {}
-        for method, dehaze in [*METHODS.items(), (TRUTH, None)]:
+        for method, dehaze in [*contenders.items(), (TRUTH, None)]:
             began = time.process_time()
             answers[method] = [inverted(case) if dehaze is None else dehaze(case.hazy) for case in given]
             took = (time.process_time() - began) / len(given)
-            near, like = measure(answers[method], given)
-            row = f"{np.mean(near):.2f} | {min(near):.2f} | {np.mean(like):.3f} | {took:.2f}"
-            print(f"| {name}, {len(given)} | {method} | {row} |", flush=True)
+            pairs = [(answer, case.clear) for answer, case in zip(answers[method], given, strict=True)]
+            found = {measure: [function(*pair) for pair in pairs] for measure, function in MEASURES.items()}
+            means = {measure: np.mean(values) for measure, values in found.items()}
+            print(
+                f"| {name}, {len(given)} | {method} | {means['PSNR']:.2f} | {min(found['PSNR']):.2f} | "
+                f"{means['SSIM']:.3f} | {means['GMSD']:.3f} | {means['detail']:.1f} | {took:.2f} |",
+                flush=True,
+            )
         for number in range(min(3, len(given))):
             row = [*(answers[method][number] for method in answers), given[number].clear]
             shown += [crop_resize(picture, SIZE) for picture in row]
     if sheet:
-        columns = [*METHODS, TRUTH, "clear"]
+        columns = [*contenders, TRUTH, "clear"]
         write_image(sheet, name_columns(grid(np.stack(shown), len(columns)), columns))
 
 

@@ -190,7 +190,7 @@ def gmsd(image: Pixels, reference: Pixels) -> float:
     """The deviation of the likeness of gradients (Xue et al. 2014), with its constant 170 and Prewitt's filter."""
     filter_, sizes = np.array([[1, 0, -1]] * 3) / 3, []
     for pixels in (image, reference):
-        grey = pixels.astype(float).mean(axis=2)
+        grey = pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2].astype(float).mean(axis=2)
         grey = grey.reshape(grey.shape[0] // 2, 2, grey.shape[1] // 2, 2).mean(axis=(1, 3))
         sizes.append(np.hypot(convolve(grey, filter_), convolve(grey, filter_.T)))
     likeness = (2 * sizes[0] * sizes[1] + 170) / (sizes[0] ** 2 + sizes[1] ** 2 + 170)
