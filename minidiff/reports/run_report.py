@@ -21,7 +21,7 @@ from minidiff.images.grid import cut
 from minidiff.records import from_json, to_json
 from minidiff.reports import describe, page
 from minidiff.reports.charts import panels
-from minidiff.restoration.config import RESULTS, SHEETS, STRIPS, Finished, Quality, RestoreResult
+from minidiff.restoration.config import RESULTS, SHEETS, STRIP, STRIPS, Finished, Quality, RestoreResult
 from minidiff.runs.folder import read_config
 from minidiff.runs.log import name_of_loss, read_metrics, seconds_of_steps
 
@@ -168,9 +168,13 @@ def restoration(folder: Path, config: Config) -> tuple[dict[str, str], Sections]
     shown = [
         page.picture(path, caption, page.room_for(1)) for path in first_of(folder, "comparison.png", "restored.png")
     ]
+    strips = first_of(folder, STRIP)
     return {"restoration": describe.restore_progress(folder)} | told, {
         "Results": page.simple_table(["", "PSNR in dB", "SSIM"], quality, "lrr"),
-        "Pictures": [page.Album(shown, "one")] * bool(shown),
+        "Pictures": [
+            *[page.Album(shown, "one")] * bool(shown),
+            *album(strips, page.room_for(len(strips)), "one", "Along the chain"),
+        ],
         "Curves of the fit": curves(read_metrics(inner), result_of(inner)),
     }
 

@@ -15,6 +15,7 @@ from minidiff.records import LARGEST_INT, demand, demand_range, record
 from minidiff.runs.shipped import PHOTOS
 
 ANSWER, RESULT, FIT = "restored.png", "result.json", "dip"  # files of a run folder, and the folder of the fit
+STRIP = "strip.png"  # of a run with a fit: what its chain looked like on the way
 AUTO = "auto"  # for start_t: the timestep that has the picture's noise
 
 

@@ -120,7 +120,8 @@ def explain(
     """Find a clean picture that explains a damaged one. Returns it, [1,C,H,W] in [-1,1], and the timesteps.
 
     sigma_y: the deviation of the noise in y, of images in [-1,1]; blurred pictures need it above 0. calls: of the
-    network, at most one for each timestep. on_step: called after every call. film: is shown every call.
+    network, at most one for each timestep. on_step: called after every call. film: is shown every call, without the
+    border.
     """
     start_t = enter(run, start_of(given))
     calls = min(calls, start_t + 1)
@@ -131,17 +132,21 @@ def explain(
     evidence = Evidence(given.measurement, y, sigma_y, doubt_of(run))
     timesteps = POSTERIOR_PLAN.calls(run.schedule, calls, start_t)
     if film is not None:
-        film.start(run.schedule, timesteps, x)
+        film.start(run.schedule, timesteps, inside(x, given.border))
     for step in sample_posterior(run.denoiser(), run.schedule, x, evidence, start_t=start_t, steps=calls,
                                  generator=noise, spread=SPREAD[given.task]):  # fmt: skip
         x = step.x
         if film is not None:
-            film.see(step)
+            film.see(Step(step.t, inside(step.x, given.border), inside(step.x0, given.border)))
         if on_step is not None:
             on_step(step)
-    rows, columns = given.border
-    answer = x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns].clamp(-1, 1).cpu()
-    return answer, timesteps
+    return inside(x, given.border).clamp(-1, 1).cpu(), timesteps
+
+
+def inside(x: Tensor, border: tuple[int, int]) -> Tensor:
+    """Cut off rows and columns around an image [N,C,H,W], `border` on each side."""
+    rows, columns = border
+    return x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns]
 
 
 def noise_of(request: FinishRequest) -> float:

@@ -5,6 +5,7 @@ Rests on the systems dip and ddpm. The fit takes the time; the chain is a few ca
     config.json      the picture, the model, what was asked of the fit, the chain
     dip/             the fit, a run folder of its own
     restored.png     the answer; comparison.png: the picture, the fit's answer and the restored one, side by side
+    strip.png        x_t and the predicted x0 along the chain, if it called the network more than once
     result.json      where the chain started, and with a reference the PSNR and SSIM of all three pictures
 
 The chain starts from three quarters of the picture plus one quarter of the fit's answer. It enters at the timestep
@@ -27,6 +28,7 @@ from torch import Tensor
 from minidiff._version import __version__
 from minidiff.ddpm.chains import resolve
 from minidiff.ddpm.inits import shrunk
+from minidiff.ddpm.moments import Film
 from minidiff.ddpm.request import Sampling
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.diffusion.noise_level import HARDLY_ANY, noise_sigma
@@ -40,7 +42,7 @@ from minidiff.dip.recipe import Device, read_dip
 from minidiff.errors import UserError, printable
 from minidiff.files import locked, sweep, write_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
-from minidiff.images.files import image_shape, read_fitted, read_image
+from minidiff.images.files import image_shape, read_fitted, read_image, write_image
 from minidiff.images.pictures import FULL, Picture, format_for, read_picture, write_picture
 from minidiff.images.show import png_file
 from minidiff.records import from_json, record, takes, to_json
@@ -49,6 +51,7 @@ from minidiff.restoration.config import (
     AUTO,
     FIT,
     RESULT,
+    STRIP,
     ChainConfig,
     Quality,
     RestoreConfig,
@@ -56,6 +59,7 @@ from minidiff.restoration.config import (
     RestoreResult,
 )
 from minidiff.restoration.finish import grey_like
+from minidiff.restoration.sheets import MOMENTS, strip_of
 from minidiff.restoration.tasks import enter
 from minidiff.runs import folder as run_folder
 
@@ -175,8 +179,11 @@ class RestoreJob:
         sigma = noise_sigma(x)
         start_t = self.config.chain.start_t
         t = enter(model, sigma) if start_t == AUTO else int(start_t)
-        options = chain_options(replace(self.config.chain, start_t=t))
-        (images,) = model.sample(1, init=mixed(picture, x, fitted, mix), **options)
+        options = chain_options(replace(self.config.chain, start_t=t)) | {"init": mixed(picture, x, fitted, mix)}
+        timesteps = model.timesteps(options["sampler"], start_t=t, spacing=options.get("spacing"))
+        film = Film(MOMENTS)
+        film.start(model.schedule, timesteps, model.start([0], **options)[0])
+        (images,) = model.sample(1, on_step=film.see, **options)
         images = grey_like(x, images)
         write_picture(folder / ANSWER, picture.with_pixels(images[0]))
         shown = {name: to_uint8(each)[0] for name, each in
@@ -185,12 +192,9 @@ class RestoreJob:
         if reference is not None:
             quality = {name: Quality(**nearness(pixels, reference)) for name, pixels in shown.items()}
         draw_sheet(folder / "comparison.png", shown, reference)
-        result = RestoreResult(
-            127.5 * sigma,
-            t,
-            tuple(model.timesteps(options["sampler"], start_t=t, spacing=options.get("spacing"))),
-            quality,
-        )
+        if len(timesteps) > 1:
+            write_image(folder / STRIP, strip_of(film))
+        result = RestoreResult(127.5 * sigma, t, tuple(timesteps), quality)
         stored = present(result)
         if quality is not None:
             stored["quality"] = {name: present(found) for name, found in quality.items()}

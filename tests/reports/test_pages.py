@@ -326,6 +326,7 @@ def restore_run(folder: Path) -> Path:
     )
     picture(folder / "comparison.png")
     picture(folder / "restored.png")
+    picture(folder / "strip.png")
     return folder
 
 
@@ -423,7 +424,7 @@ def test_other_kinds_of_runs_have_a_page(tmp_path: Path) -> None:
     for said in ("300 of 300", "27.25", "PSNR in dB", "chosen: step 120", "step 10", "step 300", f"{NASTY}.png"):
         assert said in text, said
     text = Reader(run_report.write(restore_run(tmp_path / "r")).read_text()).text
-    for said in ("214", "46.1", "14.5", "0.5", "27.75", "Curves of the fit", "chosen: step 120"):
+    for said in ("214", "46.1", "14.5", "0.5", "27.75", "Along the chain", "Curves of the fit", "chosen: step 120"):
         assert said in text, said
     html = run_report.write(finish_run(tmp_path / "f")).read_text()
     text = Reader(html).text
@@ -451,6 +452,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
             "sheet.png",
             "comparison.png",
             "restored.png",
+            "strip.png",
             "metrics.jsonl",
             "dip/metrics.jsonl",
         ):

@@ -15,6 +15,7 @@ import minidiff
 from minidiff import UserError
 from minidiff.ddpm import guess_errors
 from minidiff.ddpm.guess_errors import GuessErrors, measure_guess_errors, read_guess_errors, write_guess_errors
+from minidiff.ddpm.moments import Film
 from minidiff.diffusion.measurements import first_guess, mask
 from minidiff.diffusion.posterior import white_doubt
 from minidiff.images.convert import to_float, to_uint8
@@ -90,6 +91,15 @@ def test_one_call_is_the_mean_of_the_posterior(task: str, exact: Any) -> None:
         mean = np.linalg.solve(precision, weighed).reshape(height, width)
         mean = mean[down : height - down, across : width - across].clip(-1, 1)
         np.testing.assert_allclose(x[0, channel], mean, atol=2e-4)
+
+
+def test_the_film_of_a_blurred_picture_is_without_its_rim(exact: Any) -> None:
+    """As large as the picture, and at its end the answer. With the rim it would be larger."""
+    y, film = to_float(noisy(20, 30, 5)[None]), Film(8)
+    request = FinishRequest(task="deblur", kernel="gaussian:1.2", noise=5.0, calls=2)
+    x, _ = finish.restored(exact, y, request, film=film)
+    assert film.x[0].shape == film.x0[0].shape == (1, 20, 30, 3)
+    np.testing.assert_array_equal(film.x0[-1], to_uint8(x))
 
 
 def test_holes_are_filled_with_what_the_model_knows(exact: Any, monkeypatch: pytest.MonkeyPatch) -> None:

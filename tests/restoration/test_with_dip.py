@@ -14,6 +14,7 @@ from restorations import is_refused
 
 import minidiff
 from minidiff import UserError, cli
+from minidiff.ddpm.moments import Film
 from minidiff.ddpm.run import load_ddpm as load
 from minidiff.diffusion.noise_level import noise_sigma, timestep_for
 from minidiff.images.convert import to_float, to_uint8, to_uint16
@@ -23,6 +24,7 @@ from minidiff.images.quality import psnr, ssim
 from minidiff.records import from_json
 from minidiff.restoration import with_dip as restoration
 from minidiff.restoration.config import RestoreResult
+from minidiff.restoration.sheets import MOMENTS, strip_of
 from minidiff.restoration.tasks import enter
 
 FIT = ["--channels", "8", "--steps", "12", "--save-every", "5", "--window", "4"]
@@ -245,6 +247,20 @@ def test_the_answer_has_what_the_picture_had(finisher: Path) -> None:
     write_picture("grey.png", Picture(smooth()[..., :1]))
     assert restore("grey.png", *words, "--noise-sigma", "20", "--out", "grey-restored.png") == 0
     assert read_picture("grey-restored.png").pixels.shape == (24, 20, 1)
+
+
+def test_a_strip_shows_the_way_where_there_is_one(photo: Path, finisher: Path) -> None:
+    """x_t of every call above the x0 predicted from it, replayed; a chain of one call leaves no strip."""
+    assert restore(photo, "--model", finisher, "--start-t", "9", "--run", "ten", *FIT) == 0
+    assert restore(photo, "--model", finisher, "--start-t", "0", "--run", "one", *FIT) == 0
+    assert not Path("one/strip.png").exists()
+    x, model = to_float(read_image("ten/dip/target.png")[None]), load(finisher)
+    init = 0.75 * x + 0.25 * to_float(read_image("ten/dip/dip.png")[None])
+    moments = model.moments([0], MOMENTS, init=init, start_t=9, init_mode="scale")
+    film = Film(MOMENTS)
+    film.t, film.x, film.x0 = moments.t[0], list(moments.x[0][:, None]), list(moments.x0[0][:, None])
+    assert film.t[0] == 9 and len(film.x) == MOMENTS
+    np.testing.assert_array_equal(read_image("ten/strip.png"), strip_of(film))
 
 
 def test_a_picture_cut_to_a_size_goes_on_at_that_size(photo: Path, finisher: Path) -> None:
