@@ -20,7 +20,7 @@ FLOORS = [
     {"training", "interop"},
     {"classifier"},
     {"metrics"},
-    {"dip", "gan", "ddpm", "dehaze"},
+    {"dip", "gan", "priors", "ddpm", "dehaze"},
     {"restoration", "evaluation", "pretrained"},
     {"studies", "reports"},
     {"cli", "__main__"},

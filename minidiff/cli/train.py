@@ -31,6 +31,8 @@ from minidiff.dehaze.config import DehazeRequest, GuessLoss
 from minidiff.dehaze.presets import GUESS_PRESETS, REFINE_PRESETS, GuessPreset, RefinePreset
 from minidiff.gan.config import GanRequest
 from minidiff.gan.presets import GAN_PRESETS
+from minidiff.priors.config import MOST_NOISE, NET, NOISE, DipPriorRequest
+from minidiff.priors.presets import DIP_PRIOR_PRESETS, DipPriorPreset
 from minidiff.training.config import ResumeRequest, TrainRequest
 from minidiff.training.presets import Preset
 
@@ -328,6 +330,36 @@ def dehaze(ctx: click.Context, /, **options: Any) -> None:
     carry_out(ctx, "dehaze", DehazeRequest, **options)
 
 
+@train.command("dip-prior", cls=Command)
+@what_to_train_on(DIP_PRIOR_PRESETS)
+@click.option("--net", type=choice("net"), help=f"The network, from an image to an image. Default: {NET}.")
+@click.option(
+    "--noise",
+    type=Number(0, MOST_NOISE, min_open=True),
+    help=f"Deviation of the noise that it takes off, of values from -1 to 1. Default: {NOISE}.",
+)
+@how_to_train(DIP_PRIOR_PRESETS, large_networks())
+@section(PICTURES)
+@sample_every()
+@click.option(
+    "--measure-every",
+    type=Whole(min=1),
+    help="Steps between measurements of the PSNR, on images of the test split. Default: a tenth, at least 200.",
+)
+@where_to("dip-prior")
+@click.pass_context
+def dip_prior(ctx: click.Context, /, **options: Any) -> None:
+    """Train a prior of a whole data set: a small network that takes noise off its images.
+
+    \b
+    minidiff train dip-prior --net conv2 --dataset fashion-mnist --noise 0.2
+    minidiff train dip-prior --net resnet18 --dataset cifar10
+    minidiff train dip-prior --resume runs/dip-prior-fashion-mnist-1
+    minidiff train ddpm --dataset fashion-mnist --prior runs/dip-prior-fashion-mnist-1 --prior-use residual
+    """
+    carry_out(ctx, "dip-prior", DipPriorRequest, **options)
+
+
 def carry_out(
     ctx: click.Context, kind: str, request: type[TrainRequest], *, resume: str | None, dry_run: bool, **options: Any
 ) -> None:
@@ -374,9 +406,13 @@ def next_command(training: "Job[Any]", folder: str) -> str:
     from minidiff.data.conditions import labels_in_words
     from minidiff.ddpm.job import DdpmJob
     from minidiff.dehaze.job import DehazeJob
+    from minidiff.priors.job import DipPriorJob
 
     if isinstance(training, DehazeJob):
         return f"dehaze {folder} photo.jpg"
+    if isinstance(training, DipPriorJob):
+        where = f" --data-dir {shlex.quote(where)}" if (where := training.config.data.data_dir) else ""
+        return f"train ddpm --dataset {training.config.data.name}{where} --prior {folder} --prior-use residual"
     if isinstance(training, ClassifierJob):
         return f"evaluate {place} --classifier {folder}" if (place := place_of(training)) else f"report {folder}"
     if not isinstance(training, DdpmJob):
@@ -408,7 +444,7 @@ def place_of(training: "Job[Any]") -> str:
 def presets() -> None:
     """List the presets of every kind of training."""
     tables: dict[str, Presets] = {"ddpm": DDPM_PRESETS, **GAN_PRESETS, "classifier": CLASSIFIER_PRESETS}
-    tables |= {"dehaze": GUESS_PRESETS, "dehaze --stage 2": REFINE_PRESETS}
+    tables |= {"dehaze": GUESS_PRESETS, "dehaze --stage 2": REFINE_PRESETS, "dip-prior": DIP_PRIOR_PRESETS}
     for kind, table in tables.items():
         say(f"minidiff train {kind}")
         for name, preset in table.items():
@@ -426,4 +462,6 @@ def size_of(preset: Preset) -> str:
         return f"channels {', '.join(map(str, preset.network.channels))}"
     if isinstance(preset, GuessPreset | RefinePreset):
         return f"channels {', '.join(map(str, preset.network.channels))}"
+    if isinstance(preset, DipPriorPreset):
+        return f"the network {NET}, or another one by --net"
     return f"width {answer(preset, 'width')}"

@@ -1,4 +1,4 @@
-"""Kinds of drawing: images from a GAN, images from reverse chains, and a grid of chains from the steps of a fit.
+"""Kinds of drawing: images from a GAN or a prior, from reverse chains, and a grid of chains from the steps of a fit.
 
 Rests on order, ddpm.drawing and ddpm.moments.
 """
@@ -17,16 +17,17 @@ from minidiff.images.convert import to_uint8
 from minidiff.images.files import IMAGE_SUFFIXES, write_image
 from minidiff.images.grid import captioned, columns_for, table
 from minidiff.pretrained.order import NOTHING, Advance, Drawn, Order, Say, finished, take_turns
+from minidiff.priors.run import PriorRun
 from minidiff.runtime import distributed
 
 STRIP = 8  # images that a strip of moments shows at most
 
 
 @dataclass
-class GanPictures(Order):
-    """The images of a GAN: one call of its generator makes a batch."""
+class DirectPictures(Order):
+    """The images of a GAN or a prior: one call of its network makes a batch."""
 
-    run: GanRun
+    run: GanRun | PriorRun
     num: int
     seed: int
     batch_size: int

@@ -24,9 +24,10 @@ from minidiff.images.files import IMAGE_SUFFIXES, free_name
 from minidiff.pretrained.inits import doubts, read_inits, say_sizes
 from minidiff.pretrained.load import KINDS, load
 from minidiff.pretrained.order import Drawn, Order, journey
-from minidiff.pretrained.pictures import ChainPictures, GanPictures, InitRows
+from minidiff.pretrained.pictures import ChainPictures, DirectPictures, InitRows
 from minidiff.pretrained.request import DrawRequest
 from minidiff.pretrained.side_by_side import SideBySide, check_owners
+from minidiff.priors.run import PriorRun
 from minidiff.records import takes
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.shipped import PHOTOS
@@ -64,7 +65,7 @@ def open_order(request: DrawRequest) -> Order:
     lines: list[str] = []
     target = Path(request.out or free_name(Path("compare.png" if request.compare else "sample.png")))
 
-    def open_run(folder: str | Path) -> Run | GanRun:
+    def open_run(folder: str | Path) -> Run | GanRun | PriorRun:
         return load(folder, request.weights, request.device, request.precision)
 
     if request.run is None and request.init is not None and not checkpoint.list_runs(kind="ddpm"):
@@ -75,13 +76,15 @@ def open_order(request: DrawRequest) -> Order:
         lines.append(f"run       {folder} (the newest)")
     else:
         run = open_run(request.run)
-    if isinstance(run, GanRun):
+    if not isinstance(run, Run):
         for option in request.of_chains():
             run.refuse(f"`{option}`")
         num = 16 if request.num is None else request.num
-        how = f"each in one call of the {run.config.kind} generator, seed {request.seed}"
-        lines.append(f"sampling  {counted(num, 'image')}, {how}")
-        return GanPictures(target, request.force, lines, [], run, num, request.seed, request.batch_size)
+        how = f"each in one call of the {run.config.kind} generator"
+        if isinstance(run, PriorRun):
+            how = f"which {run.config.net} makes of training images with fresh noise"
+        lines.append(f"sampling  {counted(num, 'image')}, {how}, seed {request.seed}")
+        return DirectPictures(target, request.force, lines, [], run, num, request.seed, request.batch_size)
     return plan_chains(request, run, target, lines)
 
 

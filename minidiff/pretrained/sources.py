@@ -21,6 +21,8 @@ from minidiff.metrics.array_files import open_file, split_place
 from minidiff.metrics.sources import ImageSource, open_dataset, open_folder
 from minidiff.metrics.statistics import StoredStatistics
 from minidiff.pretrained.load import load
+from minidiff.priors.run import PriorRun
+from minidiff.priors.samples import of_prior
 from minidiff.runs import folder as run_folder
 
 
@@ -52,10 +54,13 @@ def open_place(
         if not (path / run_folder.CONFIG).is_file() and not is_foreign(path):
             return open_folder(place, on_bad, max_pixels)
         run = load(path, device=device)
-        if isinstance(run, GanRun):
+        if isinstance(run, GanRun | PriorRun):
             for option, value in (("sampler", sampler), ("steps", steps)):
                 if value is not None:
                     run.refuse(f"`{option}`")
+        if isinstance(run, PriorRun):
+            return of_prior(place, run, num or 10_000, seed=seed or 0)
+        if isinstance(run, GanRun):
             return of_gan(place, run, num or 10_000, seed=seed or 0)
         return of_run(place, run, num or 10_000, on_step, sampler=sampler or "ddim", steps=steps, seed=seed or 0)
     place, array = split_place(place)

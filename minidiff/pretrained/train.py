@@ -25,6 +25,9 @@ from minidiff.gan import job as gan
 from minidiff.gan.config import GanKind, GanRequest
 from minidiff.gan.run import GanRun
 from minidiff.pretrained.load import load
+from minidiff.priors import job as priors
+from minidiff.priors.config import DIP_PRIOR, DipPriorRequest
+from minidiff.priors.run import PriorRun
 from minidiff.records import takes
 from minidiff.runs.folder import read_config
 from minidiff.runtime.distributed import local_device, process_group
@@ -32,25 +35,28 @@ from minidiff.training.config import OnStep, ResumeRequest
 from minidiff.training.job import Job
 from minidiff.training.job import resume as resume_job
 
-Trained = Run | GanRun | ClassifierRun | DehazeRun
+Trained = Run | GanRun | ClassifierRun | DehazeRun | PriorRun
 
 JOBS: dict[str, type[Job[Any]]] = {
     "ddpm": ddpm.DdpmJob,
     **gan.JOBS,
     "classifier": classifier.ClassifierJob,
     "dehaze": dehaze.DehazeJob,
+    DIP_PRIOR: priors.DipPriorJob,
 }
 REQUESTS: dict[str, Callable[..., Any]] = {
     "ddpm": DdpmRequest,
     **dict.fromkeys(gan.JOBS, GanRequest),
     "classifier": ClassifierRequest,
     "dehaze": DehazeRequest,
+    DIP_PRIOR: DipPriorRequest,
 }
 PLANS: dict[str, Callable[[Any], Job[Any]]] = {
     "ddpm": ddpm.plan,
     **{kind: partial(gan.plan, kind) for kind in gan.JOBS},
     "classifier": classifier.plan,
     "dehaze": dehaze.plan,
+    DIP_PRIOR: priors.plan,
 }
 
 
@@ -91,13 +97,16 @@ def train(kind: Literal["classifier"], request: ClassifierRequest) -> Classifier
 @overload
 @takes(DehazeRequest)
 def train(kind: Literal["dehaze"], request: DehazeRequest) -> DehazeRun: ...
+@overload
+@takes(DipPriorRequest)
+def train(kind: Literal["dip-prior"], request: DipPriorRequest) -> PriorRun: ...
 def train(kind: str, *given: Any, **fields: Any) -> Trained:
     """Train a model, and open it.
 
-    kind: ddpm, dcgan, wgan, wgan-gp, classifier or dehaze. The other arguments are the fields of `DdpmRequest`,
-    `GanRequest`, `ClassifierRequest` or `DehazeRequest`: what to train on, how long, and so on. A progress bar is
-    shown, and the run folder fills as with `minidiff train`. Raises UserError; and Interrupted after Ctrl-C, when the
-    run has been saved.
+    kind: ddpm, dcgan, wgan, wgan-gp, classifier, dehaze or dip-prior. The other arguments are the fields of its
+    request, such as `DdpmRequest`, `GanRequest` or `ClassifierRequest`: what to train on, how long, and so on. A
+    progress bar is shown, and the run folder fills as with `minidiff train`. Raises UserError; and Interrupted after
+    Ctrl-C, when the run has been saved.
 
     run = minidiff.train("ddpm", dataset="fashion-mnist", steps=500)
     for images in run.sample(64): ...
@@ -129,6 +138,9 @@ def plan_training(kind: Literal["classifier"], request: ClassifierRequest) -> cl
 @overload
 @takes(DehazeRequest)
 def plan_training(kind: Literal["dehaze"], request: DehazeRequest) -> dehaze.DehazeJob: ...
+@overload
+@takes(DipPriorRequest)
+def plan_training(kind: Literal["dip-prior"], request: DipPriorRequest) -> priors.DipPriorJob: ...
 def plan_training(kind: str, *given: Any, **fields: Any) -> Job[Any]:
     """Plan a training as `train` does, but do not run it. You can look at the plan, or go through the steps yourself.
 

@@ -22,6 +22,7 @@ from minidiff.evaluation.result import read_lists
 from minidiff.files import read_json, regular, size_in_words
 from minidiff.gan.config import GAMES, read_gan
 from minidiff.networks.configs import OwnNetwork, UNetConfig
+from minidiff.priors.config import DIP_PRIOR, read_dip_prior
 from minidiff.records import from_json
 from minidiff.restoration.config import ANSWER as RESTORED
 from minidiff.restoration.config import RESULTS, FinishConfig, RestoreConfig
@@ -195,6 +196,25 @@ def summarise_dehaze(folder: Path, stored: dict[str, Any]) -> str:
     return f"stage {config.stage}, {on_data(config.data)}, {steps}, {measured(folder)}"
 
 
+def describe_dip_prior(folder: Path, stored: dict[str, Any]) -> dict[str, str]:
+    """Describe a prior of a whole data set."""
+    config = read_dip_prior(stored, folder / CONFIG)
+    return {
+        "preset": config.preset or "?",
+        "data": f"{seen_of(config.data)}, {counted(config.data.channels, 'channel')}",
+        "network": f"{config.net}, from an image with noise of deviation {config.noise:g} to the image",
+        "parameters": parameters(folder / MODEL),
+        **trained(folder, config.training),
+        "measured": measured(folder),
+    }
+
+
+def summarise_dip_prior(folder: Path, stored: dict[str, Any]) -> str:
+    config = read_dip_prior(stored, folder / CONFIG)
+    steps = progress(folder, config.training.steps)
+    return f"{config.net}, noise {config.noise:g}, {on_data(config.data)}, {steps}, {measured(folder)}"
+
+
 def seen_of(data: DataConfig) -> str:
     """Return what a run was trained on: "fashion-mnist: 60,000 images, 32x32, under motion_blur-3"."""
     count = f"{data.images:,} images" if data.images is not None else "images"
@@ -333,6 +353,7 @@ KINDS: dict[str, tuple[Lines, Line]] = {
     **dict.fromkeys(GAMES, (describe_gan, summarise_gan)),
     "classifier": (describe_classifier, summarise_classifier),
     "dehaze": (describe_dehaze, summarise_dehaze),
+    DIP_PRIOR: (describe_dip_prior, summarise_dip_prior),
     "evaluate": (describe_evaluation, summarise_evaluation),
     "dip": (describe_dip, summarise_dip),
     "restore": (describe_restore, summarise_restore),

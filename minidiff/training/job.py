@@ -1,7 +1,7 @@
 """A training of any kind in its run folder: how it is planned, resumed and run.
 
 Rests on loop and journal. Each kind is a `Job` with a chapter of its own, which says what is trained and what is drawn:
-ddpm/job.py, gan/job.py, classifier/job.py, dehaze/job.py.
+ddpm/job.py, gan/job.py, classifier/job.py, dehaze/job.py, priors/job.py.
 """
 
 import os

@@ -161,7 +161,8 @@ class Trainer:
 def average_weights(ema: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the average towards the weights: ema <- decay * ema + (1 - decay) * model, in one fused call.
 
-    Buffers are copied. Only a classifier has any: the running statistics of batch normalisation. A classifier settles,
+    Buffers are copied. They are the running statistics of batch normalisation, which a classifier has, and a prior with
+    the network resnet18. A classifier settles,
     so its latest statistics are nearest to those that the averaged network has. Measured on FashionMNIST (width 8, step
     120 of 240), copied means were off by 0.011 standard deviations, with an accuracy of 76.9%; averaged ones by 0.028,
     with 75.8%. A GAN does not settle: see `gan.trainer.average_with_statistics`.

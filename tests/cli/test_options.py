@@ -25,6 +25,7 @@ from minidiff.evaluation.config import EvaluateRequest
 from minidiff.gan.config import GanRequest
 from minidiff.metrics.config import MeasureRequest
 from minidiff.pretrained.request import DrawRequest
+from minidiff.priors.config import DipPriorRequest
 from minidiff.restoration.config import FinishRequest, RestoreRequest
 from minidiff.studies.config import StudyRequest
 from minidiff.training.config import ResumeRequest
@@ -88,6 +89,9 @@ MORE: dict[str, tuple[type, dict[str, Any]]] = {
         "dataset": "hazy-photos", "stage": 2, "stage_1": "one", "crop": 32, "fourier_weight": 0.125, "prediction": "x0",
         "shift": "data", "transmission_weight": 0.5, "haze_weight": 0.25, "sample_every": 4,
         "measure_every": 3, "accumulate": 2, "compile": True, "muon": True,
+    }),
+    "dip-prior": (DipPriorRequest, {
+        "net": "cnn", "noise": 0.5, "sample_every": 4, "measure_every": 3, "accumulate": 2, "compile": True,
     }),
 }  # fmt: skip
 NOT_OF = {"dehaze": {"corruption", "severity"}}  # hazy pairs have damage of their own

@@ -20,6 +20,7 @@ from minidiff.dehaze.presets import GUESS_PRESETS
 from minidiff.dip.config import FitRequest
 from minidiff.errors import UserError
 from minidiff.gan.presets import GAN_PRESETS
+from minidiff.priors.presets import DIP_PRIOR_PRESETS
 from minidiff.restoration.config import Quality, RestoreResult
 from minidiff.training.journal import Interrupted
 
@@ -344,7 +345,13 @@ def test_a_device_must_be_there(device: str, count: int, said: str | None, monke
 
 # --- help -----------------------------------------------------------------------------------------------------------
 
-PRESETS = {"ddpm": DDPM_PRESETS, "classifier": CLASSIFIER_PRESETS, **GAN_PRESETS, "dehaze": GUESS_PRESETS}
+PRESETS = {
+    "ddpm": DDPM_PRESETS,
+    "classifier": CLASSIFIER_PRESETS,
+    **GAN_PRESETS,
+    "dehaze": GUESS_PRESETS,
+    "dip-prior": DIP_PRIOR_PRESETS,
+}
 
 
 @pytest.mark.parametrize("kind", PRESETS)

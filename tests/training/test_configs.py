@@ -14,6 +14,7 @@ from minidiff.dehaze.config import read_dehaze
 from minidiff.errors import UserError
 from minidiff.gan.config import GAMES, GanConfig, read_gan
 from minidiff.networks.configs import UNetConfig
+from minidiff.priors.config import read_dip_prior
 from minidiff.records import to_json
 from minidiff.training.config import RunConfig
 
@@ -64,6 +65,10 @@ DEHAZE: dict[str, Any] = START | {
     "guess": {"channels": [4, 6], "blocks": [1, 1], "kernel": 3}, "guess_loss": {"transmission": 0.01, "haze": 0.05},
     "training": TRAINING, "sample_every": None, "measure_every": None,
 }  # fmt: skip
+DIP_PRIOR: dict[str, Any] = START | {
+    "kind": "dip-prior", "data": DATA, "net": "conv2", "noise": 0.2, "training": TRAINING, "sample_every": None,
+    "measure_every": None,
+}  # fmt: skip
 
 Reader = Callable[[dict[str, Any], object], RunConfig]
 KINDS: dict[str, tuple[dict[str, Any], Reader]] = {
@@ -72,6 +77,7 @@ KINDS: dict[str, tuple[dict[str, Any], Reader]] = {
     "dcgan": (GAN, read_gan),
     "classifier": (CLASSIFIER, read_classifier),
     "dehaze": (DEHAZE, read_dehaze),
+    "dip-prior": (DIP_PRIOR, read_dip_prior),
 }
 
 
@@ -138,6 +144,8 @@ WRONG = [
     ("dcgan", "gan.optimizer", "sgd", "\"gan.optimizer\" is 'sgd', and should be 'adam' or 'rmsprop'"),
     ("dcgan", "gan.betas", "gone", 'in "gan", "betas" is None'),
     ("dcgan", "gan.critic_steps", "gone", '"gan.critic_steps" is missing'),
+    ("dip-prior", "noise", 0.0, '"noise" is 0.0. Use a deviation above 0'),
+    ("dip-prior", "net", 3, '"net" is 3, and should be a valid string'),
     ("classifier", "data", True, '"data" is True, and should be an object'),
     ("classifier", "labels", None, '"labels" is None, and should be an object'),
     ("classifier", "data.channels", 2, 'in "data", "channels" is 2'),

@@ -38,11 +38,11 @@ def command(line: str, home: str) -> Callable[[], int]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("kind", ["ddpm", "dcgan", "wgan", "wgan-gp", "classifier"])
+@pytest.mark.parametrize("kind", ["ddpm", "dcgan", "wgan", "wgan-gp", "classifier", "dip-prior"])
 def test_a_training(kind: str, seed: int, clf: Path) -> None:
     small = "--image-size 16 --batch-size 8 --steps 24 --save-every 4 --device cpu --out run"
     every = "--measure-every 8" if kind == "classifier" else "--sample-every 8"
-    width = "" if kind == "ddpm" else "--width 4"
+    width = "" if kind in ("ddpm", "dip-prior") else "--width 4"
     line = f"train {kind} --dataset folder --data-dir {clf.parent / 'data'} {small} {every} {width}"
     resume = f"train {kind} --resume run --device cpu"
     compare_ends(line, resume, seed)
