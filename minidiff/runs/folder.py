@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
 LOG = logging.getLogger(__name__)
 
 CONFIG, MODEL, STATE = "config.json", "model.safetensors", "state.pt"
+RESULTS, SHEETS = "results", "sheets"  # of a run that works on pictures: what was found in each, and how it looks
 WEIGHTS = ("ema", "raw")  # the averaged ones, to sample from; and those being trained
 
 Opened = TypeVar("Opened")

@@ -413,15 +413,18 @@ def test_a_training_says_what_it_does(
 
 
 def test_pictures_are_dehazed_as_it_was_typed(typed: Callable[..., Called], own_folder: Path) -> None:
-    """A run may come first: what has a config.json."""
+    """A run may come first: what has a config.json. With --resume the settings are those of the folder."""
     place = "dehaze.pictures.begin"
-    assert typed(place, "dehaze a.png").given == (("a.png",), None, ClearRequest(), None, False, False, CPU)
+    assert typed(place, "dehaze a.png").given == (("a.png",), None, ClearRequest(), None, None, False, CPU)
     (own_folder / "run").mkdir()
     (own_folder / "run" / "config.json").touch()
     line = (
         "dehaze run a.png b.png --strength 0.5 --steps 3 --start-t 7 --seed 4 --reference r.png --max-pixels 99 "
-        "--dump-stages --out to --resume --force --device cpu"
+        "--dump-stages --out to --run there --force --device cpu"
     )
     request = ClearRequest(strength=0.5, steps=3, start_t=7, seed=4, reference="r.png", max_pixels=99, dump_stages=True)
-    assert typed(place, line).given == (("a.png", "b.png"), "run", request, "to", True, True, CPU)
+    assert typed(place, line).given == (("a.png", "b.png"), "run", request, "to", "there", True, CPU)
     assert typed(place, "dehaze a.png --start-t noise").given[2] == ClearRequest(start_t=None)
+    assert typed("dehaze.pictures.reopen", "dehaze --resume there").given == ("there", CPU)
+    for wrong in ("dehaze", "dehaze a.png --resume there", "dehaze --resume there --steps 3"):
+        assert cli.run(wrong.split()) == 2
