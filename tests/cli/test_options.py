@@ -55,6 +55,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Called]:
         raise Called(*given, **named)
 
     def run(place: str, line: str | list[str]) -> Called:
+        importlib.import_module("minidiff.dip.fit_picture")  # else it would take over, and keep, what is patched here
         module, _, name = place.rpartition(".")
         with monkeypatch.context() as patch, pytest.raises(Called) as stop:
             patch.setattr(importlib.import_module(f"minidiff{'.' * bool(module)}{module}"), name, called)
