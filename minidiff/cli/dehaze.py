@@ -122,7 +122,7 @@ def model_and_pictures(places: tuple[str, ...]) -> tuple[str | None, tuple[str, 
     unless it stands alone and is a folder of pictures; ./dehaze is always that folder.
     """
     first, *others = places
-    by_name = first == DEHAZE and DEHAZE in shipped() and (bool(others) or not Path(first).exists())
+    by_name = first in shipped() and (not Path(first).exists() or (first == DEHAZE and bool(others)))
     if by_name or is_run(first):
         if not others:
             refuse_lone_run(first)

@@ -116,6 +116,8 @@ class ClearJob(PictureJob[Cleared]):
             near = {"hazy": hazy, "J": guess.clear, "result": result}
             quality = {name: Quality(**nearness(to_uint8(each)[0], reference)) for name, each in near.items()}
         stages, name = stages_of(hazy, guess, refined), self.places.png_of(file)
+        if request.strength < 1:
+            stages["result"] = result
         write_picture(self.places.answer_of(file), picture.with_pixels(result[0]))
         write_image(home / SHEETS / name, sheet_of(stages))
         if request.dump_stages:

@@ -24,7 +24,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from minidiff.diffusion.chain import Step
 from minidiff.errors import UserError
-from minidiff.files import locked, read_json, sweep, write_json
+from minidiff.files import locked, read_json, sweep, working_place, write_errors, write_json
 from minidiff.images import sink
 from minidiff.images.files import IMAGE_SUFFIXES, free_name, image_files, image_shape
 from minidiff.images.show import png_file
@@ -95,6 +95,7 @@ class Places:
         elif out.suffix.lower() not in IMAGE_SUFFIXES:
             raise UserError(f"`out` {out} has no image suffix. Try {out}.png; the run folder is `run`.")
         sink.check_target(out, force)
+        check_writable(out if out.is_dir() else out.parent)
 
     def check_names(self) -> None:
         """Raise UserError if two pictures would be written to one file."""
@@ -124,6 +125,15 @@ class Places:
             with suppress(UserError):
                 return image_shape(file, max_pixels)
         return image_shape(self.files[-1], max_pixels)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError unless a file can be made in a folder, or in the one where it would be made. It tries."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    probe = working_place(there / "probe")
+    with write_errors(folder):
+        probe.touch()
+        probe.unlink()
 
 
 def places_of(sources: Sequence[str | Path], out: str | Path | None, usual: str) -> Places:
