@@ -403,7 +403,7 @@ def test_a_training_says_what_it_does(
     """A dry run says its plan even if it is to be quiet: that is its result. The folder is let go of in the end."""
     job = Job()
     monkeypatch.setattr("minidiff.pretrained.train.plan", lambda kind, request: job)
-    monkeypatch.setattr("minidiff.cli.train.next_command", lambda training, folder: "sample")
+    monkeypatch.setattr("minidiff.cli.train_run.next_command", lambda training, folder: "sample")
     assert cli.run(f"train ddpm --dry-run {how}".split()) == 0
     assert capsys.readouterr().out == "the plan\n" and job.calls == ["close"]
     assert cli.run(f"train ddpm {how}".split()) == 0
