@@ -55,6 +55,9 @@ from minidiff.runs import folder as run_folder
 from minidiff.runs.folder import SHEETS
 from minidiff.runs.picture_run import OnEnd, OnStep, PictureJob, Places, Worked, places_of
 from minidiff.runs.shipped import shipped
+from minidiff.runtime.memory import free_memory
+
+A_PIXEL = 67  # bytes of memory for copies of a picture: 12 megapixels took 0.8 GB more than a tile
 
 Device = torch.device | str
 
@@ -185,8 +188,10 @@ class FinishJob(PictureJob[Finished]):
         else:
             check_files(request, (height, width))
         if request.reference is not None:
-            rows, columns = self.read(Path(request.reference)).pixels.shape[:2]
+            rows, columns = image_shape(request.reference, request.max_pixels)
             height, width = request.enlargement * height, request.enlargement * width
+            if {rows, columns} == {height, width} or not self.model.any_size:  # else it is not read: it may be huge
+                rows, columns = self.read(Path(request.reference)).pixels.shape[:2]
             if (rows, columns) != (height, width):
                 raise UserError(
                     f"`reference` {Path(request.reference).name} is {columns}x{rows}, and the answer will be "
@@ -203,7 +208,7 @@ class FinishJob(PictureJob[Finished]):
 
 
 def check_size(file: Path, picture: Picture, request: FinishRequest) -> None:
-    """Raise UserError for a picture too small to measure its noise, or too large to enlarge: see `max_pixels`."""
+    """Raise UserError for a picture too small to measure its noise, or too large to enlarge, or for the memory."""
     height, width = picture.pixels.shape[:2]
     if request.task == "denoise" and request.noise == AUTO and min(height, width) < SMALLEST:
         raise UserError(f"{file} is {width}x{height}, too small to measure its noise. Give `noise`.")
@@ -212,6 +217,12 @@ def check_size(file: Path, picture: Picture, request: FinishRequest) -> None:
         raise UserError(
             f"{file} would become {width}x{height}, more than {request.max_pixels:,} pixels. "
             "Take a smaller `scale`, or a higher `max_pixels`."
+        )
+    needed, free = A_PIXEL * height * width, free_memory(torch.device("cpu"))
+    if free is not None and needed > free:
+        raise UserError(
+            f"{file}, as {width}x{height}, needs {needed / 1e9:.1f} GB of memory at least, and {free / 1e9:.1f} GB are "
+            "free. Shrink it, or cut it into parts."
         )
 
 
