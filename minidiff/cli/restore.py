@@ -244,6 +244,10 @@ def begin_with_dip(
 ) -> None:  # fmt: skip
     """Fit a deep image prior to a picture, and finish with a chain."""
     from minidiff.restoration import with_dip
+    from minidiff.runs.folder import check_free
+
+    if run is not None:
+        check_free(Path(run), "run")  # for the package it is `out`
 
     request = RestoreRequest(mix, start_t, init_mode, sampler, FitRequest(**asked))  # type: ignore[arg-type]
     run_with_dip(with_dip.begin(source, model, request, device, run, out or ANSWER), force)

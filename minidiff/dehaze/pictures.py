@@ -205,7 +205,7 @@ def begin(
     check_readable(places, request)
     places.check(force, ANSWER)
     if run is not None:
-        check_free(Path(run))
+        check_free(Path(run), "run")
     opened = load_dehaze(DEHAZE if model is None else model, device=device)
     name = DEHAZE if model is None else str(model)
     reference = None if request.reference is None else os.path.abspath(request.reference)

@@ -274,7 +274,7 @@ def begin(
     check_readable(places, request)
     places.check(force, ANSWER)
     if run is not None:
-        run_folder.check_free(Path(run))
+        run_folder.check_free(Path(run), "run")
     opened = load_ddpm(model, device=device)
     if opened.labels.names and opened.label_dropout == 0:
         raise UserError(f"{model} draws only with labels, and a picture has none. Take another model.")

@@ -263,6 +263,8 @@ def begin(
         raise UserError(f"{image} is a folder. Give one picture to restore.")
     if out is not None:
         run_folder.check_free(Path(out))
+    if answer is not None:  # found out now, not after the fit
+        run_folder.check_makeable(Path(answer).absolute().parent)
     run = load_ddpm(model, device=device)
     asked = ChainConfig(request.start_t, request.init_mode, request.sampler, request.fit.seed)
     start_t = 0 if request.start_t == AUTO else int(request.start_t)

@@ -188,7 +188,7 @@ class PictureJob(ABC, Generic[Result]):
         """Make the run folder, unless the run is being resumed. Returns the folder."""
         if self.folder is None:
             name = f"{self.name}-{Path(os.path.abspath(self.places.sources[0])).stem}"
-            self.folder = create_run(self.run, name, to_json(self.config), pictures=SHEETS)
+            self.folder = create_run(self.run, name, to_json(self.config), pictures=SHEETS, option="run")
         return self.folder
 
     def work(self, on_step: OnStep | None = None, on_end: OnEnd[Result] | None = None) -> Worked[Result]:
