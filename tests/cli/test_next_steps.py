@@ -253,7 +253,7 @@ def test_commands_in_messages_exist() -> None:
     """Every command that some message names, anywhere in the package: each word of it is known to the command line."""
     named = set()
     for path in PACKAGE.rglob("*.py"):
-        named |= set(re.findall(r"`minidiff ([a-z]+(?: [a-z]+)?)", path.read_text()))
+        named |= set(re.findall(r"`minidiff ([a-z]+(?: [a-z-]*[a-z])?)", path.read_text()))
     assert len(named) > 10
     for words in named:
         name, _, sub = words.partition(" ")
