@@ -118,8 +118,9 @@ class Command(click.Command):
         return f"Try {listed(there, 'or')}." if there else "Close other programs, or use a machine with more."
 
     def translated(self, message: str) -> str:
-        """Replace every argument in backticks by its flag."""
-        flags = {param.name: max(param.opts, key=len) for param in self.params if isinstance(param, click.Option)}
+        """Replace every argument in backticks by its flag: the first one that is not of a single letter."""
+        options = [param for param in self.params if isinstance(param, click.Option)]
+        flags = {option.name: next(flag for flag in option.opts if len(flag) > 2) for option in options}
         return re.sub(r"`(\w+)`", lambda found: flags.get(found[1], found[0]), message)
 
 

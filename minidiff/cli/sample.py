@@ -76,9 +76,10 @@ def usage(ctx: click.Context) -> Iterator[None]:
 @section("A picture to start from")
 @click.option(
     "--start-t",
+    "--start-step",
     type=TIMESTEP,
     help="The first timestep of the chain. auto measures the noise in --init and starts where x_t has as much. "
-    "Default: T-1.",
+    "Default: T-1; T/2 for a run that starts from a prior.",
 )
 @click.option(
     "--init",
@@ -98,6 +99,14 @@ def usage(ctx: click.Context) -> Iterator[None]:
     type=Steps(),
     help="Start from these saved steps of the DIP run at --init. A picture at --out then has a row for each step: "
     "the init, x_t at --progressive moments (8 by default), the image.",
+)
+@click.option(
+    "--prior/--no-prior",
+    "use_prior",
+    default=True,
+    show_default=True,
+    help="Whether a run that was trained for it starts from the outputs of its prior, for training images with fresh "
+    "noise (docs/priors.md).",
 )
 @section("Labels")
 @click.option(

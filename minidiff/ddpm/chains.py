@@ -38,6 +38,8 @@ class Trained(Protocol):
     def any_size(self) -> bool: ...
     @property
     def trained_below(self) -> int | None: ...
+    @property
+    def prior_use(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Chain:
     steps: int | None
     init: Tensor | None  # [n,C,H,W], one for each sample
     labels: Tensor | None  # multi-hot [n,L], one row for each sample
+    prior: Tensor | None  # [n,C,H,W], one for each sample; None: the run's own
     timesteps: list[int]  # of every call of the network
 
 
@@ -61,6 +64,7 @@ def resolve(run: Trained, request: Request) -> Request:
     fit the run.
     """
     check_shape(run, request)
+    check_prior(run, request)
     run.labels.check(request.labels, request.guidance_scale)
     decided: dict[str, Any] = {}
     if request.labels is not None:
@@ -68,11 +72,36 @@ def resolve(run: Trained, request: Request) -> Request:
         decided["guidance_scale"] = run.labels.guidance(request.guidance_scale)
     if request.sampler == "ddpm" and request.variance is None:
         decided["variance"] = run.variance
+    if starts_from_prior(run, request) and request.start_t is None:
+        decided["start_t"] = run.schedule.T // 2
     if (shape := shape_of(run, request)) != run.shape:
         decided["batch_size"] = min(request.batch_size, max(1, MOST_PIXELS // (shape[1] * shape[2])))
     request, _ = enter(run, request)
     check_trained(run, request)
     return replace(request, init_mode=request.init_mode or "noise", **decided)
+
+
+def starts_from_prior(run: Trained, request: Sampling) -> bool:
+    """Tell whether chains start from outputs of a prior: in a run of that use, if no image to start from is given."""
+    return run.prior_use == "start" and request.use_prior and request.init is None
+
+
+def check_prior(run: Trained, request: Sampling) -> None:
+    """Raise UserError for a prior that the run has no use for, or cannot do without."""
+    sees = run.prior_use == "residual"
+    if request.prior is not None and not (sees or starts_from_prior(run, request)):
+        raise UserError("this run's chains start from no prior, and its network sees none. Leave out `prior`.")
+    if request.prior is not None and tuple(request.prior.shape[1:]) != run.shape:
+        raise UserError(f"`prior` has images of {list(request.prior.shape[1:])}, and this run draws {list(run.shape)}.")
+    if sees and not request.use_prior:
+        raise UserError("the network of this run sees a prior, and draws nothing without it. Leave out `use_prior`.")
+    if sees and request.init is not None and request.prior is None:
+        raise UserError(
+            "the network of this run sees the output of a prior, and none belongs to this `init`. Leave it out; "
+            "or give `prior`, in a script."
+        )
+    if (sees or starts_from_prior(run, request)) and shape_of(run, request) != run.shape:
+        raise UserError(f"the prior of this run makes images of {list(run.shape)}. Leave out `size`.")
 
 
 def check_trained(run: Trained, request: Sampling) -> None:
@@ -133,7 +162,7 @@ def chains_of(run: Trained, indices: Sequence[int], request: Sampling) -> Iterat
             rows = same[begin : begin + request.batch_size]
             mine = [indices[row] for row in rows]
             init, labels = in_turn(request.init, mine), in_turn(request.labels, mine)
-            yield planned(run, request, rows, mine, t, init, labels)
+            yield planned(run, request, rows, mine, t, init, labels, in_turn(request.prior, mine))
 
 
 def single(run: Trained, indices: Sequence[int], request: Sampling) -> Chain:
@@ -144,19 +173,19 @@ def single(run: Trained, indices: Sequence[int], request: Sampling) -> Chain:
         raise UserError(f"one chain starts from one timestep, and `start_t` names {len(first)}. Give one.")
     rows = list(range(len(indices)))
     return planned(run, request, rows, list(indices), first.pop(), in_turn(request.init, rows),
-                   in_turn(request.labels, rows))  # fmt: skip
+                   in_turn(request.labels, rows), in_turn(request.prior, rows))  # fmt: skip
 
 
 def planned(
     run: Trained, request: Sampling, rows: list[int], indices: list[int], t: int | None, init: Tensor | None,
-    labels: Tensor | None,
+    labels: Tensor | None, prior: Tensor | None,
 ) -> Chain:  # fmt: skip
     """Plan one chain from t. If each init has its own t, cut `steps` to the calls that are possible from there."""
     steps = request.steps
     if t is not None and t != request.start_t and steps is not None:
         steps = min(steps, 2 * t + 1 if SAMPLERS[request.sampler].plan.twice else t + 1)
     timesteps = calls(request.sampler, run.schedule, steps, t, request.spacing)
-    return Chain(rows, indices, request, t, steps, init, labels, timesteps)
+    return Chain(rows, indices, request, t, steps, init, labels, prior, timesteps)
 
 
 def in_turn(values: Any, indices: Sequence[int]) -> Tensor | None:

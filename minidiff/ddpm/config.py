@@ -13,12 +13,13 @@ from minidiff.data.config import Labels
 from minidiff.errors import UserError
 from minidiff.networks.configs import OwnNetwork, UNetConfig, check_size
 from minidiff.records import demand, demand_range, record
-from minidiff.training.config import MOST_STEPS, RunConfig, TrainRequest, check_same, read_as
+from minidiff.training.config import MOST_STEPS, RunConfig, Start, TrainRequest, check_same, read_as
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
 TimestepSampling = Literal["uniform", "stratified"]
+PriorUse = Literal["target", "start", "residual"]
 MOST_TIMESTEPS = 1_000_000  # the numbers of the schedule take 40 bytes each, and samplers go through all of them
 LABEL_DROPOUT = 0.1  # Ho & Salimans 2022, section 4.1
 
@@ -72,6 +73,15 @@ class ToldLabels(Labels):
 
 
 @record
+class UsedPrior:
+    """The prior of a run, and what it is used for: see `ddpm.prior`."""
+
+    run: Start  # the dip-prior run that it was, whose copy the run folder holds
+    use: PriorUse
+    shift: str = "data"  # of residual: how the prior's outputs shift the process, one of SHIFTS
+
+
+@record
 class FidConfig:
     """How FID to the training images is measured during a training."""
 
@@ -112,13 +122,17 @@ class DdpmConfig(RunConfig):
     sample_every: int | None = None  # steps between grids of samples; None: the default
     fid: FidConfig | None = None  # None: it is not measured
     source: Origin | None = None  # None: it was trained here
+    prior: UsedPrior | None = None  # None: it has none
 
     def __post_init__(self) -> None:
         """Raise UserError for a run that was neither trained here nor imported, and for parts that do not fit."""
         super().__post_init__()
         demand(self.training is not None or self.source is not None, "training", None, "an object, as it was written")
         network, channels = self.network, self.data.channels
-        check_same("network.in_channels", network.in_channels, channels, "data.channels")
+        if self.prior is not None and self.prior.use == "residual":
+            check_same("network.in_channels", network.in_channels, 2 * channels, "data.channels, twice for the prior")
+        else:
+            check_same("network.in_channels", network.in_channels, channels, "data.channels")
         if isinstance(network, UNetConfig):
             check_same("network.out_channels", network.out_channels, channels, "data.channels")
             check_size(self.data.image_size, network.stride, "`data.image_size`")
@@ -137,6 +151,9 @@ class DdpmRequest(TrainRequest):
 
     network: "str | Callable[..., Module] | None" = None  # your own, such as my_module:MyUNet; None: the preset's UNet
     network_arguments: dict[str, Any] | None = None  # of that class, by keyword
+    prior: str | Path | None = None  # a dip-prior run
+    prior_use: PriorUse | None = None  # what for: see `ddpm.prior`
+    prior_shift: str | None = None  # of residual: one of SHIFTS; None: data
     conditional: bool = False  # tell the network the labels, to draw for them later
     label_dropout: float | None = None  # the share of images whose labels are not told; None: LABEL_DROPOUT
     schedule: str | None = None  # this and the next ten: see `DiffusionConfig`

@@ -10,15 +10,17 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from minidiff.ddpm.chains import Chain, Trained, chains_of, resolve, shape_of
+from minidiff.ddpm.chains import Chain, Trained, chains_of, resolve, shape_of, starts_from_prior
 from minidiff.ddpm.config import DdpmConfig
 from minidiff.ddpm.inits import INIT_MODES
+from minidiff.ddpm.prior import seeing
 from minidiff.ddpm.recipe import conditional
 from minidiff.ddpm.request import SampleRequest, Sampling
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.guidance import guided
 from minidiff.diffusion.predictions import Model
 from minidiff.diffusion.samplers import SAMPLERS
+from minidiff.errors import UserError
 from minidiff.networks.configs import UNetConfig
 from minidiff.networks.tiles import at_any_size
 from minidiff.rng import randn, sample_generators
@@ -35,6 +37,7 @@ class Drawing(Trained, Protocol):
     def model(self) -> nn.Module: ...
     @property
     def precision(self) -> str: ...
+    def prior_outputs(self, indices: Sequence[int], seed: int = 0) -> Tensor: ...
 
 
 def device_of(run: Drawing) -> torch.device:
@@ -42,11 +45,14 @@ def device_of(run: Drawing) -> torch.device:
     return next(run.model.parameters()).device
 
 
-def denoiser(run: Drawing, labels: Tensor | None = None, guidance_scale: float | None = None) -> Model:
+def denoiser(
+    run: Drawing, labels: Tensor | None = None, guidance_scale: float | None = None, prior: Tensor | None = None
+) -> Model:
     """Wrap the network as samplers call it: in the run's precision, float32 out.
 
     labels: multi-hot [N,L], for batches of N; None draws without labels. guidance_scale: see `guided`; None takes the
-    scale that suits the run. Raises UserError for labels or guidance that do not fit the run.
+    scale that suits the run. prior: float [N,C,H,W], what the network sees beside x_t, if it was trained to. Raises
+    UserError for labels, guidance or a prior that do not fit the run.
     """
     run.labels.check(labels, guidance_scale)
     autocast = mixed_precision(run.precision, device_of(run))
@@ -54,8 +60,13 @@ def denoiser(run: Drawing, labels: Tensor | None = None, guidance_scale: float |
     called = conditional(config, run.model)
     if isinstance(config, UNetConfig) and config.any_size:
         called = at_any_size(called, config)
+    if (run.prior_use == "residual") != (prior is not None):
+        needs = "needs the output of a prior for each image" if prior is None else "sees no prior"
+        raise UserError(f"the network of this run {needs}. `minidiff sample` knows what to show it.")
     network: Model = called
-    if labels is not None:
+    if prior is not None and run.config.prior is not None:  # it is told no labels
+        network = seeing(called, prior, run.schedule, run.config.prior.shift)
+    elif labels is not None:
         network = guided(called, labels.to(device_of(run)), run.labels.guidance(guidance_scale))
 
     def call(x: Tensor, t: Tensor) -> Tensor:
@@ -72,11 +83,21 @@ def begin(run: Drawing, chain: Chain) -> tuple[Tensor, list[torch.Generator]]:
     x = randn(
         (len(chain.indices), *shape_of(run, chain.request)), generators, like=torch.empty(0, device=device_of(run))
     )
-    if chain.init is not None:
-        bring = INIT_MODES[chain.request.init_mode or "noise"]
+    init, mode = chain.init, chain.request.init_mode or "noise"
+    if starts_from_prior(run, chain.request):
+        init, mode = prior_of(run, chain), "noise"
+    if init is not None:
+        bring = INIT_MODES[mode]
         t = torch.full((len(x),), chain.timesteps[0], device=x.device)
-        x = bring(run.schedule, chain.init.to(x.device), t, x)
+        x = bring(run.schedule, init.to(x.device), t, x)
     return x.contiguous(memory_format=torch.channels_last), generators
+
+
+def prior_of(run: Drawing, chain: Chain) -> Tensor:
+    """Return what the prior makes for each sample of a chain: [n,C,H,W], those of the request, or the run's own."""
+    if chain.prior is not None:
+        return chain.prior.to(device_of(run))
+    return run.prior_outputs(chain.indices, chain.request.seed)
 
 
 def walk(run: Drawing, chain: Chain) -> Iterator[Step]:
@@ -85,7 +106,8 @@ def walk(run: Drawing, chain: Chain) -> Iterator[Step]:
     Sample k of a seed has its own random numbers: the same in any batch, process and device, up to rounding.
     """
     request = chain.request
-    network = denoiser(run, chain.labels, request.guidance_scale)
+    prior = prior_of(run, chain) if run.prior_use == "residual" else None
+    network = denoiser(run, chain.labels, request.guidance_scale, prior)
     x, generators = begin(run, chain)
     yield from SAMPLERS[request.sampler](
         network, run.schedule, x, steps=chain.steps, start_t=chain.start_t, spacing=request.spacing,

@@ -24,11 +24,21 @@ from minidiff.ddpm.config import (
     DdpmRequest,
     DiffusionConfig,
     FidConfig,
+    PriorUse,
     ToldLabels,
     read_ddpm,
 )
 from minidiff.ddpm.guess_errors import GUESS_ERRORS, measure_run
 from minidiff.ddpm.presets import DDPM_PRESETS
+from minidiff.ddpm.prior import (
+    check_channels,
+    check_side,
+    in_training,
+    keep_prior,
+    open_prior,
+    plan_prior,
+    used_prior,
+)
 from minidiff.ddpm.recipe import build_network, build_schedule, conditional, ddpm_loss
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.ddpm.samples import of_run
@@ -54,6 +64,12 @@ from minidiff.training.minutes import fit_minutes
 from minidiff.training.presets import default_preset, training_config, with_epochs
 from minidiff.training.step import TrainStep
 
+SAID: dict[PriorUse, str] = {
+    "target": "its outputs are learnt in place of the images, for comparison only",
+    "start": "its outputs are what chains start from",
+    "residual": "the network sees its outputs, and they shift the process",
+}
+
 
 class DdpmJob(Job[DdpmConfig]):
     """The training of a U-Net to predict the noise of a schedule."""
@@ -77,12 +93,20 @@ class DdpmJob(Job[DdpmConfig]):
         if self.fid:  # now, so that weights that are not there are missed before the training
             self.feature_network = self.choose_features(self.fid, device)
         dropout = self.labels.dropout if self.labels else None
-        call = partial(conditional, self.config.network)
-        loss = ddpm_loss(self.schedule, self.config.diffusion, device, dropout, call)
+        call, used, change = partial(conditional, self.config.network), self.config.prior, None
+        self.prior = open_prior(used, self.folder, device) if used else None
+        if self.prior and used:
+            change = in_training(self.prior, used, self.schedule.to(device))
+        loss = ddpm_loss(self.schedule, self.config.diffusion, device, dropout, call, change)
         return Trainer(model, loss, self.data, training, device)
 
     def first_weights(self, place: str) -> Mapping[str, Tensor]:
         return load_ddpm(place).model.state_dict()
+
+    def fill_folder(self, folder: Path) -> None:
+        super().fill_folder(folder)
+        if self.prior is not None:
+            keep_prior(folder, self.prior)
 
     @property
     def fid(self) -> FidConfig | None:
@@ -139,6 +163,10 @@ class DdpmJob(Job[DdpmConfig]):
             names, share = self.labels.names, 100 * self.labels.dropout
             said += f"\nlabels    {len(names)}: {printable(', '.join(names[:6]))}{', ...' * (len(names) > 6)}"
             said += f"; not told of {share:g}% of the images"
+        if self.prior and self.config.prior:
+            used, prior = self.config.prior, self.prior.config
+            said += f"\nprior     {prior.net} of {used.run.place}, noise {prior.noise:g}: {SAID[used.use]}"
+            said += f" ({used.shift})" * (used.use == "residual")
         return f"{said}\nmeasured  {self.describe_fid(self.fid)}" if self.fid else said
 
     def describe_fid(self, fid: FidConfig) -> str:
@@ -151,7 +179,8 @@ class DdpmJob(Job[DdpmConfig]):
     def averaged(self) -> Run:
         """Return the EMA weights of this moment, to sample from."""
         precision = self.training.precision
-        return Run(self.folder or Path(), self.config, self.trainer.ema, self.schedule, precision)
+        folder = self.folder or Path()
+        return Run(folder, self.config, self.trainer.ema, self.schedule, precision, self.prior, self.data)
 
     def work(self) -> Iterator[TrainStep]:
         """Train to the last step. If FID is measured, compute the statistics of the training images before it."""
@@ -176,7 +205,8 @@ class DdpmJob(Job[DdpmConfig]):
         """
         run = self.averaged()
         told = bool(run.labels.names) and run.label_dropout == 0
-        if run.any_size and not told and not (run.folder / GUESS_ERRORS).exists():
+        seen = run.prior_use == "residual"  # a network that also sees a prior finishes no picture
+        if run.any_size and not told and not seen and not (run.folder / GUESS_ERRORS).exists():
             measure_run(run, self.data)
 
     def measure(self, step: int) -> dict[str, float]:
@@ -247,7 +277,10 @@ def plan(request: DdpmRequest) -> DdpmJob:
     device = distributed.local_device(request.device)
     name = request.preset or default_preset(device.type)
     preset = lookup("preset", name, DDPM_PRESETS)
+    prior = plan_prior(request, told, start.prior_use if start else None)
     size = size_for(request, start.config.network.image_size if start else preset.image_size)
+    if prior:
+        check_side(prior, size)
     diffusion = diffusion_config(start.config.diffusion if start else preset.diffusion, request)
     check_prediction(build_schedule(diffusion), diffusion.prediction)
     base = start.config.network if start and request.preset is None else preset.network
@@ -268,6 +301,8 @@ def plan(request: DdpmRequest) -> DdpmJob:
         labels = ToldLabels(**vars(labels_of(data)), dropout=dropout)
     if start:
         check_start(start, request, described.channels, labels)
+    if prior:
+        check_channels(prior, described.channels)
     label_dim = len(labels.names) if labels else 0
     config = DdpmConfig(
         preset=name,
@@ -275,6 +310,7 @@ def plan(request: DdpmRequest) -> DdpmJob:
         data=described,
         labels=labels,
         network=network_for(request, base, own, size, described.channels, label_dim),
+        prior=used_prior(request, prior) if prior else None,
         diffusion=diffusion,
         training=training,
         save_every=request.save_every,
@@ -293,7 +329,8 @@ def network_for(
     Raises UserError for a network of one's own that cannot be made or called.
     """
     if own is None and isinstance(base, UNetConfig):
-        return replace(base, image_size=size, in_channels=channels, out_channels=channels, label_dim=label_dim)
+        seen = 2 * channels if request.prior_use == "residual" else channels  # x_t, and beside it the prior's output
+        return replace(base, image_size=size, in_channels=seen, out_channels=channels, label_dim=label_dim)
     arguments, module = request.network_arguments, own
     if isinstance(base, OwnNetwork) and own in (None, base.module):
         arguments, module = base.arguments if arguments is None else arguments, base.module
@@ -310,9 +347,9 @@ def check_start(start: Run, request: DdpmRequest, channels: int, labels: ToldLab
         asked, was = getattr(request, name), getattr(known.diffusion, name)
         if asked not in (None, was):
             raise UserError(f"{place} was trained with the `{name}` {was}, so its weights are lost on {asked}.")
-    if known.network.in_channels != channels:
+    if known.data.channels != channels:
         kinds = {1: "grey", 3: "colour"}
-        theirs = kinds.get(known.network.in_channels, f"{known.network.in_channels} channels")
+        theirs = kinds.get(known.data.channels, f"{known.data.channels} channels")
         raise UserError(f"{place} draws images in {theirs}, and these are {kinds[channels]}. Convert them first.")
     count = len(labels.names) if labels else 0
     if known.network.label_dim != count:

@@ -4,12 +4,14 @@ Rests on unet, schedules, diffusion and train. Ho et al. 2020 (DDPM); Ho & Salim
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from minidiff.ddpm.config import DdpmConfig, DiffusionConfig
+from minidiff.ddpm.prior import InTraining
 from minidiff.diffusion.guidance import Conditional
 from minidiff.diffusion.predictions import Model, check_prediction
 from minidiff.diffusion.process import diffusion_loss, noise_in_file
@@ -28,9 +30,27 @@ def build_network(config: DdpmConfig) -> nn.Module:
     Raises UserError for a network of one's own that the user has not named, see `build_own`.
     """
     network = config.network
-    model = build_own(network) if isinstance(network, OwnNetwork) else UNet(**vars(network))
+    if isinstance(network, OwnNetwork):
+        model = build_own(network)
+    elif network.in_channels == config.data.channels:
+        model = UNet(**vars(network))
+    else:
+        model = build_seeing(network, config.data.channels)
     model.prediction = config.diffusion.prediction  # type: ignore[assignment]
     return model
+
+
+def build_seeing(network: UNetConfig, channels: int) -> UNet:
+    """Build a `UNet` that sees more channels beside the first ones, and begins as the same network without them.
+
+    The weights of what it sees beside x_t are 0 at first, as in a block's last layer: see `unet.initialise`.
+    """
+    plain, seeing = UNet(**vars(replace(network, in_channels=channels))), UNet(**vars(network))
+    weights = plain.state_dict()
+    first = weights["conv_in.weight"]
+    beside = first.new_zeros(len(first), network.in_channels - channels, *first.shape[2:])
+    seeing.load_state_dict(weights | {"conv_in.weight": torch.cat([first, beside], dim=1)})
+    return seeing
 
 
 def conditional(network: UNetConfig | OwnNetwork, model: nn.Module) -> Conditional:
@@ -57,6 +77,7 @@ def ddpm_loss(
     device: torch.device,
     dropout: float | None = None,
     call: Callable[[nn.Module], Conditional] = lambda model: model,
+    prior: InTraining | None = None,
 ) -> Loss:
     """Make the closure that `Trainer` calls: what a DDPM minimises (Ho et al. 2020, algorithm 1).
 
@@ -67,6 +88,7 @@ def ddpm_loss(
     `DiffusionConfig`.
     dropout: the chance that the labels of an image are left out (Ho & Salimans 2022, algorithm 1); None for a network
     without labels. call: how a network is called with labels, see `conditional`.
+    prior: what a prior changes, see `prior.in_training`.
     Raises UserError for eps under zero terminal SNR, from which no image can be predicted at T-1.
     """
     check_prediction(schedule, diffusion.prediction)
@@ -87,6 +109,8 @@ def ddpm_loss(
         if diffusion.file_noise:
             stored = draws.rand(1, 1, 1) < diffusion.file_noise
             noise = torch.where(stored, noise_in_file(schedule, x0, t, noise), noise)
+        if prior is not None:
+            x0, network = prior(x0, network, draws)
         return diffusion_loss(network, schedule, x0, t, noise, diffusion.prediction, diffusion.min_snr_gamma).mean()
 
     return loss

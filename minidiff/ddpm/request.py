@@ -46,6 +46,7 @@ class ChainOptions:
     size: tuple[int, int] | None = (
         None  # height and width of the images, for a run of any size; None: of init, or its own
     )
+    use_prior: bool = True  # start from the outputs of the run's prior, if it is of that use
     seed: int = 0  # sample k of a seed and a size is always the same, up to rounding
     batch_size: int = 64  # samples at a time, in each process
 
@@ -73,6 +74,9 @@ class Sampling(ChainOptions):
     _: KW_ONLY
     sampler: str = "ddim"  # one of SAMPLERS
     init: "Tensor | None" = field(default=None, compare=False)  # [M,C,H,W] in [-1,1]; sample k starts from init k mod M
+    # Of a run with a prior: outputs [M,C,H,W] in [-1,1] in place of its own, see `Run.prior_outputs`; sample k has
+    # output k mod M.
+    prior: "Tensor | None" = field(default=None, compare=False)
     labels: "Labels | None" = field(default=None, compare=False)  # of M conditions; sample k is drawn for the k mod M
     on_step: "Callable[[Step], object] | None" = field(default=None, compare=False)  # called after each network call
 

@@ -14,11 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from minidiff.data.image_data import ImageData
 from minidiff.ddpm import drawing
 from minidiff.ddpm.chains import single
 from minidiff.ddpm.config import DdpmConfig, read_ddpm
 from minidiff.ddpm.labels import LabelSet
 from minidiff.ddpm.moments import Moments, record_moments
+from minidiff.ddpm.prior import open_prior
 from minidiff.ddpm.recipe import build_network, build_schedule
 from minidiff.ddpm.request import SampleRequest, Sampling
 from minidiff.diffusion.chain import Step
@@ -30,9 +32,11 @@ from minidiff.images.show import newest_png
 from minidiff.interop.checkpoints import is_foreign, open_checkpoint
 from minidiff.networks.configs import OwnNetwork, UNetConfig
 from minidiff.networks.weights import build_with, load_exactly
+from minidiff.priors.run import PriorRun
 from minidiff.records import takes
 from minidiff.runs import folder as checkpoint
 from minidiff.runs.shipped import find_run
+from minidiff.training.data import open_again
 
 
 @dataclass
@@ -44,6 +48,8 @@ class Run:
     model: nn.Module  # a `UNet`, or a network of one's own
     schedule: Schedule
     precision: str = "auto"  # to sample in: fp32, bf16, auto
+    prior: PriorRun | None = None  # of a run that was trained with one
+    images: ImageData | None = None  # that it was trained on; loaded when its prior needs them
 
     def __repr__(self) -> str:
         return f"Run({self.folder}: {self.config.kind} of {self.config.data.name}, {self.shape[2]}x{self.shape[1]})"
@@ -72,6 +78,11 @@ class Run:
     def trained_below(self) -> int | None:
         """The run knows the timesteps below this one; None if it knows all, and can draw from pure noise."""
         return self.config.diffusion.trained_below
+
+    @property
+    def prior_use(self) -> str | None:
+        """What the run's prior is used for: target, start, residual; None for a run without."""
+        return self.config.prior.use if self.config.prior else None
 
     @property
     def knows(self) -> str:
@@ -109,6 +120,17 @@ class Run:
     def conditions(self, texts: str | Sequence[str] = (), file: str | Path | None = None) -> list[list[int]]:
         """Turn words, or a labels file, into the numbers that `labels` takes: see `LabelSet.conditions`."""
         return self.labels.conditions(texts, file)
+
+    def prior_outputs(self, indices: Sequence[int], seed: int = 0) -> Tensor:
+        """Draw what the run's prior makes of training images with fresh noise: float [n,C,H,W], see `PriorRun.outputs`.
+
+        Raises UserError for a run without a prior, and if its training images are gone.
+        """
+        if self.prior is None:
+            raise UserError(f"{self.folder} was trained without a prior.")
+        if self.images is None:
+            self.images = open_again(self.config.data, None, self.folder)
+        return self.prior.outputs(self.images, indices, seed)
 
     # --- drawing ---------------------------------------------------------------------------------------------------
 
@@ -160,9 +182,11 @@ class Run:
         """List the timesteps at which a chain calls the network, descending. Other options make no difference to it."""
         return calls(sampler, self.schedule, steps, start_t, spacing)
 
-    def denoiser(self, labels: Tensor | None = None, guidance_scale: float | None = None) -> Model:
+    def denoiser(
+        self, labels: Tensor | None = None, guidance_scale: float | None = None, prior: Tensor | None = None
+    ) -> Model:
         """Wrap the network as samplers call it: see `drawing.denoiser`."""
-        return drawing.denoiser(self, labels, guidance_scale)
+        return drawing.denoiser(self, labels, guidance_scale, prior)
 
 
 # --- to open one --------------------------------------------------------------------------------------------------
@@ -200,4 +224,5 @@ def load_ddpm(
     else:
         model = build_with(lambda: build_network(config), tensors, source)
     model = model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    return Run(folder, config, model, schedule, precision)
+    prior = open_prior(config.prior, folder, device) if config.prior else None
+    return Run(folder, config, model, schedule, precision, prior)

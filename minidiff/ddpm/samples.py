@@ -19,6 +19,8 @@ from minidiff.metrics.sources import Batch, ImageSource
 from minidiff.runtime import distributed
 from minidiff.training.data import load_together
 
+PRIOR_SHOWN = ("start", "residual")  # uses in which a sample has seen what the prior makes of a training image
+
 
 def of_run(
     name: str,
@@ -41,7 +43,7 @@ def of_run(
         labels = evenly_spread((data or training_data(run)).labels, num)
     scale = None if labels is None else 1.0
     request = resolve(run, Sampling(sampler=sampler, steps=steps, seed=seed, labels=labels, guidance_scale=scale))
-    calls = len(run.timesteps(sampler, steps=steps, spacing=request.spacing))
+    calls = run.calls([0], sampler=sampler, steps=steps)
 
     def batches(batch_size: int) -> Iterator[Batch]:
         for mine in distributed.shares(num, batch_size):
@@ -50,6 +52,7 @@ def of_run(
     channels, height, width = run.shape
     changes = [f"sampled with {sampler}, {calls} steps, seed {seed}"]
     changes += ["for the labels of its training images, without guidance"] * (labels is not None)
+    changes += [f"from training images that its prior has seen ({run.prior_use})"] * (run.prior_use in PRIOR_SHOWN)
     changes += ["grey repeated to RGB"] * (channels == 1)
     same = repr([str(run.folder.resolve()), num, replace(request, labels=None)])
     called = run.config.data.called if run.config.data.name in DATASETS else None  # of an imported run it is not known

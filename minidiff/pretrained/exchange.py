@@ -56,5 +56,7 @@ def export_run(run: str | Path, folder: str | Path, kind: str = "diffusers", wei
     if isinstance(network, dict) and "module" in network:
         raise UserError(f"the network of {run} is {network['module']}, for which {kind} has no layers.")
     opened = load_ddpm(run, weights)
+    if opened.prior_use == "residual":
+        raise UserError(f"the network of {run} sees a prior beside x_t, for which {kind} has no pipeline.")
     plain = build_schedule(replace(opened.config.diffusion, zero_terminal_snr=False))
     return write(Path(folder), to_json(opened.config), opened.model.state_dict(), plain)

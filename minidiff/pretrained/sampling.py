@@ -108,7 +108,7 @@ def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) 
         init, names = inits.images, inits.names
         lines.append(f"init      {request.init}: {say_sizes(inits.sizes, None if run.any_size else run.shape[1])}")
         warnings += doubts(run, request.init, inits)
-    elif request.start_t is not None:
+    elif request.start_t is not None and not (run.prior_use == "start" and request.use_prior):
         warnings.append("`start_t` without `init` starts from pure noise, which is what x looks like at T-1 only.")
     wanted = len(conditions) if request.labels_file is not None else 8 if request.compare else 16
     num = (wanted if init is None else len(init)) if request.num is None else request.num
@@ -129,6 +129,7 @@ def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) 
     decided = [resolve(run, replace(each, start_t=first.start_t, init_mode=first.init_mode)) for each in asked]
     if request.compare:
         return SideBySide(target, request.force, lines, warnings, run, decided, captions)
+    lines += say_prior(run, request)
     (only,) = decided
     lines.append(f"sampling  {counted(num, 'image')}, {only.sampler}, {journey(run, only)}")
     if request.init_steps and target.suffix.lower() in IMAGE_SUFFIXES:
@@ -150,6 +151,14 @@ def options_for(request: DrawRequest, sampler: str) -> dict[str, Any]:
         options = lookup("sampler", sampler, SAMPLERS).plan.options
         named = [name for name in named if name not in OWNERS or name in options]
     return {name: getattr(request, name) for name in named}
+
+
+def say_prior(run: Run, request: DrawRequest) -> list[str]:
+    """Say what a prior does in these chains; nothing if it does nothing."""
+    if run.prior is None or run.prior_use == "target" or not request.use_prior or request.init is not None:
+        return []
+    does = "chains start from" if run.prior_use == "start" else "the network sees"
+    return [f"prior     {does} what {run.prior.config.net} makes of training images with fresh noise"]
 
 
 def say_labels(run: Run, conditions: Sequence[Sequence[int]], guidance_scale: float | None) -> list[str]:

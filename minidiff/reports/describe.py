@@ -13,8 +13,8 @@ from typing import Any
 
 from minidiff.classifier.config import read_classifier
 from minidiff.data.config import DataConfig, Labels
-from minidiff.ddpm.config import read_ddpm
-from minidiff.dehaze.config import ClearConfig, read_dehaze
+from minidiff.ddpm.config import UsedPrior, read_ddpm
+from minidiff.dehaze.config import read_dehaze
 from minidiff.dip.config import ANSWERS, RESULT, DipFolderConfig, FitResult, read_any_fit
 from minidiff.errors import UserError, counted, printable, shown
 from minidiff.evaluation.config import EvaluateConfig
@@ -25,8 +25,8 @@ from minidiff.networks.configs import OwnNetwork, UNetConfig
 from minidiff.priors.config import DIP_PRIOR, read_dip_prior
 from minidiff.records import from_json
 from minidiff.restoration.config import ANSWER as RESTORED
-from minidiff.restoration.config import FinishConfig, RestoreConfig
-from minidiff.runs.folder import CONFIG, MODEL, RESULTS, read_config
+from minidiff.restoration.config import RESULTS, FinishConfig, RestoreConfig
+from minidiff.runs.folder import CONFIG, MODEL, read_config
 from minidiff.runs.log import is_measurement, name_of_loss, read_metrics
 from minidiff.runs.shipped import find_run
 from minidiff.training.config import TrainConfig
@@ -98,12 +98,19 @@ def describe_ddpm(folder: Path, stored: dict[str, Any]) -> dict[str, str]:
         **made,
         "data": f"{size if config.source else seen_of(data)}, {counted(data.channels, 'channel')}",
         **told,
+        **({"prior": prior_in_words(config.prior)} if config.prior else {}),
         "network": in_words(network),
         "parameters": parameters(folder / MODEL),
         "diffusion": f"{diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}"
         + (", zero terminal SNR" if diffusion.zero_terminal_snr else ""),
         **(trained(folder, config.training) if config.training else {}),
     }
+
+
+def prior_in_words(prior: UsedPrior) -> str:
+    """Describe what the prior of a DDPM is for, in a line."""
+    shifted = f", shifted by {prior.shift}" * (prior.use == "residual")
+    return f"of {prior.run.place}, for {prior.use}{shifted}"
 
 
 def in_words(network: UNetConfig | OwnNetwork) -> str:
@@ -313,19 +320,6 @@ def summarise_finish(folder: Path, config: dict[str, Any]) -> str:
     return f"of {from_json(FinishConfig, config, folder / CONFIG).source}, {finish_progress(folder)}"
 
 
-def describe_clear(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Describe pictures that are dehazed."""
-    read = from_json(ClearConfig, config, folder / CONFIG)
-    model = f"{read.model}, with the weights {read.weights}"
-    return {"pictures": ", ".join(read.sources), "model": model, "out": read.out, "progress": finish_progress(folder)}
-
-
-def summarise_clear(folder: Path, config: dict[str, Any]) -> str:
-    """Describe the same in a line."""
-    sources = from_json(ClearConfig, config, folder / CONFIG).sources
-    return f"of {sources[0]}{' and more' * (len(sources) > 1)}, {finish_progress(folder)}"
-
-
 def finish_progress(folder: Path) -> str:
     """Say how many pictures are finished."""
     return f"{counted(len(list((folder / RESULTS).glob('*.json'))), 'picture')} finished"
@@ -371,7 +365,6 @@ KINDS: dict[str, tuple[Lines, Line]] = {
     "dip": (describe_dip, summarise_dip),
     "restore": (describe_restore, summarise_restore),
     "finish": (describe_finish, summarise_finish),
-    "clear": (describe_clear, summarise_clear),
 }
 
 

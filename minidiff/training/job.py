@@ -228,7 +228,7 @@ class Job(ABC, Generic[Config]):
         folder, config = self.folder, to_json(self.config)
         if folder is None:
             name = f"{self.kind}-{self.config.data.name}" + (f"-{self.data.corruption}" if self.data.corruption else "")
-            folder = create_run(self.out, name, config, fill=self.keep_images)
+            folder = create_run(self.out, name, config, fill=self.fill_folder)
             self.held = hold(folder)
             return folder
         self.held = self.held or hold(folder)
@@ -243,6 +243,10 @@ class Job(ABC, Generic[Config]):
         if self.held is not None:
             self.held.close()
             self.held = None
+
+    def fill_folder(self, folder: Path) -> None:
+        """Put into a new run folder what it needs beside its config.json."""
+        self.keep_images(folder)
 
     def keep_images(self, folder: Path) -> None:
         """Keep in a new run folder the images that a script brought. Warns if they are too many for that."""

@@ -55,7 +55,6 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Called]:
         raise Called(*given, **named)
 
     def run(place: str, line: str | list[str]) -> Called:
-        importlib.import_module("minidiff.dip.fit_picture")  # else it would take over, and keep, what is patched here
         module, _, name = place.rpartition(".")
         with monkeypatch.context() as patch, pytest.raises(Called) as stop:
             patch.setattr(importlib.import_module(f"minidiff{'.' * bool(module)}{module}"), name, called)
@@ -78,7 +77,8 @@ MORE: dict[str, tuple[type, dict[str, Any]]] = {
         "min_snr_gamma": 4.0, "zero_terminal_snr": True, "sample_every": 4, "fid_every": 5, "fid_samples": 6,
         "fid_sampler": "heun", "fid_steps": 8, "fid_features": "clf", "fid_weights": "w", "accumulate": 2,
         "compile": True, "muon": True, "timestep_sampling": "stratified",
-        "trained_below": 30, "file_noise": 0.25, "grey": 0.125,
+        "trained_below": 30, "file_noise": 0.25, "grey": 0.125, "prior": "pri", "prior_use": "residual",
+        "prior_shift": "prior",
     }),
     "dcgan": (GanRequest, {"latent_dim": 5, "width": 4, "critic_steps": 2, "sample_every": 4}),
     "wgan": (GanRequest, {"latent_dim": 5, "width": 4, "critic_steps": 2, "clip": 0.5, "sample_every": 4}),
@@ -147,14 +147,16 @@ def test_images_are_drawn_as_it_was_typed(typed: Callable[..., Called]) -> None:
     line = (
         "sample run -n 3 --sampler ddim --steps 5 --eta 0.5 --spacing karras --start-t 7 --init x.png --max-pixels 99 "
         "--init-mode scale --labels a --labels b --guidance 3 --threshold 0.75 --seed 4 --weights raw --batch-size 5 "
-        "--progressive 6 --precision fp32 --variance fixed_large --out o.png --force"
+        "--progressive 6 --precision fp32 --variance fixed_large --out o.png --force --no-prior"
     )
     expected = DrawRequest(
         "run", num=3, sampler="ddim", steps=5, eta=0.5, spacing="karras", start_t=7, init="x.png", max_pixels=99,
         init_mode="scale", labels=("a", "b"), guidance_scale=3.0, clip=0.75, seed=4, weights="raw", batch_size=5,
         progressive=6, precision="fp32", variance="fixed_large", device=CPU, out="o.png", force=True,
+        use_prior=False,
     )  # fmt: skip
     assert typed(place, line).given == (expected,)
+    assert typed(place, "sample --start-step 7").given == (DrawRequest(start_t=7, device=CPU),)
     assert typed(place, "sample --size 64x48").given == (DrawRequest(size=(48, 64), device=CPU),)
     line = "sample --start-t auto --init run --init-steps 3,5 --no-clip --labels-file l.json"
     expected = DrawRequest(start_t="auto", init="run", init_steps=[3, 5], clip=False, labels_file="l.json", device=CPU)
@@ -403,7 +405,7 @@ def test_a_training_says_what_it_does(
     """A dry run says its plan even if it is to be quiet: that is its result. The folder is let go of in the end."""
     job = Job()
     monkeypatch.setattr("minidiff.pretrained.train.plan", lambda kind, request: job)
-    monkeypatch.setattr("minidiff.cli.train_run.next_command", lambda training, folder: "sample")
+    monkeypatch.setattr("minidiff.cli.train.next_command", lambda training, folder: "sample")
     assert cli.run(f"train ddpm --dry-run {how}".split()) == 0
     assert capsys.readouterr().out == "the plan\n" and job.calls == ["close"]
     assert cli.run(f"train ddpm {how}".split()) == 0
@@ -414,18 +416,15 @@ def test_a_training_says_what_it_does(
 
 
 def test_pictures_are_dehazed_as_it_was_typed(typed: Callable[..., Called], own_folder: Path) -> None:
-    """A run may come first: what has a config.json. With --resume the settings are those of the folder."""
+    """A run may come first: what has a config.json."""
     place = "dehaze.pictures.begin"
-    assert typed(place, "dehaze a.png").given == (("a.png",), None, ClearRequest(), None, None, False, CPU)
+    assert typed(place, "dehaze a.png").given == (("a.png",), None, ClearRequest(), None, False, False, CPU)
     (own_folder / "run").mkdir()
     (own_folder / "run" / "config.json").touch()
     line = (
         "dehaze run a.png b.png --strength 0.5 --steps 3 --start-t 7 --seed 4 --reference r.png --max-pixels 99 "
-        "--dump-stages --out to --run there --force --device cpu"
+        "--dump-stages --out to --resume --force --device cpu"
     )
     request = ClearRequest(strength=0.5, steps=3, start_t=7, seed=4, reference="r.png", max_pixels=99, dump_stages=True)
-    assert typed(place, line).given == (("a.png", "b.png"), "run", request, "to", "there", True, CPU)
+    assert typed(place, line).given == (("a.png", "b.png"), "run", request, "to", True, True, CPU)
     assert typed(place, "dehaze a.png --start-t noise").given[2] == ClearRequest(start_t=None)
-    assert typed("dehaze.pictures.reopen", "dehaze --resume there").given == ("there", CPU)
-    for wrong in ("dehaze", "dehaze a.png --resume there", "dehaze --resume there --steps 3"):
-        assert cli.run(wrong.split()) == 2

@@ -51,7 +51,7 @@ def run_of(images: Tensor, schedule: Schedule) -> Run:
     """A run whose network is perfect."""
     data = SimpleNamespace(channels=images.shape[1], image_size=images.shape[-1])
     network, diffusion = SimpleNamespace(label_dim=0), SimpleNamespace(trained_below=None, variance="fixed_small")
-    config = SimpleNamespace(data=data, network=network, diffusion=diffusion, labels=None, source=None)
+    config = SimpleNamespace(data=data, network=network, diffusion=diffusion, labels=None, source=None, prior=None)
     return Run(Path("perfect"), config, KnownImages(images, schedule), schedule, "fp32")  # type: ignore[arg-type]
 
 
