@@ -350,7 +350,7 @@ def dehaze(ctx: click.Context, /, **options: Any) -> None:
     type=Number(0, MOST_NOISE, min_open=True),
     help=f"Deviation of the noise that it takes off, of values from -1 to 1. Default: {NOISE}.",
 )
-@how_to_train(DIP_PRIOR_PRESETS, large_networks())
+@how_to_train(DIP_PRIOR_PRESETS, large_networks(), steps=("--steps", "--dip-steps"))
 @section(PICTURES)
 @sample_every()
 @click.option(

@@ -77,11 +77,16 @@ def what_to_train_on(presets: Presets) -> Callable[[Function], Function]:
     )
 
 
-def how_to_train(presets: Presets, *own: Callable[[Function], Function]) -> Callable[[Function], Function]:
-    """Add the options of every training's loop and machine. own: the options of this kind of training."""
+def how_to_train(
+    presets: Presets, *own: Callable[[Function], Function], steps: tuple[str, ...] = ("--steps",)
+) -> Callable[[Function], Function]:
+    """Add the options of every training's loop and machine. own: the options of this kind of training.
+
+    steps: the flags that say how long to train; the first one is shown in messages.
+    """
     return together(
         section("Training"),
-        click.option("--steps", type=Whole(min=1), help=default("Optimizer steps.", "steps", presets)),
+        click.option(*steps, "steps", type=Whole(min=1), help=default("Optimizer steps.", "steps", presets)),
         click.option(
             "--epochs", type=Number(0, min_open=True), help="How often to see each image, in place of --steps."
         ),

@@ -130,6 +130,11 @@ def test_a_training_is_planned_as_it_was_typed(kind: str, typed: Callable[..., C
     assert options == {*every, "epochs", "minutes", "resume", "dry_run"}
 
 
+def test_a_prior_knows_another_name_of_its_steps(typed: Callable[..., Called]) -> None:
+    call = typed("pretrained.train.plan", "train dip-prior --dip-steps 5")
+    assert call.given == ("dip-prior", DipPriorRequest(steps=5, device="cpu"))
+
+
 @pytest.mark.parametrize("kind", MORE)
 def test_a_training_is_resumed_with_the_changes_that_were_typed(kind: str, typed: Callable[..., Called]) -> None:
     """All that a request of this kind may change; `--epochs` beside it."""
