@@ -25,8 +25,10 @@ from minidiff.data.image_data import LoadRequest
 from minidiff.errors import UserError, lookup
 from minidiff.images.budget import MAX_PIXELS
 from minidiff.images.convert import Pixels
+from minidiff.images.files import squeeze
 
-VERSION = 1  # of the rules for pictures, depth and haze; raise it when any pair comes out differently
+VERSION = 2  # of the rules for pictures, depth and haze; raise it when any pair comes out differently
+WIDE = 4  # of the copies of a photograph, those whose shorter side is at most so many times that of a square
 STREAM = 0x4A  # what a seed is for: keeps these numbers apart from those of other random things
 
 Scene = Callable[[np.random.Generator], tuple[Pixels, Floats]]  # a picture [S,S,3] and its depth [S,S] to FARTHEST
@@ -77,21 +79,28 @@ class HazyPairs:
 
 
 def open_photos(request: LoadRequest) -> Source:
-    """Open crops of photographs, upright, with plausible depth. See `data/photos.py` for the photographs."""
+    """Open crops of photographs, upright, with plausible depth. See `data/photos.py` for the photographs.
+
+    How much haze there is can be told from much of a photograph, not from a detail of it. So a crop is wide: up to the
+    whole shorter side, and then scaled down. Its side is drawn evenly on a scale of logarithms.
+    """
     photographs, notes = photos.open_photographs(request)
     size = request.image_size
-    fitting = [number for number, place in enumerate(photographs.places) if min(place.height, place.width) >= size]
+    shorter = [min(place.height, place.width) for place in photographs.places]
+    fitting = [number for number, side in enumerate(shorter) if side >= size]
     if not fitting:
         raise UserError(f"no photograph has {size}x{size} pixels. Take a smaller `image_size`.")
-    photographs = photographs.of(fitting)
+    largest = max(WIDE * size, min(shorter[number] for number in fitting))
+    photographs = photographs.of([number for number in fitting if shorter[number] <= largest])
     shares = chances(np.array([(place.height, place.width) for place in photographs.places])).cumsum()[:-1]
 
     def scene(random: np.random.Generator) -> tuple[Pixels, Floats]:
         squares = []
-        for which, top, left in random.random((2, 3)):
+        for which, wide, top, left in random.random((2, 4)):
             picture = photographs[int(np.searchsorted(shares, which, side="right"))]
-            row, column = int(top * (picture.shape[0] - size + 1)), int(left * (picture.shape[1] - size + 1))
-            squares.append(picture[row : row + size, column : column + size])
+            side = round(size * (min(picture.shape[:2]) / size) ** wide)
+            row, column = int(top * (picture.shape[0] - side + 1)), int(left * (picture.shape[1] - side + 1))
+            squares.append(squeeze(picture[row : row + side, column : column + side], size))
         square = max(squares, key=detail)  # as data/crops.py chooses
         if random.random() < 0.5:
             square = square[:, ::-1]

@@ -44,9 +44,9 @@ SMALL = GUNetConfig(channels=(32, 64, 96, 128), blocks=(2, 2, 2, 4))
 GUESS_PRESETS: dict[str, GuessPreset] = {
     "cpu": GuessPreset(
         "half an hour on one core",
-        image_size=128,
+        image_size=64,
         network=SMALL,
-        training=TrainConfig(steps=2000, batch_size=8, lr=2e-3, muon=True, warmup=100, decay="cosine", ema_decay=0.99),
+        training=TrainConfig(steps=3000, batch_size=32, lr=3e-3, muon=True, warmup=100, decay="cosine", ema_decay=0.99),
     ),
     "gpu": GuessPreset(
         "twice the blocks, larger squares",

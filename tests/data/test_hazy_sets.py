@@ -207,7 +207,7 @@ def test_the_fingerprint_covers_all_that_decides_a_pair(photographs: Path, monke
     assert hazy_pairs("hazy-photos", 24, data_dir=photographs).fingerprint() != first
     assert hazy_pairs("hazy-photos", 32, data_dir=photographs, haze=DENSE).fingerprint() != first
     with monkeypatch.context() as changed:
-        changed.setattr(hazy_sets, "VERSION", 2)
+        changed.setattr(hazy_sets, "VERSION", 0)
         assert hazy_pairs("hazy-photos", 32, data_dir=photographs).fingerprint() != first
     Image.fromarray(halves().repeat(4, axis=0).repeat(4, axis=1)).save(photographs / "1.png")
     assert hazy_pairs("hazy-photos", 32, data_dir=photographs).fingerprint() != first
