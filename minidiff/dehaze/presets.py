@@ -70,12 +70,12 @@ def seeing(channels: tuple[int, ...], layers: int, dropout: float = 0.0) -> UNet
 REFINE_PRESETS: dict[str, RefinePreset] = {
     "cpu": RefinePreset(
         "half an hour on one core",
-        image_size=128,
+        image_size=256,
         network=seeing((32, 64, 96), layers=1),
         diffusion=DiffusionConfig(schedule="cosine", prediction="v", timestep_sampling="stratified"),
         training=TrainConfig(steps=1500, batch_size=4, lr=2e-3, muon=True, warmup=100, decay="cosine", ema_decay=0.99),
-        crop=48,
-        crops=4,
+        crop=64,
+        crops=2,
     ),
     "gpu": RefinePreset(
         "wider, on larger crops",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minidiff.ddpm.recipe import build_schedule
 from minidiff.dehaze.config import DehazeConfig, read_dehaze
+from minidiff.dehaze.stage1 import guess_large
 from minidiff.dehaze.stage2 import TwoStages, walk
 from minidiff.diffusion.chain import Step
 from minidiff.errors import UserError
@@ -60,11 +61,15 @@ class DehazeRun:
 
     @torch.no_grad()
     def guess(self, hazy: Tensor) -> Clearing:
-        """Guess J, T and A of pictures by stage 1, at the size that they have: float32, on the run's device."""
+        """Guess J, T and A of pictures of any size by stage 1: float32, on the run's device. See `guess_large`."""
         autocast = mixed_precision(self.precision, self.device)
-        with autocast():
-            guess: Clearing = self.first(hazy.to(self.device).contiguous(memory_format=torch.channels_last))
-        return Clearing(*(each.float() for each in guess))
+
+        def network(small: Tensor) -> Clearing:
+            with autocast():
+                guess: Clearing = self.first(small.contiguous(memory_format=torch.channels_last))
+            return Clearing(*(each.float() for each in guess))
+
+        return guess_large(network, hazy.to(self.device))
 
     def refine(
         self,

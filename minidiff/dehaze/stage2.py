@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from minidiff.data.packed_pairs import unpack
 from minidiff.dehaze.config import Refinement
+from minidiff.dehaze.stage1 import guess_large
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.predictions import check_prediction
 from minidiff.diffusion.process import predict_x0, q_sample, target
@@ -72,7 +73,8 @@ def with_condition(network: Network, condition: Tensor, schedule: Schedule, shif
 def refine_loss(first: nn.Module, schedule: Schedule, settings: Refinement, device: torch.device) -> Loss:
     """Make the closure that `Trainer` calls: what a DDPM minimises, given what stage 1 guesses.
 
-    first: stage 1, which looks at the whole picture. Then crops of the picture, of J and of T go to stage 2.
+    first: stage 1, which looks at the whole picture, made small as it will be in use (`guess_large`): so J has the
+    faults that stage 2 is to mend. Then crops of the picture, of J and of T go to stage 2.
     With `fourier`, errors in the magnitudes of the Fourier transform of the predicted x0 count, too: they see texture
     wherever it lies (Yu et al. 2023, section 3.3).
     """
@@ -83,7 +85,7 @@ def refine_loss(first: nn.Module, schedule: Schedule, settings: Refinement, devi
     def loss(model: nn.Module, packed: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         pair = unpack(packed)
         with torch.no_grad():
-            guess: Clearing = first(pair.hazy)
+            guess = guess_large(first, pair.hazy)
         whole = torch.cat([pair.clear, condition_of(guess)], dim=1)
         x0, condition = random_crops(whole, settings.crop, settings.crops, draws).split((3, 4), dim=1)
         drawn = draws.stratified if diffusion.timestep_sampling == "stratified" else draws.randint
