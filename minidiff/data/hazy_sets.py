@@ -82,7 +82,8 @@ def open_photos(request: LoadRequest) -> Source:
     """Open crops of photographs, upright, with plausible depth. See `data/photos.py` for the photographs.
 
     How much haze there is can be told from much of a photograph, not from a detail of it. So a crop is wide: up to the
-    whole shorter side, and then scaled down. Its side is drawn evenly on a scale of logarithms.
+    whole shorter side, and then scaled down. Its side is drawn evenly on a scale of logarithms. To train on, its
+    light and colours are changed: see `recoloured`.
     """
     photographs, notes = photos.open_photographs(request)
     size = request.image_size
@@ -104,10 +105,24 @@ def open_photos(request: LoadRequest) -> Source:
         square = max(squares, key=detail)  # as data/crops.py chooses
         if random.random() < 0.5:
             square = square[:, ::-1]
-        square = np.ascontiguousarray(square)
+        square = recoloured(square, random) if request.split == "train" else np.ascontiguousarray(square)
         return square, FARTHEST * plausible(square, random)
 
     return Source(scene, f"photos {size} {' '.join(place.digest for place in photographs.places)}", notes)
+
+
+def recoloured(picture: Pixels, random: np.random.Generator) -> Pixels:
+    """Show a picture, uint8 [H,W,3], in another light, by another camera: gamma, saturation, exposure, white balance.
+
+    There are a few dozen photographs. A network that knows them by heart knows how bright and colourful each is without
+    haze, and learns that in place of the haze.
+    """
+    gamma, exposure = np.exp(random.uniform(-0.5, 0.5)), np.exp(random.uniform(-0.3, 0.3))
+    saturation, balance = random.uniform(0.4, 1.6), np.exp(random.uniform(-0.15, 0.15, 3))
+    light = (picture / np.float32(255)) ** np.float32(gamma)
+    grey = light.mean(axis=2, keepdims=True)
+    light = (grey + np.float32(saturation) * (light - grey)) * (exposure * balance).astype(np.float32)
+    return (255 * light.clip(0, 1)).round().astype(np.uint8)
 
 
 def open_landscapes(request: LoadRequest) -> Source:
