@@ -91,7 +91,8 @@ def add_haze(clear: Pixels, depth: Floats, haze: Haze, random: np.random.Generat
     small picture as for a large one, but for those of the noise.
 
     The damage is what RIDCP does: the picture is darkened and gets noise before the haze, and is compressed after it.
-    So noise is weaker behind the haze, as everything is. `clear` in the pair is the picture without all of that.
+    So noise is weaker behind the haze, as everything is. `clear` in the pair is the picture without noise and JPEG. But
+    it is dark: a dark day is no haze. A network that was to undo it, as RIDCP's is, made clear pictures brighter, too.
     """
     beta, bright = random.uniform(*haze.beta), random.uniform(*haze.airlight)
     tint = random.uniform(-haze.colour, haze.colour, 3)
@@ -105,9 +106,9 @@ def add_haze(clear: Pixels, depth: Floats, haze: Haze, random: np.random.Generat
     airlight = torch.tensor(2 * np.clip(bright + tint, 0, 1) - 1, dtype=torch.float32)[None]
     through = transmission(far, beta)
     truth = to_float(clear[None])
-    seen = truth
     if dark:
-        seen = 2 * ((seen + 1) / 2) ** power - 1
+        truth = 2 * ((truth + 1) / 2) ** power - 1
+    seen = truth
     if noisy:
         grains = random.standard_normal(truth.shape, np.float32)
         seen = (seen + (2 * noise / 255) * torch.from_numpy(grains)).clamp(-1, 1)

@@ -27,7 +27,7 @@ from minidiff.images.budget import MAX_PIXELS
 from minidiff.images.convert import Pixels
 from minidiff.images.files import squeeze
 
-VERSION = 2  # of the rules for pictures, depth and haze; raise it when any pair comes out differently
+VERSION = 3  # of the rules for pictures, depth and haze; raise it when any pair comes out differently
 WIDE = 4  # of the copies of a photograph, those whose shorter side is at most so many times that of a square
 STREAM = 0x4A  # what a seed is for: keeps these numbers apart from those of other random things
 
