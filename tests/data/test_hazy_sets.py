@@ -213,6 +213,25 @@ def test_the_fingerprint_covers_all_that_decides_a_pair(photographs: Path, monke
     assert hazy_pairs("hazy-photos", 32, data_dir=photographs).fingerprint() != first
 
 
+def test_crops_are_wide_and_in_changing_light(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a grey ramp, crops cover from S pixels to all of its height. Of the split train, its light and colours change.
+
+    The ramp rises by one level a pixel, so the range of a crop says how wide it is. Fails for crops of one width.
+    """
+    monkeypatch.setenv("MINIDIFF_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine").mkdir()
+    ramp = np.broadcast_to(np.arange(120, dtype=np.uint8)[:, None, None] + 60, (120, 128, 3))
+    Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "mine" / "ramp.png")
+    as_they_are = hazy_pairs("hazy-photos", 30, data_dir=tmp_path / "mine", haze=Haze(damage=0))
+    changing = to_uint8(as_they_are[:60].clear).astype(int)
+    monkeypatch.setattr(hazy_sets, "recoloured", lambda picture, random: np.ascontiguousarray(picture))
+    plain = to_uint8(as_they_are[:60].clear).astype(int)
+    wide = np.ptp(plain.reshape(60, -1), axis=1)
+    assert 25 < wide.min() < 40 and 100 < wide.max() <= 122
+    assert np.ptp(plain, axis=3).max() == 0 and np.ptp(changing, axis=3).max() > 20
+    assert changing.mean((1, 2, 3)).std() > 2 * plain.mean((1, 2, 3)).std()
+
+
 def test_splits_share_no_picture() -> None:
     """Fails when the split is no part of the seed."""
     train, test = (hazy_pairs("hazy-landscapes", 16, split=split)[0] for split in ("train", "test"))
