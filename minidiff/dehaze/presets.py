@@ -9,7 +9,7 @@ from minidiff.dehaze.config import CONDITION, GuessLoss
 from minidiff.networks.configs import GUNetConfig, UNetConfig
 from minidiff.training.config import TrainConfig
 
-PPDM = GuessLoss()  # whose weights are its defaults
+WEIGHED = GuessLoss(transmission=0.1)  # ten times as in PPDM: large pictures rest on T
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class GuessPreset:
     image_size: int
     network: GUNetConfig
     training: TrainConfig
-    loss: GuessLoss = PPDM
+    loss: GuessLoss = WEIGHED
 
 
 @dataclass(frozen=True)

@@ -41,17 +41,17 @@ def guess_loss(weights: GuessLoss) -> Loss:
 
 # --- pictures of any size ---------------------------------------------------------------------------------------------
 
-WORKING = 320  # pixels: the longest side that the network looks at
-RADIUS, SMOOTH = 4, 4e-3  # of the guided filter: benchmarks/dehaze_sizes.py has tried others
+WORKING = 80  # pixels: the longest side that the network looks at; it has learnt from squares of 64
+RADIUS, SMOOTH = 2, 4e-3  # of the guided filter: benchmarks/dehaze_sizes.py has tried others
 
 
 def guess_large(guess: Callable[[Tensor], Clearing], hazy: Tensor, working: int = WORKING) -> Clearing:
     """Guess J, T and A of large pictures, float [N,3,H,W] in [-1,1], from small copies of them.
 
     T gets the outlines of the large picture by the guided filter, and the haze model is inverted there: so texture
-    comes from the large picture itself. The network knows more than the haze model, such as how dark a picture became
-    in the haze. That is seen in the small picture, as the difference between its J and the inverted picture, and is
-    added: it changes slowly, so it can be enlarged.
+    comes from the large picture itself. The network knows more than the haze model, for it was shown noisy pictures, and
+    its J need not agree with its T and A. What its J has beyond the inverted picture is seen in the small picture, and
+    is added: it changes slowly, so it can be enlarged.
     """
     scale = working / max(hazy.shape[2:])
     if scale >= 1:
