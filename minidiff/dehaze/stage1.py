@@ -49,9 +49,9 @@ def guess_large(guess: Callable[[Tensor], Clearing], hazy: Tensor, working: int 
     """Guess J, T and A of large pictures, float [N,3,H,W] in [-1,1], from small copies of them.
 
     T gets the outlines of the large picture by the guided filter, and the haze model is inverted there: so texture
-    comes from the large picture itself. The network knows more than the haze model, for it was shown noisy pictures, and
-    its J need not agree with its T and A. What its J has beyond the inverted picture is seen in the small picture, and
-    is added: it changes slowly, so it can be enlarged.
+    comes from the large picture itself. The network knows more than the haze model, for it was shown noisy pictures,
+    and its J need not agree with its T and A. What its J has beyond the inverted picture is seen in the small picture,
+    and is added: it changes slowly, so it can be enlarged.
     """
     scale = working / max(hazy.shape[2:])
     if scale >= 1:
