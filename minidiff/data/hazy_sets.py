@@ -122,7 +122,8 @@ def recoloured(picture: Pixels, random: np.random.Generator) -> Pixels:
     light = (picture / np.float32(255)) ** np.float32(gamma)
     grey = light.mean(axis=2, keepdims=True)
     light = (grey + np.float32(saturation) * (light - grey)) * (exposure * balance).astype(np.float32)
-    return (255 * light.clip(0, 1)).round().astype(np.uint8)
+    levels: Pixels = (255 * light.clip(0, 1)).round().astype(np.uint8)
+    return levels
 
 
 def open_landscapes(request: LoadRequest) -> Source:
