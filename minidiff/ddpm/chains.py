@@ -94,7 +94,7 @@ def check_prior(run: Trained, request: Sampling) -> None:
     if request.prior is not None and tuple(request.prior.shape[1:]) != run.shape:
         raise UserError(f"`prior` has images of {list(request.prior.shape[1:])}, and this run draws {list(run.shape)}.")
     if sees and not request.use_prior:
-        raise UserError("the network of this run sees a prior, and draws nothing without it. Leave out `use_prior`.")
+        raise UserError("the network of this run sees a prior, and draws nothing without it. Draw with the prior.")
     if sees and request.init is not None and request.prior is None:
         raise UserError(
             "the network of this run sees the output of a prior, and none belongs to this `init`. Leave it out; "
