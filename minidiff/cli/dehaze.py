@@ -1,19 +1,18 @@
 """`minidiff dehaze`: pictures taken out of the haze."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from minidiff.cli.commands import Command, max_pixels, section
-from minidiff.cli.messages import remark, say, warn
+from minidiff.cli.commands import Command, max_pixels, refuse_options, section
+from minidiff.cli.picture_run import go_through
 from minidiff.cli.types import Device, Number, Place, Whole
-from minidiff.dehaze.config import ClearRequest
-from minidiff.errors import UserError, counted, printable
-from minidiff.runs.folder import CONFIG
-
-if TYPE_CHECKING:
-    from minidiff.dehaze.pictures import Cleared
+from minidiff.dehaze.config import DEHAZE, Cleared, ClearRequest
+from minidiff.errors import UserError
+from minidiff.files import read_json
+from minidiff.runs.folder import CONFIG, read_config
+from minidiff.runs.shipped import find_run, shipped
 
 DEFAULTS = ClearRequest()
 
@@ -29,7 +28,7 @@ class FromNoise(Whole):
 
 
 @click.command(cls=Command)
-@click.argument("places", type=Place(), nargs=-1, required=True, metavar="RUN PICTURE...")
+@click.argument("places", type=Place(), nargs=-1, metavar="[RUN] PICTURE...")
 @section("Model")
 @click.option(
     "--strength",
@@ -66,57 +65,116 @@ class FromNoise(Whole):
 @click.option(
     "--out",
     type=Place(),
-    metavar="FILE|FOLDER",
+    metavar="FILE",
     help="The result, or the folder for several. Default: dehazed.png, or dehazed.",
 )
-@click.option("--dump-stages", is_flag=True, help="Write J, T and A as pictures beside the result, and a strip of all.")
-@click.option("--resume", is_flag=True, help="Leave out pictures whose result is there.")
-@click.option("--force", is_flag=True, help="Replace results that are there.")
-def dehaze(places: tuple[str, ...], out: str | None, resume: bool, force: bool, device: str, **asked: Any) -> None:
+@click.option("--dump-stages", is_flag=True, help="Write J, T and A as pictures, at full size, into the run folder.")
+@click.option(
+    "--run",
+    type=Place(),
+    metavar="FOLDER",
+    help="Where the run folder goes, which explains the result. Default: runs/clear-PICTURE-N.",
+)
+@click.option(
+    "--resume",
+    type=Place(),
+    metavar="FOLDER",
+    help="Go on with this run folder, by its settings, where it was stopped.",
+)
+@click.option("--force", is_flag=True, help="Replace what is at --out. Without it an existing picture is kept.")
+@click.pass_context
+def dehaze(
+    ctx: click.Context, /, places: tuple[str, ...], out: str | None, run: str | None, resume: str | None,
+    force: bool, device: str, **asked: Any,
+) -> None:  # fmt: skip
     """Take the haze off pictures, or off all pictures of a folder.
 
-    RUN is what `minidiff train dehaze` has made. Its stage 1 guesses the clear picture, how much light comes through,
-    and the colour of the haze. A run of stage 2 begins at that guess, and draws what stage 1 cannot know. Pictures of
-    any size stay as large as they are.
+    RUN is what `minidiff train dehaze` has made. Without it the model that comes with minidiff does the work. Stage 1
+    guesses the clear picture, how much light comes through, and the colour of the haze. Stage 2 begins at that guess,
+    and draws what stage 1 cannot know. Pictures of any size stay as large as they are.
 
     \b
-    minidiff dehaze runs/dehaze-haze-2 hazy.jpg
-    minidiff dehaze runs/dehaze-haze-2 hazy.jpg --strength 0.7 --out clear.png --dump-stages
-    minidiff dehaze runs/dehaze-haze-2 holiday/ --out clear/ --resume
-    minidiff dehaze runs/dehaze-haze-1 hazy.jpg                        stage 1 alone
+    minidiff dehaze hazy.jpg
+    minidiff dehaze hazy.jpg --strength 0.7 --out clear.png
+    minidiff dehaze holiday/ --out clear/
+    minidiff dehaze --resume runs/clear-holiday-1
+    minidiff dehaze runs/dehaze-haze-2 hazy.jpg           a model of your own
+    minidiff dehaze runs/dehaze-haze-1 hazy.jpg           stage 1 alone
     """
-    from minidiff.dehaze.pictures import begin
+    from minidiff.dehaze import pictures
     from minidiff.runtime.distributed import local_device
-    from minidiff.runtime.progress import progress_bar
 
-    model = places[0] if (Path(places[0]) / CONFIG).is_file() else None
-    sources = places[1:] if model else places
-    job = begin(sources, model, ClearRequest(**asked), out, resume, force, local_device(device))
-    remark(job.describe())
-    for warning in job.warnings:
-        warn(warning)
-    with progress_bar(len(job.targets), unit="picture", initial=len(job.targets) - len(job.left)) as bar:
-
-        def ended(file: Path, result: "Cleared") -> None:
-            bar.update()
-            if len(job.targets) <= 20:
-                say(line_of(file.name, result))
-            for doubt in result.doubts:
-                warn(f"{file.name}: {doubt}")
-
-        done = job.work(on_end=ended)
-    for failure in done.failures:
-        warn(failure)
-    if job.left and not done.results:
-        raise UserError(f"none of {counted(len(job.left), 'picture')} could be dehazed.")
-    targets = list(job.targets.values())
-    say(f"written   {targets[0] if len(targets) == 1 else targets[0].parent}")
+    if bool(places) == (resume is not None):
+        raise click.UsageError("give PICTURES to dehaze, or --resume FOLDER to go on with some.", ctx)
+    if resume is not None:
+        refuse_options(ctx, {"resume", "device"})
+        job = pictures.reopen(resume, local_device(device))
+    else:
+        model, sources = model_and_pictures(places)
+        job = pictures.begin(sources, model, ClearRequest(**asked), out, run, force, local_device(device))
+    go_through(job, "dehaze", "dehazed", line_of)
 
 
-def line_of(name: str, result: "Cleared") -> str:
+def model_and_pictures(places: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """Tell the model, which may come first, from the pictures. Raises UserError where it is not clear.
+
+    A run folder is a model, also if pictures lie in it. `dehaze` is the name of the model that comes with the package,
+    unless it stands alone and is a folder of pictures; ./dehaze is always that folder.
+    """
+    first, *others = places
+    by_name = first in shipped() and (not Path(first).exists() or (first == DEHAZE and bool(others)))
+    if by_name or is_run(first):
+        if not others:
+            refuse_lone_run(first)
+        model, pictures = first, tuple(others)
+    else:
+        check_is_picture(first, bool(others))
+        model, pictures = None, places
+    for place in filter(is_run, others):
+        if read_config(place)["kind"] == DEHAZE:
+            raise UserError(f"{place} is a dehaze run. Name one, and the pictures after it.")
+    return model, pictures
+
+
+def is_run(place: str) -> bool:
+    """Tell whether a place is a run folder, of whatever kind. A config.json of another program makes none."""
+    config = Path(place) / CONFIG
+    try:
+        return config.is_file() and "kind" in read_json(config)
+    except UserError:  # it is damaged, which is said when it is opened
+        return True
+
+
+def refuse_lone_run(place: str) -> None:
+    """Raise UserError for a run without pictures."""
+    if read_config(find_run(place))["kind"] == "clear":
+        raise UserError(f"{place} holds what was found in pictures. Go on with them by `resume` {place}.")
+    raise UserError(f"{place} is a run, and no picture is named after it. Name some, or a folder of them.")
+
+
+def check_is_picture(place: str, first_of_several: bool) -> None:
+    """Raise UserError for what may have been meant as RUN: a folder without pictures, or a name that is nowhere."""
+    from minidiff.images.files import IMAGE_SUFFIXES, image_files
+
+    is_name = Path(place).suffix.lower() not in IMAGE_SUFFIXES and place != DEHAZE
+    if Path(place).is_dir():
+        try:
+            image_files(place)
+        except UserError as error:
+            raise UserError(f"{str(error).rstrip('.')}, and it is no run, as it has no {CONFIG}.") from None
+    elif first_of_several and is_name and not Path(place).exists():
+        raise UserError(
+            f"{place} does not exist, so it is neither a run nor a picture. `minidiff info` lists the runs."
+        )
+
+
+def line_of(name: str, result: Cleared) -> str:
     """Say in a line what was done to a picture."""
     light = ", ".join(map(str, result.airlight))
-    figures = [f"{which} {value:.2f} dB, SSIM {result.ssim[which]:.3f}" for which, value in result.psnr.items()]
+    figures = []
+    for which, found in (result.quality or {}).items():
+        near = "equals the reference" if found.psnr is None else f"{found.psnr:.2f} dB"
+        figures.append(f"{which} {near}" + ("" if found.ssim is None else f", SSIM {found.ssim:.3f}"))
     more = f"; {'; '.join(figures)}" * bool(figures)
     through = f"{100 * result.transmission:.0f}% of the light comes through"
-    return f"{printable(name)}: {through}, airlight {light}; {result.seconds:.1f} s{more}"
+    return f"{name}: {through}, airlight {light}; {result.seconds:.1f} s{more}"

@@ -1,6 +1,5 @@
 """`minidiff restore`: damaged pictures made whole, by a model of photographs, or with a deep image prior before it."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +9,15 @@ from minidiff.cli.choices import choice
 from minidiff.cli.commands import Command, own_network, refuse_options, section, typed
 from minidiff.cli.dip import FitBar, advise_more, conclusion, fit_options, resumable, warn_of_another
 from minidiff.cli.messages import remark, say, warn
+from minidiff.cli.picture_run import go_through
 from minidiff.cli.types import NOISE, TIMESTEP, Number, Place, Whole
 from minidiff.dip.config import FitRequest
-from minidiff.errors import UserError, counted, printable
+from minidiff.errors import counted
 from minidiff.restoration.config import (
     ANSWER,
     BELONGS,
     CALLS,
     MODEL,
-    SHEETS,
     Finished,
     FinishRequest,
     RestoreRequest,
@@ -26,7 +25,6 @@ from minidiff.restoration.config import (
 )
 
 if TYPE_CHECKING:
-    from minidiff.restoration.finish import FinishJob
     from minidiff.restoration.with_dip import RestoreJob
 
 DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
@@ -215,51 +213,14 @@ def begin_finishing(
 
     request = FinishRequest(task=task, noise=noise, calls=calls, mask=mask, scale=scale, kernel=kernel, seed=seed,  # type: ignore[arg-type]
                             reference=reference, max_pixels=max_pixels)  # fmt: skip
-    finish_pictures(finish.begin(source, model, request, out, run, force, device))
+    go_through(finish.begin(source, model, request, out, run, force, device), "restore", "restored", line_of)
 
 
 def go_on_finishing(folder: str, device: str, **_: Any) -> None:
     """Restore the pictures that are left."""
     from minidiff.restoration import finish
 
-    finish_pictures(finish.reopen(folder, device))
-
-
-def finish_pictures(job: "FinishJob") -> None:
-    """Restore with a bar, and say what was found, a line each."""
-    from minidiff.runtime.progress import progress_bar
-
-    resuming = job.folder is not None
-    remark(f"{job.describe()}\n{'resuming ' if resuming else 'run      '} {job.start()}")
-    for warning in job.warnings:
-        warn(warning)
-    count = len(job.files)
-    again = f"minidiff restore --resume {shlex.quote(str(job.start()))}"
-    with progress_bar(count, unit="picture") as bar:
-
-        def ended(file: Path, result: Finished) -> None:
-            bar.update()
-            for note in result.notes:
-                warn(note)
-            for fault in result.faults:
-                warn(f"{file.name}: {fault}")
-            if count <= 20:
-                say(line_of(file.name, result))
-
-        try:
-            done = job.finish_all(on_end=ended)
-        except Exception:
-            raise
-        except BaseException:  # Ctrl-C, or a signal that ends the process
-            remark(f"stopped. Go on with: {again}")
-            raise
-    for failure in done.failures:
-        warn(failure)
-    if not done.results:
-        raise UserError(f"none of the {count} pictures could be restored.")
-    sheet = done.folder / SHEETS
-    look = sheet if job.several else sheet / job.png_of(job.files[0])
-    say(f"written   {job.config.out if job.several else next(iter(done.answers.values()))}; look at {look}")
+    go_through(finish.reopen(folder, device), "restore", "restored", line_of)
 
 
 def line_of(name: str, result: Finished) -> str:
@@ -270,7 +231,7 @@ def line_of(name: str, result: Finished) -> str:
     calls = counted(len(result.timesteps), "call")
     more = f"; {', '.join(figures)}" if figures else ""
     start = f"noise {result.noise:.1f} of 255, from t = {result.start_t}"
-    return f"{printable(name)}: {start}, {calls}, {result.seconds:.1f} s{more}"
+    return f"{name}: {start}, {calls}, {result.seconds:.1f} s{more}"
 
 
 # --- with a deep image prior ----------------------------------------------------------------------------------------
@@ -283,6 +244,10 @@ def begin_with_dip(
 ) -> None:  # fmt: skip
     """Fit a deep image prior to a picture, and finish with a chain."""
     from minidiff.restoration import with_dip
+    from minidiff.runs.folder import check_free
+
+    if run is not None:
+        check_free(Path(run), "run")  # for the package it is `out`
 
     request = RestoreRequest(mix, start_t, init_mode, sampler, FitRequest(**asked))  # type: ignore[arg-type]
     run_with_dip(with_dip.begin(source, model, request, device, run, out or ANSWER), force)

@@ -1,16 +1,15 @@
 """`minidiff train ...`: one command for each kind of model. Each builds a request, and the package does the rest."""
 
-import shlex
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import click
 
 from minidiff.classifier.config import ClassifierRequest
 from minidiff.classifier.presets import CLASSIFIER_PRESETS
 from minidiff.cli.choices import choice
-from minidiff.cli.commands import Command, Group, max_pixels, on_bad, refuse_lone_severity, refuse_options, section
-from minidiff.cli.messages import remark, say, warn
+from minidiff.cli.commands import Command, Group, section
+from minidiff.cli.messages import say
+from minidiff.cli.train_dehaze import dehaze
 from minidiff.cli.train_options import (
     PICTURES,
     Presets,
@@ -24,23 +23,16 @@ from minidiff.cli.train_options import (
     what_to_train_on,
     where_to,
 )
+from minidiff.cli.train_run import carry_out
 from minidiff.cli.types import JsonObject, Name, Number, Place, Whole
 from minidiff.ddpm.config import LABEL_DROPOUT, DdpmRequest, FidConfig, PriorUse, TimestepSampling, UsedPrior
 from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
-from minidiff.dehaze.config import DehazeRequest, GuessLoss
 from minidiff.dehaze.presets import GUESS_PRESETS, REFINE_PRESETS, GuessPreset, RefinePreset
 from minidiff.gan.config import GanRequest
 from minidiff.gan.presets import GAN_PRESETS
 from minidiff.priors.config import MOST_NOISE, NET, NOISE, DipPriorRequest
 from minidiff.priors.presets import DIP_PRIOR_PRESETS, DipPriorPreset
-from minidiff.training.config import ResumeRequest, TrainRequest
 from minidiff.training.presets import Preset
-
-if TYPE_CHECKING:
-    from minidiff.training.job import Job
-
-# What a resumed run may change: where and how it is trained. The other options are the run itself.
-CHANGES = {field.name for field in fields(ResumeRequest)} - {"on_step", "images"}
 
 
 @click.group(cls=Group)
@@ -250,96 +242,7 @@ def classifier(ctx: click.Context, /, **options: Any) -> None:
     carry_out(ctx, "classifier", ClassifierRequest, **options)
 
 
-@train.command(cls=Command)
-@section("Data")
-@click.option(
-    "--dataset",
-    type=choice("set of hazy pictures"),
-    default=DehazeRequest.dataset,
-    show_default=True,
-    help="The hazy pictures to train on, with the truth about them.",
-)
-@click.option(
-    "--data-dir",
-    type=Place(),
-    help="Your photographs, or the pairs of hazy-pairs. Default: Debian's.",
-)
-@click.option("--image-size", type=Whole(16, 1024), help="Height and width of the pairs. Default: the preset's.")
-@on_bad
-@max_pixels
-@click.option("--flip/--no-flip", default=None, help="Mirror half of the pairs, at random. Default: yes.")
-@section("Network")
-@click.option(
-    "--stage",
-    type=Whole(1, 2),
-    default=DehazeRequest.stage,
-    show_default=True,
-    help="1: guess J, T and A. 2: go from the J of stage 1 to a clear picture, by diffusion.",
-)
-@click.option(
-    "--stage-1", type=Place(), metavar="RUN", help="For stage 2: the run of stage 1 that it is trained behind."
-)
-@click.option("--init", metavar="RUN", help="Begin with the weights of this run, instead of random ones.")
-@click.option(
-    "--preset",
-    type=Name("preset", GUESS_PRESETS | REFINE_PRESETS),
-    help="A network and its settings, for a purpose. Every other option overrides it. Default: gpu where there is "
-    "one, else cpu. See `minidiff train presets`.",
-)
-@section("Loss")
-@click.option(
-    "--transmission-weight",
-    type=Number(0),
-    help=f"How much errors of T and A count beside those of J. Default: {GuessLoss.transmission}.",
-)
-@click.option(
-    "--haze-weight",
-    type=Number(0),
-    help=f"How much errors of the haze that J, T and A give count. Default: {GuessLoss.haze}.",
-)
-@click.option(
-    "--crop",
-    type=Whole(min=8),
-    help=f"For stage 2: pixels a side that it is trained on. Default: the preset's (cpu: {REFINE_PRESETS['cpu'].crop}, "
-    f"gpu: {REFINE_PRESETS['gpu'].crop}).",
-)
-@click.option(
-    "--fourier-weight",
-    type=Number(0),
-    help="For stage 2: how much errors in the magnitudes of the Fourier transform count. Default: the preset's (0).",
-)
-@click.option(
-    "--prediction",
-    type=choice("prediction"),
-    help="For stage 2: what the network learns to predict. Default: the preset's (v).",
-)
-@click.option(
-    "--shift",
-    type=choice("shift"),
-    help="For stage 2: how J shifts the process that the network sees. Default: the preset's (none).",
-)
-@how_to_train(GUESS_PRESETS, large_networks(), muon())
-@section(PICTURES)
-@sample_every()
-@click.option(
-    "--measure-every",
-    type=Whole(min=1),
-    help="Steps between measurements on held-out pairs. Default: a tenth, for stage 2 a quarter, at least 200.",
-)
-@where_to("dehaze")
-@click.pass_context
-def dehaze(ctx: click.Context, /, **options: Any) -> None:
-    """Train a dehazing: stage 1 guesses the clear picture J, the transmission T and the airlight A; stage 2 refines J.
-
-    A run of stage 2 holds the weights of both stages. The defaults below that depend on the preset are of stage 1.
-
-    \b
-    minidiff train dehaze
-    minidiff train dehaze --data-dir holiday --minutes 30
-    minidiff train dehaze --stage 2 --stage-1 runs/dehaze-haze-1
-    minidiff train dehaze --resume runs/dehaze-haze-1
-    """
-    carry_out(ctx, "dehaze", DehazeRequest, **options)
+train.add_command(dehaze)
 
 
 @train.command("dip-prior", cls=Command)
@@ -370,86 +273,6 @@ def dip_prior(ctx: click.Context, /, **options: Any) -> None:
     minidiff train ddpm --dataset fashion-mnist --prior runs/dip-prior-fashion-mnist-1 --prior-use residual
     """
     carry_out(ctx, "dip-prior", DipPriorRequest, **options)
-
-
-def carry_out(
-    ctx: click.Context, kind: str, request: type[TrainRequest], *, resume: str | None, dry_run: bool, **options: Any
-) -> None:
-    """Plan a training, or resume one; describe it and run it."""
-    from minidiff.networks.own import use_network
-    from minidiff.pretrained.train import plan, take_up
-    from minidiff.runtime.distributed import local_device, process_group
-    from minidiff.training import journal
-
-    assert isinstance(ctx.command, Command)
-    with_flags = ctx.command.translated
-    with process_group(local_device(options["device"])):
-        if resume is not None:
-            refuse_options(ctx, CHANGES | {"resume", "dry_run", "network"})
-            if options.get("network"):
-                use_network(options["network"])
-            changes = {name: value for name, value in options.items() if name in CHANGES}
-            training = take_up(resume, ResumeRequest(**changes), kind)
-        else:
-            if "severity" in options:
-                refuse_lone_severity(ctx)
-            training = plan(kind, request(**options))
-        for note in training.data.notes:
-            warn(note + ".")
-        training.warn = lambda message: journal.warn(with_flags(message))
-        ctx.call_on_close(training.close)
-        (say if dry_run else remark)(training.describe())
-        if dry_run:
-            return
-        remark(training.start())
-        folder = shlex.quote(str(training.folder))
-        try:
-            training.run()
-        except journal.Interrupted as stop:
-            resume_by = f"minidiff train {kind} --resume {folder}{code_of(training)}"
-            raise journal.Interrupted(f"{stop} Resume with: {resume_by}", stop.exit_code) from None
-        say(training.conclusion())
-        remark(f"next      minidiff {next_command(training, folder)}{code_of(training)}")
-
-
-def next_command(training: "Job[Any]", folder: str) -> str:
-    """Return the command to try on a run that is finished."""
-    from minidiff.classifier.job import ClassifierJob
-    from minidiff.data.conditions import labels_in_words
-    from minidiff.ddpm.job import DdpmJob
-    from minidiff.dehaze.job import DehazeJob
-    from minidiff.priors.job import DipPriorJob
-
-    if isinstance(training, DehazeJob):
-        return f"dehaze {folder} photo.jpg"
-    if isinstance(training, DipPriorJob):
-        where = f" --data-dir {shlex.quote(where)}" if (where := training.config.data.data_dir) else ""
-        return f"train ddpm --dataset {training.config.data.name}{where} --prior {folder} --prior-use residual"
-    if isinstance(training, ClassifierJob):
-        return f"evaluate {place} --classifier {folder}" if (place := place_of(training)) else f"report {folder}"
-    if not isinstance(training, DdpmJob):
-        return f"sample {folder} --num 64"
-    if training.config.diffusion.trained_below is not None:
-        return f"restore photo.png --model {folder}"
-    order = "--num 64"
-    if training.labels:
-        order = f"--labels {shlex.quote(labels_in_words(training.conditions()[-1], training.labels.names))}"
-    return f"sample {folder} {order} --progressive 10"
-
-
-def code_of(training: "Job[Any]") -> str:
-    """Return the option that names the code of a run's network, if it is not of the package."""
-    module = getattr(getattr(training.config, "network", None), "module", None)
-    return f" --network {shlex.quote(module)}" if module else ""
-
-
-def place_of(training: "Job[Any]") -> str:
-    """Return how `minidiff evaluate` is told the data set of a run; nothing if a script brought the images."""
-    data = training.config.data
-    if data.brought:
-        return ""
-    where = f" --data-dir {shlex.quote(str(data.data_dir))}" if data.data_dir else ""
-    return f"dataset:{data.name}{where}"
 
 
 @train.command(cls=Command)

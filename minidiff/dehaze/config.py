@@ -12,11 +12,13 @@ from minidiff.data.config import Haze
 from minidiff.ddpm.config import MOST_TIMESTEPS, DiffusionConfig
 from minidiff.errors import UserError
 from minidiff.images.budget import MAX_PIXELS
+from minidiff.images.nearness import Quality
 from minidiff.networks.configs import MOST_PIXELS, GUNetConfig, UNetConfig, check_size
 from minidiff.records import LARGEST_FLOAT, LARGEST_INT, demand_range, record
 from minidiff.training.config import RunConfig, Start, TrainRequest, check_same, read_as
 
 DEHAZE = "dehaze"  # the model that comes with the package
+ANSWER, STAGES = "dehazed.png", "stages"  # the result if nobody says where, and a folder of its run
 HAZE = "haze"  # the set of pairs to train on unless another is named
 
 
@@ -116,7 +118,7 @@ class ClearRequest:
     start_t: int | None = 300  # where the chain begins, from a noisy J; None: in pure noise
     seed: int = 0  # of the noise
     reference: str | None = None  # the clear picture, to measure PSNR and SSIM against
-    dump_stages: bool = False  # write J, T and A as pictures beside the result
+    dump_stages: bool = False  # write J, T and A as pictures into the run folder
     max_pixels: int = MAX_PIXELS  # refuse a picture that declares more
 
     def __post_init__(self) -> None:
@@ -124,3 +126,28 @@ class ClearRequest:
         demand_range(self, 0, MOST_TIMESTEPS, "steps", "start_t")
         demand_range(self, 0, LARGEST_INT, "seed")
         demand_range(self, 1, LARGEST_INT, "max_pixels")
+
+
+@record
+class ClearConfig:
+    """The config.json of a run that dehazes pictures."""
+
+    minidiff: str  # the version that began it
+    kind: Literal["clear"]
+    sources: tuple[str, ...]  # pictures, and folders of them
+    model: str  # the name of the model, or its folder
+    weights: str  # by which the model is known again: see `fingerprint`
+    out: str  # the picture to write, or the folder for several
+    request: ClearRequest
+
+
+@record
+class Cleared:
+    """How one picture was dehazed: a file of results/."""
+
+    transmission: float  # the mean of T
+    airlight: tuple[int, int, int]  # of 255
+    seconds: float
+    quality: dict[str, Quality] | None = None  # of the hazy picture, of J and of the result; needs a reference
+    faults: tuple[str, ...] = ()  # what looks wrong: see doubts
+    notes: tuple[str, ...] = ()  # what the result could not keep of the picture

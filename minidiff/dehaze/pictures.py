@@ -1,129 +1,50 @@
 """Pictures that are dehazed: what `minidiff dehaze` does.
 
-Rests on run, stage1, doubts and images. A result has what its picture had: grey or colour, 8 or 16 bits, transparency,
-profile, EXIF data.
+Rests on run, stage1, doubts and runs.picture_run. A result has what its picture had: grey or colour, 8 or 16 bits,
+transparency, profile, EXIF data.
 
 done = minidiff.clear_haze("hazy.jpg", "runs/dehaze-haze-2", out="clear.png")
+
+    config.json    the pictures, the model and a digest of its weights, the options
+    results/       for each picture how much light comes through, A, the time; with a reference PSNR and SSIM
+    sheets/        for each picture: the haze, T, A, J and what stage 2 made of it
+    stages/        if asked for: J, T and A of each picture, at its size
 """
 
+import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minidiff.dehaze.config import DEHAZE, ClearRequest
+from minidiff._version import __version__
+from minidiff.dehaze.config import ANSWER, DEHAZE, STAGES, ClearConfig, Cleared, ClearRequest
 from minidiff.dehaze.doubts import doubts
 from minidiff.dehaze.run import DehazeRun, load_dehaze
 from minidiff.dehaze.stage1 import guess_large, thinned
-from minidiff.diffusion.chain import Step
-from minidiff.errors import UserError, counted
-from minidiff.images.convert import to_uint8
-from minidiff.images.files import image_files, image_shape, write_image
+from minidiff.errors import UserError, counted, printable
+from minidiff.images.convert import Pixels, to_uint8
+from minidiff.images.files import image_shape, write_image
 from minidiff.images.grid import grid, name_columns
-from minidiff.images.pictures import read_picture, write_picture
-from minidiff.images.quality import psnr, ssim
+from minidiff.images.nearness import Quality, nearness
+from minidiff.images.pictures import format_for, read_picture, write_picture
 from minidiff.networks.gunet import Clearing
-from minidiff.records import record, takes
-from minidiff.runs.shipped import shipped
+from minidiff.networks.weights import fingerprint
+from minidiff.records import from_json, record, takes
+from minidiff.runs.folder import CONFIG, SHEETS, check_free, read_config
+from minidiff.runs.picture_run import OnEnd, OnStep, PictureJob, Places, Worked, places_of
+from minidiff.runs.shipped import MODELS, shipped
 
 Device = torch.device | str
-OnStep = Callable[[Step], object]
-SHOWN = 480  # pixels: the longest side of a picture in a strip
+SHOWN = 480  # pixels: the longest side of a picture on a sheet
 
 
-class Cleared(NamedTuple):
-    """What was done to a picture."""
-
-    target: Path  # the file of the result
-    transmission: float  # the mean of T
-    airlight: tuple[int, int, int]  # of 255
-    seconds: float
-    psnr: dict[str, float]  # of the hazy picture, of J and of the result; needs a reference
-    ssim: dict[str, float]
-    doubts: list[str]  # what looks wrong
-
-
-OnEnd = Callable[[Path, Cleared], object]
-
-
-class Done(NamedTuple):
-    """Pictures that are dehazed."""
-
-    results: dict[Path, Cleared]  # by the files of the pictures
-    failures: list[str]  # a line for each picture that could not be
-
-
-@dataclass
-class Pictures:
-    """Pictures to dehaze, the run that does it, and where each result goes."""
-
-    run: DehazeRun
-    request: ClearRequest
-    targets: dict[Path, Path]
-    left: list[Path]  # the pictures that have no result yet
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def in_stages(self) -> bool:
-        """Whether stage 2 is to work."""
-        return self.request.steps > 0 and self.run.config.stage == 2
-
-    def describe(self) -> str:
-        """Describe the pictures and the run in two lines."""
-        done = len(self.targets) - len(self.left)
-        count = f"{len(self.targets)} pictures" if len(self.targets) > 1 else str(next(iter(self.targets)))
-        steps = "stage 1"
-        if self.in_stages:
-            steps = f"stage 2 in {counted(self.request.steps, 'step')} from t = {self.request.start_t}"
-        return f"picture   {count}{f', {done} of them done' * bool(done)}\nmodel     {self.run.folder}, {steps}"
-
-    def work(self, on_step: OnStep | None = None, on_end: OnEnd | None = None) -> Done:
-        """Dehaze every picture that is left. A bad one does not stop the others; a single one raises its fault."""
-        results: dict[Path, Cleared] = {}
-        failures = []
-        for file in self.left:
-            try:
-                results[file] = self.clear_file(file, on_step)
-            except UserError as error:
-                if len(self.targets) == 1:
-                    raise
-                failures.append(str(error) if str(file) in str(error) else f"{file}: {error}")
-                continue
-            if on_end is not None:
-                on_end(file, results[file])
-        return Done(results, failures)
-
-    def clear_file(self, file: Path, on_step: OnStep | None) -> Cleared:
-        """Dehaze one picture, and write its stages, if asked, and last the result."""
-        began, request = time.perf_counter(), self.request
-        picture = read_picture(file, request.max_pixels)
-        hazy = picture.as_float()[None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        guess, refined = clear_away(self.run, hazy, request, on_step)
-        answer = guess.clear if refined is None else refined
-        result = thinned(hazy, answer, guess.transmission, request.strength).clamp(-1, 1)
-        if bool((hazy == hazy[:, :1]).all()):  # a grey picture stays grey
-            result = result.mean(1, keepdim=True).expand_as(result)
-        seconds, target = time.perf_counter() - began, self.targets[file]
-        likeness: dict[str, dict[str, float]] = {"psnr": {}, "ssim": {}}
-        if request.reference is not None:
-            reference = to_uint8(read_picture(request.reference, request.max_pixels).as_float()[None])[0]
-            for name, each in {"hazy": hazy, "J": guess.clear, "result": result}.items():
-                likeness["psnr"][name] = psnr(to_uint8(each)[0], reference)
-                likeness["ssim"][name] = ssim(to_uint8(each)[0], reference)
-        if request.dump_stages:
-            dump(target, hazy, guess, refined)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(target, picture.with_pixels(result[0]))
-        light = tuple(int(value) for value in to_uint8(guess.airlight[:, :, None, None])[0, 0, 0])
-        return Cleared(
-            target, float(guess.transmission.mean()), light, round(seconds, 2), **likeness,  # type: ignore[arg-type]
-            doubts=doubts(hazy, guess, refined),
-        )  # fmt: skip
+# --- one picture ------------------------------------------------------------------------------------------------------
 
 
 def clear_away(
@@ -140,20 +61,104 @@ def clear_away(
     return Clearing(*(each.cpu() for each in guess)), refined
 
 
-def dump(target: Path, hazy: Tensor, guess: Clearing, refined: Tensor | None) -> None:
-    """Write J, T and A as pictures beside the result, and a strip of all of them."""
+def stages_of(hazy: Tensor, guess: Clearing, refined: Tensor | None) -> dict[str, Tensor]:
+    """Return what stands between a hazy picture and its result, each as a picture [1,C,H,W] in [-1,1]."""
     airlight = guess.airlight[:, :, None, None].expand_as(hazy)
     stages = {"haze": hazy, "T": 2 * guess.transmission - 1, "A": airlight, "J": guess.clear}
-    stages |= {} if refined is None else {"stage 2": refined}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for name in ("J", "T", "A"):
-        write_image(target.with_name(f"{target.stem}-{name}.png"), to_uint8(stages[name])[0])
-    step = max(1, -(-max(hazy.shape[2:]) // SHOWN))
-    strip = np.concatenate([to_uint8(each[..., ::step, ::step]) for each in stages.values()])
-    write_image(target.with_name(f"{target.stem}-stages.png"), name_columns(grid(strip, len(strip)), list(stages)))
+    return stages if refined is None else stages | {"stage 2": refined}
 
 
-# --- to begin ---------------------------------------------------------------------------------------------------------
+def sheet_of(stages: dict[str, Tensor]) -> Pixels:
+    """Put the stages beside each other, each under its name. Of a large picture some rows and columns are shown."""
+    step = max(1, -(-max(stages["haze"].shape[2:]) // SHOWN))
+    shown = np.concatenate([to_uint8(each[..., ::step, ::step]) for each in stages.values()])
+    return name_columns(grid(shown, len(shown)), list(stages))
+
+
+# --- pictures in files ------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class ClearJob(PictureJob[Cleared]):
+    """Pictures to dehaze, a model, and the run folder if there is one already."""
+
+    name: ClassVar[str] = "clear"
+
+    config: ClearConfig
+    model: DehazeRun
+    result: type[Cleared] = Cleared
+
+    def describe(self) -> str:
+        """Describe the pictures and the model in two lines."""
+        files, sources, request = self.places.files, self.config.sources, self.config.request
+        count = f": {counted(len(files), 'picture')}" if self.places.several else ""
+        source = f"{sources[0]}{' and more' * (len(sources) > 1)}{count}"
+        steps = "stage 1"
+        if request.steps > 0 and self.model.config.stage == 2:
+            start = "pure noise" if request.start_t is None else f"t = {request.start_t}"
+            steps = f"stage 2 in {counted(request.steps, 'step')} from {start}"
+        return f"picture   {printable(source)}\nmodel     {printable(self.config.model)}, {steps}"
+
+    def work_on(self, home: Path, file: Path, on_step: OnStep | None) -> Cleared:
+        """Dehaze one picture, and write the result, its sheet, and if asked its stages."""
+        began, request = time.perf_counter(), self.config.request
+        picture = read_picture(file, request.max_pixels)
+        hazy = picture.as_float()[None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        guess, refined = clear_away(self.model, hazy, request, on_step)
+        result = thinned(hazy, guess.clear if refined is None else refined, guess.transmission, request.strength)
+        result = result.clamp(-1, 1)
+        if picture.is_grey:  # it stays grey
+            result = result.mean(1, keepdim=True).expand_as(result)
+        seconds = time.perf_counter() - began
+        quality = None
+        if request.reference is not None:
+            reference = shown(Path(request.reference), request.max_pixels)
+            near = {"hazy": hazy, "J": guess.clear, "result": result}
+            quality = {name: Quality(**nearness(to_uint8(each)[0], reference)) for name, each in near.items()}
+        stages, name = stages_of(hazy, guess, refined), self.places.png_of(file)
+        if request.strength < 1:
+            stages["result"] = result
+        write_picture(self.places.answer_of(file), picture.with_pixels(result[0]))
+        write_image(home / SHEETS / name, sheet_of(stages))
+        if request.dump_stages:
+            for stage in ("J", "T", "A"):
+                write_image(home / STAGES / f"{Path(name).stem}-{stage}.png", to_uint8(stages[stage])[0])
+        red, green, blue = map(int, to_uint8(guess.airlight[:, :, None, None])[0, 0, 0])
+        return Cleared(
+            float(guess.transmission.mean()), (red, green, blue), round(seconds, 2), quality,
+            tuple(doubts(hazy, guess, refined)), picture.notes,
+        )  # fmt: skip
+
+    def check(self, file: Path) -> None:
+        """Raise UserError unless a picture can be read, its result can be written, and its reference has its size."""
+        request = self.config.request
+        picture = read_picture(file, request.max_pixels)
+        format_for(self.places.answer_of(file), picture)
+        if request.reference is not None:
+            height, width = picture.pixels.shape[:2]
+            reference = Path(request.reference)
+            rows, columns, _ = shown(reference, request.max_pixels).shape
+            if (rows, columns) != (height, width):
+                raise UserError(
+                    f"`reference` {reference.name} is {columns}x{rows}, and the picture {width}x{height}. Give the "
+                    "clear picture at that size, or leave it out."
+                )
+
+    def warn_of_stage_1(self) -> None:
+        """Note that there is no stage 2, if steps of it are asked for."""
+        if self.model.config.stage == 1 and self.config.request.steps > 0:
+            self.warnings.append(
+                f"{self.model.folder} is a run of stage 1, so there is no stage 2: the result is its J."
+            )
+
+
+def shown(file: Path, max_pixels: int) -> Pixels:
+    """Read a picture as one sees it: uint8 [H,W,3], upright."""
+    pixels: Pixels = to_uint8(read_picture(file, max_pixels).as_float()[None])[0]
+    return pixels
+
+
+# --- to begin, and to go on -------------------------------------------------------------------------------------------
 
 
 @record
@@ -162,23 +167,23 @@ class ClearCall(ClearRequest):
 
     model: str | Path | None = None  # a dehaze run; None: the model that comes with the package
     _: KW_ONLY
-    out: str | Path | None = None  # the picture to write, or the folder for several
-    resume: bool = False  # leave out pictures whose result is there
-    force: bool = False  # replace results that are there
+    out: str | Path | None = None  # the picture to write, or the folder; None: dehazed.png, or dehazed
+    run: str | Path | None = None  # the run folder; None: the next free one under runs/
+    force: bool = False  # replace a result that is there
     device: Device = field(default="cpu", compare=False)
     on_step: OnStep | None = field(default=None, compare=False)
-    on_end: OnEnd | None = field(default=None, compare=False)
+    on_end: OnEnd[Cleared] | None = field(default=None, compare=False)
 
     def request(self) -> ClearRequest:
-        """Return the part that decides what the result is."""
+        """Return the part that is stored."""
         return ClearRequest(**{each.name: getattr(self, each.name) for each in fields(ClearRequest)})
 
 
 @takes(ClearCall)
-def clear_haze(source: str | Path | Sequence[str | Path], call: ClearCall) -> Done:
+def clear_haze(source: str | Path | Sequence[str | Path], call: ClearCall) -> Worked[Cleared]:
     """Take the haze off a picture, several, or all of a folder: what `minidiff dehaze` does. Raises UserError."""
-    several = [source] if isinstance(source, str | Path) else list(source)
-    job = begin(several, call.model, call.request(), call.out, call.resume, call.force, call.device)
+    sources = [source] if isinstance(source, str | Path) else list(source)
+    job = begin(sources, call.model, call.request(), call.out, call.run, call.force, call.device)
     return job.work(call.on_step, call.on_end)
 
 
@@ -187,46 +192,66 @@ def begin(
     model: str | Path | None = None,
     request: ClearRequest = ClearRequest(),  # noqa: B008 - a frozen record
     out: str | Path | None = None,
-    resume: bool = False,
+    run: str | Path | None = None,
     force: bool = False,
     device: Device = "cpu",
-) -> Pictures:
+) -> ClearJob:
     """Prepare to dehaze pictures. Whatever can be wrong raises UserError here, before anything is written."""
-    files = [file for source in sources for file in (image_files(source) if Path(source).is_dir() else [Path(source)])]
-    if not files:
+    if not sources:
         raise UserError("there is no picture to dehaze. Name some, or a folder of them.")
-    alone = len(sources) == 1 and not Path(sources[0]).is_dir()
-    if request.reference is not None and not alone:
-        raise UserError("`reference` belongs to one picture. Dehaze it alone.")
     if model is None and DEHAZE not in shipped():
         raise UserError("no model comes with this version. Name a dehaze run first: `minidiff train dehaze` makes one.")
-    targets = targets_of(files, alone, out)
-    there = [target for target in targets.values() if target.exists()]
-    if there and not (resume or force):
-        raise UserError(f"{there[0]} exists. Give another `out`, `force` to replace it, or `resume` to keep it.")
-    run = load_dehaze(DEHAZE if model is None else model, device=device)
-    left = [file for file, target in targets.items() if not (resume and target.exists())]
-    job = Pictures(run, request, targets, left)
-    if run.config.stage == 1 and request.steps > 0:
-        job.warnings.append(f"{run.folder} is a run of stage 1, so there is no stage 2: the result is its J.")
-    if alone:
-        image_shape(files[0], request.max_pixels)  # raises for what is no picture
+    places = places_of(sources, out, ANSWER)
+    check_readable(places, request)
+    places.check(force, ANSWER)
+    if run is not None:
+        check_free(Path(run), "run")
+    opened = load_dehaze(DEHAZE if model is None else model, device=device)
+    name = DEHAZE if model is None else str(model)
+    reference = None if request.reference is None else os.path.abspath(request.reference)
+    config = ClearConfig(
+        minidiff=__version__, kind="clear", sources=tuple(map(os.path.abspath, places.sources)),
+        model=name if opened.folder == MODELS / name else os.path.abspath(opened.folder),
+        weights=fingerprint(opened.model.state_dict()), out=os.path.abspath(places.out),
+        request=replace(request, reference=reference),
+    )  # fmt: skip
+    job = ClearJob(config=config, places=places_in(config), model=opened, run=run)
+    if not places.several:
+        job.check(places.files[0])
+    job.warn_of_stage_1()
     return job
 
 
-def targets_of(files: Sequence[Path], alone: bool, out: str | Path | None) -> dict[Path, Path]:
-    """Choose the file that each result goes to. Raises UserError if two pictures have the same name."""
-    if alone and (out is None or Path(out).suffix):
-        return {files[0]: Path(out or "dehazed.png")}
-    folder = Path(out or "dehazed")
-    if folder.suffix and not folder.is_dir():
-        raise UserError(f"`out` {folder} names one picture, and there are {len(files)}. Name a folder.")
-    targets = {file: folder / f"{file.stem}.png" for file in files}
-    taken: dict[Path, Path] = {}
-    for file, target in targets.items():
-        if target in taken:
-            raise UserError(f"{taken[target]} and {file} would both become {target}. Dehaze them one after the other.")
-        if target.exists() and target.resolve() == file.resolve():
-            raise UserError(f"{file} would be replaced by its own result. Name another folder as `out`.")
-        taken[target] = file
-    return targets
+def reopen(folder: str | Path, device: Device = "cpu") -> ClearJob:
+    """Open a run folder whose pictures are not all dehazed. Raises UserError, also if its model is another by now."""
+    folder = Path(folder)
+    config = from_json(ClearConfig, read_config(folder, kind="clear"), folder / CONFIG)
+    places = places_in(config)
+    check_readable(places, config.request)
+    places.check_unfinished(folder)
+    model = load_dehaze(config.model, device=device)
+    found = fingerprint(model.model.state_dict())
+    if found != config.weights:
+        raise UserError(
+            f"{config.model} has other weights ({found}) than those that {folder} was begun with ({config.weights}). "
+            "Bring them back, or begin anew, without `resume`."
+        )
+    job = ClearJob(config=config, places=places, model=model, run=folder, folder=folder)
+    if not places.several:
+        job.check(places.files[0])
+    job.warn_of_stage_1()
+    return job
+
+
+def places_in(config: ClearConfig) -> Places:
+    """Return the places that a run was begun with."""
+    return Places(tuple(map(Path, config.sources)), Path(config.out))
+
+
+def check_readable(places: Places, request: ClearRequest) -> None:
+    """Raise UserError unless a picture is there that can be read, and the reference. Only the first bytes are read."""
+    places.first_shape(request.max_pixels)
+    if request.reference is not None:
+        if places.several:
+            raise UserError("`reference` belongs to one picture. Dehaze it alone.")
+        image_shape(request.reference, request.max_pixels)

@@ -29,11 +29,12 @@ from torch import Tensor
 from minidiff.dip.config import ANSWER, RESULT, STEPS, TARGET, DipConfig, FitResult, present
 from minidiff.dip.early_stop import EarlyStop
 from minidiff.dip.fit import FitStep, Fitter
-from minidiff.dip.pictures import draw_fit, draw_sheet, nearness
+from minidiff.dip.pictures import draw_fit, draw_sheet
 from minidiff.errors import UserError, counted, printable
 from minidiff.files import hold, sweep, write_json
 from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.files import write_image
+from minidiff.images.nearness import nearness
 from minidiff.records import to_json
 from minidiff.runs import folder as run_folder
 from minidiff.runs.log import append_metrics, read_metrics, write_metrics

@@ -10,17 +10,7 @@ import numpy as np
 
 from minidiff.files import write_atomically
 from minidiff.images.convert import Pixels
-from minidiff.images.quality import psnr, ssim
-
-
-def nearness(pixels: Pixels, reference: Pixels) -> dict[str, float]:
-    """Measure PSNR, unless the two are equal, and SSIM, unless a side is smaller than its window."""
-    found = {}
-    if not np.array_equal(pixels, reference):
-        found["psnr"] = psnr(pixels, reference)
-    if min(pixels.shape[:2]) >= 11:
-        found["ssim"] = ssim(pixels, reference)
-    return found
+from minidiff.images.quality import psnr
 
 
 def draw_fit(folder: Path, records: list[dict[str, Any]], best_step: int) -> None:

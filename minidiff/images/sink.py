@@ -31,7 +31,8 @@ def check_target(path: str | Path, overwrite: bool = False) -> None:
         raise UserError(f"{path} exists. Give another `out`, or `force` to replace it.")
     if path.exists() and path.is_dir() != (kind == "folder"):
         raise UserError(f"{path} is {'a folder' if path.is_dir() else 'a file'}. Give another `out`.")
-    home = next(parent for parent in path.absolute().parents if parent.exists())
+    above = path.absolute().parents
+    home = path if path.is_dir() else next(parent for parent in above if parent.exists())
     if not home.is_dir() or not os.access(home, os.W_OK):
         raise UserError(
             f"cannot write {path}: {home} is {'read-only' if home.is_dir() else 'a file'}. Choose another place."

@@ -14,7 +14,7 @@ from typing import Any
 from minidiff.classifier.config import read_classifier
 from minidiff.data.config import DataConfig, Labels
 from minidiff.ddpm.config import UsedPrior, read_ddpm
-from minidiff.dehaze.config import read_dehaze
+from minidiff.dehaze.config import ClearConfig, read_dehaze
 from minidiff.dip.config import ANSWERS, RESULT, DipFolderConfig, FitResult, read_any_fit
 from minidiff.errors import UserError, counted, printable, shown
 from minidiff.evaluation.config import EvaluateConfig
@@ -25,8 +25,8 @@ from minidiff.networks.configs import OwnNetwork, UNetConfig
 from minidiff.priors.config import DIP_PRIOR, read_dip_prior
 from minidiff.records import from_json
 from minidiff.restoration.config import ANSWER as RESTORED
-from minidiff.restoration.config import RESULTS, FinishConfig, RestoreConfig
-from minidiff.runs.folder import CONFIG, MODEL, read_config
+from minidiff.restoration.config import FinishConfig, RestoreConfig
+from minidiff.runs.folder import CONFIG, MODEL, RESULTS, read_config
 from minidiff.runs.log import is_measurement, name_of_loss, read_metrics
 from minidiff.runs.shipped import find_run
 from minidiff.training.config import TrainConfig
@@ -320,6 +320,19 @@ def summarise_finish(folder: Path, config: dict[str, Any]) -> str:
     return f"of {from_json(FinishConfig, config, folder / CONFIG).source}, {finish_progress(folder)}"
 
 
+def describe_clear(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Describe pictures that are dehazed."""
+    read = from_json(ClearConfig, config, folder / CONFIG)
+    model = f"{read.model}, with the weights {read.weights}"
+    return {"pictures": ", ".join(read.sources), "model": model, "out": read.out, "progress": finish_progress(folder)}
+
+
+def summarise_clear(folder: Path, config: dict[str, Any]) -> str:
+    """Describe the same in a line."""
+    sources = from_json(ClearConfig, config, folder / CONFIG).sources
+    return f"of {sources[0]}{' and more' * (len(sources) > 1)}, {finish_progress(folder)}"
+
+
 def finish_progress(folder: Path) -> str:
     """Say how many pictures are finished."""
     return f"{counted(len(list((folder / RESULTS).glob('*.json'))), 'picture')} finished"
@@ -365,6 +378,7 @@ KINDS: dict[str, tuple[Lines, Line]] = {
     "dip": (describe_dip, summarise_dip),
     "restore": (describe_restore, summarise_restore),
     "finish": (describe_finish, summarise_finish),
+    "clear": (describe_clear, summarise_clear),
 }
 
 

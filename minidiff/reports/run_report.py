@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minidiff.dehaze.config import Cleared
 from minidiff.dip.config import FitResult
 from minidiff.errors import UserError
 from minidiff.evaluation.result import read_lists
@@ -18,11 +19,12 @@ from minidiff.gan.suspicions import is_young, suspicions
 from minidiff.images.faults import problems
 from minidiff.images.files import read_image
 from minidiff.images.grid import cut
+from minidiff.images.nearness import Quality
 from minidiff.records import from_json, to_json
 from minidiff.reports import describe, page
 from minidiff.reports.charts import panels
-from minidiff.restoration.config import RESULTS, SHEETS, STRIP, STRIPS, Finished, Quality, RestoreResult
-from minidiff.runs.folder import read_config
+from minidiff.restoration.config import STRIP, STRIPS, Finished, RestoreResult
+from minidiff.runs.folder import RESULTS, SHEETS, read_config
 from minidiff.runs.log import name_of_loss, read_metrics, seconds_of_steps
 
 REPORT, RESULT = "report.html", "result.json"
@@ -198,6 +200,24 @@ def finished(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
     }
 
 
+def cleared(folder: Path, config: Config) -> tuple[dict[str, str], Sections]:
+    """Show the pictures that were dehazed: what was found in each, and the stages from the haze to the result."""
+    places = sorted((folder / RESULTS).glob("*.json"))
+    found = {path.stem: from_json(Cleared, read_json(path), path) for path in places}
+    lines = []
+    for name, each in found.items():
+        quality = (each.quality or {}).get("result", Quality())
+        near = [page.number(value) if value is not None else "-" for value in (quality.psnr, quality.ssim)]
+        light = ", ".join(map(str, each.airlight))
+        lines.append([name, page.number(each.transmission), light, page.number(each.seconds), *near])
+    head = ["", "light that comes through", "airlight", "seconds", "PSNR in dB", "SSIM"]
+    sheets = some(sorted((folder / SHEETS).glob("*.png")), EARLIER)
+    return {"pictures dehazed": page.number(len(found))}, {
+        "Results": page.simple_table(head, lines[:MANY], "lrrrrr"),
+        "Pictures": album(sheets, page.room_for(len(sheets)), "one"),
+    }
+
+
 def result_of(folder: Path) -> Mapping[str, Any]:
     """Read the result.json of a fit; nothing if it is not finished. Raises UserError for a damaged one."""
     stored = read_json(folder / RESULT, missing={})
@@ -295,5 +315,5 @@ def called(path: Path) -> str:
 
 Kind = Callable[[Path, Config], tuple[dict[str, str], Sections]]
 KINDS: dict[str, Kind] = {  # any other is a training
-    "dip": fit, "restore": restoration, "finish": finished, "evaluate": evaluation,
+    "dip": fit, "restore": restoration, "finish": finished, "clear": cleared, "evaluate": evaluation,
 }  # fmt: skip

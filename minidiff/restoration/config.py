@@ -11,6 +11,7 @@ from minidiff.ddpm.config import MOST_TIMESTEPS
 from minidiff.dip.config import FitRequest
 from minidiff.errors import UserError
 from minidiff.images.budget import MAX_PIXELS
+from minidiff.images.nearness import Quality
 from minidiff.records import LARGEST_INT, demand, demand_range, record
 from minidiff.runs.shipped import PHOTOS
 
@@ -23,7 +24,7 @@ MODEL = PHOTOS  # unless another is named
 CALLS = {"denoise": 1, "inpaint": 20, "upscale": 20, "deblur": 20, "jpeg": 1}  # of the network, unless said otherwise
 BELONGS = {"mask": "inpaint", "scale": "upscale", "kernel": "deblur"}  # options of one task
 GAUSSIAN = "gaussian:"  # before the deviation, in pixels, of a blur that is Gaussian
-RESULTS, SHEETS, STRIPS = "results", "sheets", "strips"  # folders of a run that finishes pictures
+STRIPS = "strips"  # a folder of a run that finishes pictures, beside RESULTS and SHEETS
 
 
 @record
@@ -140,14 +141,6 @@ class RestoreConfig:
     def __post_init__(self) -> None:
         demand_range(self, 0, 255, "noise_sigma")
         demand_range(self, 0, 1, "mix")
-
-
-@record
-class Quality:
-    """How near a picture is to the clean one."""
-
-    psnr: float | None = None  # in dB; None for two equal pictures
-    ssim: float | None = None  # None for pictures smaller than its window
 
 
 @record

@@ -16,13 +16,9 @@ Ho et al. 2020 (DDPM); Kawar et al. 2021 (Stochastic Image Denoising by Sampling
 
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,50 +29,37 @@ from minidiff.ddpm.inits import AUTO_MODE, shrunk
 from minidiff.ddpm.moments import Film
 from minidiff.ddpm.request import FROM_INIT
 from minidiff.ddpm.run import Run, load_ddpm
-from minidiff.diffusion.chain import Step
 from minidiff.diffusion.noise_level import HARDLY_ANY, SMALLEST, noise_sigma
-from minidiff.dip.pictures import nearness
 from minidiff.errors import UserError, printable
-from minidiff.files import locked, read_json, sweep, write_json
-from minidiff.images import sink
 from minidiff.images.convert import to_uint8
-from minidiff.images.files import (
-    IMAGE_SUFFIXES,
-    free_name,
-    image_files,
-    image_shape,
-    read_fitted,
-    read_image,
-    write_image,
-)
+from minidiff.images.files import image_shape, read_fitted, read_image, write_image
 from minidiff.images.jpeg import read_jpeg
+from minidiff.images.nearness import Quality, nearness
 from minidiff.images.pictures import Picture, format_for, read_picture, write_picture
-from minidiff.images.show import png_file
-from minidiff.records import from_json, record, takes, to_json
+from minidiff.records import from_json, record, takes
 from minidiff.restoration.blind import faults
 from minidiff.restoration.config import (
     ANSWER,
     AUTO,
     GAUSSIAN,
     MODEL,
-    RESULTS,
-    SHEETS,
     STRIPS,
     FinishConfig,
     Finished,
     FinishRequest,
-    Quality,
 )
 from minidiff.restoration.jpeg import clean_file
 from minidiff.restoration.sheets import MOMENTS, enlarged, sheet_of, strip_of
 from minidiff.restoration.tasks import check_files, damaged, enter, explain, noise_of, read_kernel
 from minidiff.runs import folder as run_folder
+from minidiff.runs.folder import SHEETS
+from minidiff.runs.picture_run import OnEnd, OnStep, PictureJob, Places, Worked, places_of
 from minidiff.runs.shipped import shipped
+from minidiff.runtime.memory import free_memory
+
+A_PIXEL = 67  # bytes of memory for copies of a picture: 12 megapixels took 0.8 GB more than a tile
 
 Device = torch.device | str
-
-OnStep = Callable[[Step], object]
-OnEnd = Callable[[Path, Finished], object]
 
 
 # --- one picture ---------------------------------------------------------------------------------------------------
@@ -137,94 +120,24 @@ def grey_like(picture: Tensor, answer: Tensor) -> Tensor:
 # --- pictures in files ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    """Pictures that are finished."""
-
-    folder: Path  # the run folder
-    answers: dict[str, Path]  # by the names of the pictures
-    results: dict[str, Finished]
-    failures: Sequence[str] = ()  # a line for each picture that could not be finished
-
-    def _repr_png_(self) -> bytes | None:
-        return png_file(next(iter(self.answers.values()))) if len(self.answers) == 1 else None
-
-
-@dataclass
-class FinishJob:
+@dataclass(kw_only=True)
+class FinishJob(PictureJob[Finished]):
     """One picture, or the pictures of a folder, a model, and the run folder if there is one already."""
+
+    name: ClassVar[str] = "restore"
 
     config: FinishConfig
     model: Run
-    run: str | Path | None  # where the run folder is to be; None: the next free one under runs/
-    folder: Path | None = None  # where it is, once there is one
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def several(self) -> bool:
-        """Whether the source is a folder, so that `out` is a folder, too."""
-        return Path(self.config.source).is_dir()
-
-    @cached_property
-    def files(self) -> list[Path]:
-        """The pictures, by name."""
-        source = Path(self.config.source)
-        return image_files(source) if source.is_dir() else [source]
-
-    @cached_property
-    def stems(self) -> Counter[str]:
-        """How many pictures have each name, apart from the suffix."""
-        return Counter(file.stem for file in self.files)
-
-    def png_of(self, file: Path) -> str:
-        """Name the files that are made of a picture: a.png for a.jpg, or a.jpg.png if there is an a.tif, too."""
-        return f"{file.stem if self.stems[file.stem] == 1 else file.name}.png"
-
-    def answer_of(self, file: Path) -> Path:
-        """Name the file that the answer of a picture goes to."""
-        out = Path(self.config.out)
-        return out / self.png_of(file) if self.several else out
+    result: type[Finished] = Finished
 
     def describe(self) -> str:
         """Describe the pictures and the model in two lines."""
-        count = f": {len(self.files)} pictures" if self.several else ""
+        count = f": {len(self.places.files)} pictures" if self.places.several else ""
         source = f"{printable(self.config.source)}{count}"
         return f"picture   {source}\nmodel     {printable(self.config.model)}, trained on {self.model.knows}"
 
-    def start(self) -> Path:
-        """Make the run folder, unless the run is being resumed. Returns the folder."""
-        if self.folder is None:
-            name = f"restore-{Path(self.config.source).stem}"
-            self.folder = run_folder.create_run(self.run, name, to_json(self.config), pictures=SHEETS)
-        return self.folder
-
-    def finish_all(self, on_step: OnStep | None = None, on_end: OnEnd | None = None) -> FinishedRun:
-        """Finish every picture that is not finished yet. A bad one does not stop the others.
-
-        on_step is called after each call of the network, on_end after each picture. Raises the fault itself for a
-        single picture.
-        """
-        home, results, failures = self.start(), {}, []
-        with locked(home):
-            sweep(home)
-            for file in self.files:
-                try:
-                    results[file.name] = self.finish_file(home, file, on_step)
-                except UserError as error:
-                    if not self.several:
-                        raise
-                    failures.append(str(error) if str(file) in str(error) else f"{file}: {error}")
-                    continue
-                if on_end is not None:
-                    on_end(file, results[file.name])
-        answers = {file.name: self.answer_of(file) for file in self.files if file.name in results}
-        return FinishedRun(home, answers, results, failures)
-
-    def finish_file(self, home: Path, file: Path, on_step: OnStep | None) -> Finished:
-        """Finish one picture, and write its answer, its sheet, and last its result; or read the result."""
-        place, answer = home / RESULTS / f"{file.name}.json", self.answer_of(file)
-        if self.is_done(home, file):
-            return from_json(Finished, read_json(place), place)
+    def work_on(self, home: Path, file: Path, on_step: OnStep | None) -> Finished:
+        """Finish one picture, and write its answer, its sheet, and for more than one call its strip."""
         request, began = self.config.request, time.perf_counter()
         picture = self.read(file)
         check_size(file, picture, request)
@@ -256,24 +169,18 @@ class FinishJob:
                 "hardly any noise was found, so little was changed. Noise in a JPEG file seems smaller than it is. "
                 "If you see noise, give `noise`: 5 is little, 25 is much."
             )
-        result = Finished(127.5 * found, timesteps[0], tuple(timesteps), round(seconds, 2), quality, tuple(wrong),
-                          picture.notes)  # fmt: skip
-        write_picture(answer, picture.with_pixels(finished[0]))
-        write_image(home / SHEETS / self.png_of(file), sheet_of(before, after))
+        write_picture(self.places.answer_of(file), picture.with_pixels(finished[0]))
+        name = self.places.png_of(file)
+        write_image(home / SHEETS / name, sheet_of(before, after))
         if len(timesteps) > 1:
-            write_image(home / STRIPS / self.png_of(file), strip_of(film))
-        place.parent.mkdir(exist_ok=True)
-        write_json(place, to_json(result))
-        return result
-
-    def is_done(self, home: Path, file: Path) -> bool:
-        """Tell whether a picture was finished, and its answer is still there."""
-        return (home / RESULTS / f"{file.name}.json").exists() and self.answer_of(file).exists()
+            write_image(home / STRIPS / name, strip_of(film))
+        return Finished(127.5 * found, timesteps[0], tuple(timesteps), round(seconds, 2), quality, tuple(wrong),
+                        picture.notes)  # fmt: skip
 
     def check(self, file: Path) -> None:
         """Raise UserError unless a picture and the files that the request names can be read, and go together."""
         request, picture = self.config.request, self.read(file)
-        format_for(self.answer_of(file), picture)
+        format_for(self.places.answer_of(file), picture)
         check_size(file, picture, request)
         height, width = picture.pixels.shape[:2]
         if request.task == "jpeg":
@@ -281,8 +188,10 @@ class FinishJob:
         else:
             check_files(request, (height, width))
         if request.reference is not None:
-            rows, columns = self.read(Path(request.reference)).pixels.shape[:2]
+            rows, columns = image_shape(request.reference, request.max_pixels)
             height, width = request.enlargement * height, request.enlargement * width
+            if {rows, columns} == {height, width} or not self.model.any_size:  # else it is not read: it may be huge
+                rows, columns = self.read(Path(request.reference)).pixels.shape[:2]
             if (rows, columns) != (height, width):
                 raise UserError(
                     f"`reference` {Path(request.reference).name} is {columns}x{rows}, and the answer will be "
@@ -299,7 +208,7 @@ class FinishJob:
 
 
 def check_size(file: Path, picture: Picture, request: FinishRequest) -> None:
-    """Raise UserError for a picture too small to measure its noise, or too large to enlarge: see `max_pixels`."""
+    """Raise UserError for a picture too small to measure its noise, or too large to enlarge, or for the memory."""
     height, width = picture.pixels.shape[:2]
     if request.task == "denoise" and request.noise == AUTO and min(height, width) < SMALLEST:
         raise UserError(f"{file} is {width}x{height}, too small to measure its noise. Give `noise`.")
@@ -308,6 +217,12 @@ def check_size(file: Path, picture: Picture, request: FinishRequest) -> None:
         raise UserError(
             f"{file} would become {width}x{height}, more than {request.max_pixels:,} pixels. "
             "Take a smaller `scale`, or a higher `max_pixels`."
+        )
+    needed, free = A_PIXEL * height * width, free_memory(torch.device("cpu"))
+    if free is not None and needed > free:
+        raise UserError(
+            f"{file}, as {width}x{height}, needs {needed / 1e9:.1f} GB of memory at least, and {free / 1e9:.1f} GB are "
+            "free. Shrink it, or cut it into parts."
         )
 
 
@@ -325,7 +240,7 @@ class FinishCall(FinishRequest):
     force: bool = False  # replace an answer that is there
     device: Device = field(default="cpu", compare=False)
     on_step: OnStep | None = field(default=None, compare=False)
-    on_end: OnEnd | None = field(default=None, compare=False)
+    on_end: OnEnd[Finished] | None = field(default=None, compare=False)
 
     def request(self) -> FinishRequest:
         """Return the part that is stored."""
@@ -333,13 +248,13 @@ class FinishCall(FinishRequest):
 
 
 @takes(FinishCall)
-def restore(source: str | Path, call: FinishCall) -> FinishedRun:
+def restore(source: str | Path, call: FinishCall) -> Worked[Finished]:
     """Restore a picture, or all pictures of a folder: what `minidiff restore` does.
 
     Raises UserError.
     """
     job = begin(source, call.model, call.request(), call.out, call.run, call.force, call.device)
-    return job.finish_all(call.on_step, call.on_end)
+    return job.work(call.on_step, call.on_end)
 
 
 def begin(
@@ -355,11 +270,11 @@ def begin(
     source = Path(source)
     if source.is_dir() and request.reference is not None:
         raise UserError(f"`reference` belongs to one picture, and {source} is a folder. Restore it alone.")
-    check_readable(source, request)
-    out = free_answer(source) if out is None else Path(out)
-    check_target(out, source, force)
+    places = places_of([source], out, ANSWER)
+    check_readable(places, request)
+    places.check(force, ANSWER)
     if run is not None:
-        run_folder.check_free(Path(run))
+        run_folder.check_free(Path(run), "run")
     opened = load_ddpm(model, device=device)
     if opened.labels.names and opened.label_dropout == 0:
         raise UserError(f"{model} draws only with labels, and a picture has none. Take another model.")
@@ -367,46 +282,44 @@ def begin(
         raise UserError(f"{model} draws one size alone, so it can only denoise. Take another model.")
     config = FinishConfig(
         minidiff=__version__, kind="finish", source=os.path.abspath(source),
-        model=str(model) if str(model) in shipped() else os.path.abspath(opened.folder), out=os.path.abspath(out),
+        model=str(model) if str(model) in shipped() else os.path.abspath(opened.folder),
+        out=os.path.abspath(places.out),
         request=replace(request, reference=whole_path(request.reference), mask=whole_path(request.mask),
                         kernel=whole_path(request.kernel)),
     )  # fmt: skip
-    job = FinishJob(config, opened, run)
+    job = FinishJob(config=config, places=places_in(config), model=opened, run=run)
     if request.task == "jpeg" and opened.shape[0] != 3:
         raise UserError(f"{model} draws in grey, and a JPEG file is restored in colour. Take another model.")
-    if not job.several:
+    if not places.several:
         job.check(source)
     if request.task != "denoise" and read_guess_errors(opened) is None:
         job.warnings.append(
             f"{model} has no {GUESS_ERRORS}, so how far its guesses are off is not known. "
             "An upper bound is taken, and the answer will be grainy. Resume its training, which only measures them."
         )
-    shape = None if opened.any_size else first_shape(job.files, request.max_pixels)
-    if shape is not None and (lost := shrunk(opened, job.files[0].name, shape)):
+    shape = None if opened.any_size else places.first_shape(request.max_pixels)
+    if shape is not None and (lost := shrunk(opened, places.files[0].name, shape)):
         job.warnings.append(lost)
     return job
 
 
-def check_readable(source: Path, request: FinishRequest) -> None:
+def places_in(config: FinishConfig) -> Places:
+    """Return the places that a run was begun with."""
+    return Places((Path(config.source),), Path(config.out))
+
+
+def check_readable(places: Places, request: FinishRequest) -> None:
     """Raise UserError unless the picture, or one of a folder, is there, and what the request names beside it.
 
     Only the first bytes are read. Whether all of it goes together is for `FinishJob.check`.
     """
-    first_shape(image_files(source) if source.is_dir() else [source], request.max_pixels)
+    places.first_shape(request.max_pixels)
     check_files(request, None)
     for beside in (request.reference, request.mask):
         if beside is not None and beside != AUTO:
             image_shape(beside, request.max_pixels)
     if request.kernel is not None:
         read_kernel(request.kernel, request.max_pixels)
-
-
-def first_shape(files: Sequence[Path], max_pixels: int) -> tuple[int, int]:
-    """Return height and width of the first picture that can be read. Raises UserError if none can."""
-    for file in files[:-1]:
-        with suppress(UserError):
-            return image_shape(file, max_pixels)
-    return image_shape(files[-1], max_pixels)
 
 
 def whole_path(place: str | None) -> str | None:
@@ -419,29 +332,12 @@ def reopen(folder: str | Path, device: Device = "cpu") -> FinishJob:
     folder = Path(folder)
     where = folder / run_folder.CONFIG
     config = from_json(FinishConfig, run_folder.read_config(folder, kind="finish"), where)
-    check_readable(Path(config.source), config.request)
-    job = FinishJob(config, load_ddpm(config.model, device=device), folder, folder=folder)
-    if all(job.is_done(folder, file) for file in job.files):
-        raise UserError(f"{folder} is finished: see {config.out}.")
-    if not job.several:
-        job.check(job.files[0])
+    places = places_in(config)
+    check_readable(places, config.request)
+    places.check_unfinished(folder)
+    job = FinishJob(
+        config=config, places=places, model=load_ddpm(config.model, device=device), run=folder, folder=folder
+    )
+    if not places.several:
+        job.check(places.files[0])
     return job
-
-
-def free_answer(source: Path) -> Path:
-    """Choose where answers go if nobody says: restored.png, or the folder restored, or the first such name free."""
-    return free_name(Path("restored") if source.is_dir() else Path(ANSWER))
-
-
-def check_target(out: Path, source: Path, force: bool) -> None:
-    """Raise UserError unless the answers may go to `out`: a picture's name for one, another folder for several."""
-    several = source.is_dir()
-    if several and out.is_dir() and out.samefile(source):
-        raise UserError(f"`out` {out} is the folder of the pictures themselves. Give another.")
-    if several and out.suffix.lower() in IMAGE_SUFFIXES:
-        raise UserError(f"`out` {out} is one picture, and there are several. Give a folder.")
-    if not several and out.is_dir():
-        raise UserError(f"`out` {out} is a folder, and there is one picture. Try {out / ANSWER}.")
-    if not several and out.suffix.lower() not in IMAGE_SUFFIXES:
-        raise UserError(f"`out` {out} has no image suffix. Try {out}.png; the run folder is `run`.")
-    sink.check_target(out, force)

@@ -27,6 +27,7 @@ from minidiff.diffusion.noise_level import noise_sigma, timestep_for
 from minidiff.diffusion.posterior import POSTERIOR_PLAN, Evidence, sample_posterior
 from minidiff.diffusion.process import q_sample
 from minidiff.errors import UserError
+from minidiff.images.files import image_shape
 from minidiff.images.pictures import read_picture
 from minidiff.restoration.blind import outliers
 from minidiff.restoration.config import AUTO, GAUSSIAN, FinishRequest
@@ -34,6 +35,7 @@ from minidiff.rng import randn, sample_generators
 
 ROUNDING = 2 / 255 / math.sqrt(12)  # deviation in [-1,1] of the rounding to 8 bits
 START = {"upscale": 0.25, "deblur": 0.12}  # the sigma at which a chain starts: see `start_of`
+LARGEST_KERNEL = 1023  # pixels a side: a larger picture was meant as something else
 HOLES = 0.2  # the same for a hole one pixel deep
 # How much of what the measurement leaves open is drawn. In a hole nothing was measured, and the mean is a smear. Of a
 # small picture every part was measured; taking the mean is nearer to the truth, and not much smoother.
@@ -169,9 +171,10 @@ def unlike_salt(picture: Tensor) -> Tensor:
 
 def read_mask(path: str, height: int, width: int, max_pixels: int) -> Tensor:
     """Read a mask, [height,width]: 1 where it is white and the picture is known, 0 in the holes. Raises UserError."""
-    picture = read_picture(path, max_pixels)
-    white = picture.as_float().mean(0) > 0
-    rows, columns = white.shape
+    rows, columns = image_shape(path, max_pixels)
+    if {rows, columns} == {height, width}:  # else it is not read, as it may be huge; it may lie on its side in the file
+        white = read_picture(path, max_pixels).as_float().mean(0) > 0
+        rows, columns = white.shape
     if (rows, columns) != (height, width):
         raise UserError(f"{path} is {columns}x{rows}, and the picture {width}x{height}. Give a mask of that size.")
     if bool(white.all()):
@@ -185,6 +188,11 @@ def read_kernel(kernel: str, max_pixels: int) -> Tensor:
     """Read how a bright point looks, float64 [h,w] with the sum 1: a picture's grey values, or gaussian:SIGMA."""
     if kernel.startswith(GAUSSIAN):
         return gaussian_kernel(float(kernel.removeprefix(GAUSSIAN)))
+    rows, columns = image_shape(kernel, max_pixels)
+    if max(rows, columns) > LARGEST_KERNEL:
+        raise UserError(
+            f"{kernel} is {columns}x{rows}, and a kernel has {LARGEST_KERNEL} pixels a side at most. Is it the picture?"
+        )
     values = (read_picture(kernel, max_pixels).as_float().double().mean(0) + 1) / 2
     rows, columns = values.shape
     if rows % 2 == 0 or columns % 2 == 0:

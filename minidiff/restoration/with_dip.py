@@ -37,12 +37,13 @@ from minidiff.dip import recipe
 from minidiff.dip.config import FitResult, present
 from minidiff.dip.fit_picture import FitCall, refuse_finished
 from minidiff.dip.job import COLOURS, DipJob, OnStep, undecided
-from minidiff.dip.pictures import draw_sheet, nearness
+from minidiff.dip.pictures import draw_sheet
 from minidiff.dip.recipe import Device, read_dip
 from minidiff.errors import UserError, printable
 from minidiff.files import locked, sweep, write_json
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.files import image_shape, read_fitted, read_image, write_image
+from minidiff.images.nearness import Quality, nearness
 from minidiff.images.pictures import FULL, Picture, format_for, read_picture, write_picture
 from minidiff.images.show import png_file
 from minidiff.records import from_json, record, takes, to_json
@@ -53,7 +54,6 @@ from minidiff.restoration.config import (
     RESULT,
     STRIP,
     ChainConfig,
-    Quality,
     RestoreConfig,
     RestoreRequest,
     RestoreResult,
@@ -263,6 +263,8 @@ def begin(
         raise UserError(f"{image} is a folder. Give one picture to restore.")
     if out is not None:
         run_folder.check_free(Path(out))
+    if answer is not None:  # found out now, not after the fit
+        run_folder.check_makeable(Path(answer).absolute().parent)
     run = load_ddpm(model, device=device)
     asked = ChainConfig(request.start_t, request.init_mode, request.sampler, request.fit.seed)
     start_t = 0 if request.start_t == AUTO else int(request.start_t)

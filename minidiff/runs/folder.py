@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # a run can be listed and described without waiting for torch
 LOG = logging.getLogger(__name__)
 
 CONFIG, MODEL, STATE = "config.json", "model.safetensors", "state.pt"
+RESULTS, SHEETS = "results", "sheets"  # of a run that works on pictures: what was found in each, and how it looks
 WEIGHTS = ("ema", "raw")  # the averaged ones, to sample from; and those being trained
 
 Opened = TypeVar("Opened")
@@ -202,25 +203,26 @@ def create_run(
     config: Mapping[str, Any],
     pictures: str = "samples",
     fill: Callable[[Path], None] | None = None,
+    option: str = "out",
 ) -> Path:
     """Make a new run folder with its config.json: `folder`, or the first free one of `runs/NAME-1`, `-2`, ...
 
     pictures: the name of the folder inside it for what the run draws. fill: puts more into the folder, before the
-    config.json. Raises UserError.
+    config.json. option: the argument by which the user named the folder, for the errors. Raises UserError.
     """
     folder, before = next_folder(name) if folder is None else Path(folder), False
-    check_free(folder)
+    check_free(folder, option)
     try:
         before = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):  # another process may want the same folder at this moment
-            check_free(folder)
+            check_free(folder, option)
             if fill is not None:
                 fill(folder)
             write_json(folder / CONFIG, config)  # before the pictures: what a kill leaves without it is still free
             (folder / pictures).mkdir()
     except OSError as error:
-        raise UserError(f"cannot make the run folder {folder}: {error.strerror}. Choose another `out`.") from None
+        raise UserError(f"cannot make the run folder {folder}: {error.strerror}. Choose another `{option}`.") from None
     except UserError:
         if not before and not (folder / CONFIG).exists():
             shutil.rmtree(folder, ignore_errors=True)  # no half-made run stays behind
@@ -236,18 +238,21 @@ def next_folder(name: str) -> Path:
     return Path("runs", f"{name}-{number}")
 
 
-def check_free(folder: Path) -> None:
-    """Raise UserError unless a run folder can be made at `folder`, where there is none or an empty one."""
+def check_free(folder: Path, option: str = "out") -> None:
+    """Raise UserError unless a run folder can be made at `folder`, where there is none or an empty one.
+
+    option: the argument by which the user named it.
+    """
     if folder.is_dir() and not is_empty(folder):
         hint = f"Go on with it by `resume` {folder}, or use" if (folder / CONFIG).exists() else "Use"
-        raise UserError(f"{folder} is not empty. {hint} another `out`.")
-    check_makeable(folder)
+        raise UserError(f"{folder} is not empty. {hint} another `{option}`.")
+    check_makeable(folder, option)
 
 
-def check_makeable(folder: Path) -> None:
+def check_makeable(folder: Path, option: str = "out") -> None:
     """Raise UserError unless a folder is there that can be written into, or can be made."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise UserError(f"{there} is a file, so {folder} cannot be a folder. Use another `out`.")
+        raise UserError(f"{there} is a file, so {folder} cannot be a folder. Use another `{option}`.")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"nothing can be written into {there}: permission denied. Use another `out`.")
+        raise UserError(f"nothing can be written into {there}: permission denied. Use another `{option}`.")

@@ -269,7 +269,7 @@ def test_all_that_print_a_next_step_are_here() -> None:
     files = [path for path in PACKAGE.rglob("*.py") if printed.search(path.read_text())]
     sites = {path.relative_to(PACKAGE).as_posix() for path in files}
     assert sites == {
-        "cli/compare.py", "cli/dip.py", "cli/info.py", "cli/interop.py", "cli/restore.py", "cli/train.py",
+        "cli/compare.py", "cli/dip.py", "cli/info.py", "cli/interop.py", "cli/picture_run.py", "cli/train_run.py",
         "reports/report.py",
     }  # fmt: skip
 

@@ -55,6 +55,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Called]:
         raise Called(*given, **named)
 
     def run(place: str, line: str | list[str]) -> Called:
+        importlib.import_module("minidiff.dip.fit_picture")  # else it would take over, and keep, what is patched here
         module, _, name = place.rpartition(".")
         with monkeypatch.context() as patch, pytest.raises(Called) as stop:
             patch.setattr(importlib.import_module(f"minidiff{'.' * bool(module)}{module}"), name, called)
@@ -410,7 +411,7 @@ def test_a_training_says_what_it_does(
     """A dry run says its plan even if it is to be quiet: that is its result. The folder is let go of in the end."""
     job = Job()
     monkeypatch.setattr("minidiff.pretrained.train.plan", lambda kind, request: job)
-    monkeypatch.setattr("minidiff.cli.train.next_command", lambda training, folder: "sample")
+    monkeypatch.setattr("minidiff.cli.train_run.next_command", lambda training, folder: "sample")
     assert cli.run(f"train ddpm --dry-run {how}".split()) == 0
     assert capsys.readouterr().out == "the plan\n" and job.calls == ["close"]
     assert cli.run(f"train ddpm {how}".split()) == 0
@@ -421,15 +422,18 @@ def test_a_training_says_what_it_does(
 
 
 def test_pictures_are_dehazed_as_it_was_typed(typed: Callable[..., Called], own_folder: Path) -> None:
-    """A run may come first: what has a config.json."""
+    """A run may come first: what has a config.json. With --resume the settings are those of the folder."""
     place = "dehaze.pictures.begin"
-    assert typed(place, "dehaze a.png").given == (("a.png",), None, ClearRequest(), None, False, False, CPU)
+    assert typed(place, "dehaze a.png").given == (("a.png",), None, ClearRequest(), None, None, False, CPU)
     (own_folder / "run").mkdir()
     (own_folder / "run" / "config.json").touch()
     line = (
         "dehaze run a.png b.png --strength 0.5 --steps 3 --start-t 7 --seed 4 --reference r.png --max-pixels 99 "
-        "--dump-stages --out to --resume --force --device cpu"
+        "--dump-stages --out to --run there --force --device cpu"
     )
     request = ClearRequest(strength=0.5, steps=3, start_t=7, seed=4, reference="r.png", max_pixels=99, dump_stages=True)
-    assert typed(place, line).given == (("a.png", "b.png"), "run", request, "to", True, True, CPU)
+    assert typed(place, line).given == (("a.png", "b.png"), "run", request, "to", "there", True, CPU)
     assert typed(place, "dehaze a.png --start-t noise").given[2] == ClearRequest(start_t=None)
+    assert typed("dehaze.pictures.reopen", "dehaze --resume there").given == ("there", CPU)
+    for wrong in ("dehaze", "dehaze a.png --resume there", "dehaze --resume there --steps 3"):
+        assert cli.run(wrong.split()) == 2

@@ -13,7 +13,7 @@ from minidiff.classifier.presets import CLASSIFIER_PRESETS
 from minidiff.cli import dip as dip_cli
 from minidiff.cli import fid as fid_cli
 from minidiff.cli.restore import tell
-from minidiff.cli.train import next_command
+from minidiff.cli.train_run import next_command
 from minidiff.cli.types import Device
 from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.dehaze.presets import GUESS_PRESETS

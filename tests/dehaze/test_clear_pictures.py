@@ -1,30 +1,16 @@
-"""Pictures of any size, and what looks wrong with them: `minidiff dehaze` from the file to the result."""
+"""Pictures of any size, and what looks wrong with them. From file to file: test_clear_runs."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 import minidiff
-from minidiff import cli
 from minidiff.data.haze import recompose
 from minidiff.dehaze.doubts import doubts, grain
 from minidiff.dehaze.stage1 import guess_large, resized, thinned
-from minidiff.errors import UserError
 from minidiff.networks.gunet import Clearing
-
-SMALL: dict[str, Any] = {
-    "dataset": "hazy-photos",
-    "image_size": 16,
-    "batch_size": 2,
-    "steps": 2,
-    "precision": "fp32",
-    "device": "cpu",
-}
 
 
 def scene(height: int, width: int) -> Tensor:
@@ -120,91 +106,15 @@ def test_grain_is_that_of_noise() -> None:
     assert grain(torch.zeros(1, 3, 2, 2)) == 0 and grain(scene(64, 64)) < 0.03
 
 
-# --- from file to file ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture()
-def run(hazy_folder: Path, tiny_dehazing: None) -> Path:
-    """A run of stage 2 that has learnt nothing yet."""
-    minidiff.train("dehaze", data_dir=hazy_folder, out="first", **SMALL)
-    minidiff.train("dehaze", data_dir=hazy_folder, stage=2, stage_1="first", out="second", **SMALL)
-    return Path("second")
-
-
-def test_a_picture_keeps_what_it_has(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Size, 16 bits of grey, transparency and EXIF data; the stages are written beside it."""
-    pixels = np.linspace(0, 255, 30 * 41 * 4).astype(np.uint8).reshape(30, 41, 4)
-    exif = Image.Exif()
-    exif[0x010F] = "a camera"
-    Image.fromarray(pixels).save("hazy.png", exif=exif)
-    assert cli.run(["dehaze", "second", "hazy.png", "--steps", "2", "--dump-stages", "--device", "cpu"]) == 0
-    said = capsys.readouterr()
-    assert "of the light comes through, airlight" in said.out and "written   dehazed.png" in said.out
-    with Image.open("dehazed.png") as result:
-        assert result.size == (41, 30) and result.mode == "RGBA" and result.getexif()[0x010F] == "a camera"
-        assert np.array_equal(np.asarray(result)[..., 3], pixels[..., 3])
-    assert all(Path(f"dehazed-{name}.png").exists() for name in ("J", "T", "A", "stages"))
-    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save("grey.png")
-    assert cli.run(["dehaze", "second", "grey.png", "--steps", "0", "--out", "grey-out.png", "--device", "cpu"]) == 0
-    with Image.open("grey-out.png") as result:
-        assert result.mode.startswith("I")
-
-
-def test_a_folder_goes_on(run: Path, hazy_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One result is there already; a file that is no picture does not stop the others."""
-    (hazy_folder / "broken.png").write_bytes(b"no picture")
-    minidiff.clear_haze(hazy_folder / "1.png", "second", steps=0, out="out/1.png")
-    before = Path("out/1.png").stat().st_mtime_ns
-    line = "dehaze second photographs --steps 0 --out out --device cpu"
-    assert cli.run(line.split()) == 1
-    assert "out/1.png exists. Give another --out, --force to replace it, or --resume" in capsys.readouterr().err
-    assert (
-        cli.run(["dehaze", "second", "photographs", "--steps", "0", "--out", "out", "--resume", "--device", "cpu"]) == 0
-    )
-    said = capsys.readouterr()
-    assert "broken.png" in said.err and sorted(file.name for file in Path("out").iterdir()) == [
-        "0.png",
-        "1.png",
-        "2.png",
-    ]
-    assert Path("out/1.png").stat().st_mtime_ns == before
-
-
-def test_the_strength_and_the_reference(run: Path, hazy_folder: Path) -> None:
-    """At strength 0 the result is the picture itself, to the byte, so it equals it as a reference."""
-    picture = hazy_folder / "0.png"
-    done = minidiff.clear_haze(picture, "second", strength=0, steps=0, reference=picture, out="same.png")
-    assert np.array_equal(np.asarray(Image.open("same.png")), np.asarray(Image.open(picture)))
-    assert done.results[picture].psnr["result"] == float("inf") and done.results[picture].ssim[
-        "result"
-    ] == pytest.approx(1)
-
-
-def test_what_cannot_be_is_refused(run: Path, hazy_folder: Path) -> None:
-    pictures = [hazy_folder / "0.png", hazy_folder / "1.png"]
-    for source, fields, said in (
-        (pictures, {"out": "x.png"}, "names one picture, and there are 2"),
-        (pictures, {"reference": "0.png"}, "`reference` belongs to one picture"),
-        (pictures[0], {"strength": 1.5}, "`strength` is 1.5"),
-        (pictures[0], {"model": "nowhere"}, "nowhere does not exist"),
-        (hazy_folder, {"out": hazy_folder}, "would be replaced by its own result|exists"),
-        ([], {}, "there is no picture"),
-        ("gone.png", {}, "gone.png"),
-    ):
-        with pytest.raises(UserError, match=said):
-            minidiff.clear_haze(source, **{"model": "second", "steps": 0} | fields)
-    assert not Path("dehazed.png").exists()
-
-
 # --- the report's failure ---------------------------------------------------------------------------------------------
 
 
-def test_weights_of_the_right_shapes_are_told_by_what_they_paint(run: Path) -> None:
+def test_weights_of_the_right_shapes_are_told_by_what_they_paint(dehazers: Path) -> None:
     """Nothing is wrong with them but their values, so they load, and what is said is said of the result.
 
     This stage 2 has learnt nothing: what it draws is the noisy J that its chain began with.
     """
     hazy, guess = pictures()
-    refined = minidiff.load_dehaze(run).refine(guess, steps=2)
+    refined = minidiff.load_dehaze(dehazers / "second").refine(guess, steps=2)
     (said,) = doubts(hazy, guess, refined)
     assert said.startswith("stage 2 painted noise over a good J")

@@ -1,14 +1,23 @@
 """The noise of an image, and the timestep it belongs to: on photographs whose noise is known."""
 
+import io
 import math
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from minidiff.diffusion import noise_level
-from minidiff.diffusion.noise_level import noise_sigma, smallest_deviation, start_from, timestep_for
+from minidiff.diffusion.noise_level import (
+    HARDLY_ANY,
+    noise_sigma,
+    smallest_deviation,
+    start_from,
+    timestep_for,
+    white_deviation,
+)
 from minidiff.diffusion.process import q_sample
 from minidiff.diffusion.schedules import Schedule
 from minidiff.errors import UserError
@@ -79,6 +88,53 @@ def test_noise_in_a_file(name: str, sigma: float) -> None:
     clean = photo(name)
     noisy = to_float(to_uint8(clean + 2 * sigma * noise(clean, 0)))
     assert noise_sigma(noisy) == pytest.approx(2 * sigma, rel=0.05)
+
+
+def in_jpeg(image: Tensor, quality: int, colours: str) -> Tensor:
+    """The image as it comes out of a JPEG file: float [1,3,H,W]."""
+    data = io.BytesIO()
+    Image.fromarray(to_uint8(image)[0]).save(data, "JPEG", quality=quality, subsampling=colours)
+    return to_float(np.array(Image.open(data))[None])
+
+
+@pytest.mark.parametrize(("quality", "sigma"), [(95, 10), (95, 25), (85, 25), (75, 25)])
+@pytest.mark.parametrize("name", PHOTOS)
+def test_noise_in_a_jpeg_file_with_colours_at_half_size(name: str, quality: int, sigma: float) -> None:
+    """Within 20%; what quantisation takes and adds is not known. By the colours alone it would be 1 to 4 of 255, and
+    without telling texture from noise 34% too much for 10 in the astronaut."""
+    clean = photo(name)
+    noisy = to_float(to_uint8(clean + sigma / 127.5 * noise(clean, 0)))
+    found = in_jpeg(noisy, quality, "4:2:0")
+    assert 127.5 * noise_sigma(found) == pytest.approx(sigma, rel=0.2)
+    assert 127.5 * white_deviation(found) < 0.3 * sigma
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_clean_jpeg_file_and_a_png_are_measured_in_colour_as_ever(name: str) -> None:
+    """Also with noise of 5, 10 and 25 in a PNG, and none of it in a JPEG. Where colours are white, the luma is not
+    asked. Fails if the luma always counts: that of a clean photograph shows up to 6 of 255."""
+    clean = photo(name)
+    images = [to_float(to_uint8(clean + sigma / 127.5 * noise(clean, 0))) for sigma in (0, 5, 10, 25)]
+    images += [in_jpeg(clean, quality, "4:2:0") for quality in (50, 75, 90)]
+    for image in images:
+        assert noise_sigma(image) == white_deviation(image)
+    for image in (images[0], *images[4:]):
+        assert noise_sigma(image) < HARDLY_ANY
+
+
+def test_fine_texture_is_no_noise() -> None:
+    """Tinted grass has 13 of 255 in its luma, and three times as much in pixels of twice the size: nothing to remove.
+    Fails when the luma at full size alone is asked.
+
+    A picture too small to be halved is measured in colour.
+    """
+    data = pytest.importorskip("skimage.data")
+    grass = to_float(data.grass()[None, :256, :256, None]) * torch.tensor([1.0, 0.85, 0.6]).view(1, 3, 1, 1)
+    assert 127.5 * white_deviation(grass.mean(1, keepdim=True)) > 8
+    for image in (grass, in_jpeg(grass, 90, "4:2:0")):
+        assert noise_sigma(image) < HARDLY_ANY
+    small = in_jpeg(photo("coffee", 32) + 0.2 * noise(photo("coffee", 32), 0), 95, "4:2:0")[..., :12, :12]
+    assert noise_sigma(small) == white_deviation(small)
 
 
 def test_pure_noise_and_none() -> None:

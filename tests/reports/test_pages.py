@@ -344,6 +344,19 @@ def finish_run(folder: Path) -> Path:
     return folder
 
 
+def clear_run(folder: Path) -> Path:
+    """Two pictures, one of them with a reference."""
+    config = {"minidiff": "0", "kind": "clear", "sources": [NASTY, "b.png"], "model": "dehaze", "weights": "0123",
+              "out": "clean", "request": {}}  # fmt: skip
+    stored = {"transmission": 0.625, "airlight": [200, 210, 220], "seconds": 1.5}
+    for name, more in (("a.jpg", {"quality": {"hazy": {"psnr": 9.5}, "result": {"psnr": 21.25}}}), ("b.png", {})):
+        picture(folder / "sheets" / f"{name[0]}.png")
+        (folder / "results").mkdir(exist_ok=True)
+        (folder / "results" / f"{name}.json").write_text(json.dumps(stored | more))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
 def evaluation(folder: Path) -> Path:
     share = {"value": 0.875, "low": 0.8125, "high": 0.9375, "each": [0.8, 0.9]}
     found = {"conditions": 32, "seeds": [0, 1], "score": share, "per_image": {"value": 0.5}, "by_count": {},
@@ -436,6 +449,11 @@ def test_other_kinds_of_runs_have_a_page(tmp_path: Path) -> None:
     ):
         assert said in text, (said, text)
     assert html.count("<img") == 3 and NASTY in text
+    html = run_report.write(clear_run(tmp_path / "c")).read_text()
+    text = Reader(html).text
+    for said in ("pictures dehazed 2", "a.jpg 0.625 200, 210, 220 1.5 21.25 -", "b.png 0.625 200, 210, 220 1.5 - -"):
+        assert said in text, (said, text)
+    assert html.count("<img") == 2 and NASTY in text
     text = Reader(run_report.write(evaluation(tmp_path / "e")).read_text()).text
     for said in ("0.875", "0.812 to 0.938", "64", "per image", NASTY, "nothing", "2.5", "failures: test"):
         assert said in text, said
@@ -444,7 +462,7 @@ def test_other_kinds_of_runs_have_a_page(tmp_path: Path) -> None:
 
 def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
     """Of whatever kind; and one of a kind that is not known yet."""
-    for make in (dip_run, restore_run, finish_run, evaluation):
+    for make in (dip_run, restore_run, finish_run, clear_run, evaluation):
         folder = make(tmp_path / make.__name__)
         shutil.rmtree(folder / "results", ignore_errors=True)
         for name in (

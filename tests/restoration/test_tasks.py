@@ -259,6 +259,38 @@ BAD = {
 }
 
 
+LARGE = {
+    "inpaint --mask large.png": "large.png is 1025x1025, and the picture 50x37",
+    "deblur --kernel large.png": "large.png is 1025x1025, and a kernel has 1023 pixels a side at most",
+    "upscale --reference large.png": "--reference large.png is 1025x1025, and the answer will be 200x148",
+}
+
+
+@pytest.mark.parametrize("words", LARGE)
+def test_what_has_a_wrong_size_is_not_decoded(
+    words: str, finisher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """13,300 pixels a side in half a megabyte took 4 GB and minutes, to be refused. Its first bytes say enough."""
+
+    def reading(path: Path, *others: Any) -> Picture:
+        assert Path(path).name != "large.png"
+        return read_picture(path, *others)
+
+    write_image("large.png", np.zeros((1025, 1025, 3), np.uint8))
+    for module in (tasks, finish):
+        monkeypatch.setattr(module, "read_picture", reading)
+    is_refused(f"photo.png --model {finisher} --task {words}", LARGE[words], capsys)
+
+
+def test_a_picture_that_does_not_fit_into_the_memory_is_refused(
+    finisher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(finish, "free_memory", lambda device: 67 * 37 * 50 - 1)
+    is_refused(f"photo.png --model {finisher}", "photo.png, as 50x37, needs 0.0 GB of memory", capsys)
+    monkeypatch.setattr(finish, "free_memory", lambda device: 67 * 37 * 50)
+    assert restore("photo.png", "--model", finisher) == 0
+
+
 @pytest.mark.parametrize("words", BAD)
 def test_what_is_wrong_is_one_line_before_anything_is_written(
     words: str, finisher: Path, capsys: pytest.CaptureFixture[str]

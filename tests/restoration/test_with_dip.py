@@ -287,6 +287,7 @@ def test_what_the_fit_did_not_see_is_noticed(photo: Path, finisher: Path, capsys
 BAD = {
     "nothing.png --model MODEL": "nothing.png: no such image file",
     "photo.png --model nowhere": "nowhere does not exist",
+    "photo.png --model MODEL --out photo.png/a.png": "photo.png is a file, so",
     "photo.png --model MODEL --start-t 50": "50",
     "photo.png --model MODEL --start-t often": "'often' is neither a whole number from 0 on nor auto",
     "photo.png --model MODEL --net resnet18": "a side of 16 pixels is less than the 32",

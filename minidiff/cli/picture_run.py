@@ -1,0 +1,67 @@
+"""What `minidiff restore` and `minidiff dehaze` say while they go through pictures."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from minidiff.cli.messages import remark, say, warn
+from minidiff.errors import UserError, counted, printable
+from minidiff.runs.folder import SHEETS
+
+if TYPE_CHECKING:
+    from minidiff.runs.picture_run import PictureJob
+
+MANY = 20  # of more pictures than this only what is wrong is said of each
+
+
+class Found(Protocol):
+    """What every result of a picture has: what is wrong with it, and what the answer could not keep."""
+
+    @property
+    def faults(self) -> tuple[str, ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+Result = TypeVar("Result", bound=Found)
+
+
+def go_through(job: "PictureJob[Result]", command: str, done: str, line_of: Callable[[str, Result], str]) -> None:
+    """Work on pictures with a bar, and say what was found, a line each. done: what becomes of them, such as restored.
+
+    line_of: says in a line what was done to the picture of this name. Raises UserError if all failed.
+    """
+    from minidiff.runtime.progress import progress_bar
+
+    resuming = job.folder is not None
+    remark(f"{job.describe()}\n{'resuming ' if resuming else 'run      '} {job.start()}")
+    for warning in job.warnings:
+        warn(warning)
+    files = job.places.files
+    with progress_bar(len(files), unit="picture") as bar:
+
+        def ended(file: Path, result: Result) -> None:
+            bar.update()
+            for note in result.notes:
+                warn(note)
+            for fault in result.faults:
+                warn(f"{file.name}: {fault}")
+            if len(files) <= MANY:
+                say(line_of(printable(file.name), result))
+
+        try:
+            worked = job.work(on_end=ended)
+        except Exception:
+            raise
+        except BaseException:  # Ctrl-C, or a signal that ends the process
+            remark(f"stopped. Go on with: minidiff {command} --resume {shlex.quote(str(job.start()))}")
+            raise
+    for failure in worked.failures:
+        warn(failure)
+    if not worked.results:
+        raise UserError(f"none of the {counted(len(files), 'picture')} could be {done}.")
+    sheets = worked.folder / SHEETS
+    look = sheets if job.places.several else sheets / job.places.png_of(files[0])
+    out = job.places.out if job.places.several else next(iter(worked.answers.values()))
+    say(f"written   {out}; look at {look}")
