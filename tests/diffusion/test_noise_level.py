@@ -12,6 +12,7 @@ from torch import Tensor
 from minidiff.diffusion import noise_level
 from minidiff.diffusion.noise_level import (
     HARDLY_ANY,
+    luma_deviation,
     noise_sigma,
     smallest_deviation,
     start_from,
@@ -135,6 +136,17 @@ def test_fine_texture_is_no_noise() -> None:
         assert noise_sigma(image) < HARDLY_ANY
     small = in_jpeg(photo("coffee", 32) + 0.2 * noise(photo("coffee", 32), 0), 95, "4:2:0")[..., :12, :12]
     assert noise_sigma(small) == white_deviation(small)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_salt_and_pepper_are_no_noise_of_the_luma(share: float) -> None:
+    """They are equal in all colours, so the luma has 40 to 100 of 255. They would be smeared, not found as holes."""
+    random = np.random.default_rng(0)
+    hit, value = random.random((256, 256)) < share, 2.0 * random.integers(0, 2, (256, 256)) - 1
+    for name in PHOTOS:
+        image = torch.where(torch.from_numpy(hit), torch.from_numpy(value).float(), photo(name))
+        assert 127.5 * luma_deviation(image) > 30
+        assert noise_sigma(image) == white_deviation(image)
 
 
 def test_pure_noise_and_none() -> None:
