@@ -103,6 +103,11 @@ DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data s
 @section("Computing")
 @click.option("--seed", type=Whole(min=0), help=f"The seed of all trainings and samples. Default: {config.SEED}.")
 @click.option(
+    "--seeds",
+    type=Whole(1, config.MOST_SEEDS),
+    help="Repeat each cell with this many seeds, from --seed on: the scatter of the trainings. Default: 1.",
+)
+@click.option(
     "--device", type=Device(), help="auto, cpu, cuda, cuda:1, mps. Default: the study's; auto for a new study."
 )
 @click.option(
@@ -131,6 +136,7 @@ def compare(
     minidiff compare --out STUDY                                   go on with it
     minidiff compare --out STUDY --retry                           and with the cells that failed
     minidiff compare --out STUDY --models dcgan,wgan,ddpm,wgan-gp  and with one more model
+    minidiff compare --out STUDY --seeds 3                         and with three seeds, for bands
     """
     if corruptions and "all" in corruptions:
         corruptions = table("corruption")

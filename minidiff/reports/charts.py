@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,25 +55,40 @@ PANELS = [  # a number goes to the first panel that takes it; one that none take
 
 
 def panels(
-    records: Sequence[Mapping[str, Any]], *, mark: Mark | None = None, small: bool = False, place: str = ""
+    *records: Sequence[Mapping[str, Any]], mark: Mark | None = None, small: bool = False, place: str = ""
 ) -> list[Chart]:
     """Draw a chart for each kind of number in the records of a metrics.jsonl, in their order there, upkeep last.
 
     mark: a step to mark in all charts. small: draw for a narrow column, without the upkeep. place: sets the charts
-    apart from others on the same page.
+    apart from others on the same page. Several records, of trainings with several seeds, make a mean with a band.
     """
     groups: dict[Panel, list[Line]] = {}
-    names = list(dict.fromkeys(name for record in records for name in record if name != "step"))
+    names = list(dict.fromkeys(name for of_one in records for record in of_one for name in record if name != "step"))
     for name in names:
-        points = finite([(record["step"], record.get(name)) for record in records])
+        found = [finite([(record["step"], record.get(name)) for record in of_one]) for of_one in records]
+        curve = over_seeds(called(name, names), [points for points in found if points])
         panel = next((p for p in PANELS if any(word in name for word in p.words)), Panel(name.replace("_", " "), ()))
-        if points:
-            groups.setdefault(panel, []).append(Line(called(name, names), points))
+        if curve.points:
+            groups.setdefault(panel, []).append(curve)
     for panel, lines in groups.items():
         if len(lines) == 1 and lines[0].name.replace(" ", "_") in panel.words:
-            lines[0] = Line(panel.title, lines[0].points)  # which the chart says already
+            lines[0] = lines[0]._replace(name=panel.title)  # which the chart says already
     drawn = sorted((panel for panel in groups if not small or not panel.upkeep), key=lambda panel: panel.upkeep)
     return [chart(panel.title, groups[panel], log=panel.log, mark=mark, small=small, place=place) for panel in drawn]
+
+
+def over_seeds(name: str, curves: Sequence[Sequence[tuple[float, float]]]) -> Line:
+    """Make one line of the curves of several seeds: their mean, and a band from the lowest to the highest.
+
+    Only the steps that all of them have are taken. A mean over fewer would jump where one is missing.
+    """
+    if len(curves) <= 1:
+        return Line(name, curves[0] if curves else [])
+    tables = [dict(points) for points in curves]
+    steps = [step for step in tables[0] if all(step in table for table in tables)]
+    values = [[table[step] for table in tables] for step in steps]
+    means = [(step, fmean(at)) for step, at in zip(steps, values, strict=True)]
+    return Line(name, means, [(step, min(at), max(at)) for step, at in zip(steps, values, strict=True)])
 
 
 def called(name: str, names: Sequence[str]) -> str:
@@ -129,6 +145,10 @@ def draw(lines: Sequence[Line], shown: Shown, salt: str) -> Markup:
         axes = figure.add_axes((0.12, 0.12, 0.86, 0.84))
         for colour, line in zip(LINES, lines, strict=False):
             steps, values = zip(*thinned(line.points), strict=True)
+            if line.band:
+                lows, highs = (thinned([(at[0], at[end]) for at in line.band]) for end in (1, 2))
+                ends = [value for _, value in lows], [value for _, value in highs]
+                axes.fill_between([step for step, _ in lows], *ends, color=colour, alpha=0.18, linewidth=0)
             if len(steps) < DOTS:
                 axes.plot(steps, values, color=colour, marker="o", markersize=3.5, clip_on=bool(shown.limits))
                 continue
@@ -138,8 +158,8 @@ def draw(lines: Sequence[Line], shown: Shown, salt: str) -> Markup:
             axes.axvline(shown.mark, color=SOFT, linewidth=0.8, linestyle="--")
         axes.set_yscale("log" if shown.log else "linear")
         axes.set_ylim(*(shown.limits or (None, None)))
-        ends = [step for line in lines for step, _ in line.points]
-        first, last = min(ends), max(ends)
+        reached = [step for line in lines for step, _ in line.points]
+        first, last = min(reached), max(reached)
         axes.set_xlim(0 if first < last / 10 else first, last + (first == last))
         spread = axes.get_ylim()[1] / axes.get_ylim()[0] if shown.log else 0.0
         few = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
@@ -170,7 +190,8 @@ def extent(lines: Sequence[Line]) -> tuple[float, float, bool]:
 
     A few outermost values, as in the first steps of a critic, must not flatten all others.
     """
-    values = np.array([y for line in lines for _, y in line.points], dtype=float)
+    ends = [y for line in lines for _, *band in line.band for y in band]
+    values = np.array([*(y for line in lines for _, y in line.points), *ends], dtype=float)
     low, high = float(values.min()), float(values.max())
     inner, outer = (float(v) for v in np.quantile(values, [0.02, 0.98]))
     cut = len(values) >= DOTS and low <= 0 and high - low > 3 * (outer - inner) > 0

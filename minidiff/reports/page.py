@@ -113,6 +113,9 @@ class Line(NamedTuple):
 
     name: str
     points: Sequence[tuple[float, float]]  # step and value, both finite
+    band: Sequence[
+        tuple[float, float, float]
+    ] = ()  # step, lowest and highest value of several curves; points: the mean
 
 
 class Chart(NamedTuple):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from minidiff.classifier.knowledge import knowledge_of
 from minidiff.errors import UserError, listed
@@ -26,7 +27,7 @@ APART = (
     "Compare models within a row: each row is shaded by itself, from its lowest distance on. Do not compare rows: "
     "blurred or foggy images are more alike than clean ones, so any distance among them is smaller."
 )
-NAMED = {"severity": "severity", "image_size": "image size", "num": "samples a cell", "seed": "seed",
+NAMED = {"severity": "severity", "image_size": "image size", "num": "samples a cell", "seed": "seed", "seeds": "seeds",
          "features": "measured in", "device": "device"}  # fmt: skip
 AGAIN = (
     "With the same --out it goes on where it stopped, and does not repeat the cells that are done. Add --retry to "
@@ -43,7 +44,7 @@ def write(folder: str | Path, out: str | Path | None = None) -> Path:
 def study_page(study: Findings) -> page.Page:
     """Make the page of a study."""
     kind = f"A study of {listed(study.models)} on {listed([*dict.fromkeys(study.title(d)[0] for d in study.data)])}"
-    ended = [path.stat().st_mtime for cell in study.cells.values() if (path := cell.folder / RESULT).exists()]
+    ended = [path.stat().st_mtime for cell in study.each if (path := cell.folder / RESULT).exists()]
     when = time.strftime("The last cell ended %Y-%m-%d %H:%M UTC.", time.gmtime(max(ended))) if ended else ""
     sections = {
         "Overview": heat_maps(study),
@@ -60,7 +61,7 @@ def study_page(study: Findings) -> page.Page:
 
 def head(study: Findings) -> page.Blocks:
     """Make the head of the page: the result, the doubts, and the progress."""
-    cells = list(study.cells.values())
+    cells = study.each
     count = {state: sum(cell.state == state for cell in cells) for state in STATES}
     spent = sum(sum(cell.done.seconds.values()) for cell in cells if cell.done)
     still = count["begun"] + count["new"]
@@ -123,6 +124,11 @@ def distances(study: Findings) -> page.Blocks:
         title = page.Cell(", ".join(study.title(data)), across=len(names))
         rows += [page.Row([title], "group"), *distance_rows(study, data, len(names))]
     said = "Lower is nearer to the training images; the 95% interval is in brackets."
+    if study.seeds > 1:
+        said = (
+            f"Lower is nearer to the training images. Each value is the mean over those of {study.seeds} seeds that "
+            "are done; the lowest and the highest are in brackets."
+        )
     if study.floors:
         said += " Real images are those of the test split: perfect samples would get their distance."
     return [page.Text(said, "soft"), page.Table(names, rows, "l" * len(names))]
@@ -180,20 +186,21 @@ def decimals(values: Sequence[float]) -> int:
 
 def samples(study: Findings) -> page.Blocks:
     """Show the real images of each data set, and beside them what each model drew."""
-    room = page.room_for(len(study.data) + len(study.cells))
+    room = page.room_for(len(study.data) + len(study.each))
     blocks: list[page.Block] = []
     for data in study.data:
         real = study.folder / DATA / data / REAL
         if not real.exists() and all(cell.state == "new" for cell in study.row(data)):
             continue  # nothing to see yet
         shown = [page.picture(real, "real", room) if real.exists() else page.Picture("real", why="not prepared yet")]
-        for cell in study.row(data):
+        for cell in (one for row in study.row(data) for one in row.each):
+            name = called(study, cell)
             if cell.error:
-                shown.append(page.Picture(cell.model, why=f"failed: {cell.error}", bad=True))
+                shown.append(page.Picture(name, why=f"failed: {cell.error}", bad=True))
             elif (cell.folder / GRID).exists():
-                shown.append(page.picture(cell.folder / GRID, cell.model, room))
+                shown.append(page.picture(cell.folder / GRID, name, room))
             else:
-                shown.append(page.Picture(cell.model, why=STATES[cell.state]))
+                shown.append(page.Picture(name, why=STATES[cell.state]))
         blocks += [page.Text(", ".join(study.title(data)), tag="h3"), page.Album(shown, "named")]
     return blocks
 
@@ -203,7 +210,8 @@ def curves(study: Findings) -> page.Blocks:
     blocks: list[page.Block] = []
     for data in study.data:
         drawn = {
-            cell.model: panels(read_metrics(cell.folder / RUN), small=True, place=cell.name) for cell in study.row(data)
+            cell.model: panels(*(read_metrics(one.folder / RUN) for one in cell.each), small=True, place=cell.name)
+            for cell in study.row(data)
         }
         if shown := {model: charts for model, charts in drawn.items() if charts}:
             blocks += [page.Text(", ".join(study.title(data)), tag="h3"), page.Charts(shown)]
@@ -215,13 +223,24 @@ def curves(study: Findings) -> page.Blocks:
 
 def named(study: Findings, cell: Cell) -> str:
     """Name a cell in words."""
-    return ", ".join([*study.title(cell.data), cell.model])
+    return ", ".join([*study.title(cell.data), called(study, cell)])
+
+
+def called(study: Findings, cell: Cell) -> str:
+    """Name the model of a cell, and its seed, if there are several."""
+    return f"{cell.model}, seed {seed_of(study.plan, cell.name)}" if study.seeds > 1 else cell.model
+
+
+def seed_of(plan: Mapping[str, Any], cell: str) -> int:
+    """Return the seed of a cell from its name, as `studies.config.seed_of` does for a study that is whole."""
+    repeat = cell.partition("+")[2]
+    return int(plan.get("seed") or 0) + (int(repeat) if repeat.isdecimal() else 0)
 
 
 def warnings(study: Findings) -> page.Blocks:
     """List the cells that failed, and the doubts about the others."""
     lines = []
-    for cell in study.cells.values():
+    for cell in study.each:
         if cell.error:
             lines.append((f"{named(study, cell)} failed", cell.error))
         lines += [(named(study, cell), said) for said in cell.warnings]
@@ -249,7 +268,7 @@ def settings(study: Findings) -> page.Blocks:
 def times(study: Findings) -> page.Blocks:
     """Say how large each network is, how long its training was, and how long everything took."""
     lines = []
-    for cell in study.cells.values():
+    for cell in study.each:
         if done := cell.done:
             parts = ("train", "sample", "measure")
             spent = [page.duration(done.seconds[part]) if part in done.seconds else "-" for part in parts]
@@ -270,6 +289,7 @@ def command(study: Findings) -> str:
         "data-dir": as_typed(plan.get("data_dir") or ""),
         "num": plan.get("num"),
         "seed": plan.get("seed"),
+        "seeds": plan.get("seeds") if plan.get("seeds") != 1 else None,
         "features": plan.get("features"),
         "steps": as_typed(plan.get("steps") or ""),
     }

@@ -45,7 +45,7 @@ from minidiff.runtime import cpu, distributed
 from minidiff.runtime.details import set_verbosity
 from minidiff.runtime.progress import progress_bar
 from minidiff.runtime.verbosity import is_quiet, verbosity
-from minidiff.studies.config import Settings, Study, data_of, model_of
+from minidiff.studies.config import Settings, Study, data_of, model_of, seed_of
 from minidiff.studies.measuring import evenly
 from minidiff.studies.models import MODELS, training
 from minidiff.studies.progress import write_failure
@@ -90,13 +90,14 @@ def run_cell(study: Study, folder: Path, cell: str, device: torch.device) -> Non
         "sample": drawn.seconds,
         "measure": time.perf_counter() - began,
     }
-    dataset, corruption, model = cell.split(".")
+    dataset, corruption = data_of(cell).split(".")
     result = CellResult(
         metrics,
         cell=cell,
         dataset=dataset,
         corruption=corruption,
-        model=model,
+        model=model_of(cell),
+        seed=seed_of(study, cell),
         severity=study.severity,
         num=study.num,
         steps=run.config.training.steps if run.config.training else 0,
@@ -157,7 +158,7 @@ def draw(study: Study, place: Path, data: ImageData, device: torch.device) -> Dr
     """
     run, raw = load(place / RUN, device=device), place / RAW
     _, height, width = run.shape
-    num, batch = study.num, 256 if device.type == "cuda" else 64
+    num, seed, batch = study.num, seed_of(study, place.name), 256 if device.type == "cuda" else 64
     there = raw.stat().st_size // (height * width * 3) if raw.exists() else 0
     began = time.perf_counter()
     with progress_bar(num, "samples", unit="image") as bar, open(raw, "ab") as file:
@@ -166,7 +167,7 @@ def draw(study: Study, place: Path, data: ImageData, device: torch.device) -> Dr
         for first in range(there, num, batch):
             indices = range(first, min(first + batch, num))
             sampling = MODELS[model_of(place.name)].sampling
-            file.write(to_uint8(run.draw(indices, seed=study.seed, batch_size=batch, **sampling)).tobytes())
+            file.write(to_uint8(run.draw(indices, seed=seed, batch_size=batch, **sampling)).tobytes())
             file.flush()
             bar.update(len(indices))
     seconds = (time.perf_counter() - began) * num / max(1, num - there)  # as if all had been drawn now

@@ -5,7 +5,7 @@ on this machine, the steps of each model, and the cells; it is stored as study.j
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from minidiff.errors import UserError, shown
 from minidiff.metrics.config import FeatureIdentity
@@ -13,6 +13,7 @@ from minidiff.records import LARGEST_INT, demand_range, record
 from minidiff.training.config import MOST_STEPS
 
 SEVERITY, IMAGE_SIZE, SEED, FEATURES, CORRUPTIONS = 3, 32, 0, "inception", ("identity",)  # of a new study
+MOST_SEEDS = 100
 NUM, NUM_CPU = 10_000, 2000  # samples of a cell; a CPU takes minutes for each thousand samples of a DDPM
 
 Steps = int | dict[str, int]  # of every model, or of each
@@ -29,7 +30,8 @@ class StudyRequest:
     severity: int | None = None  # of the corruptions, 1 to 5
     image_size: int | None = None  # height and width of all images, in pixels
     num: int | None = None  # samples of each cell
-    seed: int | None = None  # of all trainings and all samples
+    seed: int | None = None  # of all trainings and all samples; with several seeds, the first
+    seeds: int | None = None  # how often to repeat each cell, each time with the next seed
     features: str | None = None  # the feature network: `inception`, or the run folder of a classifier
     data_dir: DataDir | None = None  # where the files of the data sets lie
     minutes: float | None = None  # how long to train each cell, in place of `steps`
@@ -59,9 +61,12 @@ class Settings:
     minutes: float | None
     steps: dict[str, int] | None  # of each model for which they were asked; in a `Study`, of all
     device: str
+    _: KW_ONLY
+    seeds: int = 1  # every cell is repeated with `seed`, `seed` + 1, ...; a study older than this key has one
 
     def __post_init__(self) -> None:
-        for name, low, high in (("severity", 1, 5), ("image_size", 8, 1024), ("num", 2, 10**9), ("seed", 0, 2**63)):
+        for name, low, high in (("severity", 1, 5), ("image_size", 8, 1024), ("num", 2, 10**9), ("seed", 0, 2**63),
+                                ("seeds", 1, MOST_SEEDS)):  # fmt: skip
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UserError(f"`{name}` is {value}. Give a number from {low} to {high}.")
@@ -101,7 +106,7 @@ class Study(Settings):
     seconds_per_sample: dict[str, float]
     seconds_per_image: float
     images: int
-    cells: tuple[str, ...]  # DATASET.CORRUPTION.MODEL for each of the three
+    cells: tuple[str, ...]  # see `cells_of_grid`
     network: FeatureIdentity | None = None  # None: the study is older than this key
     doubts: tuple[str, ...] = ()  # what could mislead in all cells, a line each
 
@@ -119,7 +124,7 @@ class Study(Settings):
         if self.network is not None:
             demand_range(self.network, 1, LARGEST_INT, "dims")
         if self.cells != cells_of_grid(self):
-            raise UserError("`cells` are not the data sets x corruptions x models of the study.")
+            raise UserError("`cells` are not the data sets x corruptions x models x seeds of the study.")
 
     def cells_with(self, name: str) -> list[str]:
         """Return the cells that a name stands for: a cell's own, or DATASET.CORRUPTION for all of its models."""
@@ -144,8 +149,12 @@ class Draft:
 
 
 def cells_of_grid(settings: Settings) -> tuple[str, ...]:
-    """Return DATASET.CORRUPTION.MODEL for every combination."""
-    return tuple(f"{data}.{model}" for data in settings.data for model in settings.models)
+    """Return DATASET.CORRUPTION.MODEL for every combination, and the same with +1, +2, ... for each further seed.
+
+    A whole study of the first seed comes first. So a study may grow by seeds, and a reader has something to look at.
+    """
+    tags = ["", *(f"+{repeat}" for repeat in range(1, settings.seeds))]
+    return tuple(f"{data}.{model}{tag}" for tag in tags for data in settings.data for model in settings.models)
 
 
 def data_of(cell: str) -> str:
@@ -155,7 +164,16 @@ def data_of(cell: str) -> str:
 
 def model_of(cell: str) -> str:
     """Return the MODEL of a cell."""
-    return cell.rpartition(".")[2]
+    return cell.rpartition(".")[2].partition("+")[0]
+
+
+def seed_of(settings: Settings, cell: str) -> int:
+    """Return the seed of a cell: of its first weights, the order of its images, its noise and its samples.
+
+    Two cells of the same seed are paired: what their networks have in common begins alike, and they see the same images
+    in the same order.
+    """
+    return settings.seed + int(cell.rpartition(".")[2].partition("+")[2] or 0)
 
 
 def as_typed(value: object) -> str:

@@ -15,7 +15,7 @@ from minidiff.ddpm import job as ddpm_job
 from minidiff.ddpm.config import DdpmRequest
 from minidiff.gan import job as gan_job
 from minidiff.gan.config import GanRequest
-from minidiff.studies.config import Settings, model_of
+from minidiff.studies.config import Settings, model_of, seed_of
 from minidiff.training.config import TrainRequest
 from minidiff.training.job import Job
 
@@ -48,9 +48,9 @@ def data_options(settings: Settings, name: str) -> dict[str, Any]:
 
 
 def training(settings: Settings, cell: str, out: Path, device: torch.device) -> Job[Any]:
-    """Plan the training of a cell: the preset for this device, with the study's data, steps and seed."""
+    """Plan the training of a cell: the preset for this device, with the study's data and steps, and the cell's seed."""
     model = model_of(cell)
-    options = data_options(settings, cell) | {"seed": settings.seed, "out": out, "device": str(device)}
+    options = data_options(settings, cell) | {"seed": seed_of(settings, cell), "out": out, "device": str(device)}
     if steps := (settings.steps or {}).get(model):
         options["steps"] = steps
     return MODELS[model].plan(MODELS[model].request(**options))

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from minidiff._version import __version__
 from minidiff.classifier.knowledge import knowledge_of
@@ -29,8 +30,9 @@ GRID_NAMES = ("datasets", "corruptions", "models")
 def decide(folder: Path, request: StudyRequest, usual_device: str) -> Study | Draft:
     """Return the study of the folder, or a draft of a new study or of a larger one.
 
-    A study grows if a list names all entries that it has, and new ones. usual_device: cpu, cuda or mps, for a new study
-    that does not ask for one. Raise UserError if the request contradicts the study, or if a new study lacks something.
+    A study grows if a list names all entries that it has, and new ones, or by more seeds. usual_device: cpu, cuda or
+    mps, for a new study that does not ask for one. Raise UserError if the request contradicts the study, or if a new
+    study lacks something.
     """
     request = with_whole_paths(request)
     if (folder / STUDY).exists():
@@ -52,6 +54,7 @@ def decide(folder: Path, request: StudyRequest, usual_device: str) -> Study | Dr
         image_size=config.IMAGE_SIZE if request.image_size is None else request.image_size,
         num=request.num or (config.NUM_CPU if device == "cpu" else config.NUM),
         seed=config.SEED if request.seed is None else request.seed,
+        seeds=1 if request.seeds is None else request.seeds,
         features=request.features or config.FEATURES,
         data_dir=request.data_dir,
         minutes=request.minutes,
@@ -93,11 +96,13 @@ def take_up(folder: Path, request: StudyRequest) -> Study | Draft:
     Raise UserError if the request is for another study, or leaves out something that this one has.
     """
     known = read_study(folder)
-    grown = {
+    grown: dict[str, Any] = {
         name: (*getattr(known, name), *(new for new in asked if new not in getattr(known, name)))
         for name in GRID_NAMES
         if (asked := getattr(request, name)) and set(asked) > set(getattr(known, name))
     }
+    if request.seeds is not None and request.seeds > known.seeds:
+        grown["seeds"] = request.seeds
     study = settings_of(known, **grown)
     check_names(study)
     steps = None if request.steps is None else steps_of_each(request.steps, study.models)
@@ -116,8 +121,8 @@ def take_up(folder: Path, request: StudyRequest) -> Study | Draft:
     return Draft(study, known) if grown else known
 
 
-def settings_of(study: Settings, **changed: tuple[str, ...]) -> Settings:
-    """Return the settings of a study alone, with some of its lists changed."""
+def settings_of(study: Settings, **changed: Any) -> Settings:
+    """Return the settings of a study alone, with some of them changed."""
     return Settings(**{one.name: getattr(study, one.name) for one in fields(Settings)} | changed)
 
 

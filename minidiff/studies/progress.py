@@ -11,7 +11,7 @@ from minidiff.data.datasets import DATASETS
 from minidiff.errors import UserError
 from minidiff.files import write_json
 from minidiff.records import to_json
-from minidiff.studies.config import Study, data_of, model_of
+from minidiff.studies.config import Study, data_of, model_of, seed_of
 from minidiff.studies.results import CellFailure, CellResult, Figure, read_result, read_state
 from minidiff.studies.study import DATA, RESULT, STATISTICS, folder_of
 
@@ -36,8 +36,8 @@ def write_failure(study: Study, folder: Path, name: str, error: str) -> bool:
     try:
         for cell in study.cells_with(name):
             if read_state(folder, cell) != "done":
-                dataset, corruption, model = cell.split(".")
-                failure = CellFailure(line, cell, dataset, corruption, model, study.severity)
+                dataset, corruption = data_of(cell).split(".")
+                failure = CellFailure(line, cell, dataset, corruption, model_of(cell), study.severity)
                 write_json(folder_of(folder, cell) / RESULT, to_json(failure))
     except (OSError, UserError):
         return False
@@ -108,10 +108,12 @@ def describe(study: Study, folder: Path, todo: Sequence[str], at_once: int = 1) 
     """Describe a study in a few lines, and say how long the rest of it takes, with `at_once` cells at a time."""
     counts = [len(study.datasets), len(study.corruptions), len(study.models)]
     grid = " x ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in zip(counts, GRID_OF, strict=True))
+    grid += f" x {study.seeds} seeds" * (study.seeds > 1)
+    seed = f"seed {study.seed}" if study.seeds == 1 else f"seeds {study.seed} to {seed_of(study, study.cells[-1])}"
     size, done = study.image_size, len(study.cells) - len(todo)
     lines = [
         f"study     {grid}: {len(study.cells)} cell{'s' * (len(study.cells) > 1)}, {size}x{size} pixels, "
-        f"severity {study.severity}, seed {study.seed}, on {study.device}",
+        f"severity {study.severity}, {seed}, on {study.device}",
         f"measured  {study.num:,} samples of each against all training images, in {study.features}",
     ]
     for model, steps in study.steps.items():

@@ -6,9 +6,11 @@ Rests on study, the folder of a study.
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from minidiff.errors import UserError, listed, one_line, shown
@@ -46,6 +48,7 @@ class CellResult:
     corruption: str = ""
     model: str = ""
     severity: int = 0
+    seed: int = 0  # of the training and the samples
     num: int = 0  # samples
     steps: int = 0  # of the training
     parameters: int = 0  # of the network that draws
@@ -107,7 +110,10 @@ def read_state(folder: Path, cell: str) -> str:
 
 @dataclass
 class Cell:
-    """A model on a data set, as far as it came."""
+    """A model on a data set, as far as it came: a training with one seed, or with several.
+
+    With several, name, folder and result are those of the first seed, and `repeats` holds a cell for each.
+    """
 
     name: str
     data: str  # DATASET.CORRUPTION
@@ -115,6 +121,12 @@ class Cell:
     folder: Path
     state: str  # done, failed, begun or new
     result: CellResult | CellFailure | None
+    repeats: tuple["Cell", ...] = ()
+
+    @property
+    def each(self) -> tuple["Cell", ...]:
+        """Return a cell for each seed."""
+        return self.repeats or (self,)
 
     @property
     def done(self) -> CellResult | None:
@@ -126,15 +138,30 @@ class Cell:
         """Return why the cell failed; nothing if it did not."""
         return self.result.error.replace("`", "") if isinstance(self.result, CellFailure) else ""
 
-    @property
+    @cached_property
     def figures(self) -> Mapping[str, Figure]:
-        """Return what was measured, by the name of the metric; nothing where the cell is not done."""
-        return self.done.metrics if self.done else {}
+        """Return what was measured, by the name of the metric; nothing where the cell is not done.
+
+        Of several seeds it is their mean, from the lowest to the highest: the scatter of whole trainings, which is more
+        than the interval of one. See `over_seeds`.
+        """
+        return over_seeds([cell.done.metrics for cell in self.each if cell.done])
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """List what looks wrong with its samples or its training. If there is a warning, do not trust the distance."""
-        return self.done.warnings if self.done else ()
+        return tuple(dict.fromkeys(said for cell in self.each if cell.done for said in cell.done.warnings))
+
+
+def over_seeds(figures: Sequence[Mapping[str, Figure]]) -> Mapping[str, Figure]:
+    """Return the mean of each metric over several seeds, with the lowest and the highest; of one seed, what it has."""
+    if len(figures) <= 1:
+        return figures[0] if figures else {}
+    found = {}
+    for name, first in figures[0].items():
+        values = [of_one[name].value for of_one in figures if name in of_one]
+        found[name] = Figure(fmean(values), first.title, min(values), max(values))
+    return found
 
 
 @dataclass
@@ -145,7 +172,7 @@ class Findings:
     plan: Mapping[str, Any]  # study.json, as it is: the page shows what it can
     data: list[str]  # DATASET.CORRUPTION, in order
     models: list[str]
-    cells: dict[tuple[str, str], Cell]  # by data and model
+    cells: dict[tuple[str, str], Cell]  # by data and model, all seeds together
     floors: dict[
         str, Mapping[str, Figure]
     ]  # of each data set: the metrics between its test split and its training images
@@ -154,6 +181,16 @@ class Findings:
     def row(self, data: str) -> list[Cell]:
         """Return the cells of one data set."""
         return [self.cells[data, model] for model in self.models if (data, model) in self.cells]
+
+    @property
+    def each(self) -> list[Cell]:
+        """Return every cell, a cell for each seed."""
+        return [one for cell in self.cells.values() for one in cell.each]
+
+    @property
+    def seeds(self) -> int:
+        """Return how many seeds the cells have."""
+        return max((len(cell.each) for cell in self.cells.values()), default=1)
 
     def values(self, metric: str) -> list[float]:
         """Return the values of a metric in all cells that are done."""
@@ -182,7 +219,7 @@ def read_findings(folder: Path) -> Findings:
         names, models = names_in(plan, "cells"), names_in(plan, "models")
         for name in ("datasets", "corruptions"):
             names_in({name: [], **plan}, name)
-        for name in ("num", "seed", "severity", "image_size"):
+        for name in ("num", "seed", "severity", "image_size", "seeds"):
             value = plan.get(name)
             if not isinstance(value, int | None) or (value is not None and not 0 <= value <= LARGEST_INT):
                 raise ValueError(f'"{name}" is {shown(value)}, and no whole number')
@@ -194,7 +231,10 @@ def read_findings(folder: Path) -> Findings:
         raise UserError(
             f"{folder / STUDY} lacks what a study has ({one_line(error)}). Begin anew in another folder."
         ) from None
-    cells = {(data_of(name), model_of(name)): read_cell(folder, name) for name in names}
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for name in names:
+        groups.setdefault((data_of(name), model_of(name)), []).append(read_cell(folder, name))
+    cells = {place: together(of_one) for place, of_one in groups.items()}
     floors = {place: found for place in data if (found := read_floor(folder / DATA / place / RESULT))}
     known = [cell.figures for cell in cells.values()] + list(floors.values())
     metrics = {name: found.title or name for of_one in reversed(known) for name, found in of_one.items()}
@@ -221,6 +261,16 @@ def read_cell(folder: Path, name: str) -> Cell:
     return Cell(name, data_of(name), model_of(name), place, read_state(folder, name), read_result(folder, name))
 
 
+def together(cells: Sequence[Cell]) -> Cell:
+    """Put the cells of all seeds together. All must be done before the whole is."""
+    first, *others = cells
+    if not others:
+        return first
+    state = next((state for state in ("failed", "begun", "new") if any(cell.state == state for cell in cells)), "done")
+    result = next((cell.result for cell in cells if cell.state == "failed"), first.result)
+    return replace(first, state=state, result=result, repeats=tuple(cells))
+
+
 def read_floor(path: Path) -> Mapping[str, Figure]:
     """Read the metrics of the test split; nothing if there are none."""
     try:
@@ -244,7 +294,8 @@ def headline(study: Findings) -> str:
     text = f"Nearest to the data by {study.metrics[metric]}: {listed(parts) if len(nearest) > 1 else wins[0][0]}."
     if unsure := sum(bool(ties) for _, ties in nearest):
         where = f"In {unsure} of these the" if len(nearest) > 1 else "The"
-        text += f" {where} intervals of the nearest and of another overlap: these two cannot be told apart."
+        spans = "intervals" if study.seeds == 1 else "ranges over the seeds"
+        text += f" {where} {spans} of the nearest and of another overlap: these two cannot be told apart."
     if suspect := [best for best, _ in nearest if best.warnings]:
         titles = [(best.model, *study.title(best.data)) for best in suspect[:NAMED]]
         named = [f"{model} on {dataset} ({corruption})" for model, dataset, corruption in titles]

@@ -294,11 +294,11 @@ def test_a_study_is_planned_as_it_was_typed(typed: Callable[..., Called]) -> Non
     assert call.given[:3] == (Path("s"), StudyRequest(), 1)
     line = (
         "compare --out s --datasets mnist,shapes --corruptions fog --models ddpm,wgan --severity 5 --image-size 16 "
-        "--data-dir mnist=in --steps ddpm=4,wgan=5 --num 30 --features clf --seed 6 --device cpu --parallel 2"
+        "--data-dir mnist=in --steps ddpm=4,wgan=5 --num 30 --features clf --seed 6 --seeds 2 --device cpu --parallel 2"
     )
     expected = StudyRequest(
         ("mnist", "shapes"), ("fog",), ("ddpm", "wgan"), severity=5, image_size=16, data_dir={"mnist": "in"},
-        steps={"ddpm": 4, "wgan": 5}, num=30, features="clf", seed=6, device="cpu",
+        steps={"ddpm": 4, "wgan": 5}, num=30, features="clf", seed=6, seeds=2, device="cpu",
     )  # fmt: skip
     assert typed(place, line).given[:3] == (Path("s"), expected, 2)
     request = typed(place, "compare --out s --corruptions all --steps 9 --data-dir in=side --minutes 2").given[1]
