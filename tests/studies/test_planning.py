@@ -270,10 +270,10 @@ def test_the_typical_time_is_without_the_warm_up(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_study_is_stored_flat_as_always() -> None:
-    """The keys of study.json are those that every version has written."""
+    """The keys of study.json are those that every version has written, and seeds, which has a default."""
     keys = {
         "minidiff", "datasets", "corruptions", "models", "severity", "image_size", "num", "seed", "features",
         "data_dir", "minutes", "steps", "device", "seconds_per_step", "seconds_per_sample", "seconds_per_image",
-        "images", "network", "cells", "doubts",
+        "images", "network", "cells", "doubts", "seeds",
     }  # fmt: skip
     assert set(Study.__dataclass_fields__) == keys
