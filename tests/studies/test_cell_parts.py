@@ -124,7 +124,7 @@ def test_a_result_says_what_was_done(study: Study, place: Path, monkeypatch: pyt
     clock(monkeypatch, 100.0, 104.0)
     cells.run_cell(study, place.parents[1], CELL, CPU)
     assert read_result(place.parents[1], CELL) == CellResult(
-        figures, CELL, "shapes", "fog", "wgan", severity=4, num=20, steps=2, parameters=3 * 4 + 4,
+        figures, CELL, "shapes", "fog", "wgan", severity=4, seed=7, num=20, steps=2, parameters=3 * 4 + 4,
         seconds={"train": 3.25, "sample": 2.5, "measure": 4.0}, warnings=("too dark",),
     )  # fmt: skip
 
