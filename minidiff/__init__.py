@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from minidiff.restoration.with_dip import resume_restore as resume_restore
     from minidiff.runtime.details import set_verbosity as set_verbosity
     from minidiff.studies.compare import compare as compare
+    from minidiff.studies.compare_priors import compare_priors as compare_priors
     from minidiff.studies.config import StudyRequest as StudyRequest
     from minidiff.training.config import TrainConfig as TrainConfig
     from minidiff.training.loop import Trainer as Trainer
@@ -112,6 +113,7 @@ PUBLIC = {
     "WindowVariance": "dip.early_stop",
     "clear_haze": "dehaze.pictures",
     "compare": "studies.compare",
+    "compare_priors": "studies.compare_priors",
     "corrupt": "data.corruptions",
     "diffusion_loss": "diffusion.process",
     "distance": "pretrained.distance",

@@ -1,13 +1,13 @@
 """Small studies for the tests: requests, made-up times, and stand-ins for the processes of cells."""
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 from minidiff.files import write_json
 from minidiff.metrics.config import FeatureIdentity
 from minidiff.metrics.features import choose
-from minidiff.studies import cell as cells
 from minidiff.studies.config import Draft, Settings, Study, StudyRequest, Times
 from minidiff.studies.planning import complete, decide
 from minidiff.studies.study import RESULT, STATISTICS, folder_of, keep_study
@@ -56,7 +56,8 @@ class Inside:
     stdin = stdout = None
 
     def __init__(self, arguments: list[str], device: str, share: int = 1, **streams: Any) -> None:
-        self.returncode = cells.main([*arguments, device])
+        module = import_module(streams.get("module", "minidiff.studies.cell"))
+        self.returncode = module.main([*arguments, device])
 
     def poll(self) -> int:
         return self.returncode

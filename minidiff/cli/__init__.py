@@ -33,6 +33,10 @@ COMMANDS = {
     "fid": ("minidiff.cli.fid:fid", "Measure how far two sets of images are apart: FID, KID and others."),
     "evaluate": ("minidiff.cli.evaluate:command", "Ask a classifier whether a model draws what it was asked for."),
     "compare": ("minidiff.cli.compare:compare", "Train several models on several data sets, and measure them alike."),
+    "compare-priors": (
+        "minidiff.cli.compare_priors:compare_priors",
+        "Ask whether a deep image prior helps a DDPM, with controls.",
+    ),
     "import": ("minidiff.cli.interop:import_", "Make a run out of a diffusers checkpoint, from a folder or the Hub."),
     "export": ("minidiff.cli.interop:export", "Write a run as a folder that diffusers opens."),
     "info": ("minidiff.cli.info:info", "Describe a run, or list all runs."),

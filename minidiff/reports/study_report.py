@@ -14,7 +14,7 @@ from typing import Any
 
 from minidiff.classifier.knowledge import knowledge_of
 from minidiff.errors import UserError, listed
-from minidiff.reports import page
+from minidiff.reports import page, prior_report
 from minidiff.reports.charts import panels, shades
 from minidiff.runs.log import read_metrics
 from minidiff.studies.config import as_typed
@@ -46,15 +46,18 @@ def study_page(study: Findings) -> page.Page:
     kind = f"A study of {listed(study.models)} on {listed([*dict.fromkeys(study.title(d)[0] for d in study.data)])}"
     ended = [path.stat().st_mtime for cell in study.each if (path := cell.folder / RESULT).exists()]
     when = time.strftime("The last cell ended %Y-%m-%d %H:%M UTC.", time.gmtime(max(ended))) if ended else ""
+    of_priors = prior_report.is_of_priors(study)
+    repeat = prior_report.command(study) if of_priors else command(study)
     sections = {
         "Overview": heat_maps(study),
         "Distances": distances(study),
+        **(prior_report.sections(study) if of_priors else {}),
         "Samples": samples(study),
         "Learning curves": curves(study),
         "Warnings": warnings(study),
         "Settings": settings(study),
         "Times and sizes": times(study),
-        "How to repeat it": [page.Text(command(study), tag="pre"), page.Text(AGAIN, "soft")],
+        "How to repeat it": [page.Text(repeat, tag="pre"), page.Text(AGAIN, "soft")],
     }
     return page.Page(study.folder.resolve().name, kind, head(study), sections, when or "No cell has ended yet.")
 

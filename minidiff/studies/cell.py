@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.faults import faults, problems
 from minidiff.images.files import write_image
 from minidiff.images.grid import grid
-from minidiff.pretrained.load import load, read_drawing
+from minidiff.pretrained.load import load
 from minidiff.records import from_json, record, to_json
 from minidiff.runs import folder as run_folder
 from minidiff.runs.log import read_metrics, seconds_of_steps
@@ -113,30 +113,49 @@ def train(settings: Settings, cell: str, run: Path, device: torch.device, digest
 
     digest: the fingerprint that its images must have. Raise Interrupted when it is stopped, after saving; UserError.
     """
+    kind = MODELS[model_of(cell)].job
+    job = begin(kind, lambda: training(settings, cell, run, device), cell, run, device, digest)
+    with telling_how_to_go_on(job, run, model_of(cell)):
+        job.run()
+    return job
+
+
+def begin(
+    kind: type[Job[Any]], plan: Callable[[], Job[Any]], cell: str, run: Path, device: torch.device, digest: str | None
+) -> Job[Any]:
+    """Begin the training of a cell as `plan` has it, or resume the one in its run folder. Return it, ready to run."""
     if run.exists() and not (run / run_folder.CONFIG).exists():
         shutil.rmtree(run)  # the process was killed while it made the folder
-    model = model_of(cell)
     if run.exists():
-        job = resume(MODELS[model].job, run, ResumeRequest(device=str(device)))
+        job = resume(kind, run, ResumeRequest(device=str(device)))
     else:
-        job = training(settings, cell, run, device)
+        job = plan()
         remark(job.describe())
     check_data(cell, digest, job.config.data.fingerprint)
     job.warn = lambda message: journal.warn(message.replace("`", ""))  # nobody gave this training its arguments
     remark(job.start())
-    try:
-        job.run()
-    except Diverged as error:  # the same again would diverge again
-        by_hand = f"minidiff train {model} --resume {shlex.quote(str(run))} --lr {job.trainer.config.lr / 3:.2g}"
-        raise UserError(f"{error} In a study: `{by_hand}`, then compare with `retry`.") from None
     return job
+
+
+@contextmanager
+def telling_how_to_go_on(job: Job[Any], run: Path, command: str) -> Iterator[None]:
+    """Say what to do about a training that diverges, as the same again would. command: of `minidiff train`."""
+    try:
+        yield
+    except Diverged as error:
+        rate = job.trainer.config.lr / 3
+        by_hand = f"minidiff train {command} --resume {shlex.quote(str(run))} --lr {rate:.2g}"
+        raise UserError(f"{error} In a study: `{by_hand}`, then go on with `retry`.") from None
 
 
 def training_seconds(run: Path) -> float:
     """Return how long the steps of a run took."""
-    training = read_drawing(run).training
-    assert training is not None, "the run of a cell is trained here"
-    return seconds_of_steps(read_metrics(run), training.batch_size)
+    return seconds_of_steps(read_metrics(run), batch_size_of(run))
+
+
+def batch_size_of(run: Path) -> int:
+    """Return how many images a step of a run takes."""
+    return int(run_folder.read_config(run)["training"]["batch_size"])
 
 
 def drawn_before(place: Path, study: Study) -> Drawn | None:
@@ -224,8 +243,14 @@ def remark(line: str) -> None:
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Return the exit code: 0 done; 1 failed, with the reason in result.json; 128 + the signal when stopped."""
+Work = Callable[[Any, Path, str, torch.device], None]  # of a study, its folder, a cell or data, and a device
+
+
+def main(arguments: Sequence[str], work: Work = run_cell, ready: Work = prepare) -> int:
+    """Return the exit code: 0 done; 1 failed, with the reason in result.json; 128 + the signal when stopped.
+
+    work: runs a cell. ready: prepares the data that cells share. Studies of another kind have their own.
+    """
     place, name, device_name = arguments
     set_verbosity(verbosity())  # as the study was told
     if place == "time":
@@ -235,7 +260,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with alone(folder_of(folder, name)):
             device = distributed.local_device(device_name)
-            (run_cell if name in study.cells else prepare)(study, folder, name, device)
+            (work if name in study.cells else ready)(study, folder, name, device)
         return 0
     except Interrupted as stop:
         print(str(stop).partition(" Resume with")[0])  # it is the study that goes on, not this training alone

@@ -6,6 +6,7 @@ on this machine, the steps of each model, and the cells; it is stored as study.j
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 from minidiff.errors import UserError, shown
 from minidiff.metrics.config import FeatureIdentity
@@ -98,17 +99,41 @@ class Times:
 
 
 @record
-class Study(Settings):
-    """A study as study.json holds it."""
+class Planned(Settings):
+    """A study whose cells are decided: what every kind of study has in study.json."""
 
-    steps: dict[str, int]
+    _: KW_ONLY
+    steps: dict[str, int]  # of each model
+    cells: tuple[str, ...]  # see `cells_of_grid`
+    network: FeatureIdentity | None = None  # None: the study is older than this key
+    doubts: tuple[str, ...] = ()  # what could mislead in all cells, a line each
+
+    process: ClassVar[str] = "minidiff.studies.cell"  # the module that runs a cell
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network is not None:
+            demand_range(self.network, 1, LARGEST_INT, "dims")
+        if self.cells != cells_of_grid(self):
+            raise UserError("`cells` are not the data sets x corruptions x models x seeds of the study.")
+
+    def cells_with(self, name: str) -> list[str]:
+        """Return the cells that a name stands for: a cell's own, or DATASET.CORRUPTION for all of its models."""
+        return [cell for cell in self.cells if name in (cell, data_of(cell))]
+
+    def needs(self, cell: str) -> tuple[str, ...]:
+        """Return the cells that must be over before this one can begin."""
+        return ()
+
+
+@record
+class Study(Planned):
+    """A study of `minidiff compare` as study.json holds it."""
+
     seconds_per_step: dict[str, float]
     seconds_per_sample: dict[str, float]
     seconds_per_image: float
     images: int
-    cells: tuple[str, ...]  # see `cells_of_grid`
-    network: FeatureIdentity | None = None  # None: the study is older than this key
-    doubts: tuple[str, ...] = ()  # what could mislead in all cells, a line each
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,14 +146,6 @@ class Study(Settings):
         for name in ("seconds_per_image", "images"):
             if not getattr(self, name) > 0:
                 raise UserError(f"`{name}` is {getattr(self, name)}, and must be above 0.")
-        if self.network is not None:
-            demand_range(self.network, 1, LARGEST_INT, "dims")
-        if self.cells != cells_of_grid(self):
-            raise UserError("`cells` are not the data sets x corruptions x models x seeds of the study.")
-
-    def cells_with(self, name: str) -> list[str]:
-        """Return the cells that a name stands for: a cell's own, or DATASET.CORRUPTION for all of its models."""
-        return [cell for cell in self.cells if name in (cell, data_of(cell))]
 
 
 @dataclass(frozen=True)
@@ -153,8 +170,13 @@ def cells_of_grid(settings: Settings) -> tuple[str, ...]:
 
     A whole study of the first seed comes first. So a study may grow by seeds, and a reader has something to look at.
     """
-    tags = ["", *(f"+{repeat}" for repeat in range(1, settings.seeds))]
-    return tuple(f"{data}.{model}{tag}" for tag in tags for data in settings.data for model in settings.models)
+    return cells_of(settings.data, settings.models, settings.seeds)
+
+
+def cells_of(data: Sequence[str], models: Sequence[str], seeds: int) -> tuple[str, ...]:
+    """Return the cells of a study of these data, models and seeds: see `cells_of_grid`."""
+    tags = ["", *(f"+{repeat}" for repeat in range(1, seeds))]
+    return tuple(f"{place}.{model}{tag}" for tag in tags for place in data for model in models)
 
 
 def data_of(cell: str) -> str:

@@ -96,6 +96,10 @@ def take_up(folder: Path, request: StudyRequest) -> Study | Draft:
     Raise UserError if the request is for another study, or leaves out something that this one has.
     """
     known = read_study(folder)
+    if not isinstance(known, Study):
+        raise UserError(
+            f"{folder} is a study of priors. Go on with it by `minidiff compare-priors`, or give another `out`."
+        )
     grown: dict[str, Any] = {
         name: (*getattr(known, name), *(new for new in asked if new not in getattr(known, name)))
         for name in GRID_NAMES

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 from minidiff.errors import UserError
 from minidiff.files import locked
 from minidiff.records import from_json, to_json
-from minidiff.studies.config import Settings, Study, Times, data_of
+from minidiff.studies.config import Planned, Settings, Times, data_of
 from minidiff.studies.progress import distances_in_words, is_prepared, unfinished, write_failure
 from minidiff.studies.results import CellFailure, CellResult, read_result, read_state
 from minidiff.studies.study import CELLS, RESULT, folder_of
@@ -40,18 +40,25 @@ class Event(NamedTuple):
 
 
 def start(
-    arguments: Sequence[str], device: str, share: int = 1, *, stdout: Stream = None, stderr: Stream = None
+    arguments: Sequence[str],
+    device: str,
+    share: int = 1,
+    *,
+    stdout: Stream = None,
+    stderr: Stream = None,
+    module: str = Planned.process,
 ) -> "subprocess.Popen[bytes]":
-    """Start a process of `cell`. share: how many of them run at once; on a CPU they share the threads.
+    """Start a process of `cell`, or of another `module` like it.
 
-    It gets a session of its own, so that Ctrl-C reaches only the study, which then stops it once, gently. When its
-    standard input ends, it knows that the study was killed.
+    share: how many of them run at once; on a CPU they share the threads. It gets a session of its own, so that Ctrl-C
+    reaches only the study, which then stops it once, gently. When its standard input ends, it knows that the study was
+    killed.
     """
     environment = dict(os.environ)
     if share > 1 and device == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         environment["OMP_NUM_THREADS"] = str(max(1, int(environment.get("OMP_NUM_THREADS") or cores) // share))
-    command = [sys.executable, "-m", "minidiff.studies.cell", *arguments, device]
+    command = [sys.executable, "-m", module, *arguments, device]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, env=environment, start_new_session=True
     )
@@ -96,7 +103,7 @@ def ending(code: int) -> str:
 # --- a whole study ----------------------------------------------------------------------------------------------------
 
 
-def carry_out(folder: Path, study: Study, devices: Sequence[str], retry: bool = False) -> Iterator[Event]:
+def carry_out(folder: Path, study: Planned, devices: Sequence[str], retry: bool = False) -> Iterator[Event]:
     """Run every cell that is not finished, and yield an event when something begins and when it ends.
 
     devices: one for each process that may run at once. retry: run the failed cells, too. If a cell fails, its error is
@@ -113,9 +120,9 @@ def carry_out(folder: Path, study: Study, devices: Sequence[str], retry: bool = 
                 free = list(devices)
                 for _, device in running.values():
                     free.remove(device)
-                name = next_of(folder, waiting, running)
+                name = next_of(folder, study, waiting, running)
                 if free and name is not None:
-                    running[name] = begin(folder, name, free[0], len(devices)), free[0]
+                    running[name] = begin(folder, study, name, free[0], len(devices)), free[0]
                     yield Event(name, "begun")
                     continue
                 for name in [name for name, (process, _) in running.items() if process.poll() is not None]:
@@ -139,9 +146,14 @@ def carry_out(folder: Path, study: Study, devices: Sequence[str], retry: bool = 
                     end(process)
 
 
-def next_of(folder: Path, waiting: Sequence[str], running: Collection[str]) -> str | None:
-    """Return what to start next: the first cell whose data are prepared, or else its data; None if all are started."""
+def next_of(folder: Path, study: Planned, waiting: Sequence[str], running: Collection[str]) -> str | None:
+    """Return what to start next: the first cell whose data are prepared, or else its data; None if all are started.
+
+    A cell that needs others waits until these are over.
+    """
     for cell in waiting:
+        if any(needed in waiting for needed in study.needs(cell)):
+            continue
         data = data_of(cell)
         name = cell if is_prepared(folder, data) and data not in running else data
         if name not in running:
@@ -149,19 +161,19 @@ def next_of(folder: Path, waiting: Sequence[str], running: Collection[str]) -> s
     return None
 
 
-def begin(folder: Path, name: str, device: str, share: int) -> "subprocess.Popen[bytes]":
+def begin(folder: Path, study: Planned, name: str, device: str, share: int) -> "subprocess.Popen[bytes]":
     """Start the process of a cell or of data. If it is the only one, it writes to the terminal, else into its log."""
     if share == 1:
-        return start([str(folder), name], device)
+        return start([str(folder), name], device, module=study.process)
     try:
         log = open(folder_of(folder, name) / LOG, "ab")  # noqa: SIM115
     except OSError:  # on a full disk the cell itself will say so
-        return start([str(folder), name], device, share)
+        return start([str(folder), name], device, share, module=study.process)
     with log:
-        return start([str(folder), name], device, share, stdout=log, stderr=log)
+        return start([str(folder), name], device, share, stdout=log, stderr=log, module=study.process)
 
 
-def conclude(folder: Path, study: Study, name: str, code: int) -> Event:
+def conclude(folder: Path, study: Planned, name: str, code: int) -> Event:
     """Return how a process ended, and store its failure if it could not do that itself."""
     line = f"{ending(code)}. Try it again with `retry`."
     if name not in study.cells:

@@ -11,7 +11,7 @@ from minidiff.data.datasets import DATASETS
 from minidiff.errors import UserError
 from minidiff.files import write_json
 from minidiff.records import to_json
-from minidiff.studies.config import Study, data_of, model_of, seed_of
+from minidiff.studies.config import Planned, Study, data_of, model_of, seed_of
 from minidiff.studies.results import CellFailure, CellResult, Figure, read_result, read_state
 from minidiff.studies.study import DATA, RESULT, STATISTICS, folder_of
 
@@ -21,13 +21,13 @@ def is_prepared(folder: Path, name: str) -> bool:
     return (folder / DATA / name / STATISTICS).exists()
 
 
-def unfinished(folder: Path, study: Study, retry: bool) -> list[str]:
+def unfinished(folder: Path, study: Planned, retry: bool) -> list[str]:
     """List the cells that are still to run, in order. retry: include the ones that failed."""
     over = ("done",) if retry else ("done", "failed")
     return [cell for cell in study.cells if read_state(folder, cell) not in over]
 
 
-def write_failure(study: Study, folder: Path, name: str, error: str) -> bool:
+def write_failure(study: Planned, folder: Path, name: str, error: str) -> bool:
     """Store why a cell failed, or all cells that need the data of this name. Return whether that was possible.
 
     If the disk is full, the failure is only printed, and the study goes on with the other cells.
@@ -141,7 +141,7 @@ def timetable(study: Study, folder: Path) -> Iterator[str]:
             yield f"{cell:{width}}  {duration(expected_seconds(study, cell)):>10}  {read_state(folder, cell)}"
 
 
-def table(study: Study, folder: Path) -> Iterator[str]:
+def table(study: Planned, folder: Path) -> Iterator[str]:
     """Yield a line for each cell: its distances, or its state."""
     width = max(len(cell) for cell in study.cells)
     for cell in study.cells:

@@ -23,7 +23,7 @@ from minidiff.pretrained.load import read_drawing
 from minidiff.pretrained.sources import open_place
 from minidiff.records import to_json
 from minidiff.runtime.progress import progress_bar
-from minidiff.studies.config import Study, data_of
+from minidiff.studies.config import Planned, data_of
 from minidiff.studies.measuring import distances, evenly, extract_all, rows_source
 from minidiff.studies.models import data_options
 from minidiff.studies.results import Figure, RealResult
@@ -34,13 +34,13 @@ SHOWN = 64  # images of a grid
 KID_ROWS = 10_000  # real images whose features are kept
 
 
-def load_images(study: Study, name: str, split: str = "train") -> ImageData:
+def load_images(study: Planned, name: str, split: str = "train") -> ImageData:
     """Load the images of DATASET.CORRUPTION."""
     asked = data_options(study, name)
     return load_together(asked.pop("dataset"), split=split, **asked)
 
 
-def network_of(study: Study, device: torch.device) -> FeatureNetwork:
+def network_of(study: Planned, device: torch.device) -> FeatureNetwork:
     """Open the feature network of a study. Raise UserError if its weights have changed since the study began."""
     network = features.choose(study.features, device=device)
     if study.network is not None and study.network.weights != network.sha256:
@@ -51,7 +51,7 @@ def network_of(study: Study, device: torch.device) -> FeatureNetwork:
     return network
 
 
-def prepare(study: Study, folder: Path, name: str, device: torch.device) -> None:
+def prepare(study: Planned, folder: Path, name: str, device: torch.device) -> None:
     """Prepare the files that the cells of DATASET.CORRUPTION share.
 
     They are a grid of real images, the features of at most 10,000 of them, the statistics of all, and the distance of
@@ -101,7 +101,7 @@ def digest_of(folder: Path, name: str) -> str | None:
     return found
 
 
-def measure_samples(study: Study, folder: Path, cell: str, device: torch.device) -> dict[str, Figure]:
+def measure_samples(study: Planned, folder: Path, cell: str, device: torch.device) -> dict[str, Figure]:
     """Measure how far a cell's samples are from the training images."""
     shared, network = folder / DATA / data_of(cell), network_of(study, device)
     samples = open_place(str(folder / CELLS / cell / SAMPLES))

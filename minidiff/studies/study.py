@@ -16,8 +16,9 @@ from minidiff.data.datasets import DATASETS
 from minidiff.errors import UserError, lookup
 from minidiff.files import read_json, write_json
 from minidiff.records import from_json, to_json
-from minidiff.studies.config import Settings, Study
+from minidiff.studies.config import Planned, Settings, Study
 from minidiff.studies.models import MODELS
+from minidiff.studies.prior_config import PriorStudy
 
 STUDY, CELLS, DATA = "study.json", "cells", "data"
 RUN, SAMPLES, GRID, RESULT = "run", "samples.npz", "grid.png", "result.json"  # of a cell
@@ -31,7 +32,7 @@ def folder_of(folder: Path, name: str) -> Path:
     return place
 
 
-def keep_study(folder: Path, study: Study) -> None:
+def keep_study(folder: Path, study: Planned) -> None:
     """Write study.json, and make its folder, unless the same file is there already. Raise UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,10 +42,15 @@ def keep_study(folder: Path, study: Study) -> None:
         write_json(folder / STUDY, to_json(study))
 
 
-def read_study(folder: Path) -> Study:
-    """Read the study.json of a folder. Raise UserError if it is missing or damaged, or names something unknown."""
+def read_study(folder: Path) -> Planned:
+    """Read the study.json of a folder: a `Study`, or a `PriorStudy`.
+
+    Raise UserError if it is missing or damaged, or names something unknown.
+    """
     stored = read_json(folder / STUDY, mend="Give the folder of a study.")
     try:
+        if stored.get("kind") == PriorStudy.kind:
+            return from_json(PriorStudy, stored, folder / STUDY)
         study = from_json(Study, stored, folder / STUDY)
         check_names(study)
     except UserError as error:

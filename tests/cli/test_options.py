@@ -28,6 +28,7 @@ from minidiff.pretrained.request import DrawRequest
 from minidiff.priors.config import DipPriorRequest
 from minidiff.restoration.config import FinishRequest, RestoreRequest
 from minidiff.studies.config import StudyRequest
+from minidiff.studies.prior_config import PriorRequest
 from minidiff.training.config import ResumeRequest
 
 CPU = torch.device("cpu")
@@ -306,6 +307,24 @@ def test_a_study_is_planned_as_it_was_typed(typed: Callable[..., Called]) -> Non
     assert len(request.corruptions) == 16 and request.corruptions[0] == "identity"
     for wrong in ("--steps 0", "--steps ddpm=0", "--steps ddpm=4,5", "--data-dir a=b --data-dir mnist=in"):
         assert cli.run(["compare", "--out", "s", *wrong.split()]) == 2
+
+
+def test_a_study_of_priors_is_planned_as_it_was_typed(typed: Callable[..., Called]) -> None:
+    place = "studies.compare_priors.plan_study"
+    assert typed(place, "compare-priors --out s").given == (Path("s"), PriorRequest())
+    line = (
+        "compare-priors --out s --dataset shapes --nets cnn,conv2 --uses start,target --steps 9 --prior-steps 8 "
+        "--noise 0.5 --measure-every 3 --samples 20 --seed 4 --seeds 2 --image-size 16 --features clf --fid "
+        "--data-dir in --device cpu --parallel 2 --retry"
+    )
+    expected = PriorRequest(
+        "shapes", ("cnn", "conv2"), ("start", "target"), steps=9, prior_steps=8, noise=0.5, measure_every=3, num=20,
+        seed=4, seeds=2, image_size=16, features="clf", fid=True, data_dir="in", device="cpu",
+    )  # fmt: skip
+    assert typed(place, line).given == (Path("s"), expected)
+    assert typed(place, "compare-priors --out s --no-fid").given[1] == PriorRequest(fid=False)
+    for wrong in ("--uses begin", "--nets conv3", "--noise 0", "--steps 0", "--samples 2", "--dataset shape"):
+        assert cli.run(["compare-priors", "--out", "s", *wrong.split()]) == 2
 
 
 def test_the_other_commands_pass_on_what_was_typed(typed: Callable[..., Called]) -> None:
