@@ -38,6 +38,10 @@ HOW = (
     "Lines are means over the seeds, bands go from the lowest to the highest. A prior alone has no steps of a DDPM: "
     "its line is its one value. Chains from a prior start at half of the timesteps and take half of the calls."
 )
+CAUTION = (
+    "A prior alone draws nothing new: it shows training images again, so its low distance is no merit. Compare each "
+    "use with the plain DDPM and with the controls, and look at the distance to the nearest training image."
+)
 COST = (
     "After the last step: chains from noise with a quarter, half, three quarters and all of the calls; chains from a "
     "prior at a quarter, half and three quarters of the timesteps, with as large a share of the calls. Every call of a "
@@ -80,7 +84,7 @@ def along(study: Findings, measured: Mapping[str, Seeds]) -> page.Blocks:
         for axis in list(AXES)[: 2 if metric in DISTANCES else 1]:
             groups = {f"{name}, over {axis}": lines_of(members, measured, metric, axis)
                       for name, members in groups_of(measured).items()}  # fmt: skip
-            blocks.append(drawn(groups, title))
+            blocks.append(drawn(groups, title, metric in DISTANCES))
     return blocks
 
 
@@ -93,13 +97,13 @@ def by_cost(study: Findings, measured: Mapping[str, Seeds]) -> page.Blocks:
             continue
         groups = {f"{name}, over {axis}": lines_of(members, measured, metric, axis)
                   for name, members in groups_of(measured).items()}  # fmt: skip
-        blocks.append(drawn(groups, title))
+        blocks.append(drawn(groups, title, metric in DISTANCES))
     return blocks
 
 
-def drawn(groups: Mapping[str, Sequence[page.Line]], title: str) -> page.Charts:
-    """Draw a chart for each group of lines."""
-    shown = {name: [chart(title, lines, small=True, place=name)] for name, lines in groups.items() if lines}
+def drawn(groups: Mapping[str, Sequence[page.Line]], title: str, log: bool) -> page.Charts:
+    """Draw a chart for each group of lines. log: whether the axis of values may be logarithmic."""
+    shown = {name: [chart(title, lines, log=log, small=True, place=name)] for name, lines in groups.items() if lines}
     return page.Charts(shown)
 
 

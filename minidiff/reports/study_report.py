@@ -78,7 +78,9 @@ def head(study: Findings) -> page.Blocks:
         "spent so far" if still else "spent": page.duration(spent),
     }, tiles=True)  # fmt: skip
     progress = [page.Text(told.strip(), "bad" if count["failed"] else "soft")] * bool(told)
-    return [page.Text(headline(study), "lead"), *(page.Text(doubt, "bad") for doubt in study.doubts), *progress, tiles]
+    doubts = [page.Text(doubt, "bad") for doubt in study.doubts]
+    doubts += [page.Text(prior_report.CAUTION, "soft")] * prior_report.is_of_priors(study)
+    return [page.Text(headline(study), "lead"), *doubts, *progress, tiles]
 
 
 # --- the numbers --------------------------------------------------------------------------------------------------
