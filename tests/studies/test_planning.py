@@ -1,7 +1,7 @@
 """The plan of a study: what is decided stands in study.json, a study grows by what is named beside all it has."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -276,4 +276,4 @@ def test_a_study_is_stored_flat_as_always() -> None:
         "data_dir", "minutes", "steps", "device", "seconds_per_step", "seconds_per_sample", "seconds_per_image",
         "images", "network", "cells", "doubts", "seeds",
     }  # fmt: skip
-    assert set(Study.__dataclass_fields__) == keys
+    assert {one.name for one in fields(Study)} == keys
