@@ -3,11 +3,13 @@
 python -m minidiff.studies.prior_cell STUDY fashion-mnist.identity.start-conv2+1 cpu
 
 A DDPM keeps its averaged weights at each step that is measured, in at/. So chains of another kind can be drawn with
-them later: `start` trains as the plain DDPM does, to the bit, and draws with its weights. A cell can be stopped at any
-moment and resumed. The training is an ordinary run; a measurement is written when it is whole, and result.json comes
-last. Rests on cell (the process, and what all cells do) and prior_draw (the samples).
+them later: `start` trains as the plain DDPM does, to the bit, and draws with its weights. When a cell is done they go;
+those of the plain DDPM stay. A cell can be stopped at any moment and resumed. The training is an ordinary run; a
+measurement is written when it is whole, and result.json comes last. Rests on cell (the process, and what all cells do)
+and prior_draw (the samples).
 """
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -42,7 +44,7 @@ from minidiff.studies.config import data_of, model_of, seed_of
 from minidiff.studies.measuring import distances, evenly, extract_all, rows_source
 from minidiff.studies.models import data_options
 from minidiff.studies.prior_config import ALONE, PLAIN, PriorStudy, parts_of, sibling
-from minidiff.studies.prior_draw import AT, drawn_by
+from minidiff.studies.prior_draw import AT, drawn_by, parameters_of
 from minidiff.studies.prior_figures import Measurement, read_measured, spread, write_measured
 from minidiff.studies.reference import SHOWN as GRID_SHOWN
 from minidiff.studies.reference import digest_of, load_images, network_of, prepare
@@ -67,7 +69,7 @@ def run_prior_cell(study: PriorStudy, folder: Path, cell: str, device: torch.dev
         train(study, folder, cell, device)
     data, rulers = load_images(study, data_of(cell)), open_rulers(study, folder, cell, device)
     measure_real(study, folder, cell, rulers[0], device)
-    began, measured, drawn = time.perf_counter(), read_measured(place), None
+    began, measured = time.perf_counter(), read_measured(place)
     points = study.points_of(cell)
     main = points[len(study.moments) - 1] if len(points) > 1 else points[0]
     for step, share in points:
@@ -100,7 +102,7 @@ def run_prior_cell(study: PriorStudy, folder: Path, cell: str, device: torch.dev
         seed=seed_of(study, cell),
         num=study.num,
         steps=study.steps[model_of(cell)],
-        parameters=drawn.parameters if drawn else 0,
+        parameters=parameters_of(study, folder, cell),
         seconds={
             "train": cells.training_seconds(place / RUN) if study.source_of(cell) == cell else 0.0,
             "sample": round(last.sample_seconds * study.num, 3),
@@ -109,6 +111,8 @@ def run_prior_cell(study: PriorStudy, folder: Path, cell: str, device: torch.dev
         warnings=tuple(warnings),
     )
     write_json(place / RESULT, to_json(result))
+    if parts_of(cell)[0] != PLAIN:  # whose weights other cells draw with, and cells by which the study may grow
+        shutil.rmtree(place / AT, ignore_errors=True)
 
 
 def by_step(one: Measurement) -> tuple[int, float]:

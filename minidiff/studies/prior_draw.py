@@ -36,7 +36,6 @@ class Drawn:
     calls: int  # of the DDPM for a sample
     prior_calls: int
     seconds: float
-    parameters: int  # of the network that draws
 
 
 def drawn_by(
@@ -54,7 +53,7 @@ def drawn_by(
         prior = load_prior(folder / CELLS / cell / RUN, device=device)
         began = time.perf_counter()
         made = torch.cat([prior.outputs(data, rows, seed).cpu() for rows in batches(study.num, batch)])
-        return Drawn(to_uint8(made), 0, 1, time.perf_counter() - began, size_of(prior.model))
+        return Drawn(to_uint8(made), 0, 1, time.perf_counter() - began)
     run = run_at(folder / CELLS / study.source_of(cell), step, device)
     run.images = data
     calls = max(1, round(CALLS * share))
@@ -69,7 +68,7 @@ def drawn_by(
             parts.append(to_uint8(x))
             bar.update(len(rows))
     prior_calls = int(use == "residual" or (use == "start" and net not in ("mean", "blurred")))
-    return Drawn(np.concatenate(parts), calls, prior_calls, time.perf_counter() - began, size_of(run.model))
+    return Drawn(np.concatenate(parts), calls, prior_calls, time.perf_counter() - began)
 
 
 def batches(count: int, size: int) -> list[range]:
@@ -77,9 +76,11 @@ def batches(count: int, size: int) -> list[range]:
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
-def size_of(network: torch.nn.Module) -> int:
-    """Count the parameters of a network."""
-    return sum(parameter.numel() for parameter in network.parameters())
+def parameters_of(study: PriorStudy, folder: Path, cell: str) -> int:
+    """Count the parameters of the network that a cell draws with; of a prior alone, those of the prior."""
+    run = folder / CELLS / study.source_of(cell) / RUN
+    model = load_prior(run).model if parts_of(cell)[0] == ALONE else load_ddpm(run).model
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def run_at(place: Path, step: int, device: torch.device) -> Run:

@@ -235,6 +235,9 @@ def test_a_tiny_study_from_end_to_end(
 
     assert measured["plain"][0].metrics != measured["plain"][-1].metrics  # of the weights of that step
     rows = [read_image(path) for path in sorted((plain / "strips").glob("*.png"))]
+    assert [path.parent.name for path in sorted(folder.glob("cells/*/at"))] == [f"{DATA}.plain"]
+    sizes = read_json(start / "result.json")["parameters"], sum(p.numel() for p in run.model.parameters())
+    assert sizes[0] == sizes[1]
     assert len(rows) == 2 and (rows[0] != rows[1]).any()
     assert read_image(plain / "strips.png").shape[0] == sum(len(row) for row in rows)
 
