@@ -3,7 +3,7 @@
 The pictures are never trained on: the five photographs that `photos` holds out, with plausible depth; landscapes of the
 split `test`, with exact depth; scikit-image's stereo picture, with measured depth. Each is put behind haze drawn by
 default_rng([number of the set, of the picture, of the haze]), rounded to 8 bits as in a file, and has no other damage.
-`mixed` is what the training measures: pairs of 256x256 of the split `test` of `haze`, with all the damage of the training.
+`mixed` are pairs of 256x256 of the split `test` of `haze`, with all the damage of the training.
 Prints Markdown: mean PSNR and SSIM, and the processor time of a picture.
 
     python benchmarks/dehaze.py                           # the ranges of the training
