@@ -58,7 +58,8 @@ def condition_of(guess: Clearing) -> Tensor:
 def with_condition(network: Network, condition: Tensor, schedule: Schedule, shift: str) -> Network:
     """Make of a network that takes x_t, J and T, one that takes x_t alone, as the loss and the samplers want it.
 
-    condition: J and T, see `condition_of`. shift: how J shifts the process, one of SHIFTS.
+    condition: J and T, see `condition_of`. shift: how J shifts the process, one of SHIFTS. As the network sees J, too,
+    it could make one process of the other: a shift can only make learning easier.
     """
 
     def call(x: Tensor, t: Tensor) -> Tensor:
