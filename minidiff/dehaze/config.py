@@ -114,8 +114,8 @@ class ClearRequest:
 
     _: KW_ONLY
     strength: float = 1.0  # how much of the haze goes, from 0 to 1
-    steps: int = 5  # calls of stage 2's network; 0: stage 1 alone
-    start_t: int | None = 300  # where the chain begins, from a noisy J; None: in pure noise
+    steps: int = 1  # calls of stage 2's network; 0: stage 1 alone
+    start_t: int | None = 50  # where the chain begins, from a noisy J; None: in pure noise
     seed: int = 0  # of the noise
     reference: str | None = None  # the clear picture, to measure PSNR and SSIM against
     dump_stages: bool = False  # write J, T and A as pictures into the run folder

@@ -124,9 +124,10 @@ class ClearJob(PictureJob[Cleared]):
             for stage in ("J", "T", "A"):
                 write_image(home / STAGES / f"{Path(name).stem}-{stage}.png", to_uint8(stages[stage])[0])
         red, green, blue = map(int, to_uint8(guess.airlight[:, :, None, None])[0, 0, 0])
+        left = 0.0 if refined is None else self.model.noise_left(guess)
         return Cleared(
             float(guess.transmission.mean()), (red, green, blue), round(seconds, 2), quality,
-            tuple(doubts(hazy, guess, refined)), picture.notes,
+            tuple(doubts(hazy, guess, refined, left)), picture.notes,
         )  # fmt: skip
 
     def check(self, file: Path) -> None:

@@ -17,20 +17,22 @@ from torch import Tensor, nn
 from minidiff.ddpm.recipe import build_schedule
 from minidiff.dehaze.config import DehazeConfig, read_dehaze
 from minidiff.dehaze.stage1 import guess_large
-from minidiff.dehaze.stage2 import TwoStages, walk
+from minidiff.dehaze.stage2 import TwoStages, condition_of, walk, with_condition
 from minidiff.diffusion.chain import Step
+from minidiff.diffusion.process import predict_x0, q_sample
 from minidiff.errors import UserError
 from minidiff.images.show import newest_png
 from minidiff.networks.configs import UNetConfig
 from minidiff.networks.gunet import Clearing, GUNet
 from minidiff.networks.tiles import at_any_size, mirrored
 from minidiff.networks.weights import build_with, fingerprint
-from minidiff.rng import sample_generators
+from minidiff.rng import randn, sample_generators
 from minidiff.runs.folder import CONFIG, read_config, read_weights
 from minidiff.runs.shipped import find_run
 from minidiff.runtime.precision import mixed_precision
 
-STEPS, START_T = 5, 300  # of stage 2, unless said otherwise
+PROBED = 128  # pixels a side, at most, on which stage 2 is tried
+STEPS, START_T = 1, 50  # of stage 2, unless said otherwise: see docs/dehaze.md
 
 
 @dataclass
@@ -107,6 +109,28 @@ class DehazeRun:
             if on_step is not None:
                 on_step(step)
         return clear.clamp(-1, 1)
+
+    @torch.no_grad()
+    def noise_left(self, guess: Clearing) -> float:
+        """Measure what stage 2 leaves of noise that was put on J half way up its chain: a share, 0 if nothing.
+
+        Of large pictures the middle is tried. A trained network sees J beside the noise, and hardly any is left; one
+        whose weights do not belong together leaves most of it, whatever the picture is: a checksum of its own kind.
+        """
+        settings = self.config.refinement
+        assert settings is not None and isinstance(self.model, TwoStages)
+        schedule = build_schedule(settings.diffusion)
+        top, left = (max(0, (side - PROBED) // 2) for side in guess.clear.shape[2:])
+        middle = (slice(None), slice(None), slice(top, top + PROBED), slice(left, left + PROBED))
+        shown = Clearing(guess.clear[middle], guess.transmission[middle], guess.airlight)
+        condition = condition_of(Clearing(*(each.to(self.device) for each in shown)))
+        x0 = condition[:, :-1]
+        t = torch.full((len(x0),), schedule.T // 2, device=x0.device)
+        noise = randn(x0.shape, torch.Generator().manual_seed(0), like=x0)
+        x_t = q_sample(schedule, x0, t, noise)
+        network = with_condition(padded(self.model.second, settings.network), condition, schedule, settings.shift)
+        found = predict_x0(schedule, x_t, t, network(x_t, t).float(), settings.diffusion.prediction)
+        return float((found - x0).square().mean().sqrt() / (x_t - x0).square().mean().sqrt())
 
 
 def padded(network: Callable[..., Tensor], config: UNetConfig) -> Callable[..., Tensor]:
