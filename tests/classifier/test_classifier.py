@@ -364,7 +364,7 @@ BAD = {
     "train classifier --resume {learnt} --width 8": "--width is part of the run",
     "train classifier --resume {trained}": "is a ddpm run; this command needs a classifier run",
     "train ddpm --resume {learnt}": "is a classifier run; this command needs a ddpm run",
-    "sample {learnt}": "is a classifier run; this command needs a ddpm, dcgan, wgan or wgan-gp run",
+    "sample {learnt}": "is a classifier run; this command needs a ddpm, dcgan, wgan, wgan-gp or dip-prior run",
     "train classifier --resume hollow": 'hollow/config.json: "data" is missing',
     "train classifier --resume other": "are not the ones that other began with",
     "train classifier --resume wide": "does not fit this network: ",

@@ -140,7 +140,9 @@ def test_two_processes_draw_what_one_does(gan: Path, tmp_path: Path) -> None:
 
 def test_load_opens_both_kinds_and_no_others(gan: Path, trained: Path, clf: Path) -> None:
     assert isinstance(load(trained), Run) and isinstance(load(gan), GanRun)
-    with pytest.raises(UserError, match="is a classifier run; this command needs a ddpm, dcgan, wgan or wgan-gp run"):
+    with pytest.raises(
+        UserError, match="is a classifier run; this command needs a ddpm, dcgan, wgan, wgan-gp or dip-prior"
+    ):
         load(clf)
     with pytest.raises(UserError, match=f"{gan} is a dcgan run; this command needs a ddpm run"):
         load_ddpm(gan)
@@ -206,7 +208,7 @@ def test_the_newest_run_is_the_newest_that_can_do_what_is_asked(trained: Path, t
     """Of any kind; with an option of the reverse chain, the newest DDPM."""
     monkeypatch.chdir(tmp_path)
     none = said(capsys, "sample", code=1)
-    assert none == ("Error: no ddpm, dcgan, wgan or wgan-gp run with weights under runs/. "
+    assert none == ("Error: no ddpm, dcgan, wgan, wgan-gp or dip-prior run with weights under runs/. "
                     "Train one with `minidiff train ddpm`, or name a run folder.")  # fmt: skip
     Path("runs").mkdir()
     Path("runs/chain").symlink_to(trained)
