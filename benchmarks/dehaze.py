@@ -142,8 +142,13 @@ MEASURES: dict[str, Callable[[Pixels, Pixels], float]] = {"PSNR": psnr, "SSIM": 
 @click.option("--dense", is_flag=True, help="Dense haze.")
 @click.option("--airlight", type=click.FloatRange(0, 1), nargs=2, help="The range of its brightness.")
 @click.option("--run", "place", help="A dehaze run, or the name of a model that comes with the package.")
-@click.option("--steps", default="5", show_default=True, help="Of stage 2, with commas between.")
-@click.option("--start-t", default="300", show_default=True, help="Of stage 2, with commas between; noise is one, too.")
+@click.option("--steps", default=str(ClearRequest().steps), show_default=True, help="Of stage 2, with commas between.")
+@click.option(
+    "--start-t",
+    default=str(ClearRequest().start_t),
+    show_default=True,
+    help="Of stage 2, with commas between; noise is one, too.",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--sheet", type=click.Path(path_type=Path), help="Where the pictures of the first haze go.")
 def main(

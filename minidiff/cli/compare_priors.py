@@ -23,7 +23,11 @@ NETS = ", ".join(TABLES["net"][1])
 @section("Study")
 @click.option("--out", type=Place(), required=True, help="The folder of the study, new or to go on with.")
 @section("Data")
-@click.option("--dataset", type=Name("data set", lambda: table("data set"), TABLES["data set"][1]), help="The images.")
+@click.option(
+    "--dataset",
+    type=Name("data set", lambda: table("data set"), TABLES["data set"][1]),
+    help="The images; a new study needs it.",
+)
 @click.option("--image-size", type=Whole(8, 1024), help=f"Height and width in pixels. Default: {config.IMAGE_SIZE}.")
 @click.option("--data-dir", type=Place(), help="The folder with the files of the data set. Default: the cache.")
 @section("Models and their training")
@@ -39,7 +43,11 @@ NETS = ", ".join(TABLES["net"][1])
 )
 @click.option("--steps", type=Whole(min=1), help="Steps of every DDPM. Default: the preset's.")
 @click.option("--prior-steps", type=Whole(min=1), help="Steps of every prior. Default: the preset's.")
-@click.option("--noise", type=Number(0, min_open=True), help="The deviation of the noise that a prior takes off.")
+@click.option(
+    "--noise",
+    type=Number(0, min_open=True),
+    help="The deviation of the noise that a prior takes off, of values from -1 to 1. Default: 0.2.",
+)
 @section("Measuring")
 @click.option("--measure-every", type=Whole(min=1), help="Steps between measurements. Default: a tenth of --steps.")
 @click.option(
@@ -54,7 +62,9 @@ NETS = ", ".join(TABLES["net"][1])
     help="The network to measure in: Inception, or a classifier run for images unlike ImageNet's photographs. "
     f"Default: {config.FEATURES}.",
 )
-@click.option("--fid/--no-fid", default=None, help="With a classifier's features: measure FID in Inception, too.")
+@click.option(
+    "--fid/--no-fid", default=None, help="With a classifier's features: measure FID in Inception, too. Default: no."
+)
 @section("Computing")
 @click.option("--seed", type=Whole(min=0), help=f"The first seed. Default: {config.SEED}.")
 @click.option(

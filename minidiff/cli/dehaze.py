@@ -42,14 +42,16 @@ class FromNoise(Whole):
     type=Whole(min=0),
     default=DEFAULTS.steps,
     show_default=True,
-    help="Calls of the network of stage 2. More give more texture. 0: stage 1 alone, which is quick.",
+    help="Calls of the network of stage 2. More draw more texture, which need not be true. 0: stage 1 alone, which is "
+    "quick.",
 )
 @click.option(
     "--start-t",
     type=FromNoise(min=0),
     default=DEFAULTS.start_t,
     show_default=True,
-    help="Where the chain begins, from the J of stage 1 with the noise of this timestep. noise: in pure noise.",
+    help="Where the chain begins, from the J of stage 1 with the noise of this timestep. noise: in pure noise, "
+    "which needs about 20 --steps.",
 )
 @click.option("--seed", type=Whole(min=0), default=DEFAULTS.seed, show_default=True, help="The seed of the noise.")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")

@@ -9,7 +9,7 @@ from minidiff.cli.commands import Command, max_pixels, on_bad, section
 from minidiff.cli.train_options import PICTURES, how_to_train, large_networks, muon, sample_every, where_to
 from minidiff.cli.train_run import carry_out
 from minidiff.cli.types import Name, Number, Place, Whole
-from minidiff.dehaze.config import DehazeRequest, GuessLoss
+from minidiff.dehaze.config import DehazeRequest
 from minidiff.dehaze.presets import GUESS_PRESETS, REFINE_PRESETS
 
 
@@ -53,12 +53,14 @@ from minidiff.dehaze.presets import GUESS_PRESETS, REFINE_PRESETS
 @click.option(
     "--transmission-weight",
     type=Number(0),
-    help=f"How much errors of T and A count beside those of J. Default: {GuessLoss.transmission}.",
+    help=f"How much errors of T and A count beside those of J. Default: the preset's "
+    f"({GUESS_PRESETS['cpu'].loss.transmission}).",
 )
 @click.option(
     "--haze-weight",
     type=Number(0),
-    help=f"How much errors of the haze that J, T and A give count. Default: {GuessLoss.haze}.",
+    help=f"How much errors of the haze that J, T and A give count. Default: the preset's "
+    f"({GUESS_PRESETS['cpu'].loss.haze}).",
 )
 @click.option(
     "--crop",

@@ -22,6 +22,7 @@ from minidiff.data.depth import plausible
 from minidiff.data.haze import FARTHEST, Floats, HazyPair, add_haze, join
 from minidiff.data.hazy_folders import PairFolder, open_folder
 from minidiff.data.image_data import LoadRequest
+from minidiff.data.photo_store import SCALES
 from minidiff.errors import UserError, lookup
 from minidiff.images.budget import MAX_PIXELS
 from minidiff.images.convert import Pixels
@@ -91,8 +92,13 @@ def open_photos(request: LoadRequest) -> Source:
     fitting = [number for number, side in enumerate(shorter) if side >= size]
     if not fitting:
         raise UserError(f"no photograph has {size}x{size} pixels. Take a smaller `image_size`.")
-    largest = max(WIDE * size, min(shorter[number] for number in fitting))
-    photographs = photographs.of([number for number in fitting if shorter[number] <= largest])
+
+    def largest(number: int) -> int:
+        """How large a copy of a photograph is taken; its smallest that fits always is."""
+        first = number // len(SCALES) * len(SCALES)  # the copies of a photograph lie together
+        return max(WIDE * size, min(side for side in shorter[first : first + len(SCALES)] if side >= size))
+
+    photographs = photographs.of([number for number in fitting if shorter[number] <= largest(number)])
     shares = chances(np.array([(place.height, place.width) for place in photographs.places])).cumsum()[:-1]
 
     def scene(random: np.random.Generator) -> tuple[Pixels, Floats]:

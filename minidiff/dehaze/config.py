@@ -1,7 +1,7 @@
 """The settings of dehazing: what a user can ask for, and what the config.json of its run holds.
 
 Rests on records alone, so that help and `minidiff info` need no torch. Yu et al. 2023 (DehazeDDPM) have the two stages;
-the weights of the losses are those of its successor PPDM.
+the weights of the losses are those of its successor PPDM, unless a preset has others.
 """
 
 from dataclasses import KW_ONLY
@@ -108,14 +108,17 @@ class DehazeRequest(TrainRequest):
 # --- to use one -------------------------------------------------------------------------------------------------------
 
 
+STEPS, START_T = 1, 50  # of stage 2, unless said otherwise: see docs/dehaze.md
+
+
 @record
 class ClearRequest:
     """The options of `minidiff dehaze` that decide what a result is."""
 
     _: KW_ONLY
     strength: float = 1.0  # how much of the haze goes, from 0 to 1
-    steps: int = 1  # calls of stage 2's network; 0: stage 1 alone
-    start_t: int | None = 50  # where the chain begins, from a noisy J; None: in pure noise
+    steps: int = STEPS  # calls of stage 2's network; 0: stage 1 alone
+    start_t: int | None = START_T  # where the chain begins, from a noisy J; None: in pure noise
     seed: int = 0  # of the noise
     reference: str | None = None  # the clear picture, to measure PSNR and SSIM against
     dump_stages: bool = False  # write J, T and A as pictures into the run folder

@@ -21,10 +21,10 @@ from minidiff.data.config import Haze, Images
 from minidiff.data.haze import HazyPair
 from minidiff.data.image_data import ImageData
 from minidiff.ddpm.recipe import build_schedule
-from minidiff.dehaze.config import DehazeConfig, DehazeRequest, GuessLoss, Refinement, read_dehaze
+from minidiff.dehaze.config import STEPS, DehazeConfig, DehazeRequest, GuessLoss, Refinement, read_dehaze
 from minidiff.dehaze.pairs import held_out, open_again, open_pairs
 from minidiff.dehaze.presets import PRESETS, GuessPreset, RefinePreset
-from minidiff.dehaze.run import STEPS, DehazeRun, build_networks, load_dehaze
+from minidiff.dehaze.run import DehazeRun, build_networks, load_dehaze
 from minidiff.dehaze.stage1 import guess_loss
 from minidiff.dehaze.stage2 import TwoStages, refine_loss
 from minidiff.errors import UserError, lookup

@@ -49,8 +49,8 @@ GUESS_PRESETS: dict[str, GuessPreset] = {
         training=TrainConfig(steps=3000, batch_size=32, lr=3e-3, muon=True, warmup=100, decay="cosine", ema_decay=0.99),
     ),
     "gpu": GuessPreset(
-        "twice the blocks, larger squares",
-        image_size=256,
+        "twice the blocks, many more steps",
+        image_size=64,
         network=GUNetConfig(channels=(32, 64, 96, 128), blocks=(4, 4, 4, 8)),
         training=TrainConfig(
             steps=60_000, batch_size=32, lr=1e-3, muon=True, warmup=1000, decay="cosine", ema_decay=0.9995

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from minidiff.ddpm.recipe import build_schedule
-from minidiff.dehaze.config import DehazeConfig, read_dehaze
+from minidiff.dehaze.config import START_T, STEPS, DehazeConfig, read_dehaze
 from minidiff.dehaze.stage1 import guess_large
 from minidiff.dehaze.stage2 import TwoStages, condition_of, walk, with_condition
 from minidiff.diffusion.chain import Step
@@ -32,7 +32,6 @@ from minidiff.runs.shipped import find_run
 from minidiff.runtime.precision import mixed_precision
 
 PROBED = 128  # pixels a side, at most, on which stage 2 is tried
-STEPS, START_T = 1, 50  # of stage 2, unless said otherwise: see docs/dehaze.md
 
 
 @dataclass

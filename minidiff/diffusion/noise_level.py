@@ -22,9 +22,8 @@ COARSER = 3  # times: how much stronger fine texture seems in pixels of twice th
 # The noise of the luma counts if it is more than TEXTURE, as clean photographs seem to have up to 5.4 of 255, and if
 # the colours show less than the share SMOOTH of it. They show 0.9 and more where they have noise, too.
 TEXTURE, SMOOTH = 7 / 127.5, 0.75
-EVERYWHERE = (
-    0.3  # and if quiet places show this share of it: 0.5 and more in JPEG files, 0.1 at most with salt and pepper
-)
+# And if quiet places show the share EVERYWHERE of it: 0.5 and more in JPEG files, 0.1 at most with salt and pepper.
+EVERYWHERE = 0.3
 
 
 class Start(NamedTuple):

@@ -94,6 +94,8 @@ class Places:
             raise UserError(f"`out` {out} is a folder, and there is one picture. Try {out / usual}.")
         elif out.suffix.lower() not in IMAGE_SUFFIXES:
             raise UserError(f"`out` {out} has no image suffix. Try {out}.png; the run folder is `run`.")
+        elif out.exists() and self.sources[0].exists() and out.samefile(self.sources[0]):
+            raise UserError(f"`out` {out} is the picture itself. Give another name.")
         sink.check_target(out, force)
         check_writable(out if out.is_dir() else out.parent)
 

@@ -53,10 +53,8 @@ from minidiff.studies.study import CELLS, DATA, FEATURES, GRID, RESULT, RUN, SAM
 from minidiff.training.job import Job
 
 STRIPS, STRIP, SHOWN = "strips", "strips.png", 10  # a row of samples for each step, and all rows; samples of a row
-FID, FLOOR = (
-    "fid",
-    "floor.json",
-)  # a folder for what is measured in Inception, too; diversity and nearest of real images
+FID = "fid"  # a folder for what is measured in Inception, too
+FLOOR = "floor.json"  # diversity and nearest of real images
 
 
 def run_prior_cell(study: PriorStudy, folder: Path, cell: str, device: torch.device) -> None:
