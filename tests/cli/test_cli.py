@@ -409,7 +409,7 @@ BAD = {
     "sample {run} --out taken.png": (1, "taken.png exists"),
     "sample {run} --out grid.doc": (1, "cannot tell what 'grid.doc' should be"),
     "sample {run} --out taken.png/grid.png": (1, "taken.png"),
-    "sample": (1, "no ddpm, dcgan, wgan, wgan-gp or dip-prior run with weights under runs/"),
+    "sample": (1, "no ddpm, dcgan, wgan or wgan-gp run with weights under runs/"),
     "sample empty": (1, "empty is not a run folder"),
     "sample gan": (1, "gan is a gan run; this command needs a ddpm, dcgan, wgan, wgan-gp or dip-prior run"),
     "sample unsaved": (1, "model.safetensors is missing"),

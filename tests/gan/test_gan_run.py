@@ -208,7 +208,7 @@ def test_the_newest_run_is_the_newest_that_can_do_what_is_asked(trained: Path, t
     """Of any kind; with an option of the reverse chain, the newest DDPM."""
     monkeypatch.chdir(tmp_path)
     none = said(capsys, "sample", code=1)
-    assert none == ("Error: no ddpm, dcgan, wgan, wgan-gp or dip-prior run with weights under runs/. "
+    assert none == ("Error: no ddpm, dcgan, wgan or wgan-gp run with weights under runs/. "
                     "Train one with `minidiff train ddpm`, or name a run folder.")  # fmt: skip
     Path("runs").mkdir()
     Path("runs/chain").symlink_to(trained)
