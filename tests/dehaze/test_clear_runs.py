@@ -265,7 +265,7 @@ BAD = {  # what is typed, and what is said
     "second text.jpg": "text.jpg is not a readable image",
     "second empty": "empty holds no images (",
     "second cut.png": "cut.png is not a readable image",
-    "second photographs/0.png --out photographs/0.png": "exists. Give another --out, or --force",
+    "second photographs/0.png --out photographs/0.png": "--out photographs/0.png is the picture itself.",
     "second photographs/0.png --out photographs": "--out photographs is a folder, and there is one picture. Try ",
     "second photographs/0.png --out clear": "--out clear has no image suffix. Try clear.png; the run folder is --run.",
     "second photographs/0.png --out text.jpg/clear.png": "text.jpg is a file",

@@ -263,7 +263,7 @@ def test_a_script_restores_as_the_command_does(finisher: Path) -> None:
 BAD = {
     "nothing.png": "nothing.png: no such image file",
     "photo.png --out there": "--out there has no image suffix. Try there.png; the run folder is --run.",
-    "photo.png --out photo.png": "photo.png exists. Give another --out, or --force",
+    "photo.png --out photo.png": "--out photo.png is the picture itself. Give another name.",
     "photo.png --out holiday": "--out holiday is a folder, and there is one picture. Try holiday/restored.png.",
     "photo.png --noise often": "'often' is neither a number from 0 to 255 nor auto",
     "photo.png --mix 0.5": "--mix needs --with-dip",

@@ -195,12 +195,13 @@ def test_a_process_ends_as_its_cell_does(
         if (end := ends.pop(0)) is not None:
             raise end
 
-    monkeypatch.setattr(cells, "run_cell", run_cell)
-    monkeypatch.setattr(cells, "prepare", lambda *_: pytest.fail("a cell is no data set"))
+    def no_data(*_: object) -> None:
+        pytest.fail("a cell is no data set")
+
     monkeypatch.setenv(VARIABLE, "verbose")
     try:
-        assert cells.main([str(folder), CELL, "cpu"]) == 0
-        assert cells.main([str(folder), CELL, "cpu"]) == 143
+        assert cells.main([str(folder), CELL, "cpu"], run_cell, no_data) == 0
+        assert cells.main([str(folder), CELL, "cpu"], run_cell, no_data) == 143
         assert capsys.readouterr().out.endswith("Stopped by SIGTERM at step 3 of 9; saved.\n")
         assert not (place / RESULT).exists()
         for said, traceback in (
@@ -209,15 +210,18 @@ def test_a_process_ends_as_its_cell_does(
             ("out of memory (MemoryError). Try a smaller `image_size`", True),
             ("ValueError: odd", True),
         ):
-            assert cells.main([str(folder), CELL, "cpu"]) == 1
+            assert cells.main([str(folder), CELL, "cpu"], run_cell, no_data) == 1
             failure = read_result(folder, CELL)
             assert isinstance(failure, CellFailure) and failure.error.startswith(said)
             assert ("Traceback" in capsys.readouterr().err) == traceback
     finally:
         set_verbosity("normal")
     prepared: list[str] = []
-    monkeypatch.setattr(cells, "prepare", lambda study, folder, name, device: prepared.append(name))
-    assert cells.main([str(folder), "shapes.fog", "cpu"]) == 0 and prepared == ["shapes.fog"]
+
+    def prepare(study: Study, folder: Path, name: str, device: torch.device) -> None:
+        prepared.append(name)
+
+    assert cells.main([str(folder), "shapes.fog", "cpu"], run_cell, prepare) == 0 and prepared == ["shapes.fog"]
 
 
 def test_what_cannot_be_written_down_is_printed(
@@ -226,9 +230,8 @@ def test_what_cannot_be_written_down_is_printed(
     def full(*_: object) -> None:
         raise UserError("the disk is full.")
 
-    monkeypatch.setattr(cells, "run_cell", full)
     monkeypatch.setattr(cells, "write_failure", lambda *_: False)
-    assert cells.main([str(place.parents[1]), CELL, "cpu"]) == 1
+    assert cells.main([str(place.parents[1]), CELL, "cpu"], full) == 1
     assert capsys.readouterr().err.endswith(f"{CELL}: the disk is full.\n")
 
 
