@@ -26,7 +26,7 @@ from minidiff._version import __version__
 from minidiff.dehaze.config import ANSWER, DEHAZE, STAGES, ClearConfig, Cleared, ClearRequest
 from minidiff.dehaze.doubts import doubts
 from minidiff.dehaze.run import DehazeRun, load_dehaze
-from minidiff.dehaze.stage1 import guess_large, thinned
+from minidiff.dehaze.stage1 import thinned
 from minidiff.errors import UserError, counted, printable
 from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.files import image_shape, write_image
@@ -54,7 +54,7 @@ def clear_away(
 
     The second is None for a run of stage 1, and for 0 `steps`.
     """
-    guess = guess_large(run.guess, hazy)
+    guess = run.guess(hazy)
     refined = None
     if request.steps > 0 and run.config.stage == 2:
         refined = run.refine(guess, request.steps, request.start_t, request.seed, on_step).cpu()
