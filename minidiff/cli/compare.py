@@ -1,6 +1,5 @@
 """`minidiff compare`: which model does best on which data, clean and corrupted, all measured in the same way."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,8 @@ import click
 from minidiff.cli.choices import TABLES, table
 from minidiff.cli.commands import Command, section
 from minidiff.cli.messages import remark, say, warn
-from minidiff.cli.types import Device, Name, Names, Number, Place, Whole
-from minidiff.errors import UserError, one_line
+from minidiff.cli.study_run import carry_on, features, parallel_cells, retry_failed, study_device
+from minidiff.cli.types import Name, Names, Number, Place, Whole
 from minidiff.studies import config
 from minidiff.studies.config import StudyRequest, as_typed
 
@@ -94,12 +93,7 @@ DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data s
     type=Whole(min=20),
     help=f"Samples of each cell. Default: {config.NUM_CPU} on a CPU, {config.NUM} elsewhere.",
 )
-@click.option(
-    "--features",
-    metavar="inception|RUN",
-    help="The network to measure in: Inception, or a classifier run for images unlike ImageNet's photographs. "
-    f"Default: {config.FEATURES}.",
-)
+@features
 @section("Computing")
 @click.option("--seed", type=Whole(min=0), help=f"The seed of all trainings and samples. Default: {config.SEED}.")
 @click.option(
@@ -107,18 +101,10 @@ DATASETS, CORRUPTIONS, MODELS = (", ".join(TABLES[kind][1]) for kind in ("data s
     type=Whole(1, config.MOST_SEEDS),
     help="Repeat each cell with this many seeds, from --seed on: the scatter of the trainings. Default: 1.",
 )
-@click.option(
-    "--device", type=Device(), help="auto, cpu, cuda, cuda:1, mps. Default: the study's; auto for a new study."
-)
-@click.option(
-    "--parallel",
-    type=Whole(min=1),
-    default=1,
-    show_default=True,
-    help="Cells at once: each on the next GPU, or with its share of the CPU's threads.",
-)
+@study_device
+@parallel_cells
 @section("Study")
-@click.option("--retry", is_flag=True, help="Try again the cells that failed.")
+@retry_failed
 @click.option("--dry-run", is_flag=True, help="Say what would be done and how long it takes, and stop.")
 @click.pass_context
 def compare(
@@ -149,12 +135,9 @@ def compare(
 
     from minidiff.studies import progress
     from minidiff.studies.compare import check_idle, devices_for, plan_study
-    from minidiff.studies.processes import carry_out
-    from minidiff.studies.study import keep_study
-    from minidiff.training.journal import Interrupted
 
     assert isinstance(ctx.command, Command)
-    folder, with_flags = Path(out), ctx.command.translated  # what a cell says of an argument, it says of a flag here
+    folder = Path(out)
     study = plan_study(folder, request, parallel, note)
     todo = progress.unfinished(folder, study, retry)
     tell = say if dry_run else remark
@@ -168,23 +151,8 @@ def compare(
             say(line)
         return
     devices = devices_for(request.device or study.device, parallel)
-    keep_study(folder, study)
-    again = f"minidiff compare --out {shlex.quote(str(folder))}"
-    remark(f"folder    {folder} (if stopped, go on with: {again})")
     clock = progress.Clock(study, folder, parallel)
-    try:
-        for event in carry_out(folder, study, devices, retry):
-            remark(with_flags(f"{event.state:9} {event.name}" + f": {event.text}" * bool(event.text)))
-            if event.state != "begun":
-                write_page(folder)
-            if left := clock.note(event.name, event.state):
-                remark(f"left      {left}")
-    except Interrupted as stop:
-        raise Interrupted(f"{stop} Go on with: {again}", stop.exit_code) from None
-    for line in progress.table(study, folder):
-        say(with_flags(line))
-    if failed := progress.unfinished(folder, study, retry=True):
-        raise UserError(f"{len(failed)} of {len(study.cells)} cells failed. Mend what they say, then --retry.")
+    carry_on(ctx.command, folder, study, devices, retry, lambda event: clock.note(event.name, event.state))
 
 
 def note(kind: str, line: str) -> None:
@@ -193,13 +161,3 @@ def note(kind: str, line: str) -> None:
         warn(line)
     else:
         remark(f"{kind:9} {line}")
-
-
-def write_page(folder: Path) -> None:
-    """Write report.html again. If that fails, print a warning and go on."""
-    from minidiff.reports import study_report
-
-    try:
-        study_report.write(folder)
-    except Exception as error:
-        warn(f"report.html could not be written ({type(error).__name__}: {one_line(error)}).")

@@ -1,20 +1,21 @@
 """`minidiff compare-priors`: does a prior help a DDPM? Every use of every prior, and controls, along the training."""
 
-import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from minidiff.cli.choices import TABLES, table
 from minidiff.cli.commands import Command, section
-from minidiff.cli.compare import write_page
 from minidiff.cli.messages import remark, say, warn
-from minidiff.cli.types import Device, Name, Names, Number, Place, Whole
-from minidiff.errors import UserError
+from minidiff.cli.study_run import carry_on, features, parallel_cells, retry_failed, study_device
+from minidiff.cli.types import Name, Names, Number, Place, Whole
 from minidiff.studies import config, prior_config
 from minidiff.studies.config import as_typed
 from minidiff.studies.prior_config import PriorRequest
+
+if TYPE_CHECKING:
+    from minidiff.studies.processes import Event
 
 NETS = ", ".join(TABLES["net"][1])
 
@@ -56,12 +57,7 @@ NETS = ", ".join(TABLES["net"][1])
     type=Whole(min=20),
     help=f"Samples of each measurement. Default: {config.NUM_CPU} on a CPU, {config.NUM} elsewhere.",
 )
-@click.option(
-    "--features",
-    metavar="inception|RUN",
-    help="The network to measure in: Inception, or a classifier run for images unlike ImageNet's photographs. "
-    f"Default: {config.FEATURES}.",
-)
+@features
 @click.option(
     "--fid/--no-fid", default=None, help="With a classifier's features: measure FID in Inception, too. Default: no."
 )
@@ -70,18 +66,10 @@ NETS = ", ".join(TABLES["net"][1])
 @click.option(
     "--seeds", type=Whole(1, config.MOST_SEEDS), help=f"Repeat every cell so often. Default: {prior_config.SEEDS}."
 )
-@click.option(
-    "--device", type=Device(), help="auto, cpu, cuda, cuda:1, mps. Default: the study's; auto for a new study."
-)
-@click.option(
-    "--parallel",
-    type=Whole(min=1),
-    default=1,
-    show_default=True,
-    help="Cells at once: each on the next GPU, or with its share of the CPU's threads.",
-)
+@study_device
+@parallel_cells
 @section("Study")
-@click.option("--retry", is_flag=True, help="Try again the cells that failed.")
+@retry_failed
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 @click.pass_context
 def compare_priors(
@@ -106,13 +94,10 @@ def compare_priors(
     from minidiff.studies.compare import check_idle, devices_for
     from minidiff.studies.compare_priors import plan_study
     from minidiff.studies.prior_planning import describe
-    from minidiff.studies.processes import carry_out
     from minidiff.studies.results import read_state
-    from minidiff.studies.study import keep_study
-    from minidiff.training.journal import Interrupted
 
     assert isinstance(ctx.command, Command)
-    folder, with_flags = Path(out), ctx.command.translated
+    folder = Path(out)
     study = plan_study(folder, request)
     todo = progress.unfinished(folder, study, retry)
     for line in describe(study, len(todo)):
@@ -126,18 +111,8 @@ def compare_priors(
         return
     device = request.device if request.device not in (None, "auto") else study.device
     devices = devices_for(device, parallel)
-    keep_study(folder, study)
-    again = f"minidiff compare-priors --out {shlex.quote(str(folder))}"
-    remark(f"folder    {folder} (if stopped, go on with: {again})")
-    try:
-        for event in carry_out(folder, study, devices, retry):
-            remark(with_flags(f"{event.state:9} {event.name}" + f": {event.text}" * bool(event.text)))
-            if event.state != "begun":
-                write_page(folder)
-                remark(f"left      {len(progress.unfinished(folder, study, retry=False))} cells")
-    except Interrupted as stop:
-        raise Interrupted(f"{stop} Go on with: {again}", stop.exit_code) from None
-    for line in progress.table(study, folder):
-        say(with_flags(line))
-    if failed := progress.unfinished(folder, study, retry=True):
-        raise UserError(f"{len(failed)} of {len(study.cells)} cells failed. Mend what they say, then --retry.")
+
+    def left(event: "Event") -> str | None:
+        return None if event.state == "begun" else f"{len(progress.unfinished(folder, study, retry=False))} cells"
+
+    carry_on(ctx.command, folder, study, devices, retry, left)

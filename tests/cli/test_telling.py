@@ -275,7 +275,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, ...]]:
     take_away("progress.timetable", ["the hours"])
     take_away("progress.table", ["the figures: `num`"])
     take_away("progress.Clock", SimpleNamespace(note=lambda name, state: "an hour"))
-    monkeypatch.setattr("minidiff.cli.compare.write_page", lambda folder: None)
+    monkeypatch.setattr("minidiff.cli.study_run.write_page", lambda folder: None)
     return given
 
 

@@ -204,7 +204,7 @@ def test_a_tiny_study_from_end_to_end(
         f"--image-size 16 --seeds 1 --features {clf} --device cpu --out s"
     )
     pages: list[Path] = []
-    monkeypatch.setattr("minidiff.cli.compare_priors.write_page", pages.append)  # to draw it takes a second each time
+    monkeypatch.setattr("minidiff.cli.study_run.write_page", pages.append)  # to draw it takes a second each time
     assert cli.run(line.split()) == 0, capsys.readouterr().err
     assert len(pages) == 9 and cli.run(["report", "s"]) == 0
     folder = Path("s")
