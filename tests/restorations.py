@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minidiff import cli
@@ -50,6 +51,14 @@ def is_refused(line: str, because: str, capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().err
     assert because in said and said.startswith("Error: ") and said.count("\n") == 1, said
     assert sorted(map(str, Path().rglob("*"))) == before
+
+
+def make_other(run: str | Path) -> None:
+    """Change one weight of a run by a little: it opens as before."""
+    place = Path(run) / "model.safetensors"
+    tensors = load_file(place)
+    name = min(tensors)
+    save_file(tensors | {name: tensors[name] + 1e-3}, place)
 
 
 def stop_before_answer(number: int, monkeypatch: pytest.MonkeyPatch) -> None:

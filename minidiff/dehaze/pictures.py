@@ -34,7 +34,7 @@ from minidiff.images.grid import grid, name_columns
 from minidiff.images.nearness import Quality, nearness
 from minidiff.images.pictures import format_for, read_picture, write_picture
 from minidiff.networks.gunet import Clearing
-from minidiff.networks.weights import fingerprint
+from minidiff.networks.weights import check_unchanged, fingerprint
 from minidiff.records import from_json, record, takes
 from minidiff.runs.folder import CONFIG, SHEETS, check_free, read_config
 from minidiff.runs.picture_run import OnEnd, OnStep, PictureJob, Places, Worked, places_of
@@ -231,12 +231,7 @@ def reopen(folder: str | Path, device: Device = "cpu") -> ClearJob:
     check_readable(places, config.request)
     places.check_unfinished(folder)
     model = load_dehaze(config.model, device=device)
-    found = fingerprint(model.model.state_dict())
-    if found != config.weights:
-        raise UserError(
-            f"{config.model} has other weights ({found}) than those that {folder} was begun with ({config.weights}). "
-            "Bring them back, or begin anew, without `resume`."
-        )
+    check_unchanged(model.model.state_dict(), config.weights, config.model, folder)
     job = ClearJob(config=config, places=places, model=model, run=folder, folder=folder)
     if not places.several:
         job.check(places.files[0])

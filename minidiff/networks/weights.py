@@ -179,3 +179,16 @@ def fingerprint(tensors: Mapping[str, "Tensor"]) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def check_unchanged(tensors: Mapping[str, "Tensor"], wanted: str | None, model: str | Path, begun: str | Path) -> None:
+    """Raise UserError unless a model has the weights with which something was begun: what is left would not fit it.
+
+    wanted: their `fingerprint`; None: an earlier version, which did not note it, began it. begun: the run folder.
+    """
+    found = wanted if wanted is None else fingerprint(tensors)
+    if found != wanted:
+        raise UserError(
+            f"{model} has other weights ({found}) than those that {begun} was begun with ({wanted}). "
+            "Bring them back, or begin anew, without `resume`."
+        )

@@ -86,6 +86,7 @@ class FinishConfig:
     model: str  # the name of the model, or its folder
     out: str  # the picture to write, or the folder for several
     request: FinishRequest
+    weights: str | None = None  # by which the model is known again: see `fingerprint`; None: of an earlier version
 
 
 @record
@@ -137,6 +138,7 @@ class RestoreConfig:
     chain: ChainConfig
     deliver: bool = False  # whether the answer also goes to `out`
     out: str = ANSWER
+    weights: str | None = None  # of the model: see `FinishConfig`
 
     def __post_init__(self) -> None:
         demand_range(self, 0, 255, "noise_sigma")

@@ -36,6 +36,7 @@ from minidiff.images.files import image_shape, read_fitted, read_image, write_im
 from minidiff.images.jpeg import read_jpeg
 from minidiff.images.nearness import Quality, nearness
 from minidiff.images.pictures import Picture, format_for, read_picture, write_picture
+from minidiff.networks.weights import check_unchanged, fingerprint
 from minidiff.records import from_json, record, takes
 from minidiff.restoration.blind import faults
 from minidiff.restoration.config import (
@@ -286,6 +287,7 @@ def begin(
         out=os.path.abspath(places.out),
         request=replace(request, reference=whole_path(request.reference), mask=whole_path(request.mask),
                         kernel=whole_path(request.kernel)),
+        weights=fingerprint(opened.model.state_dict()),
     )  # fmt: skip
     job = FinishJob(config=config, places=places_in(config), model=opened, run=run)
     if request.task == "jpeg" and opened.shape[0] != 3:
@@ -328,16 +330,16 @@ def whole_path(place: str | None) -> str | None:
 
 
 def reopen(folder: str | Path, device: Device = "cpu") -> FinishJob:
-    """Open a run folder whose pictures are not all finished. Raises UserError."""
+    """Open a run folder whose pictures are not all finished. Raises UserError, also if its model is another by now."""
     folder = Path(folder)
     where = folder / run_folder.CONFIG
     config = from_json(FinishConfig, run_folder.read_config(folder, kind="finish"), where)
     places = places_in(config)
     check_readable(places, config.request)
     places.check_unfinished(folder)
-    job = FinishJob(
-        config=config, places=places, model=load_ddpm(config.model, device=device), run=folder, folder=folder
-    )
+    model = load_ddpm(config.model, device=device)
+    check_unchanged(model.model.state_dict(), config.weights, config.model, folder)
+    job = FinishJob(config=config, places=places, model=model, run=folder, folder=folder)
     if not places.several:
         job.check(places.files[0])
     return job

@@ -46,6 +46,7 @@ from minidiff.images.files import image_shape, read_fitted, read_image, write_im
 from minidiff.images.nearness import Quality, nearness
 from minidiff.images.pictures import FULL, Picture, format_for, read_picture, write_picture
 from minidiff.images.show import png_file
+from minidiff.networks.weights import check_unchanged, fingerprint
 from minidiff.records import from_json, record, takes, to_json
 from minidiff.restoration.config import (
     ANSWER,
@@ -285,6 +286,7 @@ def begin(
         chain=replace(asked, variance=decided.variance),
         deliver=answer is not None,
         out=ANSWER if answer is None else os.path.abspath(answer),
+        weights=fingerprint(run.model.state_dict()),
     )
     fit_job = recipe.begin(image, fit, device)
     if answer is not None and fit.size is None:
@@ -319,6 +321,7 @@ def reopen(folder: str | Path, device: Device = "cpu", steps: int | None = None)
         raise UserError(f"{folder} is finished: its answer is {folder / ANSWER}.")
     config = replace(config, fit=replace(config.fit, steps=asked))
     run = load_ddpm(config.model, device=device)
+    check_unchanged(run.model.state_dict(), config.weights, config.model, folder)
     fit_job = None
     if fitted is None:
         fit_job = (

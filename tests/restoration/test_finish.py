@@ -2,13 +2,14 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image, ImageCms
-from restorations import Gaussian, is_refused, noisy, restore, stop_before_answer
+from restorations import Gaussian, is_refused, make_other, noisy, restore, stop_before_answer
 
 import minidiff
 from minidiff import UserError, cli
@@ -19,6 +20,7 @@ from minidiff.images.convert import to_float, to_uint8, to_uint16
 from minidiff.images.files import read_image, write_image
 from minidiff.images.pictures import Picture, read_picture, write_picture
 from minidiff.images.quality import psnr
+from minidiff.networks.weights import fingerprint
 from minidiff.restoration import finish
 from minidiff.restoration.config import FinishRequest
 from minidiff.restoration.sheets import strip_of
@@ -247,6 +249,30 @@ def test_a_folder_goes_on_where_it_stopped(
         assert Path("clean", name).read_bytes() == Path("whole", name).read_bytes()
     Path("holiday/1.png").unlink()
     assert restore("--resume", "run") == 1 and "run is finished" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_the_weights_it_began_with(
+    finisher: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Others in the same folder are refused before a picture is drawn. A run that did not note them goes on with any.
+
+    Fails when the weights are not compared, and when a config.json of an earlier version is no longer read.
+    """
+    shutil.copytree(finisher, "model")
+    with monkeypatch.context() as patch:
+        stop_before_answer(2, patch)
+        assert restore("holiday", "--model", "model", "--out", "clean", "--run", "run") == 130
+    shutil.copytree("run", "older")
+    config = json.loads(Path("older/config.json").read_text())
+    assert config.pop("weights") == fingerprint(minidiff.load("model").model.state_dict())
+    Path("older/config.json").write_text(json.dumps(config))
+    shutil.copy("model/model.safetensors", "right")
+    make_other("model")
+    is_refused("--resume run", "model has other weights (", capsys)
+    assert restore("--resume", "older") == 0 and len(list(Path("clean").iterdir())) == 3
+    shutil.copy("right", "model/model.safetensors")
+    Path("clean/1.png").unlink()
+    assert restore("--resume", "run") == 0
 
 
 def test_a_script_restores_as_the_command_does(finisher: Path) -> None:

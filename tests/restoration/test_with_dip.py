@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from fits import draw_nothing, interrupt_at, smooth
 from PIL import ImageCms
-from restorations import is_refused
+from restorations import is_refused, make_other
 
 import minidiff
 from minidiff import UserError, cli
@@ -282,6 +283,21 @@ def test_what_the_fit_did_not_see_is_noticed(photo: Path, finisher: Path, capsys
     write_image(photo, 255 - smooth())
     assert restore("--resume", "run") == 0
     assert Path("run/restored.png").read_bytes() == Path("before.png").read_bytes()
+
+
+def test_a_chain_is_run_by_the_model_that_it_was_planned_with(
+    photo: Path, finisher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between fit and chain the model gets other weights. Fails when they are not compared."""
+    shutil.copytree(finisher, "model")
+    assert restore(photo, "--model", "model", "--start-t", "9", "--run", "run", *FIT) == 0
+    Path("run/restored.png").unlink()
+    make_other("model")
+    capsys.readouterr()
+    assert restore("--resume", "run") == 1
+    said = capsys.readouterr().err
+    assert "model has other weights (" in said and "without --resume" in said and said.count("\n") == 1
+    assert not Path("run/restored.png").exists()
 
 
 BAD = {
