@@ -15,7 +15,7 @@ from minidiff.data.config import Haze
 from minidiff.data.depth import plausible
 from minidiff.data.haze import FARTHEST, HazyPair, add_haze, invert
 from minidiff.data.photos import load_photographs
-from minidiff.dehaze.stage1 import WORKING, resized
+from minidiff.dehaze.stage1 import resized, working_size
 from minidiff.images.convert import to_uint8
 from minidiff.images.guided import guided_upsample
 from minidiff.images.quality import psnr
@@ -28,7 +28,8 @@ def ways(pair: HazyPair) -> dict[str, Tensor]:
     """Return J at full size, by each way."""
     hazy, clear, through, light = pair.hazy, pair.clear, pair.transmission, pair.airlight
     assert through is not None and light is not None
-    size, small_size = hazy.shape[2:], [round(side * WORKING / max(hazy.shape[2:])) for side in hazy.shape[2:]]
+    size, scale = hazy.shape[2:], working_size(64) / max(hazy.shape[2:])
+    small_size = [round(side * scale) for side in size]
     small, small_clear, small_through = (resized(each, small_size) for each in (hazy, clear, through))
     grey, small_grey = hazy.mean(1, keepdim=True), small.mean(1, keepdim=True)
 

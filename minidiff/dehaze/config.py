@@ -47,13 +47,14 @@ class Refinement:
     shift: str = "none"  # how J shifts the process: one of SHIFTS
     crop: int = 64  # pixels a side that the network is trained on; stage 1 has seen the whole picture
     crops: int = 4  # of each picture of a batch
+    guess_size: int = 64  # pixels a side of the squares that stage 1 has learnt from; runs made before this key had 64
     first: Start | None = None  # the stage 1 that it was trained behind, whose weights the run carries
 
     def __post_init__(self) -> None:
         channels = self.network.in_channels - CONDITION
         check_same("network.out_channels", self.network.out_channels, channels, "network.in_channels less J and T")
         demand_range(self, 0, LARGEST_FLOAT, "fourier")
-        demand_range(self, 1, MOST_PIXELS, "crop")
+        demand_range(self, 1, MOST_PIXELS, "crop", "guess_size")
         demand_range(self, 1, 1024, "crops")
         check_size(self.crop, self.network.stride, "`crop`")
 
@@ -78,6 +79,11 @@ class DehazeConfig(RunConfig):
             raise UserError(f"`stage` is {self.stage}, and `refinement` says otherwise. Bring back the file.")
         if self.refinement is not None and self.refinement.crop > self.data.image_size:
             raise UserError(f"`crop` {self.refinement.crop} is larger than the pairs, {self.data.image_size}.")
+
+    @property
+    def guess_size(self) -> int:
+        """Return how many pixels a side the squares have from which stage 1 has learnt."""
+        return self.data.image_size if self.refinement is None else self.refinement.guess_size
 
 
 def read_dehaze(stored: dict[str, Any], where: object) -> DehazeConfig:

@@ -257,6 +257,7 @@ def refinement_of(
         shift=request.shift or (known.shift if known else preset.shift),
         crop=request.crop or preset.crop,
         crops=preset.crops,
+        guess_size=first.config.guess_size,
         first=start_of(place, weights),
     )
 

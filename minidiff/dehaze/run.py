@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from minidiff.ddpm.recipe import build_schedule
 from minidiff.dehaze.config import START_T, STEPS, DehazeConfig, read_dehaze
-from minidiff.dehaze.stage1 import guess_large
+from minidiff.dehaze.stage1 import guess_large, working_size
 from minidiff.dehaze.stage2 import TwoStages, condition_of, walk, with_condition
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.process import predict_x0, q_sample
@@ -62,7 +62,11 @@ class DehazeRun:
 
     @torch.no_grad()
     def guess(self, hazy: Tensor) -> Clearing:
-        """Guess J, T and A of pictures of any size by stage 1: float32, on the run's device. See `guess_large`."""
+        """Guess J, T and A of pictures of any size by stage 1: float32, on the run's device. See `guess_large`.
+
+        A large picture is looked at in a copy of 80 pixels, if stage 1 has learnt from squares of 64 as it does by
+        default, and at 5/4 of any other size that it was trained at.
+        """
         autocast = mixed_precision(self.precision, self.device)
 
         def network(small: Tensor) -> Clearing:
@@ -70,7 +74,7 @@ class DehazeRun:
                 guess: Clearing = self.first(small.contiguous(memory_format=torch.channels_last))
             return Clearing(*(each.float() for each in guess))
 
-        return guess_large(network, hazy.to(self.device))
+        return guess_large(network, hazy.to(self.device), working_size(self.config.guess_size))
 
     def refine(
         self,

@@ -41,13 +41,20 @@ def guess_loss(weights: GuessLoss) -> Loss:
 
 # --- pictures of any size ---------------------------------------------------------------------------------------------
 
-WORKING = 80  # pixels: the longest side that the network looks at; it has learnt from squares of 64
+ROOM = 80 / 64  # the longest side that the network looks at, as a multiple of the squares that it has learnt from
 RADIUS, SMOOTH = 2, 4e-3  # of the guided filter: benchmarks/dehaze_sizes.py has tried others
 
 
-def guess_large(guess: Callable[[Tensor], Clearing], hazy: Tensor, working: int = WORKING) -> Clearing:
+def working_size(learnt: int) -> int:
+    """Return the longest side, in pixels, at which a network looks at pictures. learnt: a side of its squares."""
+    return round(ROOM * learnt)
+
+
+def guess_large(guess: Callable[[Tensor], Clearing], hazy: Tensor, working: int) -> Clearing:
     """Guess J, T and A of large pictures, float [N,3,H,W] in [-1,1], from small copies of them.
 
+    working: the longest side of these copies, see `working_size`. A network knows haze at the size of the squares that
+    it has learnt from: larger copies show it less of a place at a time than it is used to, smaller ones lose detail.
     T gets the outlines of the large picture by the guided filter, and the haze model is inverted there: so texture
     comes from the large picture itself. The network knows more than the haze model, for it was shown noisy pictures,
     and its J need not agree with its T and A. What its J has beyond the inverted picture is seen in the small picture,

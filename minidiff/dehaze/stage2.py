@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from minidiff.data.packed_pairs import unpack
 from minidiff.dehaze.config import Refinement
-from minidiff.dehaze.stage1 import guess_large
+from minidiff.dehaze.stage1 import guess_large, working_size
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.predictions import check_prediction
 from minidiff.diffusion.process import predict_x0, q_sample, target
@@ -86,7 +86,7 @@ def refine_loss(first: nn.Module, schedule: Schedule, settings: Refinement, devi
     def loss(model: nn.Module, packed: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         pair = unpack(packed)
         with torch.no_grad():
-            guess = guess_large(first, pair.hazy)
+            guess = guess_large(first, pair.hazy, working_size(settings.guess_size))
         whole = torch.cat([pair.clear, condition_of(guess)], dim=1)
         x0, condition = random_crops(whole, settings.crop, settings.crops, draws).split((3, 4), dim=1)
         drawn = draws.stratified if diffusion.timestep_sampling == "stratified" else draws.randint

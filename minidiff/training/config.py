@@ -209,7 +209,7 @@ AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 # than the one that the run was made with.
 ADDED = {"minidiff", "preset", "init", "labels", "fid", "source", "save_every", "sample_every", "measure_every"}
 ADDED |= {"data.data_dir", "data.on_bad", "data.corruption", "data.severity", "data.images", "data.fingerprint"}
-ADDED |= {"data.flip", "data.max_pixels", "training.minutes", "network.norm"}
+ADDED |= {"data.flip", "data.max_pixels", "training.minutes", "network.norm", "refinement.guess_size"}
 ADDED |= {"network.scale_shift", "network.label_dim", "labels.dropout", "fid.network", "diffusion.betas"}
 ADDED |= {f"gan.{name}" for name in ("betas", "clip", "penalty")}  # each is of one kind of GAN
 ADDED |= {"source.weights", "source.one_hot", "training.muon", "diffusion.timestep_sampling"}

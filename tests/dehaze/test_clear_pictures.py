@@ -1,16 +1,23 @@
 """Pictures of any size, and what looks wrong with them. From file to file: test_clear_runs."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import minidiff
-from minidiff.data.haze import recompose
+from minidiff.data.haze import HazyPair, recompose
+from minidiff.data.packed_pairs import pack
+from minidiff.ddpm.recipe import build_schedule
 from minidiff.dehaze.doubts import doubts, grain
-from minidiff.dehaze.stage1 import guess_large, resized, thinned
+from minidiff.dehaze.stage1 import guess_large, resized, thinned, working_size
+from minidiff.dehaze.stage2 import TwoStages, refine_loss
+from minidiff.images.convert import to_float
 from minidiff.networks.gunet import Clearing
+from minidiff.rng import Draws
 
 
 def scene(height: int, width: int) -> Tensor:
@@ -42,6 +49,40 @@ def test_a_large_picture_keeps_its_texture() -> None:
     assert deviation(found.clear - clear) < 0.04
     assert deviation(resized(guess(hazy[..., ::4, ::4]).clear, (240, 320)) - clear) > 0.08
     assert torch.equal(guess_large(guess, hazy, working=320).clear, clear)
+
+
+def test_stage_1_looks_at_large_pictures_as_it_has_learnt(dehazers: Path) -> None:
+    """At 5/4 of the squares of its training, alone, in the training of stage 2 and behind it. The squares were of 16.
+
+    Fails where one of the three stays at 80 pixels, and where stage 2 takes the size of its own pairs.
+    """
+    seen: list[tuple[int, ...]] = []
+
+    def note(module: nn.Module, shown: tuple[Tensor, ...], guess: Clearing) -> None:
+        seen.append(tuple(shown[0].shape[2:]))
+
+    hazy, through, light = scene(240, 320), torch.full((1, 1, 240, 320), 0.5), torch.zeros(1, 3)
+    for name in ("first", "second"):
+        run = minidiff.load_dehaze(dehazers / name)
+        run.first.register_forward_hook(note)
+        run.guess(hazy)
+        assert seen.pop() == (15, 20)
+    settings = run.config.refinement
+    assert settings is not None and isinstance(run.model, TwoStages) and settings.guess_size == 16
+    loss = refine_loss(run.model.first, build_schedule(settings.diffusion), settings, torch.device("cpu"))
+    packed = to_float(pack(HazyPair(hazy, hazy, through, light, None)))
+    loss(run.model.second, packed, torch.zeros(1, 0), Draws(0, 1, slice(0, 1)))
+    assert seen == [(15, 20)]
+
+
+def test_an_earlier_run_of_stage_2_looks_at_80_pixels(dehazers: Path, tmp_path: Path) -> None:
+    """Its config.json does not say how large the squares of its stage 1 were, as that of the shipped model."""
+    shutil.copytree(dehazers / "second", tmp_path / "run")
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    del config["refinement"]["guess_size"]
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    for run in (minidiff.load_dehaze(tmp_path / "run"), minidiff.load_dehaze("dehaze")):
+        assert working_size(run.config.guess_size) == 80
 
 
 def deviation(error: Tensor) -> float:
