@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from minidiff.cli.commands import Command, max_pixels, refuse_options, section
-from minidiff.cli.picture_run import go_through
+from minidiff.cli.picture_run import answer_options, go_through
 from minidiff.cli.types import Device, Number, Place, Whole
-from minidiff.dehaze.config import DEHAZE, Cleared, ClearRequest
+from minidiff.dehaze.config import ANSWER, DEHAZE, Cleared, ClearRequest
 from minidiff.errors import UserError
 from minidiff.files import read_json
 from minidiff.runs.folder import CONFIG, read_config
@@ -64,26 +64,14 @@ class FromNoise(Whole):
 )
 @max_pixels
 @section("Output")
-@click.option(
-    "--out",
-    type=Place(),
-    metavar="FILE",
-    help="The result, or the folder for several. Default: dehazed.png, or dehazed.",
-)
+@answer_options(ANSWER, "clear")
 @click.option("--dump-stages", is_flag=True, help="Write J, T and A as pictures, at full size, into the run folder.")
-@click.option(
-    "--run",
-    type=Place(),
-    metavar="FOLDER",
-    help="Where the run folder goes, which explains the result. Default: runs/clear-PICTURE-N.",
-)
 @click.option(
     "--resume",
     type=Place(),
     metavar="FOLDER",
     help="Go on with this run folder, by its settings, where it was stopped.",
 )
-@click.option("--force", is_flag=True, help="Replace what is at --out. Without it an existing picture is kept.")
 @click.pass_context
 def dehaze(
     ctx: click.Context, /, places: tuple[str, ...], out: str | None, run: str | None, resume: str | None,

@@ -1,11 +1,14 @@
-"""What `minidiff restore` and `minidiff dehaze` say while they go through pictures."""
+"""What `minidiff restore` and `minidiff dehaze` share: where answers go, and what is said on the way."""
 
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import click
 
 from minidiff.cli.messages import remark, say, warn
+from minidiff.cli.types import Place
 from minidiff.errors import UserError, counted, printable
 from minidiff.runs.folder import SHEETS
 
@@ -25,6 +28,35 @@ class Found(Protocol):
 
 
 Result = TypeVar("Result", bound=Found)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def answer_options(usual: str, name: str) -> Callable[[Function], Function]:
+    """Add the options that say where answers and the run folder go.
+
+    usual: the file of an answer if nobody says. name: of run folders, before the name of the picture.
+    """
+
+    def decorate(function: Function) -> Function:
+        for option in (
+            click.option("--force", is_flag=True, help="Replace what is at --out. Else an existing picture is kept."),
+            click.option(
+                "--run",
+                type=Place(),
+                metavar="FOLDER",
+                help=f"Where the run folder goes, which explains the answer. Default: runs/{name}-PICTURE-N.",
+            ),
+            click.option(
+                "--out",
+                type=Place(),
+                metavar="FILE",
+                help=f"The answer, or the folder for several. Default: {usual}, or {Path(usual).stem}.",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
 
 
 def go_through(job: "PictureJob[Result]", command: str, done: str, line_of: Callable[[str, Result], str]) -> None:

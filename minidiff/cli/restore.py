@@ -9,7 +9,7 @@ from minidiff.cli.choices import choice
 from minidiff.cli.commands import Command, own_network, refuse_options, section, typed
 from minidiff.cli.dip import FitBar, advise_more, conclusion, fit_options, resumable, warn_of_another
 from minidiff.cli.messages import remark, say, warn
-from minidiff.cli.picture_run import go_through
+from minidiff.cli.picture_run import answer_options, go_through
 from minidiff.cli.types import NOISE, TIMESTEP, Number, Place, Whole
 from minidiff.dip.config import FitRequest
 from minidiff.errors import counted
@@ -121,25 +121,13 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
 )
 @fit_options
 @section("Output")
-@click.option(
-    "--out",
-    type=Place(),
-    metavar="FILE",
-    help="The restored picture, or the folder for several. Default: restored.png, or restored.",
-)
-@click.option(
-    "--run",
-    type=Place(),
-    metavar="FOLDER",
-    help="Where the run folder goes, which explains the answer. Default: runs/restore-PICTURE-N.",
-)
+@answer_options(ANSWER, "restore")
 @click.option(
     "--resume",
     type=Place(),
     metavar="RUN",
     help="Go on with this run folder; with --steps a fit goes on after its last step.",
 )
-@click.option("--force", is_flag=True, help="Replace what is at --out. Without it an existing picture is kept.")
 @click.pass_context
 def restore(ctx: click.Context, /, source: str | None, resume: str | None, with_dip: bool, **asked: Any) -> None:
     """Restore PICTURE, or every picture of a folder, with a model of photographs.

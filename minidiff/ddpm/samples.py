@@ -3,8 +3,10 @@
 Rests on drawing, and on metrics.sources, which says what a source is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+
+from torch import Tensor
 
 from minidiff.data.conditions import evenly_spread
 from minidiff.data.datasets import DATASETS, ImageData
@@ -14,9 +16,7 @@ from minidiff.ddpm.request import Sampling
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.chain import Step
 from minidiff.errors import UserError
-from minidiff.images.convert import to_uint8
-from minidiff.metrics.sources import Batch, ImageSource
-from minidiff.runtime import distributed
+from minidiff.metrics.sources import ImageSource, drawn_source
 from minidiff.training.data import load_together
 
 PRIOR_SHOWN = ("start", "residual")  # uses in which a sample has seen what the prior makes of a training image
@@ -45,18 +45,15 @@ def of_run(
     request = resolve(run, Sampling(sampler=sampler, steps=steps, seed=seed, labels=labels, guidance_scale=scale))
     calls = run.calls([0], sampler=sampler, steps=steps)
 
-    def batches(batch_size: int) -> Iterator[Batch]:
-        for mine in distributed.shares(num, batch_size):
-            yield to_uint8(draw(run, mine, replace(request, batch_size=batch_size, on_step=on_step)))
+    def drawn(indices: Sequence[int], batch_size: int) -> Tensor:
+        return draw(run, indices, replace(request, batch_size=batch_size, on_step=on_step))
 
-    channels, height, width = run.shape
-    changes = [f"sampled with {sampler}, {calls} steps, seed {seed}"]
-    changes += ["for the labels of its training images, without guidance"] * (labels is not None)
-    changes += [f"from training images that its prior has seen ({run.prior_use})"] * (run.prior_use in PRIOR_SHOWN)
-    changes += ["grey repeated to RGB"] * (channels == 1)
+    how = [f"sampled with {sampler}, {calls} steps, seed {seed}"]
+    how += ["for the labels of its training images, without guidance"] * (labels is not None)
+    how += [f"from training images that its prior has seen ({run.prior_use})"] * (run.prior_use in PRIOR_SHOWN)
     same = repr([str(run.folder.resolve()), num, replace(request, labels=None)])
     called = run.config.data.called if run.config.data.name in DATASETS else None  # of an imported run it is not known
-    return ImageSource(name, num, f"{height}x{width}", batches, changes, sampled=True, same=same, data=called)
+    return drawn_source(name, num, run.shape, drawn, how, same, called)
 
 
 def training_data(run: Run) -> ImageData:

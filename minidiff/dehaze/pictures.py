@@ -28,10 +28,10 @@ from minidiff.dehaze.doubts import doubts
 from minidiff.dehaze.run import DehazeRun, load_dehaze
 from minidiff.dehaze.stage1 import thinned
 from minidiff.errors import UserError, counted, printable
-from minidiff.images.convert import Pixels, to_uint8
+from minidiff.images.convert import Pixels, grey_like, to_uint8
 from minidiff.images.files import image_shape, write_image
 from minidiff.images.grid import grid, name_columns
-from minidiff.images.nearness import Quality, nearness
+from minidiff.images.nearness import qualities
 from minidiff.images.pictures import format_for, read_picture, write_picture
 from minidiff.networks.gunet import Clearing
 from minidiff.networks.weights import check_unchanged, fingerprint
@@ -106,15 +106,11 @@ class ClearJob(PictureJob[Cleared]):
         hazy = picture.as_float()[None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
         guess, refined = clear_away(self.model, hazy, request, on_step)
         result = thinned(hazy, guess.clear if refined is None else refined, guess.transmission, request.strength)
-        result = result.clamp(-1, 1)
-        if picture.is_grey:  # it stays grey
-            result = result.mean(1, keepdim=True).expand_as(result)
+        result = grey_like(hazy, result.clamp(-1, 1))
         seconds = time.perf_counter() - began
-        quality = None
-        if request.reference is not None:
-            reference = shown(Path(request.reference), request.max_pixels)
-            near = {"hazy": hazy, "J": guess.clear, "result": result}
-            quality = {name: Quality(**nearness(to_uint8(each)[0], reference)) for name, each in near.items()}
+        reference = self.reference()
+        compared = {"hazy": hazy, "J": guess.clear, "result": result} if reference is not None else {}
+        quality = qualities({name: to_uint8(each)[0] for name, each in compared.items()}, reference)
         stages, name = stages_of(hazy, guess, refined), self.places.png_of(file)
         if request.strength < 1:
             stages["result"] = result
@@ -132,18 +128,21 @@ class ClearJob(PictureJob[Cleared]):
 
     def check(self, file: Path) -> None:
         """Raise UserError unless a picture can be read, its result can be written, and its reference has its size."""
-        request = self.config.request
-        picture = read_picture(file, request.max_pixels)
+        picture = read_picture(file, self.config.request.max_pixels)
         format_for(self.places.answer_of(file), picture)
-        if request.reference is not None:
-            height, width = picture.pixels.shape[:2]
-            reference = Path(request.reference)
-            rows, columns, _ = shown(reference, request.max_pixels).shape
-            if (rows, columns) != (height, width):
-                raise UserError(
-                    f"`reference` {reference.name} is {columns}x{rows}, and the picture {width}x{height}. Give the "
-                    "clear picture at that size, or leave it out."
-                )
+        reference = self.reference()
+        if reference is not None and reference.shape[:2] != picture.pixels.shape[:2]:
+            name = Path(str(self.config.request.reference)).name
+            (rows, columns), (height, width) = reference.shape[:2], picture.pixels.shape[:2]
+            raise UserError(
+                f"`reference` {name} is {columns}x{rows}, and the picture {width}x{height}. Give the clear picture at "
+                "that size, or leave it out."
+            )
+
+    def reference(self) -> Pixels | None:
+        """Read the clear picture as one sees it: uint8 [H,W,3], upright; None if there is none."""
+        place, limit = self.config.request.reference, self.config.request.max_pixels
+        return None if place is None else read_picture(place, limit).as_seen()
 
     def warn_of_stage_1(self) -> None:
         """Note that there is no stage 2, if steps of it are asked for."""
@@ -151,12 +150,6 @@ class ClearJob(PictureJob[Cleared]):
             self.warnings.append(
                 f"{self.model.folder} is a run of stage 1, so there is no stage 2: the result is its J."
             )
-
-
-def shown(file: Path, max_pixels: int) -> Pixels:
-    """Read a picture as one sees it: uint8 [H,W,3], upright."""
-    pixels: Pixels = to_uint8(read_picture(file, max_pixels).as_float()[None])[0]
-    return pixels
 
 
 # --- to begin, and to go on -------------------------------------------------------------------------------------------

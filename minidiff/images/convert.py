@@ -44,6 +44,13 @@ def to_uint16(images: Tensor) -> DeepPixels:
     return values.permute(0, 2, 3, 1).contiguous().cpu().numpy().astype(np.uint16)
 
 
+def grey_like(picture: Tensor, answer: Tensor) -> Tensor:
+    """Make the channels of an answer equal, if they are in the picture it was made from. Both are [N,C,H,W]."""
+    if bool((picture == picture[:, :1]).all()):
+        return answer.mean(dim=1, keepdim=True).expand_as(answer)
+    return answer
+
+
 # The ranges of arrays from elsewhere. Their values become bytes by value * scale + shift, rounded and clipped.
 VALUE_RANGES = {"[0, 1]": (255.0, 0.0), "[-1, 1]": (127.5, 127.5), "[0, 255]": (1.0, 0.0)}
 

@@ -3,6 +3,7 @@
 Rests on records alone, so that a run is described without torch; what measures is in quality.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from minidiff.records import record
@@ -31,3 +32,10 @@ def nearness(pixels: "Pixels", reference: "Pixels") -> dict[str, float]:
     if min(pixels.shape[:2]) >= 11:
         found["ssim"] = ssim(pixels, reference)
     return found
+
+
+def qualities(shown: "Mapping[str, Pixels]", reference: "Pixels | None") -> dict[str, Quality] | None:
+    """Measure how near each of some pictures is to the clean one, by name. None if there is no clean one."""
+    if reference is None:
+        return None
+    return {name: Quality(**nearness(pixels, reference)) for name, pixels in shown.items()}

@@ -61,14 +61,14 @@ class Picture:
         """Return the bits of a channel, 8 or 16."""
         return 8 * self.pixels.itemsize
 
-    @property
-    def is_grey(self) -> bool:
-        """Tell whether no pixel has a colour, in a grey picture or in one that is stored in colour."""
-        return bool((self.pixels == self.pixels[..., :1]).all())
-
     def as_float(self) -> Tensor:
         """Return float32 [C,H,W] in [-1, 1]."""
         return to_float(self.pixels[None])[0]
+
+    def as_seen(self) -> Pixels:
+        """Return uint8 [H,W,3]: as the pixels look in 8 bits and three channels, to be shown and compared."""
+        seen: Pixels = to_uint8(self.as_float()[None])[0]
+        return seen
 
     def with_pixels(self, image: Tensor) -> "Picture":
         """Return this picture with other pixels: float [C,H,W] in [-1, 1], rounded to the picture's own depth.

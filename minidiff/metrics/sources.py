@@ -14,13 +14,14 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from minidiff.data.cache import image_paths, left_out, threads
 from minidiff.data.config import called
 from minidiff.data.datasets import ImageData, read_place
 from minidiff.errors import NoMemory, UserError, one_line
 from minidiff.images.budget import LARGE, MAX_PIXELS
-from minidiff.images.convert import Pixels
+from minidiff.images.convert import Pixels, to_uint8
 from minidiff.images.files import image_shape, read_image
 from minidiff.metrics.statistics import StoredStatistics
 from minidiff.runtime import distributed
@@ -60,6 +61,27 @@ class ImageSource:
 def own_slices(count: int, batch_size: int) -> Iterator[slice]:
     """Return this process's batches of `count` images, as slices. See `distributed.shares`."""
     return (slice(batch.start, batch.stop) for batch in distributed.shares(count, batch_size))
+
+
+# --- models that draw ---------------------------------------------------------------------------------------------
+
+
+def drawn_source(
+    name: str, count: int, shape: Sequence[int], draw: Callable[..., Tensor], how: list[str], same: str, of: str | None
+) -> ImageSource:
+    """Make a source of `count` images that a model draws when they are read. shape: C, H and W.
+
+    draw(indices, batch_size=...): draw the images with these numbers, float [n,C,H,W] in [-1,1]; image k is always the
+    same. how: how it draws, in words. same: see `ImageSource`. of: the data set that it was trained on.
+    """
+
+    def batches(batch_size: int) -> Iterator[Batch]:
+        for mine in distributed.shares(count, batch_size):
+            yield to_uint8(draw(mine, batch_size=batch_size))
+
+    channels, height, width = shape
+    changes = how + ["grey repeated to RGB"] * (channels == 1)
+    return ImageSource(name, count, f"{height}x{width}", batches, changes, sampled=True, same=same, data=of)
 
 
 # --- data sets ----------------------------------------------------------------------------------------------------

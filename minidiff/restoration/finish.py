@@ -31,10 +31,10 @@ from minidiff.ddpm.request import FROM_INIT
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.diffusion.noise_level import HARDLY_ANY, SMALLEST, noise_sigma
 from minidiff.errors import UserError, printable
-from minidiff.images.convert import to_uint8
+from minidiff.images.convert import grey_like, to_uint8
 from minidiff.images.files import image_shape, read_fitted, read_image, write_image
 from minidiff.images.jpeg import read_jpeg
-from minidiff.images.nearness import Quality, nearness
+from minidiff.images.nearness import qualities
 from minidiff.images.pictures import Picture, format_for, read_picture, write_picture
 from minidiff.networks.weights import check_unchanged, fingerprint
 from minidiff.records import from_json, record, takes
@@ -111,13 +111,6 @@ def restored(
     return answer, timesteps
 
 
-def grey_like(picture: Tensor, answer: Tensor) -> Tensor:
-    """Make three channels of an answer equal, if they are in the picture."""
-    if bool((picture == picture[:, :1]).all()):
-        return answer.mean(dim=1, keepdim=True).expand_as(answer)
-    return answer
-
-
 # --- pictures in files ----------------------------------------------------------------------------------------------
 
 
@@ -160,11 +153,8 @@ class FinishJob(PictureJob[Finished]):
         blind = request.task == "denoise" and request.noise == AUTO
         wrong = faults(x, found, file.suffix.lower() in (".jpg", ".jpeg")) if blind else []
         before, after = enlarged(to_uint8(x)[0], request.enlargement), to_uint8(finished)[0]
-        quality = None
-        if request.reference is not None:
-            reference = to_uint8(self.read(Path(request.reference)).as_float()[None])[0]
-            shown = {"picture": before, "restored": after}
-            quality = {name: Quality(**nearness(each, reference)) for name, each in shown.items()}
+        reference = None if request.reference is None else self.read(Path(request.reference)).as_seen()
+        quality = qualities({"picture": before, "restored": after}, reference)
         if blind and found < HARDLY_ANY and not wrong:
             wrong.append(
                 "hardly any noise was found, so little was changed. Noise in a JPEG file seems smaller than it is. "

@@ -41,9 +41,9 @@ from minidiff.dip.pictures import draw_sheet
 from minidiff.dip.recipe import Device, read_dip
 from minidiff.errors import UserError, printable
 from minidiff.files import locked, sweep, write_json
-from minidiff.images.convert import Pixels, to_float, to_uint8
+from minidiff.images.convert import Pixels, grey_like, to_float, to_uint8
 from minidiff.images.files import image_shape, read_fitted, read_image, write_image
-from minidiff.images.nearness import Quality, nearness
+from minidiff.images.nearness import qualities
 from minidiff.images.pictures import FULL, Picture, format_for, read_picture, write_picture
 from minidiff.images.show import png_file
 from minidiff.networks.weights import check_unchanged, fingerprint
@@ -59,7 +59,6 @@ from minidiff.restoration.config import (
     RestoreRequest,
     RestoreResult,
 )
-from minidiff.restoration.finish import grey_like
 from minidiff.restoration.sheets import MOMENTS, strip_of
 from minidiff.restoration.tasks import enter
 from minidiff.runs import folder as run_folder
@@ -189,9 +188,8 @@ class RestoreJob:
         write_picture(folder / ANSWER, picture.with_pixels(images[0]))
         shown = {name: to_uint8(each)[0] for name, each in
                  (("picture", x), ("deep image prior", fitted), ("restored", images))}  # fmt: skip
-        reference, quality = self.reference(), None
-        if reference is not None:
-            quality = {name: Quality(**nearness(pixels, reference)) for name, pixels in shown.items()}
+        reference = self.reference()
+        quality = qualities(shown, reference)
         draw_sheet(folder / "comparison.png", shown, reference)
         if len(timesteps) > 1:
             write_image(folder / STRIP, strip_of(film))
@@ -214,7 +212,7 @@ class RestoreJob:
         picture = read_picture(image, limit) if channels == 3 else Picture(read_image(image, channels, limit))
         if picture.pixels.shape[:2] != target.shape[:2]:
             raise UserError(f"{image} is not what {folder} began with. Bring it back, or start a new run.")
-        apart = np.abs(to_uint8(picture.as_float()[None])[0].astype(np.int16) - target).max(axis=2)
+        apart = np.abs(picture.as_seen().astype(np.int16) - target).max(axis=2)
         if self.config.noise_sigma or bool((apart[opaque(picture)] > 1).any()):  # 1: by rounding 16 bits
             return picture.with_pixels(to_float(target[None])[0])
         return picture

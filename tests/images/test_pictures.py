@@ -19,7 +19,7 @@ from torchvision.io import ImageReadMode, decode_image
 
 from minidiff.errors import UserError
 from minidiff.images import sixteen_bits
-from minidiff.images.convert import to_float, to_uint16
+from minidiff.images.convert import grey_like, to_float, to_uint16
 from minidiff.images.pictures import Picture, read_picture, write_picture
 
 ORIENTATION = ExifTags.Base.Orientation
@@ -255,8 +255,20 @@ def test_the_first_of_several_pictures(tmp_path: Path) -> None:
 
 
 def test_grey_that_is_stored_in_colour() -> None:
-    grey = noise(8, 8, 1)
-    assert Picture(grey).is_grey and Picture(grey.repeat(3, 2)).is_grey and not Picture(noise(8, 8, 3)).is_grey
+    """What is made of it is grey, too, with any depth; of a picture with a colour it keeps its colours."""
+    made = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for grey in (noise(8, 8, 1), noise(8, 8, 1).repeat(3, 2), 257 * noise(8, 8, 1).repeat(3, 2).astype(np.uint16)):
+        answer = grey_like(Picture(grey).as_float()[None], made)
+        assert answer.shape == made.shape and torch.equal(answer, made.mean(1, keepdim=True).expand_as(made))
+    grey[0, 0, 1] ^= 1
+    assert torch.equal(grey_like(Picture(grey).as_float()[None], made), made)
+
+
+def test_a_picture_as_it_is_seen() -> None:
+    """Grey in three channels, and 16 bits rounded to 8."""
+    grey = noise(8, 8, 1) // 2
+    for picture in (Picture(grey), Picture(257 * grey.astype(np.uint16) + 100)):
+        np.testing.assert_array_equal(picture.as_seen(), grey.repeat(3, 2))
 
 
 # --- there and back -----------------------------------------------------------------------------------------------
