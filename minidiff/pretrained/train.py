@@ -33,7 +33,7 @@ from minidiff.runs.folder import read_config
 from minidiff.runtime.distributed import local_device, process_group
 from minidiff.training.config import OnStep, ResumeRequest
 from minidiff.training.job import Job
-from minidiff.training.job import resume as resume_job
+from minidiff.training.resume import resume as resume_job
 
 Trained = Run | GanRun | ClassifierRun | DehazeRun | PriorRun
 

@@ -55,8 +55,9 @@ from minidiff.studies.study import GRID, RESULT, RUN, SAMPLES, folder_of, read_s
 from minidiff.studies.timing import take_times
 from minidiff.training import journal
 from minidiff.training.config import ResumeRequest
-from minidiff.training.job import Job, resume
+from minidiff.training.job import Job
 from minidiff.training.journal import Diverged, Interrupted
+from minidiff.training.resume import resume
 
 LOOKED_AT = 1000  # samples that are checked for noise, one flat colour and saturation
 COMPARED = 256  # samples and real images whose variety is compared

@@ -1,4 +1,4 @@
-"""A training of any kind in its run folder: how it is planned, resumed and run.
+"""A training of any kind in its run folder: how it is planned and run. To take it up again: `resume`.
 
 Rests on loop and journal. Each kind is a `Job` with a chapter of its own, which says what is trained and what is drawn:
 ddpm/job.py, gan/job.py, classifier/job.py, dehaze/job.py, priors/job.py.
@@ -8,7 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -18,29 +18,22 @@ from torch import Tensor, nn
 from minidiff.data.array_set import keep_images
 from minidiff.data.config import Images, Labels
 from minidiff.data.datasets import ImageData
-from minidiff.errors import UserError, listed
+from minidiff.errors import UserError
 from minidiff.files import hold, sweep, write_json
 from minidiff.networks.weights import fingerprint, load_exactly
 from minidiff.records import to_json
 from minidiff.rng import seed_from
-from minidiff.runs.folder import CONFIG, MODEL, STATE, check_free, check_makeable, create_run, read_config, read_state
-from minidiff.runs.log import read_metrics
+from minidiff.runs.folder import CONFIG, check_free, check_makeable, create_run
 from minidiff.runtime import distributed
 from minidiff.training import journal
 from minidiff.training.clock import Clock
-from minidiff.training.config import INITIAL_WEIGHTS, ResumeRequest, RunConfig, Start, TrainConfig, given
+from minidiff.training.config import INITIAL_WEIGHTS, ResumeRequest, RunConfig, Start, TrainConfig
 from minidiff.training.data import open_again
 from minidiff.training.estimates import aside, steps_that_fit
 from minidiff.training.loop import Training
-from minidiff.training.presets import check_warmup, steps_of
 from minidiff.training.step import TrainStep
 
 Config = TypeVar("Config", bound=RunConfig)
-
-# What every run may change when it is taken up again; each kind adds its own, see `Job.may_change`.
-SETTINGS = ("steps", "lr", "warmup", "precision", "compile")  # of TrainConfig
-AS_IT_WAS = ResumeRequest()
-MAY_CHANGE = ("data_dir", "epochs", *SETTINGS, "save_every", "device", "on_step", "images")
 
 
 class Job(ABC, Generic[Config]):
@@ -52,7 +45,7 @@ class Job(ABC, Generic[Config]):
     """
 
     kind: ClassVar[str]  # of the run folder, and the name of the command: `minidiff train KIND`
-    may_change: ClassVar[tuple[str, ...]] = ()  # fields of ResumeRequest that this kind has beside MAY_CHANGE
+    may_change: ClassVar[tuple[str, ...]] = ()  # fields of ResumeRequest that this kind has beside resume.MAY_CHANGE
     sample_every: int  # steps between two calls of `preview`
     may_skip: bool  # whether a preview may be left out that would take long: if nobody said how often to draw
     measure_every: int | None  # steps between two calls of `measure`; None: it is not called
@@ -337,7 +330,7 @@ def in_epochs(epochs: float) -> str:
 AnyJob = TypeVar("AnyJob", bound=Job[Any])
 
 
-# --- to plan one, or to take it up again ----------------------------------------------------------------------------
+# --- to plan one ----------------------------------------------------------------------------------------------------
 
 
 def start_of(place: str | Path, weights: Mapping[str, Tensor]) -> Start:
@@ -349,80 +342,3 @@ def start_of(place: str | Path, weights: Mapping[str, Tensor]) -> Start:
 def check_out(out: str | Path | None) -> None:
     """Raise UserError when the run folder is taken or cannot be made: before the data are read, or downloaded."""
     distributed.main_first(lambda: check_makeable(Path("runs")) if out is None else check_free(Path(out)))
-
-
-def resume(kind: type[AnyJob], folder: str | Path, request: ResumeRequest = AS_IT_WAS) -> AnyJob:
-    """Resume the training of a run folder at its last checkpoint, with the changes of the request.
-
-    The folder is held from now on, and nothing is written into it before all has been read: see `Job.start`.
-    A run at its last step only makes the measurement and the pictures that it may lack.
-    Raises UserError when the folder is not a run of this kind, another process holds it, its state or its metrics are
-    damaged, its state is gone, or its data have changed.
-    """
-    folder = Path(folder)
-    read_resumable(kind, folder)  # before the lock, which is a file, is laid into it
-    with ExitStack() as held:
-        distributed.main_first(lambda: held.enter_context(hold(folder)))
-        job = reopen(kind, folder, request)
-        job.held = held.pop_all()
-    return job
-
-
-def reopen(kind: type[AnyJob], folder: Path, request: ResumeRequest) -> AnyJob:
-    """Read all that a run folder holds of a training, and prepare to go on with it: see `resume`."""
-    config = read_resumable(kind, folder)
-    check_changes(kind, request)
-    config = kind.changed(config, request)
-    assert config.training is not None
-    before, training = config.training, replace(config.training, **given(request, SETTINGS))
-    config = replace(
-        config,
-        training=training,
-        **given(request, {"save_every", "sample_every", "measure_every"}),
-    )
-    if request.data_dir is not None:
-        config = replace(config, data=replace(config.data, data_dir=os.path.abspath(request.data_dir)))
-    data = kind.images_of(config, folder, request.images)
-    if request.epochs is not None:
-        images_a_step = kind.batches_a_step(config) * training.batch_size
-        training = replace(training, steps=steps_of(request.epochs, len(data), images_a_step))
-        config = replace(config, training=training)
-    if (training.warmup, training.steps) != (before.warmup, before.steps):  # a run made before may have a longer one
-        check_warmup(training)
-    job = kind(config, data, distributed.local_device(request.device), folder=folder)
-    state = read_state(folder)
-    read_metrics(folder, whole=True)
-    if state is not None:
-        job.trainer.load_state_dict(state, str(folder / STATE))
-    elif config.init is not None:  # killed before its first checkpoint
-        job.begin_with(config.init)
-    if training.steps < job.trainer.step:
-        raise UserError(
-            f"{folder} is at step {job.trainer.step:,} already, and `steps` is {training.steps:,}. "
-            "It counts from the start of the run: give more, or leave it out."
-        )
-    return job
-
-
-def read_resumable(kind: type[Job[Config]], folder: Path) -> Config:
-    """Read the config.json of a run. Raises UserError if its files show that it has no training to go on with."""
-    config = kind.read(read_config(folder, kind=kind.kind), folder / CONFIG)
-    if config.training is None:
-        raise UserError(
-            f"{folder} was not trained by minidiff's own loop, so it has weights but no training to go on with. "
-            "Draw from it with `minidiff sample`, or begin a new training with `init`."
-        )
-    if (folder / MODEL).exists() and not (folder / STATE).exists():
-        raise UserError(
-            f"{folder} has weights but no {STATE}, without which training cannot go on. "
-            "Bring it back, or start a new run. You can still draw with the weights."
-        )
-    return config
-
-
-def check_changes(kind: type[Job[Any]], request: ResumeRequest) -> None:
-    """Raise UserError for a change that this kind of run does not know."""
-    for name in given(request, [field.name for field in fields(request)]):
-        if name not in MAY_CHANGE + kind.may_change:
-            known = listed([f"`{each}`" for each in MAY_CHANGE + kind.may_change], "and")
-            raise UserError(f"a {kind.kind} run has no `{name}`. On resuming it may change {known}.")

@@ -28,7 +28,7 @@ from minidiff.images.files import read_image, write_image
 from minidiff.metrics import sources
 from minidiff.pretrained.sources import open_place
 from minidiff.runs import folder as checkpoint
-from minidiff.training import job
+from minidiff.training.resume import resume
 
 
 @pytest.fixture(autouse=True)
@@ -205,7 +205,7 @@ def test_resuming_under_another_corruption_is_refused(photos: Path, tiny_preset:
     config["data"]["severity"] = 5
     Path("run/config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="that are not the same"):
-        job.resume(ddpm_job.DdpmJob, "run")
+        resume(ddpm_job.DdpmJob, "run")
 
 
 def test_a_classifier_is_asked_about_images_as_corrupted_as_it_learns(mnist: Path):

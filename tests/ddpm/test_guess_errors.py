@@ -13,7 +13,7 @@ from minidiff.ddpm.guess_errors import GUESS_ERRORS, GuessErrors, held_out, meas
 from minidiff.ddpm.job import DdpmJob
 from minidiff.images.convert import to_float
 from minidiff.training.config import ResumeRequest
-from minidiff.training.job import resume
+from minidiff.training.resume import resume
 
 
 @pytest.fixture
