@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import click
 import numpy as np
 import pytest
 
@@ -81,6 +82,45 @@ def test_the_guided_filter_keeps_what_is_linear_in_the_guide(monkeypatch: pytest
     assert flat[45, 45] == pytest.approx(sum((window - abs(k)) ** 2 for k in range(1 - window, window)) / window**4)
 
 
+def test_dip_ddpm(
+    small: None, own_folder: Path, clf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped after three steps it goes on to six, and is then the same training to the bit; nothing is measured twice.
+
+    Fails when a run begins anew, when a start has the weights of another step, and when settings are mixed.
+    """
+    monkeypatch.setattr("minidiff.priors.job.MEASURED", 8)
+    monkeypatch.setattr("minidiff.training.journal.draw_curves", lambda folder: None)  # six times would take its time
+    module = example("dip_ddpm")
+    monkeypatch.setattr(module, "CALLS", 2)
+    monkeypatch.setattr(module, "SIZE", 16)
+    monkeypatch.setattr(module, "NETS", ("conv2",))  # a ResNet18 takes seconds for a step
+    words = ["--dataset", "shapes", "--dim", "8", "--every", "3", "--prior-steps", "2", "--num", "20",
+             "--features", str(clf), "--device", "cpu"]  # fmt: skip
+    for steps in ("3", "6"):
+        module.main([*words, "--steps", steps, "--out", "parts"], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    place = Path("parts", "measured")
+    written = {path: path.stat().st_mtime_ns for path in place.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "measure", None)
+        module.main([*words, "--steps", "6", "--out", "parts"], standalone_mode=False)
+    assert {path: path.stat().st_mtime_ns for path in place.iterdir()} == written
+    table = capsys.readouterr().out.splitlines()
+    assert table == lines[-len(table) :] and table[0] == "| distance after steps | 3 | 6 |"
+    cells = [line.strip("| ").split(" | ") for line in table[2:]]
+    assert [row[0] for row in cells] == ["plain", "target-conv2", "start-conv2", "prior-conv2", "training-images"]
+    assert all(float(value) > 0 for row in cells[:3] for value in row[1:]) and cells[0][1] != cells[0][2]
+
+    monkeypatch.setattr(module, "measure", lambda *_: None)
+    module.main([*words, "--steps", "6", "--every", "6", "--out", "whole"], standalone_mode=False)
+    for name in ("plain", "target-conv2"):
+        weights = [Path(out, name, "model.safetensors").read_bytes() for out in ("parts", "whole")]
+        assert weights[0] == weights[1]
+    with pytest.raises(click.UsageError, match="parts was begun with"):
+        module.main([*words, "--dim", "16", "--out", "parts"], standalone_mode=False)
+
+
 def test_every_example_is_run_here() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"train_ddpm", "gaussian", "dip", "conditional", "dark_channel"}
+    assert names == {"train_ddpm", "gaussian", "dip", "conditional", "dark_channel", "dip_ddpm"}
