@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,3 +136,54 @@ def test_dehaze(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     near = {row[1]: float(row[2]) for row in rows}
     assert list(near) == ["as it is", "dark channel", "the true T and A"]
     assert near["the true T and A"] > 30 > near["dark channel"] and (tmp_path / "s.png").exists()
+
+
+def test_report_faults(
+    monkeypatch: pytest.MonkeyPatch, small: None, clf: Path, tmp_path: Path, own_folder: Path
+) -> None:
+    """Every measurement is there, is not made again, and a kill costs the one that it cut; the wrong range is wrong.
+
+    Fails when both trainings see the same values, or raw weights are the averaged ones.
+    """
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr("minidiff.training.journal.draw_curves", lambda folder: None)
+    import report_faults
+
+    monkeypatch.setattr(report_faults, "SIZE", 16)
+    monkeypatch.setattr(report_faults, "CALLS", 2)
+    words = ["--dataset", "shapes", "--steps", "4", "--every", "2", "--num", "20", "--few", "5", "--times", "7",
+             "--features", str(clf), "--out", "out"]  # fmt: skip
+    done = CliRunner().invoke(report_faults.main, words, catch_exceptions=False)
+    lines = [line for line in done.output.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 2 * 2 * 2 + 1 and "| [-3, 1], raw | 4 |" in done.output
+    rows = [json.loads(line) for line in Path("out/results.jsonl").read_text().splitlines()]
+    assert len({row["fd"] for row in rows}) == 9
+
+    losses = [[json.loads(line)["loss"] for line in path.read_text().splitlines() if "loss" in line]
+              for path in sorted(Path("out/runs").glob("*/run/metrics.jsonl"))]  # fmt: skip
+    assert len(losses) == 2 and losses[0][1:] != losses[1][1:]
+    with monkeypatch.context() as patch:
+        stand_in = SimpleNamespace(loss=lambda model, x0, labels, draws: x0)
+        patch.setattr(report_faults.DdpmJob, "build", lambda *_: stand_in)
+        wrong = report_faults.WrongRange.build(object.__new__(report_faults.WrongRange), None, None)
+    assert [wrong.loss(None, x, None, None) for x in (-1, 0, 1)] == [-3, -1, 1]
+    kept = Path("out/results.jsonl").read_text().splitlines()
+    Path("out/results.jsonl").write_text("\n".join([*kept[:-1], kept[-1][:30]]))
+    monkeypatch.setattr(report_faults, "train", lambda *_: None)
+    again = CliRunner().invoke(report_faults.main, words, catch_exceptions=False)
+    assert [line for line in again.output.splitlines() if line.startswith("|")] == lines
+    assert Path("out/results.jsonl").read_text().splitlines()[:-2] == kept[:-1]
+
+
+def test_few_against_few_is_the_frechet_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all rows at once there is one subset, whose distance the package knows. Curves: the first is lowest in two."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import report_faults
+
+    random = np.random.default_rng(0)
+    made, real = (random.standard_normal((6, 9)).astype(np.float32) + shift for shift in (0, 1))
+    a, b = (minidiff.FeatureStatistics.of(rows) for rows in (made, real))
+    expected = minidiff.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    assert report_faults.few_against_few(made, real, 6, 2, seed=0) == pytest.approx([expected] * 2)
+    curves = np.array([[1.0, 5, 2], [2, 4, 3], [3, 3, 4]])
+    assert report_faults.first_is_lowest(curves) == pytest.approx(2 / 3)
