@@ -8,6 +8,7 @@ of the model are others. Prints Markdown: the means of the five, and the process
 
     python benchmarks/tasks.py                                     # goes on where it was killed
     python benchmarks/tasks.py --dip 2000                          # and the deep image prior: hours
+    python benchmarks/tasks.py --dip 2000 --photos 2               # the first two photographs alone
     python benchmarks/tasks.py --tasks text,holes --sheets sheets  # and the pictures side by side
 
 PSNR and SSIM like what is smooth. Two measures see texture: GMSD (Xue et al. 2014), which compares gradients place by
@@ -246,9 +247,10 @@ def table(records: list[dict[str, Any]], tasks: list[str]) -> str:
 
 def draw_sheet(path: Path, rows: dict[str, list[Pixels]]) -> None:
     """The pictures of a task, a row for each contender."""
-    pictures = grid(np.stack([each for row in rows.values() for each in row]), len(PHOTOS))
+    count = len(rows["clean"])
+    pictures = grid(np.stack([each for row in rows.values() for each in row]), count)
     named = label_rows(pictures, list(rows), size=16)
-    write_image(path, name_columns(named, PHOTOS, left=named.shape[1] - pictures.shape[1], size=16))
+    write_image(path, name_columns(named, PHOTOS[:count], left=named.shape[1] - pictures.shape[1], size=16))
 
 
 @click.command()
@@ -257,17 +259,29 @@ def draw_sheet(path: Path, rows: dict[str, list[Pixels]]) -> None:
 @click.option("--model", default="photos", show_default=True)
 @click.option("--dip", type=click.IntRange(min=0), default=0, show_default=True, help="Steps of the deep image prior.")
 @click.option("--channels", type=int, default=64, show_default=True, help="Of its hourglass; 128 is published.")
+@click.option(
+    "--photos",
+    type=click.IntRange(1, len(PHOTOS)),
+    default=len(PHOTOS),
+    show_default=True,
+    help="How many, from the first.",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/tasks"), show_default=True)
 @click.option("--sheets", type=click.Path(path_type=Path), help="A folder for the pictures side by side.")
 def main(
-    tasks: str, calls: str, model: str, dip: int, channels: int, threads: int, out: Path, sheets: Path | None
-) -> None:
+    tasks: str, calls: str, model: str, dip: int, channels: int, photos: int, threads: int, out: Path,
+    sheets: Path | None,
+) -> None:  # fmt: skip
     cpu.tune()
     torch.set_num_threads(threads)
     run = minidiff.load(model, precision="fp32")
     assert isinstance(run, Run)
-    weights, counts, cleans = weights_of(run), [int(word) for word in calls.split(",")], photographs(whole=False)
+    weights, counts, cleans = (
+        weights_of(run),
+        [int(word) for word in calls.split(",")],
+        photographs(whole=False)[:photos],
+    )
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     file = out / "results.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
