@@ -259,13 +259,7 @@ def draw_sheet(path: Path, rows: dict[str, list[Pixels]]) -> None:
 @click.option("--model", default="photos", show_default=True)
 @click.option("--dip", type=click.IntRange(min=0), default=0, show_default=True, help="Steps of the deep image prior.")
 @click.option("--channels", type=int, default=64, show_default=True, help="Of its hourglass; 128 is published.")
-@click.option(
-    "--photos",
-    type=click.IntRange(1, len(PHOTOS)),
-    default=len(PHOTOS),
-    show_default=True,
-    help="How many, from the first.",
-)
+@click.option("--photos", type=click.IntRange(1, len(PHOTOS)), default=len(PHOTOS), help="Default: all of them.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/tasks"), show_default=True)
 @click.option("--sheets", type=click.Path(path_type=Path), help="A folder for the pictures side by side.")
@@ -277,11 +271,8 @@ def main(
     torch.set_num_threads(threads)
     run = minidiff.load(model, precision="fp32")
     assert isinstance(run, Run)
-    weights, counts, cleans = (
-        weights_of(run),
-        [int(word) for word in calls.split(",")],
-        photographs(whole=False)[:photos],
-    )
+    weights, counts = weights_of(run), [int(word) for word in calls.split(",")]
+    cleans = photographs(whole=False)[:photos]
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     file = out / "results.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
