@@ -62,15 +62,17 @@ class Haze:
     colour: float = 0.025  # how far each of its channels may lie from that
     gamma: tuple[float, float] = (0.2, 1.8)  # the power of the depth, for GAMMA_CHANCE of the pictures
     damage: float = 0.5  # chance of each: darkening, noise and JPEG; 0: nothing but haze
+    clear: float = 0.0  # chance that there is no haze at all, so that a network learns to leave a picture alone
 
     def __post_init__(self) -> None:
         for name in ("beta", "airlight", "gamma"):
             low, high = getattr(self, name)
             most = 1 if name == "airlight" else 10
             demand(0 <= low <= high <= most, name, [low, high], f"two numbers from 0 to {most}, the smaller first")
-        demand_range(self, 0, 1, "colour", "damage")
+        demand_range(self, 0, 1, "colour", "damage", "clear")
 
 
+TAUGHT = Haze(clear=0.15)  # what dehazing is trained on: who never sees clear air finds haze everywhere
 DENSE = Haze(beta=(0.8, 2.8), airlight=(0.5, 1.0))  # HazeAug's, whose airlight goes beyond white and is cut there
 
 

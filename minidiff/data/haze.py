@@ -99,6 +99,8 @@ def add_haze(clear: Pixels, depth: Floats, haze: Haze, random: np.random.Generat
     has_gamma, gamma = random.random() < GAMMA_CHANCE, random.uniform(*haze.gamma)
     dark, noisy, packed = random.random(3) < haze.damage
     power, noise, quality = (random.uniform(*ends) for ends in (DARKER, NOISE, QUALITY))
+    if haze.clear and random.random() < haze.clear:
+        beta = 0.0
 
     if has_gamma:
         depth = FARTHEST * (depth / FARTHEST) ** np.float32(gamma)

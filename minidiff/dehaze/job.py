@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minidiff.data.config import Haze, Images
+from minidiff.data.config import TAUGHT, Images
 from minidiff.data.haze import HazyPair
 from minidiff.data.image_data import ImageData
 from minidiff.ddpm.recipe import build_schedule
@@ -99,8 +99,8 @@ class DehazeJob(Job[DehazeConfig]):
 
     @cached_property
     def others(self) -> tuple[str, HazyPair]:
-        """The pairs that are measured, and the split that their pictures are of."""
-        return held_out(self.config.data, self.config.haze, MEASURED)
+        """The hazy pairs that are measured, and the split that their pictures are of."""
+        return held_out(self.config.data, replace(self.config.haze, clear=0.0), MEASURED)
 
     def averaged(self) -> DehazeRun:
         """Return the EMA weights of this moment."""
@@ -198,7 +198,7 @@ def plan(request: DehazeRequest) -> DehazeJob:
         raise UserError(f"{request.init} has a stage 1, so `stage_1` beside `init` is one too many. Leave it out.")
     if start is not None and start.config.stage != request.stage:
         raise UserError(f"{request.init} is of stage {start.config.stage}. Begin with a run of stage {request.stage}.")
-    training, haze, size = training_config(preset.training, request), Haze(), request.image_size or preset.image_size
+    training, haze, size = training_config(preset.training, request), TAUGHT, request.image_size or preset.image_size
     if isinstance(preset, GuessPreset):
         guess = start.config.guess if start and request.preset is None else preset.network
         loss, refinement = guess_weights(preset, request), None
