@@ -77,7 +77,14 @@ class DehazeJob(Job[DehazeConfig]):
         return Trainer(network, loss, self.data, training, device)
 
     def first_weights(self, place: str) -> Mapping[str, Tensor]:
-        return load_dehaze(place).model.state_dict()
+        start, settings = load_dehaze(place), self.config.refinement
+        if (
+            settings is None
+            or settings.first is None
+            or fingerprint(start.first.state_dict()) == settings.first.weights
+        ):
+            return start.model.state_dict()
+        return with_first(start, first_of(settings.first))
 
     def describe_network(self) -> str:
         network, loss, settings = self.config.guess, self.config.guess_loss, self.config.refinement
@@ -194,26 +201,26 @@ def plan(request: DehazeRequest) -> DehazeJob:
     presets: Mapping[str, GuessPreset | RefinePreset] = PRESETS[request.stage]
     preset = lookup("preset", name, presets)
     start = load_dehaze(request.init) if request.init is not None else None
-    if start is not None and request.stage_1 is not None:
-        raise UserError(f"{request.init} has a stage 1, so `stage_1` beside `init` is one too many. Leave it out.")
     if start is not None and start.config.stage != request.stage:
         raise UserError(f"{request.init} is of stage {start.config.stage}. Begin with a run of stage {request.stage}.")
     training, haze, size = training_config(preset.training, request), TAUGHT, request.image_size or preset.image_size
     if isinstance(preset, GuessPreset):
         guess = start.config.guess if start and request.preset is None else preset.network
         loss, refinement = guess_weights(preset, request), None
+        weights = start.model.state_dict() if start else None
     else:
-        first = start or open_first(request)
+        first = start if start and request.stage_1 is None else open_first(request)
         guess, loss = first.config.guess, first.config.guess_loss
         refinement = refinement_of(preset, request, first, start)
         if refinement.crop > size:
             raise UserError(f"`crop` is {refinement.crop}, and pairs of `image_size` {size} are smaller. Take {size}.")
+        weights = with_first(start, first.first.state_dict()) if start else None
     check_out(request.out)
     data, described = open_pairs(request, size, haze)
     training = with_epochs(training, preset.training, request, len(data))
     config = DehazeConfig(
         preset=name,
-        init=start_of(request.init, start.model.state_dict()) if start and request.init else None,
+        init=start_of(request.init, weights) if weights and request.init else None,
         data=described,
         stage=request.stage,
         haze=haze,
@@ -246,7 +253,7 @@ def refinement_of(
     """Return what stage 2 is, and behind which stage 1. start: the run that it begins with."""
     known = start.config.refinement if start else None
     weights = first.first.state_dict()
-    place = known.first.place if known and known.first else request.stage_1
+    place = request.stage_1 or (known.first.place if known and known.first else None)
     assert place is not None
     diffusion = replace(known.diffusion if known else preset.diffusion, **given(request, ("prediction",)))
     return Refinement(
@@ -260,6 +267,11 @@ def refinement_of(
         guess_size=first.config.guess_size,
         first=start_of(place, weights),
     )
+
+
+def with_first(start: DehazeRun, first: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a run of stage 2 with another stage 1."""
+    return start.model.state_dict() | {f"first.{name}": weight for name, weight in first.items()}
 
 
 def first_of(first: Start) -> Mapping[str, Tensor]:

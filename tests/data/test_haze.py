@@ -1,5 +1,7 @@
 """Haze: the equation against closed forms, random haze within its ranges, equal pairs when read again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,23 @@ def test_without_damage_the_pair_is_the_equation() -> None:
     for seed in range(20):
         pair = add_haze(picture(), ramp(), Haze(damage=0), np.random.default_rng(seed))
         assert torch.equal(pair.hazy, recompose(pair.clear, pair.transmission, pair.airlight))
+
+
+def test_some_pictures_have_no_haze() -> None:
+    """As many as `clear` says, which then are their own truth; without it the haze of before, to the bit."""
+    hazy, none = Haze(damage=0), 0
+    for seed in range(300):
+        with_some, without = (
+            add_haze(picture(8, 8), ramp(8, 8), haze, np.random.default_rng(seed))
+            for haze in (replace(hazy, clear=0.2), hazy)
+        )
+        if (with_some.transmission == 1).all():
+            none += 1
+            torch.testing.assert_close(with_some.hazy, with_some.clear)
+        else:
+            assert torch.equal(with_some.hazy, without.hazy)
+        assert without.transmission.min() < 1
+    assert 40 <= none <= 80
 
 
 @pytest.mark.parametrize("haze", [Haze(), DENSE])

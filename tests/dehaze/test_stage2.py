@@ -240,8 +240,25 @@ def test_a_stage_2_begins_with_another(train: Train, hazy_folder: Path) -> None:
     job = minidiff.plan_training("dehaze", stage=2, init="second", data_dir=hazy_folder, **SMALL)
     assert all(torch.equal(tensor, job.model.state_dict()[name]) for name, tensor in before.model.state_dict().items())
     assert job.config.refinement is not None and job.config.refinement.first == before.config.refinement.first
-    with pytest.raises(UserError, match="`stage_1` beside `init` is one too many"):
-        minidiff.plan_training("dehaze", stage=2, init="second", stage_1="first", data_dir=hazy_folder, **SMALL)
+
+
+def test_a_stage_2_goes_on_behind_another_stage_1(train: Train, hazy_folder: Path, first: Path) -> None:
+    """Its own network is that of `init`, and its stage 1 the one named; killed at once, it begins so again."""
+    before = train("second")
+    request = SMALL | {"data_dir": hazy_folder}
+    minidiff.train("dehaze", out="other", **request | {"seed": 5})
+    behind = load_dehaze("other").model.state_dict()
+    job = minidiff.plan_training("dehaze", stage=2, init="second", stage_1="other", out="third", **request)
+    expected = before.model.state_dict() | {f"first.{name}": tensor for name, tensor in behind.items()}
+    assert all(torch.equal(tensor, job.model.state_dict()[name]) for name, tensor in expected.items())
+    assert job.config.refinement is not None and job.config.refinement.first is not None
+    assert Path(job.config.refinement.first.place).name == "other"
+    steps = job.steps()
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    done = minidiff.resume("third", device="cpu").model.state_dict()
+    assert all(torch.equal(tensor, done[f"first.{name}"]) for name, tensor in behind.items())
+    assert torch.equal(load_dehaze("third").first.state_dict()["conv_in.weight"], behind["conv_in.weight"])
 
 
 # --- large pictures ---------------------------------------------------------------------------------------------------
