@@ -3,7 +3,8 @@
 The pictures are never trained on: the five photographs that `photos` holds out, with plausible depth; landscapes of the
 split `test`, with exact depth; scikit-image's stereo picture, with measured depth. Each is put behind haze drawn by
 default_rng([number of the set, of the picture, of the haze]), rounded to 8 bits as in a file, and has no other damage.
-`mixed` are pairs of 256x256 of the split `test` of `haze`, with all the damage of the training.
+`mixed` are pairs of 256x256 of the split `test` of `haze`, with all the damage of the training. `clear` are the
+photographs without any haze, which should stay as they are.
 Prints Markdown: mean PSNR and SSIM, and the processor time of a picture.
 
     python benchmarks/dehaze.py                           # the ranges of the training
@@ -85,6 +86,7 @@ def measured(haze: int) -> Iterator[tuple[Pixels, Floats]]:
 
 SETS = {"photographs": photographs, "landscapes": drawn, "stereo": measured}
 MIXED, OF_EACH = "mixed", 6  # pairs, for each haze
+CLEAR, NONE = "clear", Haze(beta=(0, 0), damage=0)
 
 
 def cases(name: str, haze: Haze, hazes: int) -> list[Case]:
@@ -95,6 +97,8 @@ def cases(name: str, haze: Haze, hazes: int) -> list[Case]:
         for pair in map(pairs.pair, range(OF_EACH * hazes)):
             found.append(Case(to_uint8(pair.hazy)[0], to_uint8(pair.clear)[0], pair))
         return found
+    if name == CLEAR:
+        name, haze, hazes = "photographs", NONE, 1
     for turn in range(hazes):
         for number, (picture, depth) in enumerate(SETS[name](turn)):
             random = np.random.default_rng([list(SETS).index(name), number, turn])
@@ -137,7 +141,7 @@ MEASURES: dict[str, Callable[[Pixels, Pixels], float]] = {"PSNR": psnr, "SSIM": 
 
 
 @click.command()
-@click.option("--sets", default=",".join([*SETS, MIXED]), show_default=True)
+@click.option("--sets", default=",".join([*SETS, MIXED, CLEAR]), show_default=True)
 @click.option("--hazes", type=click.IntRange(min=1), default=4, show_default=True, help="How many for each picture.")
 @click.option("--dense", is_flag=True, help="Dense haze.")
 @click.option("--airlight", type=click.FloatRange(0, 1), nargs=2, help="The range of its brightness.")

@@ -1,14 +1,14 @@
 """How good are the other tasks of `minidiff restore`: holes, more pixels, sharpness? On photographs it has never seen.
 
-The photographs are those of denoise.py: scikit-image's, the centre square at 256x256. Each is damaged in six ways, and
-restored with 1, 5 and 20 calls of the network; beside it stand the simple rivals, and the deep image prior (Ulyanov et
-al. 2018, the package's own, with the loss on what is measured). Wiener's filter has the strength that is best on
-another photograph, `camera`. What was measured is kept in OUT/results.jsonl and not measured again, unless the weights
+The photographs are those of denoise.py: scikit-image's, the centre square at 256x256, or smaller (`--size`). Each is
+damaged in six ways, and restored with 1, 5 and 20 calls of the network; beside it stand the simple rivals, and the deep
+image prior (Ulyanov et al. 2018, the package's own, with the loss on what is measured). Wiener's filter has the strength
+that is best on another photograph, `camera`. What was measured is kept in OUT/results.jsonl and not measured again, unless the weights
 of the model are others. Prints Markdown: the means of the five, and the processor time of a picture.
 
     python benchmarks/tasks.py                                     # goes on where it was killed
     python benchmarks/tasks.py --dip 2000                          # and the deep image prior: hours
-    python benchmarks/tasks.py --dip 2000 --photos 2               # the first two photographs alone
+    python benchmarks/tasks.py --dip 2000 --size 128 --photos 2    # a quarter of the pixels, two photographs
     python benchmarks/tasks.py --tasks text,holes --sheets sheets  # and the pictures side by side
 
 PSNR and SSIM like what is smooth. Two measures see texture: GMSD (Xue et al. 2014), which compares gradients place by
@@ -42,7 +42,7 @@ from minidiff.diffusion.measurements import first_guess, gaussian_kernel
 from minidiff.dip.config import FitConfig
 from minidiff.dip.fit import NET_STREAM, Fitter
 from minidiff.images.convert import Pixels, to_float, to_uint8
-from minidiff.images.files import read_image, write_image
+from minidiff.images.files import crop_resize, read_image, write_image
 from minidiff.images.grid import grid, label_rows, name_columns
 from minidiff.images.quality import lpips, psnr, ssim
 from minidiff.networks.dip import DIP_NETS
@@ -68,13 +68,14 @@ Method = Callable[[Pixels, FinishRequest], Pixels]  # a damaged picture, and how
 # --- the damage -----------------------------------------------------------------------------------------------------
 
 
-def known_pixels(task: str, number: int) -> np.ndarray:
-    """Which pixels of 256x256 are known, as booleans."""
+def known_pixels(task: str, number: int, size: int) -> np.ndarray:
+    """Which pixels of a square are known, as booleans. Letters and holes are as large at any size."""
     if task == "half":
-        return np.random.default_rng(number).random((256, 256)) < 0.5
-    known = np.ones((256, 256), bool)
+        return np.random.default_rng(number).random((size, size)) < 0.5
+    known = np.ones((size, size), bool)
     if task == "holes":
-        known[56:88, 56:88] = known[152:184, 140:172] = False
+        for down, right in ((7 / 32, 7 / 32), (19 / 32, 35 / 64)):
+            known[round(down * size) :, round(right * size) :][:32, :32] = False
         return known
     page = Image.fromarray(known)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(20)
@@ -96,9 +97,9 @@ def damage(task: str, clean: Pixels, number: int, folder: Path) -> tuple[Pixels,
         return blurred(clean, number), FinishRequest(task="deblur", kernel=f"gaussian:{BLUR}", noise=NOISE)
     if task.startswith("upscale"):
         k = int(task[-1])
-        small = clean.reshape(256 // k, k, 256 // k, k, 3).mean(axis=(1, 3))
+        small = clean.reshape(len(clean) // k, k, len(clean) // k, k, 3).mean(axis=(1, 3))
         return stored(small), FinishRequest(task="upscale", scale=k)  # type: ignore[arg-type]
-    known, mask = known_pixels(task, number), folder / f"{task}-{number}.png"
+    known, mask = known_pixels(task, number, len(clean)), folder / f"{task}-{number}-{len(clean)}.png"
     write_image(mask, np.repeat(known[..., None] * np.uint8(255), 3, axis=2))
     return np.where(known[..., None], clean, 127).astype(np.uint8), FinishRequest(task="inpaint", mask=str(mask))
 
@@ -260,11 +261,12 @@ def draw_sheet(path: Path, rows: dict[str, list[Pixels]]) -> None:
 @click.option("--dip", type=click.IntRange(min=0), default=0, show_default=True, help="Steps of the deep image prior.")
 @click.option("--channels", type=int, default=64, show_default=True, help="Of its hourglass; 128 is published.")
 @click.option("--photos", type=click.IntRange(1, len(PHOTOS)), default=len(PHOTOS), help="Default: all of them.")
+@click.option("--size", type=click.Choice(["256", "128"]), default="256", show_default=True, help="Pixels a side.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/tasks"), show_default=True)
 @click.option("--sheets", type=click.Path(path_type=Path), help="A folder for the pictures side by side.")
 def main(
-    tasks: str, calls: str, model: str, dip: int, channels: int, photos: int, threads: int, out: Path,
+    tasks: str, calls: str, model: str, dip: int, channels: int, photos: int, size: str, threads: int, out: Path,
     sheets: Path | None,
 ) -> None:  # fmt: skip
     cpu.tune()
@@ -272,7 +274,7 @@ def main(
     run = minidiff.load(model, precision="fp32")
     assert isinstance(run, Run)
     weights, counts = weights_of(run), [int(word) for word in calls.split(",")]
-    cleans = photographs(whole=False)[:photos]
+    cleans = [crop_resize(each, int(size)) for each in photographs(whole=False)[:photos]]
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     file = out / "results.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
@@ -284,10 +286,9 @@ def main(
             rows["given"].append(as_it_is(picture, request))
             for method, restore in contenders(task, run, counts, dip, channels).items():
                 by = weights if method.startswith("restore") else ""
-                key = {"task": task, "photo": PHOTOS[number], "method": method, "weights": by}
-                place = (
-                    out / "pictures" / f"{task}-{PHOTOS[number]}-{method.replace(' ', '-').replace(',', '')}{by}.png"
-                )
+                key = {"task": task, "photo": PHOTOS[number], "size": int(size), "method": method, "weights": by}
+                words = method.replace(" ", "-").replace(",", "")
+                place = out / "pictures" / f"{task}-{PHOTOS[number]}-{size}-{words}{by}.png"
                 record = next((each for each in known if key.items() <= each.items()), None)
                 if record is None:
                     began = time.process_time()
