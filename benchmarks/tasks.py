@@ -2,9 +2,10 @@
 
 The photographs are those of denoise.py: scikit-image's, the centre square at 256x256, or smaller (`--size`). Each is
 damaged in six ways, and restored with 1, 5 and 20 calls of the network; beside it stand the simple rivals, and the deep
-image prior (Ulyanov et al. 2018, the package's own, with the loss on what is measured). Wiener's filter has the strength
-that is best on another photograph, `camera`. What was measured is kept in OUT/results.jsonl and not measured again, unless the weights
-of the model are others. Prints Markdown: the means of the five, and the processor time of a picture.
+image prior (Ulyanov et al. 2018, the package's own, with the loss on what is measured). Wiener's filter has the
+strength that is best on another photograph, `camera`. What was measured is kept in OUT/results.jsonl and not measured
+again, unless the weights of the model are others. Prints Markdown: the means of the photographs, and the processor time
+of a picture.
 
     python benchmarks/tasks.py                                     # goes on where it was killed
     python benchmarks/tasks.py --dip 2000                          # and the deep image prior: hours
