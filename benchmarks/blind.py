@@ -19,10 +19,10 @@ from jpeg_noise import compressed
 import minidiff
 from minidiff.diffusion.measurements import first_guess
 from minidiff.diffusion.noise_level import noise_sigma
+from minidiff.images.blind import SHARE, STEP, block_step, outliers
 from minidiff.images.convert import Pixels, to_float, to_uint8
 from minidiff.images.quality import psnr
 from minidiff.restoration import tasks
-from minidiff.restoration.blind import SHARE, STEP, block_step, outliers
 from minidiff.restoration.config import FinishRequest
 from minidiff.restoration.finish import restored
 from minidiff.runtime import cpu

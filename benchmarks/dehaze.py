@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import click
 import numpy as np
@@ -113,17 +113,17 @@ def inverted(case: Case) -> Pixels:
     return to_uint8(invert(to_float(case.hazy[None]), case.pair.transmission, case.pair.airlight))[0]
 
 
-def methods(run: DehazeRun | None, steps: list[int], start_t: list[int | None]) -> dict[str, Method]:
+def methods(run: DehazeRun | None, steps: list[int], starts: list[str]) -> dict[str, Method]:
     """Return the contenders by name. Stage 2 is one for each number of steps and each start."""
     found: dict[str, Method] = {"as it is": lambda hazy: hazy, "dark channel": dark_channel.dehaze}
     if run is None:
         return found
     found["stage 1"] = cleared(run, ClearRequest(steps=0))
     if run.config.stage == 2:
-        for start in start_t:
+        for word in starts:
+            start: int | Literal["auto"] | None = None if word == "noise" else "auto" if word == "auto" else int(word)
             for count in steps:
-                where = "noise" if start is None else f"t = {start}"
-                found[f"stage 2, {count} from {where}"] = cleared(run, ClearRequest(steps=count, start_t=start))
+                found[f"stage 2, {count} from t = {word}"] = cleared(run, ClearRequest(steps=count, start_t=start))
     return found
 
 
@@ -131,7 +131,7 @@ def cleared(run: DehazeRun, request: ClearRequest) -> Method:
     """Dehaze as the command does."""
 
     def dehaze(hazy: Pixels) -> Pixels:
-        guess, refined = clear_away(run, to_float(hazy[None]), request)
+        guess, refined, _ = clear_away(run, to_float(hazy[None]), request)
         return to_uint8(guess.clear if refined is None else refined)[0]
 
     return dehaze
@@ -151,7 +151,7 @@ MEASURES: dict[str, Callable[[Pixels, Pixels], float]] = {"PSNR": psnr, "SSIM": 
     "--start-t",
     default=str(ClearRequest().start_t),
     show_default=True,
-    help="Of stage 2, with commas between; noise is one, too.",
+    help="Of stage 2, with commas between; auto and noise are some, too.",
 )
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--sheet", type=click.Path(path_type=Path), help="Where the pictures of the first haze go.")
@@ -164,9 +164,8 @@ def main(
     haze = replace(DENSE if dense else Haze(), damage=0)
     if airlight:
         haze = replace(haze, airlight=airlight)
-    starts = [None if word == "noise" else int(word) for word in start_t.split(",")]
     run = load_dehaze(place, precision="fp32") if place else None
-    contenders = methods(run, [int(word) for word in steps.split(",")], starts)
+    contenders = methods(run, [int(word) for word in steps.split(",")], start_t.split(","))
     print("| pictures | method | PSNR, dB | lowest | SSIM | GMSD | detail, dB | s |\n" + "| --- " * 8 + "|")
     shown = []
     for name in sets.split(","):

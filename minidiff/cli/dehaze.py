@@ -7,7 +7,7 @@ import click
 
 from minidiff.cli.commands import Command, max_pixels, refuse_options, section
 from minidiff.cli.picture_run import answer_options, go_through
-from minidiff.cli.types import Device, Number, Place, Whole
+from minidiff.cli.types import Device, Number, OrAuto, Place, Whole
 from minidiff.dehaze.config import ANSWER, DEHAZE, Cleared, ClearRequest
 from minidiff.errors import UserError
 from minidiff.files import read_json
@@ -17,14 +17,14 @@ from minidiff.runs.shipped import find_run, shipped
 DEFAULTS = ClearRequest()
 
 
-class FromNoise(Whole):
-    """Take a timestep, or `noise` for a chain that begins in pure noise. Gives None for that."""
+class FromNoise(OrAuto):
+    """Take a timestep, `auto`, or `noise` for a chain that begins in pure noise. Gives None for that."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return None if value == "noise" else super().convert(value, param, ctx)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "T|noise"
+        return "T|auto|noise"
 
 
 @click.command(cls=Command)
@@ -47,11 +47,11 @@ class FromNoise(Whole):
 )
 @click.option(
     "--start-t",
-    type=FromNoise(min=0),
+    type=FromNoise(Whole(min=0), "a timestep, noise"),
     default=DEFAULTS.start_t,
     show_default=True,
-    help="Where the chain begins, from the J of stage 1 with the noise of this timestep. noise: in pure noise, "
-    "which needs about 20 --steps.",
+    help="Where the chain begins, from the J of stage 1 with the noise of this timestep. auto: where there is as much "
+    "noise as in J. noise: in pure noise, which needs about 20 --steps.",
 )
 @click.option("--seed", type=Whole(min=0), default=DEFAULTS.seed, show_default=True, help="The seed of the noise.")
 @click.option("--device", type=Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
@@ -166,5 +166,6 @@ def line_of(name: str, result: Cleared) -> str:
         near = "equals the reference" if found.psnr is None else f"{found.psnr:.2f} dB"
         figures.append(f"{which} {near}" + ("" if found.ssim is None else f", SSIM {found.ssim:.3f}"))
     more = f"; {'; '.join(figures)}" * bool(figures)
+    more += f"; stage 2 from t = {result.start_t}" * (result.start_t is not None)
     through = f"{100 * result.transmission:.0f}% of the light comes through"
     return f"{name}: {through}, airlight {light}; {result.seconds:.1f} s{more}"

@@ -115,6 +115,7 @@ class DehazeRequest(TrainRequest):
 
 
 STEPS, START_T = 1, 50  # of stage 2, unless said otherwise: see docs/dehaze.md
+AUTO: Literal["auto"] = "auto"  # for start_t: the timestep that is as noisy as J
 
 
 @record
@@ -124,7 +125,8 @@ class ClearRequest:
     _: KW_ONLY
     strength: float = 1.0  # how much of the haze goes, from 0 to 1
     steps: int = STEPS  # calls of stage 2's network; 0: stage 1 alone
-    start_t: int | None = START_T  # where the chain begins, from a noisy J; None: in pure noise
+    # Where the chain begins, from a noisy J; "auto": where there is as much noise as in J; None: in pure noise.
+    start_t: int | Literal["auto"] | None = AUTO
     seed: int = 0  # of the noise
     reference: str | None = None  # the clear picture, to measure PSNR and SSIM against
     dump_stages: bool = False  # write J, T and A as pictures into the run folder
@@ -132,7 +134,9 @@ class ClearRequest:
 
     def __post_init__(self) -> None:
         demand_range(self, 0, 1, "strength")
-        demand_range(self, 0, MOST_TIMESTEPS, "steps", "start_t")
+        demand_range(self, 0, MOST_TIMESTEPS, "steps")
+        if self.start_t != AUTO:
+            demand_range(self, 0, MOST_TIMESTEPS, "start_t")
         demand_range(self, 0, LARGEST_INT, "seed")
         demand_range(self, 1, LARGEST_INT, "max_pixels")
 
@@ -157,6 +161,7 @@ class Cleared:
     transmission: float  # the mean of T
     airlight: tuple[int, int, int]  # of 255
     seconds: float
+    start_t: int | None = None  # where the chain of stage 2 began; None: in pure noise, or nowhere
     quality: dict[str, Quality] | None = None  # of the hazy picture, of J and of the result; needs a reference
     faults: tuple[str, ...] = ()  # what looks wrong: see doubts
     notes: tuple[str, ...] = ()  # what the result could not keep of the picture

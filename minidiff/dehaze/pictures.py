@@ -16,14 +16,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from minidiff._version import __version__
-from minidiff.dehaze.config import ANSWER, DEHAZE, STAGES, ClearConfig, Cleared, ClearRequest
+from minidiff.dehaze.config import ANSWER, AUTO, DEHAZE, STAGES, ClearConfig, Cleared, ClearRequest
 from minidiff.dehaze.doubts import doubts
 from minidiff.dehaze.run import DehazeRun, load_dehaze
 from minidiff.dehaze.stage1 import thinned
@@ -47,18 +47,23 @@ SHOWN = 480  # pixels: the longest side of a picture on a sheet
 # --- one picture ------------------------------------------------------------------------------------------------------
 
 
-def clear_away(
-    run: DehazeRun, hazy: Tensor, request: ClearRequest, on_step: OnStep | None = None
-) -> tuple[Clearing, Tensor | None]:
-    """Dehaze pictures, float [N,3,H,W] in [-1,1]: what stage 1 guesses, and what stage 2 makes of it. On the CPU.
+class Away(NamedTuple):
+    """What was made of a hazy picture, on the CPU."""
 
-    The second is None for a run of stage 1, and for 0 `steps`.
-    """
+    guess: Clearing  # of stage 1
+    refined: Tensor | None  # of stage 2, [1,3,H,W]; None for a run of stage 1, and for 0 `steps`
+    start_t: int | None  # where its chain began; None: in pure noise, or nowhere
+
+
+def clear_away(run: DehazeRun, hazy: Tensor, request: ClearRequest, on_step: OnStep | None = None) -> Away:
+    """Dehaze a picture, float [1,3,H,W] in [-1,1]."""
     guess = run.guess(hazy)
-    refined = None
-    if request.steps > 0 and run.config.stage == 2:
-        refined = run.refine(guess, request.steps, request.start_t, request.seed, on_step).cpu()
-    return Clearing(*(each.cpu() for each in guess)), refined
+    on_cpu = Clearing(*(each.cpu() for each in guess))
+    if request.steps == 0 or run.config.stage == 1:
+        return Away(on_cpu, None, None)
+    asked = request.start_t
+    start_t = run.start_for(hazy, on_cpu.clear, request.steps) if asked == "auto" else asked
+    return Away(on_cpu, run.refine(guess, request.steps, start_t, request.seed, on_step).cpu(), start_t)
 
 
 def stages_of(hazy: Tensor, guess: Clearing, refined: Tensor | None) -> dict[str, Tensor]:
@@ -96,7 +101,8 @@ class ClearJob(PictureJob[Cleared]):
         steps = "stage 1"
         if request.steps > 0 and self.model.config.stage == 2:
             start = "pure noise" if request.start_t is None else f"t = {request.start_t}"
-            steps = f"stage 2 in {counted(request.steps, 'step')} from {start}"
+            start = "where there is as much noise as in J" if request.start_t == AUTO else f"from {start}"
+            steps = f"stage 2 in {counted(request.steps, 'step')} {start}"
         return f"picture   {printable(source)}\nmodel     {printable(self.config.model)}, {steps}"
 
     def work_on(self, home: Path, file: Path, on_step: OnStep | None) -> Cleared:
@@ -104,7 +110,7 @@ class ClearJob(PictureJob[Cleared]):
         began, request = time.perf_counter(), self.config.request
         picture = read_picture(file, request.max_pixels)
         hazy = picture.as_float()[None].expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-        guess, refined = clear_away(self.model, hazy, request, on_step)
+        guess, refined, start_t = clear_away(self.model, hazy, request, on_step)
         result = thinned(hazy, guess.clear if refined is None else refined, guess.transmission, request.strength)
         result = grey_like(hazy, result.clamp(-1, 1))
         seconds = time.perf_counter() - began
@@ -122,7 +128,7 @@ class ClearJob(PictureJob[Cleared]):
         red, green, blue = map(int, to_uint8(guess.airlight[:, :, None, None])[0, 0, 0])
         left = 0.0 if refined is None else self.model.noise_left(guess)
         return Cleared(
-            float(guess.transmission.mean()), (red, green, blue), round(seconds, 2), quality,
+            float(guess.transmission.mean()), (red, green, blue), round(seconds, 2), start_t, quality,
             tuple(doubts(hazy, guess, refined, left)), picture.notes,
         )  # fmt: skip
 

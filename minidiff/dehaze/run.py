@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from minidiff.ddpm.recipe import build_schedule
 from minidiff.dehaze.config import START_T, STEPS, DehazeConfig, read_dehaze
 from minidiff.dehaze.stage1 import guess_large, working_size
-from minidiff.dehaze.stage2 import TwoStages, condition_of, walk, with_condition
+from minidiff.dehaze.stage2 import TwoStages, condition_of, start_for, walk, with_condition
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.process import predict_x0, q_sample
 from minidiff.errors import UserError
@@ -112,6 +112,15 @@ class DehazeRun:
             if on_step is not None:
                 on_step(step)
         return clear.clamp(-1, 1)
+
+    def start_for(self, hazy: Tensor, clear: Tensor, steps: int = STEPS) -> int:
+        """Find the timestep that is as noisy as J, float [1,3,H,W] as the hazy picture: see `stage2.start_for`.
+
+        It has at least so many timesteps below it as there are steps to go.
+        """
+        assert self.config.refinement is not None
+        schedule = build_schedule(self.config.refinement.diffusion)
+        return min(max(start_for(schedule, hazy, clear), steps - 1), schedule.T - 1)
 
     @torch.no_grad()
     def noise_left(self, guess: Clearing) -> float:

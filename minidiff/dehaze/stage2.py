@@ -15,11 +15,13 @@ from minidiff.data.packed_pairs import unpack
 from minidiff.dehaze.config import Refinement
 from minidiff.dehaze.stage1 import guess_large, working_size
 from minidiff.diffusion.chain import Step
+from minidiff.diffusion.noise_level import SMALLEST, noise_sigma, timestep_for
 from minidiff.diffusion.predictions import check_prediction
 from minidiff.diffusion.process import predict_x0, q_sample, target
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.diffusion.schedules import Schedule
 from minidiff.diffusion.shifted import Shifted
+from minidiff.images.blind import STEP, block_step
 from minidiff.networks.configs import GUNetConfig, UNetConfig
 from minidiff.networks.gunet import Clearing, GUNet
 from minidiff.networks.unet import UNet
@@ -120,6 +122,24 @@ def magnitudes(x: Tensor) -> Tensor:
     """Return the magnitudes of the Fourier transform of each channel, so scaled that noise keeps its deviation."""
     spectrum: Tensor = torch.fft.rfft2(x, norm="ortho")
     return spectrum.abs()
+
+
+# --- where to begin ---------------------------------------------------------------------------------------------------
+
+BLOCKS = 12 / 127.5  # of [-1,1]: the noise that the blocks of a JPEG count as
+
+
+def start_for(schedule: Schedule, hazy: Tensor, clear: Tensor) -> int:
+    """Find the timestep that is as noisy as J, where a chain begins unless the user says otherwise.
+
+    hazy, clear: I and J of one picture, float [1,3,H,W] in [-1,1]. The noise is measured in J, as it has grown where
+    the haze was taken off. The blocks of a JPEG are no white noise and are not measured; so where I has them, J counts
+    as if it had BLOCKS. A chain that begins higher takes texture for noise; one that begins lower leaves noise behind.
+    """
+    if min(hazy.shape[2:]) < SMALLEST:
+        return 0
+    found = noise_sigma(clear)
+    return timestep_for(schedule, max(found, BLOCKS) if block_step(hazy) > STEP else found)
 
 
 # --- to draw ----------------------------------------------------------------------------------------------------------

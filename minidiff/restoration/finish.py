@@ -31,6 +31,7 @@ from minidiff.ddpm.request import FROM_INIT
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.diffusion.noise_level import HARDLY_ANY, SMALLEST, noise_sigma
 from minidiff.errors import UserError, printable
+from minidiff.images.blind import faults
 from minidiff.images.convert import grey_like, to_uint8
 from minidiff.images.files import image_shape, read_fitted, read_image, write_image
 from minidiff.images.jpeg import read_jpeg
@@ -38,7 +39,6 @@ from minidiff.images.nearness import qualities
 from minidiff.images.pictures import Picture, format_for, read_picture, write_picture
 from minidiff.networks.weights import check_unchanged, fingerprint
 from minidiff.records import from_json, record, takes
-from minidiff.restoration.blind import faults
 from minidiff.restoration.config import (
     ANSWER,
     AUTO,

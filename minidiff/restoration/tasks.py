@@ -27,9 +27,9 @@ from minidiff.diffusion.noise_level import noise_sigma, timestep_for
 from minidiff.diffusion.posterior import POSTERIOR_PLAN, Evidence, sample_posterior
 from minidiff.diffusion.process import q_sample
 from minidiff.errors import UserError
+from minidiff.images.blind import outliers
 from minidiff.images.files import image_shape
 from minidiff.images.pictures import read_picture
-from minidiff.restoration.blind import outliers
 from minidiff.restoration.config import AUTO, GAUSSIAN, FinishRequest
 from minidiff.rng import randn, sample_generators
 

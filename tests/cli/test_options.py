@@ -453,6 +453,7 @@ def test_pictures_are_dehazed_as_it_was_typed(typed: Callable[..., Called], own_
     request = ClearRequest(strength=0.5, steps=3, start_t=7, seed=4, reference="r.png", max_pixels=99, dump_stages=True)
     assert typed(place, line).given == (("a.png", "b.png"), "run", request, "to", "there", True, CPU)
     assert typed(place, "dehaze a.png --start-t noise").given[2] == ClearRequest(start_t=None)
+    assert typed(place, "dehaze a.png --start-t auto").given[2] == ClearRequest(start_t="auto") == ClearRequest()
     assert typed("dehaze.pictures.reopen", "dehaze --resume there").given == ("there", CPU)
     for wrong in ("dehaze", "dehaze a.png --resume there", "dehaze --resume there --steps 3"):
         assert cli.run(wrong.split()) == 2

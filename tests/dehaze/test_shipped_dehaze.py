@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minidiff.data import landscapes
 from minidiff.data.config import Haze
-from minidiff.data.haze import FARTHEST, HazyPair, add_haze
+from minidiff.data.haze import FARTHEST, HazyPair, add_haze, compressed
 from minidiff.dehaze.config import DEHAZE, ClearRequest
 from minidiff.dehaze.doubts import doubts
 from minidiff.dehaze.pictures import clear_away
@@ -46,7 +47,7 @@ def test_haze_goes(run: DehazeRun) -> None:
     gains = []
     for number in range(5):
         pair = landscape(number)
-        guess, refined = clear_away(run, pair.hazy, ClearRequest())
+        guess, refined, _ = clear_away(run, pair.hazy, ClearRequest())
         assert refined is not None and doubts(pair.hazy, guess, refined, run.noise_left(guess)) == []
         gains.append([nearness(made, pair) - nearness(pair.hazy, pair) for made in (guess.clear, refined)])
     assert min(np.mean(gains, axis=0)) > 2
@@ -70,9 +71,24 @@ def test_random_weights_of_the_right_shapes_are_told(broken: str, tmp_path: Path
     run = load_dehaze(folder, precision="fp32")
     for haze in (DAY, Haze(damage=1)):  # smooth, and noisy: there the grain of the result tells nothing
         pair = landscape(0, haze=haze)
-        guess, refined = clear_away(run, pair.hazy, ClearRequest())
+        guess, refined, _ = clear_away(run, pair.hazy, ClearRequest())
         (said,) = doubts(pair.hazy, guess, refined, run.noise_left(guess))
         assert said.startswith("stage 2 painted noise over a good J")
+
+
+def test_the_chain_begins_where_J_is_as_noisy(run: DehazeRun) -> None:
+    """Low for a clean picture, whose texture stays; higher for noise, and for the blocks of a JPEG."""
+    photograph = skimage.data.astronaut()[:192, 128:320]
+    pair = add_haze(photograph, np.ones((192, 192), np.float32), DAY, np.random.default_rng(0))
+    noise = 0.06 * torch.randn(pair.hazy.shape, generator=torch.Generator().manual_seed(0))
+    hazes = [pair.hazy, pair.hazy + noise, compressed(pair.hazy, 40)]
+    low, *high = (clear_away(run, hazy, ClearRequest()) for hazy in hazes)
+    assert low.start_t is not None and low.refined is not None and low.start_t < 10
+    assert all(each.start_t is not None and each.start_t > 25 for each in high)
+    assert (low.refined - low.guess.clear).abs().mean() < 2 / 127.5
+    fixed = clear_away(run, hazes[0], ClearRequest(start_t=50))
+    assert fixed.start_t == 50 and fixed.refined is not None
+    assert (fixed.refined - fixed.guess.clear).abs().mean() > 2 * (low.refined - low.guess.clear).abs().mean()
 
 
 def test_another_stage_1_is_refused(tmp_path: Path) -> None:

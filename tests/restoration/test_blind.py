@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw
 from restorations import restore
 
 from minidiff.diffusion.noise_level import noise_sigma
+from minidiff.images.blind import block_step, faults, outliers
 from minidiff.images.convert import Pixels, to_float
 from minidiff.images.files import crop_resize, read_image, write_image
 from minidiff.images.quality import psnr
-from minidiff.restoration.blind import block_step, faults, outliers
 
 
 def photograph() -> Pixels:
