@@ -10,6 +10,7 @@ from minidiff.cli.commands import Command, section
 from minidiff.cli.messages import remark, say, warn
 from minidiff.cli.study_run import carry_on, features, parallel_cells, retry_failed, study_device
 from minidiff.cli.types import Name, Names, Number, Place, Whole
+from minidiff.errors import counted
 from minidiff.studies import config, prior_config
 from minidiff.studies.config import as_typed
 from minidiff.studies.prior_config import PriorRequest
@@ -70,7 +71,7 @@ NETS = ", ".join(TABLES["net"][1])
 @parallel_cells
 @section("Study")
 @retry_failed
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done and about how long it takes, and stop.")
 @click.pass_context
 def compare_priors(
     ctx: click.Context, /, out: str, parallel: int, retry: bool, dry_run: bool, nets: list[str] | None,
@@ -79,8 +80,8 @@ def compare_priors(
     """Ask whether a deep image prior helps a DDPM, with controls, seeds, and measurements along the training.
 
     The study compares the plain DDPM; each use of each prior; chains from the mean image, from blurred images, and from
-    what a prior makes of wrong pictures; and the prior alone. STUDY/report.html shows all that was found. The same
-    command goes on after an interruption.
+    what a prior makes of wrong pictures, or that see it; and the prior alone. STUDY/report.html shows all that was
+    found. The same command goes on after an interruption.
 
     \b
     minidiff compare-priors --dataset fashion-mnist --features runs/clf --steps 3000 --samples 2000 --out STUDY
@@ -94,6 +95,7 @@ def compare_priors(
     from minidiff.studies.compare import check_idle, devices_for
     from minidiff.studies.compare_priors import plan_study
     from minidiff.studies.prior_planning import describe
+    from minidiff.studies.prior_timing import expected
     from minidiff.studies.results import read_state
 
     assert isinstance(ctx.command, Command)
@@ -106,6 +108,7 @@ def compare_priors(
         warn(line)
     if dry_run:
         check_idle(folder)
+        say(f"time      {expected(study, folder, todo, request.device)}")
         for cell in study.cells:
             say(f"{read_state(folder, cell):9} {cell}")
         return
@@ -113,6 +116,7 @@ def compare_priors(
     devices = devices_for(device, parallel)
 
     def left(event: "Event") -> str | None:
-        return None if event.state == "begun" else f"{len(progress.unfinished(folder, study, retry=False))} cells"
+        remaining = progress.unfinished(folder, study, retry=False)
+        return None if event.state == "begun" or not remaining else counted(len(remaining), "cell")
 
     carry_on(ctx.command, folder, study, devices, retry, left)

@@ -10,7 +10,7 @@ import click
 from minidiff.cli.commands import Command
 from minidiff.cli.messages import remark, say, warn
 from minidiff.cli.types import Device, Whole
-from minidiff.errors import UserError, one_line
+from minidiff.errors import UserError, counted, one_line
 from minidiff.studies import config
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def carry_on(
     for line in progress.table(study, folder):
         say(command.translated(line))
     if failed := progress.unfinished(folder, study, retry=True):
-        raise UserError(f"{len(failed)} of {len(study.cells)} cells failed. Mend what they say, then --retry.")
+        raise UserError(
+            f"{len(failed)} of {counted(len(study.cells), 'cell')} failed. Mend what they say, then --retry."
+        )
 
 
 def write_page(folder: Path) -> None:

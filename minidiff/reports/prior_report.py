@@ -15,7 +15,7 @@ from minidiff.files import read_json
 from minidiff.records import from_json
 from minidiff.reports import page
 from minidiff.reports.charts import chart
-from minidiff.studies.prior_config import ALONE, CONTROLS, MAIN, PLAIN, USES
+from minidiff.studies.prior_config import ALONE, CONTROLS, MAIN, PLAIN, SHOWN_WRONG, USES
 from minidiff.studies.prior_figures import Measurement, read_measured
 from minidiff.studies.results import Cell, Figure, Findings
 from minidiff.studies.study import DATA
@@ -121,6 +121,8 @@ def groups_of(measured: Mapping[str, Seeds]) -> dict[str, list[str]]:
     first_start = [f"start-{net}" for net in nets[:1] if f"start-{net}" in measured]
     if controls:
         groups["start, controls"] = [PLAIN, *first_start, *controls]
+    if SHOWN_WRONG in measured:
+        groups["residual, control"] = [PLAIN, *(f"residual-{net}" for net in nets[:1]), SHOWN_WRONG]
     return groups or {PLAIN: [PLAIN, *(f"{ALONE}-{net}" for net in nets)]}
 
 

@@ -68,8 +68,8 @@ def run_prior_cell(study: PriorStudy, folder: Path, cell: str, device: torch.dev
     data, rulers = load_images(study, data_of(cell)), open_rulers(study, folder, cell, device)
     measure_real(study, folder, cell, rulers[0], device)
     began, measured = time.perf_counter(), read_measured(place)
-    points = study.points_of(cell)
-    main = points[len(study.moments) - 1] if len(points) > 1 else points[0]
+    points = points_kept(study, folder, cell)
+    main = study.main_of(cell)
     for step, share in points:
         there = any((one.step, one.share) == (step, share) for one in measured)
         if there and ((step, share) != main or (place / SAMPLES).exists()):
@@ -109,8 +109,20 @@ def run_prior_cell(study: PriorStudy, folder: Path, cell: str, device: torch.dev
         warnings=tuple(warnings),
     )
     write_json(place / RESULT, to_json(result))
-    if parts_of(cell)[0] != PLAIN:  # whose weights other cells draw with, and cells by which the study may grow
+    if not study.lends(cell):
         shutil.rmtree(place / AT, ignore_errors=True)
+
+
+def points_kept(study: PriorStudy, folder: Path, cell: str) -> list[tuple[int, float]]:
+    """List the measurements of a cell that can be made: all of them, or those of the last step alone.
+
+    A DDPM of a study that was begun before the control `residual-wrong` has kept no weights of the steps before.
+    """
+    points, source = study.points_of(cell), study.source_of(cell)
+    if source == cell or (folder / CELLS / source / AT).exists():
+        return points
+    cells.remark(f"{source} kept the weights of its last step alone, so {cell} is measured there")
+    return [(step, share) for step, share in points if step == study.moments[-1]]
 
 
 def by_step(one: Measurement) -> tuple[int, float]:

@@ -10,7 +10,8 @@ controls; docs/priors.md explains them. A cell is one of these models with one s
     residual-NET      a DDPM that sees the prior's outputs
     start-mean        controls: the same chains from the mean image,
     start-blurred     from blurred training images,
-    start-wrong       and from the first prior's outputs for pictures of which no training image is like
+    start-wrong       and from the first prior's outputs for pictures of which no training image is like;
+    residual-wrong    the DDPM that sees the first prior, shown these outputs
 
 Rests on config, the records of every study.
 """
@@ -25,6 +26,7 @@ from minidiff.studies.config import MOST_SEEDS, Planned, data_of, model_of
 NETS, USES, SEEDS = ("conv2", "resnet18"), ("target", "start", "residual"), 3  # of a new study
 CONTROLS = ("mean", "blurred", "wrong")  # to start chains from, in place of a prior's outputs
 PLAIN, ALONE = "plain", "prior"  # a DDPM without a prior; a prior without a DDPM
+SHOWN_WRONG = "residual-wrong"  # the control of the DDPM that sees a prior
 MEASUREMENTS = 10  # over the training, unless the user says how often
 SAMPLER, CALLS = "dpm++sde", 20  # of every chain from noise, as in other studies
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of these calls, at the last step; a start has such a share of the timesteps, too
@@ -77,7 +79,9 @@ class PriorStudy(Planned):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.models != models_of(self.nets, self.uses):
+        known = models_of(self.nets, self.uses)
+        older = tuple(model for model in known if model != SHOWN_WRONG)  # of a study that was begun before this control
+        if self.models not in (known, older):
             raise UserError("`models` are not those of the nets and uses of the study.")
         if not all(self.steps.get(model, 0) > 0 for model in self.models):
             raise UserError("`steps` lacks a number for some of the models.")
@@ -90,14 +94,21 @@ class PriorStudy(Planned):
     def needs(self, cell: str) -> tuple[str, ...]:
         """Return the cells of the same seed whose training a cell uses."""
         use, net = parts_of(cell)
-        needed = [PLAIN] if use == "start" else []
+        source = self.source_of(cell)
+        needed = [] if source == cell else [model_of(source)]
         if use not in (PLAIN, ALONE) and net not in ("mean", "blurred"):
             needed.append(f"{ALONE}-{self.nets[0] if net == 'wrong' else net}")
         return tuple(sibling(cell, model) for model in needed)
 
     def source_of(self, cell: str) -> str:
-        """Return the cell whose DDPM a cell draws with: its own, or the plain one of its seed."""
+        """Return the cell of the same seed whose DDPM a cell draws with: its own, or one that another cell trains."""
+        if model_of(cell) == SHOWN_WRONG:
+            return sibling(cell, f"residual-{self.nets[0]}")
         return sibling(cell, PLAIN) if parts_of(cell)[0] == "start" else cell
+
+    def lends(self, cell: str) -> bool:
+        """Say whether other cells draw with the weights of this one, now or when the study has grown."""
+        return parts_of(cell)[0] == PLAIN or any(self.source_of(other) == cell != other for other in self.cells)
 
     @property
     def moments(self) -> list[int]:
@@ -105,21 +116,25 @@ class PriorStudy(Planned):
         last = self.steps[PLAIN]
         return [*range(self.measure_every, last, self.measure_every), last]
 
+    def main_of(self, cell: str) -> tuple[int, float]:
+        """Return the measurement that a cell's result has: the last step, and the usual share of the calls."""
+        use, _ = parts_of(cell)
+        return (0, 1.0) if use == ALONE else (self.moments[-1], MAIN.get(use, 1.0))
+
     def points_of(self, cell: str) -> list[tuple[int, float]]:
         """List the measurements of a cell: after how many steps, and with which share of the calls."""
         use, _ = parts_of(cell)
+        last, main = self.main_of(cell)
         if use == ALONE:
-            return [(0, 1.0)]
-        main = MAIN.get(use, 1.0)
-        last = self.moments[-1]
+            return [(last, main)]
         more = [(last, share) for share in SHARES if share != main and not (use == "start" and share == 1)]
         return [*((step, main) for step in self.moments), *more]
 
 
 def models_of(nets: tuple[str, ...], uses: tuple[str, ...]) -> tuple[str, ...]:
     """List the models of a study. Those that others draw with come first."""
-    starts = [*nets, *CONTROLS] if "start" in uses else []
-    used = [f"{use}-{net}" for use in USES if use in uses for net in (starts if use == "start" else nets)]
+    controls = {"start": CONTROLS, "residual": ("wrong",)}
+    used = [f"{use}-{net}" for use in USES if use in uses for net in (*nets, *controls.get(use, ()))]
     return (PLAIN, *(f"{ALONE}-{net}" for net in nets), *used)
 
 

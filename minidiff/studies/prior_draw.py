@@ -21,7 +21,7 @@ from minidiff.rng import seed_from
 from minidiff.runs.folder import MODEL, read_tensors
 from minidiff.runtime.progress import progress_bar
 from minidiff.studies.config import model_of, seed_of
-from minidiff.studies.prior_config import ALONE, CALLS, SAMPLER, PriorStudy, parts_of, sibling
+from minidiff.studies.prior_config import ALONE, CALLS, SAMPLER, SHOWN_WRONG, PriorStudy, parts_of, sibling
 from minidiff.studies.study import CELLS, RUN
 
 AT = "at"  # of a cell: a folder for each step that is measured, with the averaged weights
@@ -57,14 +57,18 @@ def drawn_by(
     run = run_at(folder / CELLS / study.source_of(cell), step, device)
     run.images = data
     calls = max(1, round(CALLS * share))
-    began, init, start_t = time.perf_counter(), None, None
+    began, init, start_t, seen = time.perf_counter(), None, None, None
     if use == "start":
         start_t = max(calls, round(run.schedule.T * share))
-        init = starts(study, folder, cell, data, batch, device)
+        init = pictures_for(study, folder, cell, data, batch, device)
+    if model_of(cell) == SHOWN_WRONG:  # in place of the outputs that its network sees otherwise
+        seen = pictures_for(study, folder, cell, data, batch, device)
     parts = []
     with progress_bar(study.num, f"samples of {model_of(cell)} at step {step}", unit="image") as bar:
         for rows in batches(study.num, batch):
-            x = run.draw(rows, seed=seed, batch_size=batch, sampler=SAMPLER, steps=calls, init=init, start_t=start_t)
+            x = run.draw(
+                rows, seed=seed, batch_size=batch, sampler=SAMPLER, steps=calls, init=init, start_t=start_t, prior=seen
+            )
             parts.append(to_uint8(x))
             bar.update(len(rows))
     prior_calls = int(use == "residual" or (use == "start" and net not in ("mean", "blurred")))
@@ -86,15 +90,23 @@ def parameters_of(study: PriorStudy, folder: Path, cell: str) -> int:
 def run_at(place: Path, step: int, device: torch.device) -> Run:
     """Open the DDPM of a cell with the averaged weights that it had after a step."""
     run, path = load_ddpm(place / RUN, device=device), place / AT / str(step) / MODEL
-    load_exactly(run.model, read_tensors(path), path)
+    if path.exists() or not is_last(run, step):  # whose weights the run itself has
+        load_exactly(run.model, read_tensors(path), path)
     return run
 
 
-# --- what chains start from -------------------------------------------------------------------------------------------
+def is_last(run: Run, step: int) -> bool:
+    """Say whether a run was trained up to this step."""
+    return run.config.training is not None and run.config.training.steps == step
 
 
-def starts(study: PriorStudy, folder: Path, cell: str, data: ImageData, batch: int, device: torch.device) -> Tensor:
-    """Return what the chains of a cell start from, float [M,C,H,W] in [-1,1]: one for each sample, or one for all.
+# --- what chains start from, or see -----------------------------------------------------------------------------------
+
+
+def pictures_for(
+    study: PriorStudy, folder: Path, cell: str, data: ImageData, batch: int, device: torch.device
+) -> Tensor:
+    """Return what the chains of a cell start from, or see: float [M,C,H,W] in [-1,1], one for each sample or for all.
 
     Sample k of a seed has the same training image behind it in every cell but that of the mean.
     """

@@ -1,6 +1,6 @@
 """How a study of priors is planned, continued or enlarged: from a request to a study. Rests on planning.
 
-Nothing is timed. A study grows by nets, uses and seeds, and what it has stays.
+Nothing is timed here, see prior_timing. A study grows by nets, uses and seeds, and keeps what it has.
 """
 
 from dataclasses import fields, replace
@@ -142,12 +142,12 @@ def take_up(folder: Path, request: PriorRequest) -> PriorStudy:
         )
         if asked is not None and not same:
             raise UserError(contradiction(folder, one.name, asked, had[one.name]))
-    if now == had:
+    models = models_of(now["nets"], now["uses"])
+    if now == had and known.models == models:  # an older study grows by the controls that it lacks
         return known
     for net in now["nets"]:
         check_side(net, known.image_size)
     steps = steps_of(now["nets"], now["uses"], had["steps"], had["prior_steps"])
-    models = models_of(now["nets"], now["uses"])
     cells = cells_of(known.data, models, now["seeds"])
     return replace(
         known, nets=now["nets"], uses=now["uses"], models=models, steps=steps, seeds=now["seeds"], cells=cells
@@ -157,15 +157,15 @@ def take_up(folder: Path, request: PriorRequest) -> PriorStudy:
 def describe(study: PriorStudy, todo: int) -> list[str]:
     """Describe a study of priors in a few lines."""
     last, per_seed = study.moments[-1], len(study.cells) // study.seeds
-    trainings = [model for model in study.models if not model.startswith("start-")]
+    trainings = [cell for cell in study.cells[:per_seed] if study.source_of(cell) == cell]
     first = f"seed {study.seed}" if study.seeds == 1 else f"seeds {study.seed} to {study.seed + study.seeds - 1}"
     return [
         f"study     {study.datasets[0]}, {study.image_size}x{study.image_size} pixels, {listed(study.uses)} with "
         f"{listed(study.nets)}: {per_seed} models x {study.seeds} seed{'s' * (study.seeds > 1)} ({first}), on "
         f"{study.device}",
         f"trained   {len(trainings)} for each seed: priors {study.steps[f'{ALONE}-{study.nets[0]}']:,} steps, DDPMs "
-        f"{last:,} steps; the starts draw with the plain DDPM",
+        f"{last:,} steps; the others draw with the weights of one of these",
         f"measured  {study.num:,} samples every {study.measure_every:,} steps, {len(study.moments)} times, in "
         f"{study.features}" + " and in Inception" * study.fid,
-        f"cells     {todo} of {len(study.cells)} are to be done" if todo else "cells     nothing is left to do",
+        f"cells     {todo} of {len(study.cells)} to be done" if todo else "cells     nothing is left to do",
     ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from minidiff.data.datasets import DATASETS
-from minidiff.errors import UserError
+from minidiff.errors import UserError, counted
 from minidiff.files import write_json
 from minidiff.records import to_json
 from minidiff.studies.config import Planned, Study, data_of, model_of, seed_of
@@ -93,7 +93,7 @@ class Clock:
         seconds *= self.took / self.expected if self.expected else 1  # the forecast knows no start of a process
         seconds -= sum(self.now() - begun for begun in self.began.values())
         seconds /= min(self.at_once, len(left))
-        return f"about {duration(max(0.0, seconds))} for {len(left)} cell{'s' * (len(left) > 1)}"
+        return f"about {duration(max(0.0, seconds))} for {counted(len(left), 'cell')}"
 
 
 def duration(seconds: float) -> str:
@@ -107,12 +107,12 @@ def duration(seconds: float) -> str:
 def describe(study: Study, folder: Path, todo: Sequence[str], at_once: int = 1) -> list[str]:
     """Describe a study in a few lines, and say how long the rest of it takes, with `at_once` cells at a time."""
     counts = [len(study.datasets), len(study.corruptions), len(study.models)]
-    grid = " x ".join(f"{n} {what}{'s' * (n > 1)}" for n, what in zip(counts, GRID_OF, strict=True))
+    grid = " x ".join(counted(n, what) for n, what in zip(counts, GRID_OF, strict=True))
     grid += f" x {study.seeds} seeds" * (study.seeds > 1)
     seed = f"seed {study.seed}" if study.seeds == 1 else f"seeds {study.seed} to {seed_of(study, study.cells[-1])}"
     size, done = study.image_size, len(study.cells) - len(todo)
     lines = [
-        f"study     {grid}: {len(study.cells)} cell{'s' * (len(study.cells) > 1)}, {size}x{size} pixels, "
+        f"study     {grid}: {counted(len(study.cells), 'cell')}, {size}x{size} pixels, "
         f"severity {study.severity}, {seed}, on {study.device}",
         f"measured  {study.num:,} samples of each against all training images, in {study.features}",
     ]
@@ -121,7 +121,7 @@ def describe(study: Study, folder: Path, todo: Sequence[str], at_once: int = 1) 
         lines.append(f"{model:9} {steps:,} steps of {a_step:.3g} s: {duration(steps * a_step)} for each cell")
     if not todo:
         return [*lines, "time      nothing is left to do"]
-    still = f"the {len(todo)} that are left" if done else "all of them"
+    still = "all of them" if not done else f"the {len(todo)} that are left" if len(todo) > 1 else "the one that is left"
     at_once = min(at_once, len(todo))
     about = duration(remaining_seconds(study, folder, todo) / at_once)
     return [*lines, f"time      about {about} for {still}, {'one' if at_once == 1 else at_once} at a time"]

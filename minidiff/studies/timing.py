@@ -50,16 +50,19 @@ def take_times(settings: Settings, device: torch.device) -> Times:
     return Times(steps, of_step, of_sample, of_image, count, network.identity)
 
 
-def typical(work: Iterable[object]) -> float:
-    """Return the median seconds for a piece of this work, after a warm-up in which a GPU chooses its algorithms."""
+def typical(work: Iterable[object], enough: float = ENOUGH) -> float:
+    """Return the median seconds for a piece of this work, after a warm-up in which a GPU chooses its algorithms.
+
+    enough: seconds of the pieces that count, if there are at least three of them.
+    """
     times: list[float] = []
     began = time.perf_counter()
     for _ in work:
         now = time.perf_counter()
         times.append(now - began)
-        if len(times) >= WARM_UP + MOST or (len(times) >= WARM_UP + LEAST and sum(times[WARM_UP:]) > ENOUGH):
+        if len(times) >= WARM_UP + MOST or (len(times) >= WARM_UP + LEAST and sum(times[WARM_UP:]) > enough):
             break
-        if len(times) > 1 and sum(times) > 5 * ENOUGH:  # beside pieces as long as these, the warm-up is nothing
+        if len(times) > 1 and sum(times) > 5 * enough:  # beside pieces as long as these, the warm-up is nothing
             break
         began = time.perf_counter()
     return median(times[WARM_UP:] or times[-1:])

@@ -15,18 +15,19 @@ import minidiff
 from minidiff import cli, load
 from minidiff.data.image_data import ImageData
 from minidiff.errors import UserError
-from minidiff.files import read_json
+from minidiff.files import read_json, write_json
 from minidiff.images.convert import to_float, to_uint8
 from minidiff.images.files import read_image
 from minidiff.metrics import features
 from minidiff.priors import presets
 from minidiff.priors.run import PriorRun
-from minidiff.studies import prior_cell, prior_draw, processes, progress
+from minidiff.studies import prior_cell, prior_draw, prior_timing, processes, progress
 from minidiff.studies.config import StudyRequest
 from minidiff.studies.planning import decide
 from minidiff.studies.prior_config import PriorRequest, PriorStudy, models_of
 from minidiff.studies.prior_figures import MEASURED, read_measured, spread
 from minidiff.studies.prior_planning import plan_priors
+from minidiff.studies.prior_timing import Pace, expected, expected_seconds
 from minidiff.studies.study import keep_study, read_study
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -55,13 +56,17 @@ def test_cells_wait_for_what_they_draw_with(clf: Path, tmp_path: Path) -> None:
     study = planned(tmp_path / "s", clf, seeds=2, nets=("cnn", "conv2"))
     assert study.models == (
         "plain", "prior-cnn", "prior-conv2", "target-cnn", "target-conv2", "start-cnn", "start-conv2", "start-mean",
-        "start-blurred", "start-wrong", "residual-cnn", "residual-conv2",
+        "start-blurred", "start-wrong", "residual-cnn", "residual-conv2", "residual-wrong",
     )  # fmt: skip
     needed = {cell.rpartition(".")[2]: study.needs(cell) for cell in study.cells}
     assert needed["plain"] == needed["prior-cnn+1"] == () and needed["start-mean"] == (f"{DATA}.plain",)
     assert needed["start-conv2+1"] == (f"{DATA}.plain+1", f"{DATA}.prior-conv2+1")
     assert needed["start-wrong"] == (f"{DATA}.plain", f"{DATA}.prior-cnn")
     assert needed["residual-conv2"] == needed["target-conv2"] == (f"{DATA}.prior-conv2",)
+    assert needed["residual-wrong+1"] == (f"{DATA}.residual-cnn+1", f"{DATA}.prior-cnn+1")
+    assert [cell.partition(".")[2] for cell in study.cells if study.lends(cell)] == [
+        f"identity.{model}{seed}" for seed in ("", "+1") for model in ("plain", "residual-cnn")
+    ]
     for cell in study.cells:
         assert all(study.cells.index(before) < study.cells.index(cell) for before in study.needs(cell))
     assert study.moments == [4, 6]
@@ -206,7 +211,7 @@ def test_a_tiny_study_from_end_to_end(
     pages: list[Path] = []
     monkeypatch.setattr("minidiff.cli.study_run.write_page", pages.append)  # to draw it takes a second each time
     assert cli.run(line.split()) == 0, capsys.readouterr().err
-    assert len(pages) == 9 and cli.run(["report", "s"]) == 0
+    assert len(pages) == 10 and cli.run(["report", "s"]) == 0
     folder = Path("s")
     study = read_study(folder)
     assert isinstance(study, PriorStudy) and progress.unfinished(folder, study, retry=True) == []
@@ -220,6 +225,7 @@ def test_a_tiny_study_from_end_to_end(
     assert [one.evaluations for one in measured["start-conv2"]] == [3, 2, 3, 4]
     assert [one.evaluations for one in measured["start-mean"]] == [2, 1, 2, 3]
     assert measured["prior-conv2"][0].evaluations == 1 and measured["residual-conv2"][0].evaluations == 5
+    assert measured["residual-wrong"][0].evaluations == 5
     prior_too = measured["start-conv2"][-1].train_seconds - measured["plain"][-1].train_seconds
     assert prior_too == pytest.approx(measured["prior-conv2"][0].train_seconds)
 
@@ -235,7 +241,8 @@ def test_a_tiny_study_from_end_to_end(
 
     assert measured["plain"][0].metrics != measured["plain"][-1].metrics  # of the weights of that step
     rows = [read_image(path) for path in sorted((plain / "strips").glob("*.png"))]
-    assert [path.parent.name for path in sorted(folder.glob("cells/*/at"))] == [f"{DATA}.plain"]
+    lent = [path.parent.name for path in sorted(folder.glob("cells/*/at"))]
+    assert lent == [f"{DATA}.plain", f"{DATA}.residual-conv2"]
     sizes = read_json(start / "result.json")["parameters"], sum(p.numel() for p in run.model.parameters())
     assert sizes[0] == sizes[1]
     assert len(rows) == 2 and (rows[0] != rows[1]).any()
@@ -244,10 +251,102 @@ def test_a_tiny_study_from_end_to_end(
     page = (folder / "report.html").read_text()
     for said in ("minidiff compare-priors", "start-wrong", "network evaluations", "Samples along the training"):
         assert said in page, said
-    assert capsys.readouterr().out.count("FD(classifier)") >= len(study.cells)
+    said = capsys.readouterr()
+    assert said.out.count("FD(classifier)") >= len(study.cells) and "left      1 cell\n" in said.err
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
     assert list(minidiff.compare_priors("s")) == []
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")} == before
+
+
+def test_a_residual_is_shown_the_wrong_pictures(clf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sample k sees what the prior makes of exchanged quarters, with the weights of the step, and starts from noise.
+
+    Fails when the run draws with the outputs of its own prior.
+    """
+    folder = tmp_path / "s"
+    study = planned(folder, clf, nets=("cnn", "conv2"))
+    asked_for: list[Any] = []
+
+    class Drawing:
+        schedule, images = SimpleNamespace(T=50), None
+
+        def draw(self, rows: range, **options: Any) -> torch.Tensor:
+            asked_for.append(options)
+            return torch.zeros(len(rows), 3, 16, 16)
+
+    opened: list[Path] = []
+    monkeypatch.setattr(prior_draw, "run_at", lambda place, step, device: opened.append(place / str(step)) or Drawing())
+    monkeypatch.setattr(prior_draw, "load_prior", lambda place, device: place.parent.name)
+    monkeypatch.setattr(prior_draw, "wrong_outputs", lambda prior, data, rows, seed: torch.full((len(rows), 1), 7.0))
+    data: Any = None
+    drawn = prior_draw.drawn_by(study, folder, f"{DATA}.residual-wrong", data, (4, 1.0), CPU)
+    assert opened == [folder / "cells" / f"{DATA}.residual-cnn" / "4"] and drawn.prior_calls == 1
+    assert asked_for[0]["prior"].tolist() == [[7.0]] * 20
+    assert asked_for[0]["init"] is None and asked_for[0]["start_t"] is None
+    prior_draw.drawn_by(study, folder, f"{DATA}.residual-cnn", data, (4, 1.0), CPU)
+    assert asked_for[1]["prior"] is None
+
+
+def test_a_study_from_before_a_control_opens_and_grows_by_it(clf: Path, tmp_path: Path) -> None:
+    """It is read as it is, for its page. Taken up it has the control, at the last step if no weights were kept."""
+    folder = tmp_path / "s"
+    study = planned(folder, clf, uses=("residual",))
+    stored = read_json(folder / "study.json")
+    models = [model for model in stored["models"] if model != "residual-wrong"]
+    steps = {model: count for model, count in stored["steps"].items() if model in models}
+    cells = [cell for cell in stored["cells"] if "wrong" not in cell]
+    write_json(folder / "study.json", stored | {"models": models, "steps": steps, "cells": cells})
+    old = read_study(folder)
+    assert isinstance(old, PriorStudy) and len(old.cells) == 3
+    assert plan_priors(folder, PriorRequest(), "cpu") == study
+    wrong, place = f"{DATA}.residual-wrong", folder / "cells" / f"{DATA}.residual-conv2" / "at"
+    assert {step for step, _ in prior_cell.points_kept(study, folder, wrong)} == {6}
+    assert study.main_of(wrong) in prior_cell.points_kept(study, folder, wrong)
+    place.mkdir(parents=True)
+    assert prior_cell.points_kept(study, folder, wrong) == study.points_of(wrong)
+
+
+# --- how long it takes ------------------------------------------------------------------------------------------------
+
+
+def test_the_time_is_that_of_the_steps_the_calls_and_the_images(
+    clf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Counted by hand. Fails when a start counts as a training, or its calls as those of a whole chain."""
+    folder = tmp_path / "s"
+    study = planned(folder, clf, uses=("start",))
+    steps = Pace({"plain": 1.0, "prior-conv2": 0.1}, 0.0, 0.0, 48)
+    assert expected_seconds(study, folder, study.cells, steps) == pytest.approx(6 + 0.2)
+    calls = {"plain": 20 + 20 + 5 + 10 + 15, "prior-conv2": 0, "start-conv2": 10 + 10 + 5 + 15}
+    for model, count in calls.items():
+        previews = 20 * prior_timing.PREVIEWS * (model == "plain")
+        drawing = Pace({"plain": 0.0, "prior-conv2": 0.0}, 1.0, 0.0, 48)
+        assert expected_seconds(study, folder, [f"{DATA}.{model}"], drawing) == 20 * count + previews
+    images = Pace({"plain": 0.0, "prior-conv2": 0.0}, 0.0, 1.0, 48)
+    assert expected_seconds(study, folder, study.cells, images) == 20 * (5 + 1 + 4 * 4) + 48 + 48 + 40
+
+    monkeypatch.setattr(
+        prior_timing, "take_pace", lambda study, device: replace(steps, step={"plain": 1200.0, "prior-conv2": 0})
+    )
+    assert cli.run(["compare-priors", "--out", str(folder), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "time      about 2 h 00 min on this machine, one cell at a time and beside nothing else\n" in said
+    monkeypatch.setattr(prior_timing, "foresee", lambda study: ["shapes is not on this machine: download."])
+    assert expected(study, folder, study.cells, None).startswith("not known before the images are here: shapes")
+    assert expected(study, folder, [], None) == "nothing is left to do"
+
+
+def test_every_pace_is_taken(quick: None, clf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left in the folder of the study."""
+    monkeypatch.setattr(prior_timing, "ENOUGH", 0.0)
+    study = planned(tmp_path / "s", clf)
+    pace = prior_timing.take_pace(study, CPU)
+    assert set(pace.step) == {"plain", "prior-conv2"} and pace.images == 48
+    assert min(*pace.step.values(), pace.call, pace.image) > 0
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["study.json"]
+
+
+# --- after a kill -----------------------------------------------------------------------------------------------------
 
 
 def test_what_a_kill_left_is_gone_on_with(
