@@ -1,7 +1,7 @@
 """How long a study of priors takes on this machine, about: a few steps and a few samples, and from them all the others.
 
 Rests on timing (how a piece of work is timed) and prior_cell (how a training is planned). A study of priors is planned
-without it, because its steps are given in numbers; only `minidiff compare-priors --dry-run` waits for it.
+without it, because its steps are given in numbers; only who asks how long it takes waits for it.
 """
 
 from collections.abc import Sequence
