@@ -252,7 +252,7 @@ def test_a_tiny_study_from_end_to_end(
     for said in ("minidiff compare-priors", "start-wrong", "network evaluations", "Samples along the training"):
         assert said in page, said
     said = capsys.readouterr()
-    assert said.out.count("FD(classifier)") >= len(study.cells) and "left      1 cell\n" in said.err
+    assert said.out.count("FD(classifier)") >= len(study.cells) and "left      1 cell\n" in said.out
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
     assert list(minidiff.compare_priors("s")) == []
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")} == before
