@@ -172,6 +172,9 @@ def main(
         given = cases(name, haze, hazes)
         answers: dict[str, list[Pixels]] = {}
         for method, dehaze in [*contenders.items(), (TRUTH, None)]:
+            if name == CLEAR and method in ("as it is", TRUTH):  # they are the truth
+                answers[method] = [case.hazy for case in given]
+                continue
             began = time.process_time()
             answers[method] = [inverted(case) if dehaze is None else dehaze(case.hazy) for case in given]
             took = (time.process_time() - began) / len(given)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 import minidiff
 from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
+from minidiff.files import write_json
 from minidiff.images.convert import to_float, to_uint8
 from minidiff.images.files import write_image
 from minidiff.images.grid import grid
@@ -57,7 +58,7 @@ def measure(file: Path, batches: Iterable[Tensor], reference: str, features: str
     source = ImageSource(file.stem, count, "", lambda some: (images[k : k + some] for k in range(0, count, some)))
     found = minidiff.distance(source, reference, features=features, image_size=size).values["fid"]
     write_image(file.with_suffix(".png"), grid(images[:64]))
-    file.write_text(json.dumps(found))
+    write_json(file, found)
     print(f"{file.stem}: {found:.2f}")
 
 
@@ -88,11 +89,12 @@ def main(
     """Train and measure what is missing, and print a table."""
     out = out or Path("runs", f"dip-ddpm-{dataset}")
     (out / "measured").mkdir(parents=True, exist_ok=True)
-    asked = {"dataset": dataset, "prior_steps": prior_steps, "num": num, "dim": dim, "features": features}
+    asked = {"dataset": dataset, "prior_steps": prior_steps, "every": every, "num": num, "dim": dim}
+    asked["features"] = features
     there = out / "asked.json"
     if there.exists() and json.loads(there.read_text()) != asked:
         raise click.UsageError(f"{out} was begun with {there.read_text()}. Give the same, or another --out.")
-    there.write_text(json.dumps(asked))
+    write_json(there, asked)
 
     DDPM_PRESETS["report"] = report_preset(dim)
     common, against = {"dataset": dataset, "image_size": SIZE, "device": device}, (f"dataset:{dataset}:test", features)

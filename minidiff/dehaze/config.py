@@ -114,8 +114,9 @@ class DehazeRequest(TrainRequest):
 # --- to use one -------------------------------------------------------------------------------------------------------
 
 
-STEPS, START_T = 1, 50  # of stage 2, unless said otherwise: see docs/dehaze.md
+STEPS = 1  # of stage 2, unless said otherwise: see docs/dehaze.md
 AUTO: Literal["auto"] = "auto"  # for start_t: the timestep that is as noisy as J
+START_T = 50  # where `DehazeRun.refine`, which sees no hazy picture, begins
 
 
 @record

@@ -11,8 +11,8 @@ from minidiff.networks.gunet import Clearing
 
 # A first model `dehaze` had 0.4 times the grain of a noisy J, and 4 times that of a smooth one, which is still below
 # LEAST_GRAIN. With a random first convolution it had 18 to 96 times that of a smooth J, but only 1.1 times that of a
-# noisy one. What it leaves of noise that was put there tells them apart: 0.07 to 0.2, and 0.78 to 1.03.
-NOISE_LEFT = 0.5  # see `DehazeRun.noise_left`
+# noisy one. What it leaves of noise that was put there tells them apart: at most 0.06, and 0.69 or more.
+NOISE_LEFT = 0.3  # see `DehazeRun.noise_left`
 GRAIN = 2.5  # times: how much more fine detail a result may have than its J and the hazy picture together
 LEAST_GRAIN = 0.03  # of [-1,1]: fine detail below this is no noise that anybody sees
 UNCHANGED = 2 / 127.5  # of [-1,1]: two levels of 255

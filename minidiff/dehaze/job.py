@@ -135,8 +135,11 @@ class DehazeJob(Job[DehazeConfig]):
         guess = self.guesses(hazy)
         made = {"T": 2 * guess.transmission - 1, "J": guess.clear}
         if self.config.stage == 2:
-            parts = [Clearing(*part) for part in zip(*(each.split(AT_ONCE) for each in guess), strict=True)]
-            refined = [self.averaged().refine(part, seed=self.training.seed).cpu() for part in parts]
+            run, refined = self.averaged(), []
+            for seen, *one in zip(hazy.split(1), *(each.split(1) for each in guess), strict=True):
+                alone = Clearing(*one)
+                start_t = run.start_for(seen, alone.clear)
+                refined.append(run.refine(alone, start_t=start_t, seed=self.training.seed).cpu())
             made["stage 2"] = torch.cat(refined)
         return made
 
@@ -271,7 +274,8 @@ def refinement_of(
 
 def with_first(start: DehazeRun, first: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a run of stage 2 with another stage 1."""
-    return start.model.state_dict() | {f"first.{name}": weight for name, weight in first.items()}
+    second = {name: weight for name, weight in start.model.state_dict().items() if not name.startswith("first.")}
+    return second | {f"first.{name}": weight for name, weight in first.items()}
 
 
 def first_of(first: Start) -> Mapping[str, Tensor]:

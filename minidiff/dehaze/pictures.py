@@ -6,7 +6,7 @@ transparency, profile, EXIF data.
 done = minidiff.clear_haze("hazy.jpg", "runs/dehaze-haze-2", out="clear.png")
 
     config.json    the pictures, the model and a digest of its weights, the options
-    results/       for each picture how much light comes through, A, the time; with a reference PSNR and SSIM
+    results/       for each picture the light that comes through, A, the time, the start of stage 2; PSNR and SSIM
     sheets/        for each picture: the haze, T, A, J and what stage 2 made of it
     stages/        if asked for: J, T and A of each picture, at its size
 """
@@ -101,8 +101,8 @@ class ClearJob(PictureJob[Cleared]):
         steps = "stage 1"
         if request.steps > 0 and self.model.config.stage == 2:
             start = "pure noise" if request.start_t is None else f"t = {request.start_t}"
-            start = "where there is as much noise as in J" if request.start_t == AUTO else f"from {start}"
-            steps = f"stage 2 in {counted(request.steps, 'step')} {start}"
+            start = "where J is as noisy" if request.start_t == AUTO else start
+            steps = f"stage 2 in {counted(request.steps, 'step')} from {start}"
         return f"picture   {printable(source)}\nmodel     {printable(self.config.model)}, {steps}"
 
     def work_on(self, home: Path, file: Path, on_step: OnStep | None) -> Cleared:
@@ -207,6 +207,7 @@ def begin(
     if run is not None:
         check_free(Path(run), "run")
     opened = load_dehaze(DEHAZE if model is None else model, device=device)
+    opened.check_chain(request.steps, request.start_t)
     name = DEHAZE if model is None else str(model)
     reference = None if request.reference is None else os.path.abspath(request.reference)
     config = ClearConfig(

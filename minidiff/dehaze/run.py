@@ -10,6 +10,7 @@ clear = run.refine(guess)   # of a run of stage 2: from a noisy J down the chain
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -122,12 +123,24 @@ class DehazeRun:
         schedule = build_schedule(self.config.refinement.diffusion)
         return min(max(start_for(schedule, hazy, clear), steps - 1), schedule.T - 1)
 
+    def check_chain(self, steps: int, start_t: int | Literal["auto"] | None) -> None:
+        """Raise UserError if the chain of stage 2 has no such start, or not so many steps below it."""
+        if self.config.refinement is None or steps == 0:
+            return
+        count = self.config.refinement.diffusion.timesteps
+        if isinstance(start_t, int) and start_t >= count:
+            raise UserError(f"`start_t` is {start_t:,}, and the chain begins at {count - 1:,} at most. Give less.")
+        most = start_t + 1 if isinstance(start_t, int) else count
+        if steps > most:
+            raise UserError(f"`steps` is {steps:,}, and below that start there are {most:,} timesteps. Give fewer.")
+
     @torch.no_grad()
     def noise_left(self, guess: Clearing) -> float:
         """Measure what stage 2 leaves of noise that was put on J half way up its chain: a share, 0 if nothing.
 
         Of large pictures the middle is tried. A trained network sees J beside the noise, and hardly any is left; one
         whose weights do not belong together leaves most of it, whatever the picture is: a checksum of its own kind.
+        Only what runs along the noise that was put there counts: J may have noise of its own, which is rightly taken.
         """
         settings = self.config.refinement
         assert settings is not None and isinstance(self.model, TwoStages)
@@ -142,7 +155,7 @@ class DehazeRun:
         x_t = q_sample(schedule, x0, t, noise)
         network = with_condition(padded(self.model.second, settings.network), condition, schedule, settings.shift)
         found = predict_x0(schedule, x_t, t, network(x_t, t).float(), settings.diffusion.prediction)
-        return float((found - x0).square().mean().sqrt() / (x_t - x0).square().mean().sqrt())
+        return float(((found - x0) * noise).sum().abs() / ((x_t - x0) * noise).sum())
 
 
 def padded(network: Callable[..., Tensor], config: UNetConfig) -> Callable[..., Tensor]:

@@ -40,7 +40,7 @@ class Pace:
 def expected(study: PriorStudy, folder: Path, cells: Sequence[str], device: str | None) -> str:
     """Say about how long these cells take, one after the other, each from its beginning. They are timed for it.
 
-    device: where they would run; None: on the study's. Nothing is downloaded for this.
+    device: where they would run; None: on the study's. No images are downloaded for this.
     """
     if not cells:
         return "nothing is left to do"

@@ -76,7 +76,7 @@ def test_stage_1_looks_at_large_pictures_as_it_has_learnt(dehazers: Path) -> Non
 
 
 def test_an_earlier_run_of_stage_2_looks_at_80_pixels(dehazers: Path, tmp_path: Path) -> None:
-    """Its config.json does not say how large the squares of its stage 1 were, as that of the shipped model."""
+    """Its config.json does not say how large the squares of its stage 1 were. The shipped model looks at 80, too."""
     shutil.copytree(dehazers / "second", tmp_path / "run")
     config = json.loads((tmp_path / "run/config.json").read_text())
     del config["refinement"]["guess_size"]

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from minidiff.data.packed_pairs import pack
 from minidiff.ddpm.config import DiffusionConfig
 from minidiff.ddpm.recipe import build_schedule
 from minidiff.dehaze.config import Refinement
-from minidiff.dehaze.presets import REFINE_PRESETS, seeing
+from minidiff.dehaze.presets import GUESS_PRESETS, REFINE_PRESETS, seeing
 from minidiff.dehaze.run import load_dehaze
 from minidiff.dehaze.stage2 import TwoStages, refine_loss, walk
 from minidiff.diffusion.process import q_sample
@@ -233,6 +234,26 @@ def test_a_stage_2_needs_a_stage_1(first: Path, hazy_folder: Path, train: Train)
             minidiff.plan_training("dehaze", **request | fields)
 
 
+def test_a_training_knows_clear_air(hazy_folder: Path) -> None:
+    """15 in 100 pairs have no haze; what is measured has some, or a PSNR would be endless."""
+    job = minidiff.plan_training("dehaze", data_dir=hazy_folder, **SMALL)
+    pairs = job.data.images.pairs[:60]
+    clear = (pairs.transmission == 1).all(dim=(1, 2, 3)).sum()
+    assert job.config.haze.clear == 0.15 and 3 <= clear <= 18
+    assert not (job.others[1].transmission == 1).all(dim=(1, 2, 3)).any()
+
+
+def test_a_chain_that_is_not_there_is_refused(train: Train) -> None:
+    """Before anything is written. The timesteps of this run are 400."""
+    run = train("second")
+    for steps, start_t, said in ((1, 400, "at 399 at most"), (5, 2, "there are 3 timesteps"), (401, None, "are 400")):
+        with pytest.raises(UserError, match=said):
+            run.check_chain(steps, start_t)
+    run.check_chain(3, 2)
+    run.check_chain(400, None)
+    run.check_chain(0, 9999)
+
+
 def test_a_stage_2_begins_with_another(train: Train, hazy_folder: Path) -> None:
     """And keeps its stage 1, which need not be there any more."""
     before = train("second")
@@ -242,14 +263,20 @@ def test_a_stage_2_begins_with_another(train: Train, hazy_folder: Path) -> None:
     assert job.config.refinement is not None and job.config.refinement.first == before.config.refinement.first
 
 
-def test_a_stage_2_goes_on_behind_another_stage_1(train: Train, hazy_folder: Path, first: Path) -> None:
+def test_a_stage_2_goes_on_behind_another_stage_1(
+    train: Train, hazy_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its own network is that of `init`, and its stage 1 the one named; killed at once, it begins so again."""
     before = train("second")
     request = SMALL | {"data_dir": hazy_folder}
+    other = replace(GUESS_PRESETS["cpu"].network, blocks=(2, 1))  # another network: nothing of the old one may stay
+    monkeypatch.setitem(GUESS_PRESETS, "cpu", replace(GUESS_PRESETS["cpu"], network=other))
     minidiff.train("dehaze", out="other", **request | {"seed": 5})
     behind = load_dehaze("other").model.state_dict()
     job = minidiff.plan_training("dehaze", stage=2, init="second", stage_1="other", out="third", **request)
-    expected = before.model.state_dict() | {f"first.{name}": tensor for name, tensor in behind.items()}
+    expected = {name: tensor for name, tensor in before.model.state_dict().items() if name.startswith("second.")}
+    expected |= {f"first.{name}": tensor for name, tensor in behind.items()}
+    assert expected.keys() == job.model.state_dict().keys()
     assert all(torch.equal(tensor, job.model.state_dict()[name]) for name, tensor in expected.items())
     assert job.config.refinement is not None and job.config.refinement.first is not None
     assert Path(job.config.refinement.first.place).name == "other"
