@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-VARY = {"images_per_second", "seconds"}  # of a record: how fast the machine was
+VARY = {"out", "images_per_second", "seconds"}  # of a record: where the answer went, how fast the machine was
 APART = ("tensorboard",)  # each process has files of its own there
 
 
