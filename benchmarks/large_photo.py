@@ -3,10 +3,11 @@
     python benchmarks/large_photo.py photo.jpg                             # the command restore
     python benchmarks/large_photo.py photo.jpg --size 4000x3000
     python benchmarks/large_photo.py astronaut,coffee --methods restore,nlm,bm3d   # of scikit-image, whole
+    python benchmarks/large_photo.py astronaut --noise 15,50
 
 Each contender has a process of its own, whose user and system time and peak memory the system counts: all it does from
-its start, reading and writing of the picture included. The noise has the deviation 25 and is cut to 0 to 255. Prints
-Markdown. Processor time on a busy machine is longer than on a quiet one, by up to a half, as two threads share a core.
+its start, reading and writing of the picture included. The noise has the deviation 25, or others that are told, and is cut to 0 to
+255. Prints Markdown. Processor time on a busy machine is longer than on a quiet one, by up to a half, as two threads share a core.
 """
 
 import os
@@ -23,7 +24,6 @@ from denoise import methods, stored
 from minidiff.images.files import read_image, write_image
 from minidiff.images.quality import psnr, ssim
 
-SIGMA = 25
 NAMES = {"nlm": "non-local means", "bm3d": "BM3D"}  # as denoise.py has them
 
 
@@ -38,9 +38,9 @@ def photograph(source: str, size: str | None) -> np.ndarray:
     return np.ascontiguousarray(picture[top : top + height, left : left + width])
 
 
-def denoised(name: str, source: str, target: str) -> None:
-    """Be a rival: read, remove the noise, write."""
-    write_image(target, methods("photos", [])[NAMES[name]](read_image(source), SIGMA))
+def denoised(name: str, source: str, target: str, sigma: int) -> None:
+    """Be a rival, who is told the noise: read, remove it, write."""
+    write_image(target, methods("photos", [])[NAMES[name]](read_image(source), sigma))
 
 
 @click.command()
@@ -48,35 +48,37 @@ def denoised(name: str, source: str, target: str) -> None:
 @click.option("--size", help="Cut out this part, such as 4000x3000. Default: the whole picture.")
 @click.option("--methods", "names", default="restore", show_default=True, help="Of restore, nlm, bm3d.")
 @click.option("--calls", default=1, show_default=True, help="Of restore.")
+@click.option("--noise", default="25", show_default=True, help="Its deviation, of 255; several with commas between.")
 @click.option("--child", hidden=True, nargs=2)
-def main(sources: str, size: str | None, names: str, calls: int, child: tuple[str, str] | None) -> None:
+def main(sources: str, size: str | None, names: str, calls: int, noise: str, child: tuple[str, str] | None) -> None:
     if child:
-        return denoised(names, *child)
-    print("| photograph | method | user s | system s | peak memory, GB | PSNR, dB | SSIM |\n" + "| --- " * 7 + "|")
-    for source in sources.split(","):
+        return denoised(names, *child, int(noise))
+    print(
+        "| photograph | noise | method | user s | system s | peak memory, GB | PSNR, dB | SSIM |\n" + "| --- " * 8 + "|"
+    )
+    for number, source in enumerate(sources.split(",")):
         clean = photograph(source, size)
-        noise = np.random.default_rng(0).normal(0, SIGMA, clean.shape)
-        with tempfile.TemporaryDirectory() as folder:
-            noisy, answer = f"{folder}/noisy.png", f"{folder}/answer.png"
-            write_image(noisy, stored(clean + noise))
-            del noise
-            for name in names.split(","):
-                if name == "restore":
-                    words = ["-m", "minidiff", "restore", noisy, "--out", answer, "--run", f"{folder}/run", "--force"]
-                    words += ["--calls", str(calls)]
-                else:
-                    words = [__file__, source, "--methods", name, "--child", noisy, answer]
-                process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
-                _, status, used = os.wait4(process.pid, 0)
-                if status:
-                    sys.exit(f"{name} failed")
-                found = read_image(answer)
-                title = f"{Path(source).stem}, {clean.shape[1]}x{clean.shape[0]}"
-                figures = f"{used.ru_utime:.0f} | {used.ru_stime:.0f} | {used.ru_maxrss * 1024 / 1e9:.2f}"
-                print(
-                    f"| {title} | {name} | {figures} | {psnr(found, clean):.2f} | {ssim(found, clean):.3f} |",
-                    flush=True,
-                )
+        for sigma in map(int, noise.split(",")):
+            with tempfile.TemporaryDirectory() as folder:
+                noisy, answer = f"{folder}/noisy.png", f"{folder}/answer.png"
+                write_image(noisy, stored(clean + np.random.default_rng(number).normal(0, sigma, clean.shape)))
+                for name in names.split(","):
+                    if name == "restore":
+                        words = ["-m", "minidiff", "restore", noisy, "--out", answer, "--run", f"{folder}/run",
+                                 "--force", "--calls", str(calls)]  # fmt: skip
+                    else:
+                        words = [__file__, source, "--methods", name, "--noise", str(sigma), "--child", noisy, answer]
+                    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL)
+                    _, status, used = os.wait4(process.pid, 0)
+                    if status:
+                        sys.exit(f"{name} failed")
+                    found = read_image(answer)
+                    title = f"{Path(source).stem}, {clean.shape[1]}x{clean.shape[0]} | {sigma}"
+                    figures = f"{used.ru_utime:.0f} | {used.ru_stime:.0f} | {used.ru_maxrss * 1024 / 1e9:.2f}"
+                    print(
+                        f"| {title} | {name} | {figures} | {psnr(found, clean):.2f} | {ssim(found, clean):.3f} |",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,12 @@ from minidiff.dehaze.presets import GUESS_PRESETS, REFINE_PRESETS
 @click.option(
     "--stage-1", type=Place(), metavar="RUN", help="For stage 2: the run of stage 1 that it is trained behind."
 )
-@click.option("--init", metavar="RUN", help="Begin with the weights of this run, instead of random ones.")
+@click.option(
+    "--init",
+    metavar="RUN",
+    help="Begin with the weights of this run, instead of random ones. For stage 1, one of stage 2 will do as well, such "
+    "as the model dehaze.",
+)
 @click.option(
     "--preset",
     type=Name("preset", GUESS_PRESETS | REFINE_PRESETS),

@@ -78,11 +78,9 @@ class DehazeJob(Job[DehazeConfig]):
 
     def first_weights(self, place: str) -> Mapping[str, Tensor]:
         start, settings = load_dehaze(place), self.config.refinement
-        if (
-            settings is None
-            or settings.first is None
-            or fingerprint(start.first.state_dict()) == settings.first.weights
-        ):
+        if settings is None:  # a run of stage 2 has a stage 1, too, which is what is asked for here
+            return start.first.state_dict()
+        if settings.first is None or fingerprint(start.first.state_dict()) == settings.first.weights:
             return start.model.state_dict()
         return with_first(start, first_of(settings.first))
 
@@ -204,13 +202,13 @@ def plan(request: DehazeRequest) -> DehazeJob:
     presets: Mapping[str, GuessPreset | RefinePreset] = PRESETS[request.stage]
     preset = lookup("preset", name, presets)
     start = load_dehaze(request.init) if request.init is not None else None
-    if start is not None and start.config.stage != request.stage:
+    if start is not None and start.config.stage < request.stage:
         raise UserError(f"{request.init} is of stage {start.config.stage}. Begin with a run of stage {request.stage}.")
     training, haze, size = training_config(preset.training, request), TAUGHT, request.image_size or preset.image_size
     if isinstance(preset, GuessPreset):
         guess = start.config.guess if start and request.preset is None else preset.network
         loss, refinement = guess_weights(preset, request), None
-        weights = start.model.state_dict() if start else None
+        weights = start.first.state_dict() if start else None
     else:
         first = start if start and request.stage_1 is None else open_first(request)
         guess, loss = first.config.guess, first.config.guess_loss

@@ -100,12 +100,17 @@ def read_dip(folder: Path) -> DipConfig:
 def finished(folder: Path, steps: int) -> FitResult | None:
     """Read the result of a fit; None if it has none yet, or if it can go on because it has taken fewer than `steps`.
 
-    A fit that was stopped early is finished, whatever the number of steps.
+    A fit that was stopped early is finished, whatever the number of steps. One whose state is of an earlier step than
+    its result is not: a kill came between the two, and what is left of the fit is done again.
     """
     if not (folder / RESULT).exists():
         return None
     result = from_json(FitResult, read_json(folder / RESULT), folder / RESULT)
-    return result if result.stopped or result.steps >= steps else None
+    if result.stopped:
+        return result
+    state = run_folder.read_state(folder)
+    behind = state is not None and state["step"] < result.steps
+    return None if behind or result.steps < steps else result
 
 
 # --- from a request to a config -----------------------------------------------------------------------------------

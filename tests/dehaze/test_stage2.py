@@ -263,6 +263,21 @@ def test_a_stage_2_begins_with_another(train: Train, hazy_folder: Path) -> None:
     assert job.config.refinement is not None and job.config.refinement.first == before.config.refinement.first
 
 
+def test_a_stage_1_begins_with_the_one_of_a_stage_2(train: Train, hazy_folder: Path) -> None:
+    """A run of stage 2 carries its stage 1, so the model of the package can learn on. Killed at once, it begins so."""
+    carried = train("second").first.state_dict()
+    shutil.rmtree("first")
+    job = minidiff.plan_training("dehaze", init="second", out="on", data_dir=hazy_folder, **SMALL)
+    found = job.model.state_dict()
+    assert found.keys() == carried.keys() and all(torch.equal(carried[name], each) for name, each in found.items())
+    steps = job.steps()
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    whole = minidiff.train("dehaze", init="second", out="whole", data_dir=hazy_folder, **SMALL).model.state_dict()
+    killed = minidiff.resume("on", device="cpu").model.state_dict()
+    assert all(torch.equal(whole[name], each) for name, each in killed.items())
+
+
 def test_a_stage_2_goes_on_behind_another_stage_1(
     train: Train, hazy_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
