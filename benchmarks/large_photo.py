@@ -6,8 +6,9 @@
     python benchmarks/large_photo.py astronaut --noise 15,50
 
 Each contender has a process of its own, whose user and system time and peak memory the system counts: all it does from
-its start, reading and writing of the picture included. The noise has the deviation 25, or others that are told, and is cut to 0 to
-255. Prints Markdown. Processor time on a busy machine is longer than on a quiet one, by up to a half, as two threads share a core.
+its start, reading and writing of the picture included. The noise of the k-th is numpy's default_rng(k), with the
+deviation 25 or others that are told, cut to 0 to 255 and rounded. Prints Markdown. Processor time on a busy machine is
+longer than on a quiet one, by up to a half, as two threads share a core.
 """
 
 import os

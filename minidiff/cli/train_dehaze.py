@@ -45,8 +45,8 @@ from minidiff.dehaze.presets import GUESS_PRESETS, REFINE_PRESETS
 @click.option(
     "--init",
     metavar="RUN",
-    help="Begin with the weights of this run, instead of random ones. For stage 1, one of stage 2 will do as well, such "
-    "as the model dehaze.",
+    help="Begin with the weights of this run, instead of random ones. For stage 1, a run of stage 2 will do as well, "
+    "such as the model dehaze.",
 )
 @click.option(
     "--preset",
