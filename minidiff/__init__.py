@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from minidiff.evaluation.evaluate import evaluate as evaluate
     from minidiff.evaluation.evaluator import open_evaluator as open_evaluator
     from minidiff.gan.run import GanRun as GanRun
+    from minidiff.health.doctor import doctor as doctor
     from minidiff.images.quality import psnr as psnr
     from minidiff.images.quality import ssim as ssim
     from minidiff.images.show import show as show
@@ -117,6 +118,7 @@ PUBLIC = {
     "corrupt": "data.corruptions",
     "diffusion_loss": "diffusion.process",
     "distance": "pretrained.distance",
+    "doctor": "health.doctor",
     "evaluate": "evaluation.evaluate",
     "export_run": "pretrained.exchange",
     "fid_infinity": "metrics.fid_infinity",

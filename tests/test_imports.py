@@ -22,7 +22,7 @@ FLOORS = [
     {"metrics"},
     {"dip", "gan", "priors", "ddpm", "dehaze"},
     {"restoration", "evaluation", "pretrained"},
-    {"studies", "reports"},
+    {"studies", "reports", "health"},
     {"cli", "__main__"},
 ]
 

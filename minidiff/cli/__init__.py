@@ -44,6 +44,7 @@ COMMANDS = {
         "minidiff.cli.report:report",
         "Write a page about a run or a study: settings, curves and pictures.",
     ),
+    "doctor": ("minidiff.cli.doctor:doctor", "Look whether this machine can do all of this, and say what to mend."),
     "data": ("minidiff.cli.data:data", "List, preview and export data sets."),
 }
 
@@ -134,8 +135,8 @@ def carry_out(args: list[str] | None) -> int:
     try:
         if verbosity() == "verbose":  # as the environment has it
             set_verbosity("verbose")
-        cli.main(args=args, prog_name="minidiff", standalone_mode=False)
-        return 0
+        code = cli.main(args=args, prog_name="minidiff", standalone_mode=False)
+        return code if isinstance(code, int) else 0  # a number is what a command has given to `ctx.exit`
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())  # a group without a command prints its help
         return 0

@@ -164,6 +164,7 @@ COMMANDS_IN = {
     "ddpm/job.py",
     "dip/run.py",
     "gan/job.py",
+    "health/driver.py",
     "reports/prior_report.py",
     "reports/study_report.py",
     "studies/cell.py",
