@@ -1,11 +1,12 @@
 """A report's faults side by side: values in the wrong range, raw weights, and 30 samples against 30 images.
 
-A report trained a DDPM, measured FID every 3,000 steps, and found the first measurement the best (docs/priors.md). Here
-the same network is trained twice from the same seed, on FashionMNIST. One training has its images in [-1, 1]. The other
-computes 2x - 1 of these once more, as the report's code did, so it learns values in [-3, 1]; its chains hold the
-predicted image in [-1, 1], and its samples become pictures as (x + 1) / 2, cut to [0, 1], as in that code. At each of
-several steps both draw, with the averaged weights and with the raw ones. Each time the distance is measured twice, in
-the features of a classifier: of all samples from all training images, and of 30 from 30.
+A report trained a DDPM, measured FID every 3,000 steps, and found the first measurement the best
+(docs/systems/ddpm-with-a-prior.md). Here the same network is trained twice from the same seed, on FashionMNIST. One
+training has its images in [-1, 1]. The other computes 2x - 1 of these once more, as the report's code did, so it learns
+values in [-3, 1]; its chains hold the predicted image in [-1, 1], and its samples become pictures as (x + 1) / 2, cut
+to [0, 1], as in that code. At each of several steps both draw, with the averaged weights and with the raw ones. Each
+time the distance is measured twice, in the features of a classifier: of all samples from all training images, and of 30
+from 30.
 
 The second is repeated with many random subsets, for its mean and its deviation. A subset at each step makes a curve
 such as the report's: the last column says in how many of these curves the first measurement is the lowest. Of curves

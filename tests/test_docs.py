@@ -20,7 +20,7 @@ RUN = ("checkpoint", "training", "unet", "samplers", "dip", "fid", "metrics", "c
        "conditional", "evaluate", "report", "gan", "own-data", "restoration", "models", "priors",
        "images")  # have Python to be run  # fmt: skip
 TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PAGES = sorted([*TOP, *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+PAGES = sorted([*TOP, *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -147,8 +147,8 @@ def test_the_bound_is_a_weighted_squared_error(variance):
     model_mean, _ = q_posterior(schedule, predict_x0(schedule, x_t, t, guess), x_t, t)  # eq. 11
     jump = schedule.at(t, like=x0)
     sigma_squared = posterior if variance == "fixed_small" else jump.beta
-    eq_8 = (mean - model_mean) ** 2 / (2 * sigma_squared)
-    eq_12 = jump.beta**2 / (2 * sigma_squared * jump.alpha * jump.var) * (noise - guess) ** 2
+    eq_8 = (mean - model_mean) ** 2 / (2 * sigma_squared)  # DDPM eq. 8
+    eq_12 = jump.beta**2 / (2 * sigma_squared * jump.alpha * jump.var) * (noise - guess) ** 2  # DDPM eq. 12
     assert torch.allclose(eq_8, eq_12, rtol=1e-6)
 
 
@@ -259,7 +259,7 @@ def test_eps_prediction_and_zero_snr_exclude_each_other():
 DOCS = Path(__file__).parents[1].parent / "docs"
 
 
-@pytest.mark.parametrize("chapter", ["schedules", "diffusion"])
+@pytest.mark.parametrize("chapter", ["schedules", "diffusion", "ddpm-paper"])
 def test_the_code_in_the_chapters_runs(chapter, capsys):
     """All of a chapter's blocks, one after another, as a reader would type them; a bare formula is left out."""
     text = (DOCS / f"{chapter}.md").read_text("utf-8")

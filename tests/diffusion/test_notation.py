@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-CHAPTERS = ["notation", "schedules", "diffusion", "samplers", "restoration"]
+CHAPTERS = ["notation", "schedules", "diffusion", "ddpm-paper", "samplers", "restoration"]
 LINK = re.compile(r"\[([^\]]+)\]\(([^)]+)\)")
 
 

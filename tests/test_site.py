@@ -1,0 +1,143 @@
+"""The site: links lead to the code they name, and commands are ones that there are."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+import minidiff
+from minidiff import cli
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES = sorted([*TOP, *DOCS.rglob("*.md"), *ROOT.glob("benchmarks/*.md")])
+
+
+def module(path: Path) -> ModuleType:
+    """Import a file that belongs to no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = found
+    spec.loader.exec_module(found)
+    return found
+
+
+source_links = module(DOCS / "_ext" / "source_links.py")
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+# --- links -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_to_the_code_they_name(page: Path) -> None:
+    """Fails when a function that a page links to is renamed, or moves, or its line loses the equation's number."""
+    assert source_links.broken(page) == []
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ("`mix`", "def mix(x):"),
+        ("`mix`, eq. 4", "    return 2 * x  # eq. 4, left"),
+        ("`Box.size`", "    size: int = 3"),
+        ("`Box.half`", "    @property"),
+        ('`TABLE["b"]`', '    "b": 2,'),
+    ],
+)
+def test_a_link_means_a_line(tmp_path: Path, text: str, line: str) -> None:
+    """Of `eq. 4` not the line of eq. 40; of a property its decorator, where it begins."""
+    code = tmp_path / "code.py"
+    code.write_text(
+        "def mix(x):\n    x = x + 1  # eq. 40\n    return 2 * x  # eq. 4, left\n\n\n"
+        "class Box:\n    size: int = 3\n\n    @property\n    def half(self):\n        return self.size / 2\n\n\n"
+        'TABLE = {\n    "a": 1,\n    "b": 2,\n}\n'
+    )
+    span = source_links.lines_meant(code, text)
+    assert code.read_text().splitlines()[span.first - 1] == line
+
+
+@pytest.mark.parametrize("text", ["`blend`", "`mix`, eq. 5", "`mix.x`", "`mix` and more", '`TABLE["c"]`'])
+def test_a_link_to_nothing_is_found(tmp_path: Path, text: str) -> None:
+    (tmp_path / "code.py").write_text('def mix(x):\n    return 2 * x  # eq. 4\n\n\nTABLE = {"a": 1}\n')
+    page = tmp_path / "page.md"
+    page.write_text(f"See [{text}](code.py).\n\n```\n[`anything`](code.py) in a block\n```\n")
+    assert len(source_links.broken(page)) == 1
+
+
+def test_every_page_has_its_place_on_the_site() -> None:
+    """The landing page lists each page once; what it lists is there."""
+    listed = re.findall(r"^- \[[^\]]+\]\(([^)]+)\)", (DOCS / "index.md").read_text(), re.MULTILINE)
+    pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} - {"index.md"}
+    assert sorted(listed) == sorted(pages)
+
+
+def test_the_api_page_lists_every_public_name() -> None:
+    """Once each, by the folder that it comes from."""
+    text = (DOCS / "api.md").read_text()
+    items = re.findall(r"^- \[`(\w+)`\]\(\.\./minidiff/([\w/]+)\.py\)$", text, re.MULTILINE)
+    folders = {name: path.split("/")[0] for name, path in items}
+    assert len(items) == len(folders) and folders == {
+        name: place.split(".")[0] for name, place in minidiff.PUBLIC.items()
+    }
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The command lines of a page's blocks, as words, without what explains them, two spaces or more to the right."""
+    found = []
+    for block in re.findall(r"```(?:sh|bash)?\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = re.sub(r"\s*\\\s+", " ", line)
+            told = re.match(r"(?:torchrun \S+ -m )?minidiff (.*?)(?:\s{2,}(?!-).*|\s+# .*)?$", line)
+            if told:
+                found.append(shlex.split(told[1]))
+    return found
+
+
+def parsed(words: list[str]) -> None:
+    """Hold a command line to the real one. Raises click.UsageError for what it would refuse."""
+    command: click.Command = cli.cli
+    context = click.Context(command)
+    while isinstance(command, click.Group):
+        words = words[1:] if words[0] in ("--quiet", "--verbose") else words
+        name, *words = words
+        found = command.get_command(context, name)
+        if found is None:
+            raise click.UsageError(f"no command {name}")
+        command, context = found, click.Context(found, parent=context, info_name=name)
+    given, _, _ = command.make_parser(context).parse_args(args=list(words))
+    numbers = (click.Choice, click.types.IntParamType, click.types.FloatParamType)
+    for option in command.params:
+        values = given.get(option.name or "")
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, str) and isinstance(option.type, numbers):
+                option.type.convert(value, option, context)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_commands_are_ones_that_there_are(page: Path) -> None:
+    """Every option is one of the command, has its value, and a value that is a choice or a number is a possible one."""
+    for words in commands(page):
+        try:
+            parsed(words)
+        except click.UsageError as error:
+            pytest.fail(f"minidiff {shlex.join(words)}: {error.format_message()}")
+
+
+@pytest.mark.parametrize("line", ["sample --nun 3", "sample --num many", "sample --num", "draw", "train ddpm --preset"])
+def test_a_wrong_command_is_found(line: str) -> None:
+    with pytest.raises(click.UsageError):
+        parsed(line.split())
