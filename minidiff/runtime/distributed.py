@@ -6,6 +6,9 @@ it is. Without torchrun all of this is one process, rank 0 of 1, and costs nothi
 
 import logging
 import os
+import socket
+import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,11 +18,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from minidiff.errors import UserError, shown
+from minidiff.errors import UserError, one_line, shown
 
 LOG = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
+ADDRESS_OF_CARD = 0x8915  # SIOCGIFADDR of Linux (man 7 netdevice)
 
 
 def rank() -> int:
@@ -45,13 +49,67 @@ def process_group(device: torch.device) -> Iterator[None]:
         return
     # The others wait while the main process decodes a large data set: longer than the usual ten minutes.
     if device.type == "cuda":
-        dist.init_process_group("nccl", timeout=timedelta(hours=4), device_id=device)
+        join("nccl", device)
     else:
-        dist.init_process_group("gloo", timeout=timedelta(hours=4))
+        choose_network_card()
+        join("gloo", None)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def join(backend: str, device: torch.device | None) -> None:
+    """Meet the other processes. Raises UserError if they cannot be reached."""
+    try:
+        dist.init_process_group(backend, timeout=timedelta(hours=4), device_id=device)
+        if backend == "gloo":  # connects at once; NCCL would at the first exchange
+            return
+        dist.barrier()
+    except RuntimeError as error:
+        card = f"{backend.upper()}_SOCKET_IFNAME"
+        raise UserError(
+            f"process {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')} does not reach the others "
+            f"({one_line(error)}). On several machines: let the firewall pass all ports between them, and set {card} "
+            f"on each to its network card (`ip addr` lists them). Now it is {os.environ.get(card, 'not set')}."
+        ) from None
+
+
+def choose_network_card() -> None:
+    """Let gloo use the network card that leads to the main process, if there are several machines.
+
+    Left alone, it takes the address that the machine's own name stands for. On many that is 127.0.0.1, where no other
+    machine is heard.
+    """
+    if int(os.environ.get("GROUP_WORLD_SIZE", "1")) == 1 or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    card = card_towards(os.environ["MASTER_ADDR"])
+    if card is not None:
+        os.environ["GLOO_SOCKET_IFNAME"] = card
+        LOG.info(f"machines exchange gradients over the network card {card}")
+
+
+def card_towards(host: str) -> str | None:
+    """Name the network card by which this machine reaches another, or itself by that name. None if it is not known."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))  # of UDP: nothing is sent, the system only chooses the way
+        except OSError:
+            return None
+        address = socket.inet_aton(probe.getsockname()[0])
+        for _, card in socket.if_nameindex():
+            asked = struct.pack("256s", card.encode())
+            try:
+                answer = fcntl.ioctl(probe, ADDRESS_OF_CARD, asked)
+            except OSError:  # a card without an address
+                continue
+            if answer[20:24] == address:
+                return card
+    return None
 
 
 def local_device(name: str) -> torch.device:
