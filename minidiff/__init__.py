@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from minidiff.pretrained.train import plan_training as plan_training
     from minidiff.pretrained.train import resume as resume
     from minidiff.pretrained.train import train as train
+    from minidiff.reports.models import list_models as list_models
     from minidiff.reports.report import report as report
     from minidiff.restoration.finish import restore as restore
     from minidiff.restoration.with_dip import restore_with_dip as restore_with_dip
@@ -130,6 +131,7 @@ PUBLIC = {
     "import_run": "pretrained.exchange",
     "inception_score": "metrics.inception_score",
     "kid": "metrics.kid",
+    "list_models": "reports.models",
     "load": "pretrained.load",
     "load_data": "data.datasets",
     "load_dehaze": "dehaze.run",

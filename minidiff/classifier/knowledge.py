@@ -9,6 +9,7 @@ from pathlib import Path
 from minidiff.classifier.config import ClassifierConfig, read_classifier
 from minidiff.runs.folder import CONFIG, read_config
 from minidiff.runs.log import read_metrics
+from minidiff.runs.shipped import find_run
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class Knowledge:
         return f"trained on {self.data}, {100 * self.accuracy:.2f}% accuracy on {images}"
 
 
-def knowledge_of(folder: Path, config: ClassifierConfig | None = None) -> Knowledge:
+def knowledge_of(folder: str | Path, config: ClassifierConfig | None = None) -> Knowledge:
     """Read it from the run folder of a classifier. config: if it has been read already. Raises UserError."""
+    folder = Path(find_run(folder, classifier=True))
     config = config or read_classifier(read_config(folder, "classifier"), folder / CONFIG)
     for measured in reversed(read_metrics(folder)):
         for split in ("test", "train"):

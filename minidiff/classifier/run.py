@@ -16,6 +16,7 @@ from minidiff.images.show import newest_png
 from minidiff.networks.resnet import ResNet18
 from minidiff.networks.weights import build_with
 from minidiff.runs.folder import CONFIG, MODEL, read_config, read_tensors
+from minidiff.runs.shipped import find_run
 
 
 @dataclass
@@ -46,11 +47,11 @@ class ClassifierRun:
 
 
 def load_classifier(folder: str | Path, device: str | torch.device = "cpu") -> ClassifierRun:
-    """Open the run folder of a classifier.
+    """Open the run folder of a classifier, or one that comes with the package, by its name.
 
     Raises UserError when the folder is not a classifier run, has no weights yet, or has weights that do not fit.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(find_run(folder, classifier=True)).expanduser()
     config = read_classifier(read_config(folder, kind="classifier"), folder / CONFIG)
     path = folder / MODEL
     model = build_with(lambda: ResNet18(**vars(config.network)), read_tensors(path), path)

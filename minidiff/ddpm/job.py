@@ -53,6 +53,7 @@ from minidiff.metrics.sources import dataset_source
 from minidiff.networks.configs import OwnNetwork, UNetConfig, check_size
 from minidiff.networks.own import build_own, plain_arguments, try_network, use_network
 from minidiff.records import to_json
+from minidiff.runs.shipped import is_name
 from minidiff.runtime import distributed
 from minidiff.runtime.memory import build_to_train
 from minidiff.runtime.progress import progress_bar
@@ -384,7 +385,7 @@ def fid_config(request: DdpmRequest) -> FidConfig | None:
 
 
 def absolute(place: str | Path | None) -> str | None:
-    """Make a path absolute, so that a run can be resumed from any folder. "inception" is a name, and stays."""
-    if place is None or place == "inception":
+    """Make a path absolute, so that a run can be resumed from any folder. A name is no path, and stays."""
+    if place is None or place == "inception" or is_name(place, classifier=True):
         return place
     return os.path.abspath(os.path.expanduser(place))

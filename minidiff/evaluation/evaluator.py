@@ -19,6 +19,7 @@ from minidiff.files import regular, sha256_of
 from minidiff.images.convert import Pixels
 from minidiff.metrics.features import as_trained
 from minidiff.networks.weights import load_exactly, read_saved
+from minidiff.runs.shipped import is_name
 from minidiff.runtime.precision import full_precision
 
 AT_ONCE = 200  # images to a batch
@@ -58,15 +59,18 @@ class Evaluator:
 
 
 def open_evaluator(place: str | Path, device: torch.device | str = "cpu") -> Evaluator:
-    """Open the run folder of a classifier, or a checkpoint file of the lab's own evaluator. Raises UserError."""
+    """Open a classifier, by its run folder or by its name, or a file of the lab's own evaluator. Raises UserError."""
     path = Path(place).expanduser()
-    if path.is_dir():
-        run = load_classifier(path, device)
+    if path.is_dir() or is_name(place, classifier=True):
+        run = load_classifier(path if path.is_dir() else place, device)
         channels, size, one_hot = run.config.data.channels, run.config.data.image_size, run.config.labels.one_hot
         logits = asking(run.model, channels, size, device)
         return Evaluator(run.label_names, one_hot, size, channels, str(place), run.sha256, logits, run.knowledge)
     if not path.exists():
-        raise UserError(f"{place}: no such classifier. Give a run folder, or a file of the lab's evaluator.")
+        raise UserError(
+            f"{place}: no such classifier. Give a run folder, the name of a model (`minidiff models`), "
+            "or a file of the lab's evaluator."
+        )
     lab = load_lab(path).to(device)
     logits = asking(lab, 3, LAB_SIZE, device)
     knowledge = Knowledge("iclevr")  # its file does not say how well

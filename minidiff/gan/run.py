@@ -21,6 +21,7 @@ from minidiff.networks.gan import Generator
 from minidiff.networks.weights import build_with
 from minidiff.rng import randn, sample_generators
 from minidiff.runs.folder import CONFIG, read_config, read_weights
+from minidiff.runs.shipped import find_run
 from minidiff.runtime import distributed
 from minidiff.runtime.precision import mixed_precision
 
@@ -118,7 +119,7 @@ def load_gan(
     weights, precision: see `load_ddpm`. Raises UserError when the folder is not a GAN's, has no weights yet, or
     has weights that do not fit exactly.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(find_run(folder)).expanduser()
     config = read_gan(read_config(folder, kind=tuple(GAMES)), folder / CONFIG)
     tensors, source = read_weights(folder, weights)
     model = build_with(lambda: Generator(**vars(config.network)), tensors, source)

@@ -4,7 +4,9 @@ Each is asked for in a process of its own, because a wrong driver can end one. R
 models that come with the package.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +65,7 @@ def training_step(device: torch.device) -> tuple[float, float, str]:
             kind = "mixed precision (bf16)" if y.dtype == torch.bfloat16 else "float32"
             loss = F.mse_loss(y.float(), x)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         losses.append(loss.item())
     return losses[0], losses[1], kind
@@ -106,5 +108,6 @@ def try_model(name: str) -> str:
 
     folder = MODELS / name
     kind = read_config(folder)["kind"]
-    run = {"classifier": load_classifier, "dehaze": load_dehaze}.get(kind, load)(folder)
+    opens: dict[str, Callable[[Path], Any]] = {"classifier": load_classifier, "dehaze": load_dehaze}
+    run = opens.get(kind, load)(folder)
     return f"{kind}, {sum(parameter.numel() for parameter in run.model.parameters()):,} parameters, all in their places"

@@ -21,6 +21,7 @@ from minidiff.metrics.config import FeatureIdentity
 from minidiff.metrics.inception_weights import load_inception
 from minidiff.metrics.resizing import MODES, interpolate, network_input, stacked
 from minidiff.networks.inception import DIMS
+from minidiff.runs.shipped import is_name
 from minidiff.runtime import distributed
 from minidiff.runtime.precision import full_precision
 
@@ -135,16 +136,20 @@ def choose(
     mode: str | None = None,
     device: torch.device | str = "cpu",
 ) -> FeatureNetwork:
-    """Open a feature network: `inception`, with the options of `inception_features`, or a classifier's run folder.
+    """Open a feature network: `inception`, with the options of `inception_features`, or a classifier.
 
+    A classifier is a run folder, or the name of one that comes with the package, such as fashion-mnist.
     Under torchrun the main process goes first, so that the weights are downloaded once. Raise UserError.
     """
     if name != "inception":
         given = {"weights": weights, "dims": dims, "mode": mode}
         if wrong := next((option for option, value in given.items() if value is not None), None):
             raise UserError(f"`{wrong}` is for Inception, but `features` is {name}. Leave one of the two out.")
-        if not Path(name).expanduser().exists():
-            raise UserError(f"the features {name} are neither inception nor a run. `minidiff info` lists the runs.")
+        if not is_name(name, classifier=True) and not Path(name).expanduser().exists():
+            raise UserError(
+                f"the features {name} are neither inception nor a run. `minidiff info` lists the runs, "
+                "`minidiff models` the classifiers that come with minidiff."
+            )
         return classifier_features(name, device)
     if weights is None:
         distributed.main_first(inception_weights.find_weights)

@@ -18,6 +18,7 @@ from minidiff.interop.checkpoints import is_foreign, open_checkpoint
 from minidiff.interop.writing import FORMATS, check_new, write_run
 from minidiff.records import to_json
 from minidiff.runs.folder import read_config
+from minidiff.runs.shipped import find_run, is_name
 
 
 class Imported(NamedTuple):
@@ -34,6 +35,8 @@ def import_run(source: str | Path, run: str | Path | None = None) -> Imported:
 
     run: the new folder; None is runs/NAME. Raises UserError.
     """
+    if is_name(str(source)):
+        raise UserError(f"{source} comes with minidiff, and every command takes its name. There is nothing to import.")
     folder = Path("runs", Path(source).expanduser().absolute().name) if run is None else Path(run)
     check_new(folder)
     found = open_checkpoint(source)
@@ -51,6 +54,7 @@ def export_run(run: str | Path, folder: str | Path, kind: str = "diffusers", wei
     """
     write = lookup("format", kind, FORMATS)
     check_new(Path(folder))
+    run = find_run(run)
     stored = {} if is_foreign(run) else read_config(run, kind="ddpm")
     network = stored.get("network")  # not judged yet
     if isinstance(network, dict) and "module" in network:

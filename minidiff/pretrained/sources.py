@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from minidiff.ddpm.run import Run
 from minidiff.ddpm.samples import of_run
 from minidiff.diffusion.chain import Step
 from minidiff.errors import UserError
@@ -24,6 +25,7 @@ from minidiff.pretrained.load import load
 from minidiff.priors.run import PriorRun
 from minidiff.priors.samples import of_prior
 from minidiff.runs import folder as run_folder
+from minidiff.runs.shipped import is_name
 
 
 def open_place(
@@ -42,6 +44,7 @@ def open_place(
 ) -> ImageSource | StoredStatistics:
     """Open a folder of images, a .npy or .npz file, a run folder, or `dataset:NAME[:SPLIT[:CORRUPTION-SEVERITY]]`.
 
+    The name of a model that comes with the package stands for it where nothing of that name lies.
     `FILE.npz:NAME` is one array of a .npz file in which several could be meant. A run can be ours or a folder of
     diffusers. It draws `num` images (10,000) on `device`, when they are asked for: a DDPM with `sampler`, `steps` and
     `seed`, a GAN with `seed` alone. data_dir, image_size: of a data set, see `load_data`. on_bad: skip image files that
@@ -49,11 +52,13 @@ def open_place(
     """
     if place.startswith("dataset:"):
         return open_dataset(place, data_dir, image_size, on_bad, max_pixels)
-    path = Path(place).expanduser()
-    if path.is_dir():
-        if not (path / run_folder.CONFIG).is_file() and not is_foreign(path):
+    path, named = Path(place).expanduser(), is_name(place)
+    if path.is_dir() or named:
+        if not named and not (path / run_folder.CONFIG).is_file() and not is_foreign(path):
             return open_folder(place, on_bad, max_pixels)
-        run = load(path, device=device)
+        run = load(place if named else path, device=device)
+        if isinstance(run, Run) and run.trained_below is not None:
+            raise UserError(f"{place} only finishes pictures that are there, and draws none from noise. Name another.")
         if isinstance(run, GanRun | PriorRun):
             for option, value in (("sampler", sampler), ("steps", steps)):
                 if value is not None:

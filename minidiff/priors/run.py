@@ -25,6 +25,7 @@ from minidiff.priors.config import DIP_PRIOR, DipPriorConfig, read_dip_prior
 from minidiff.priors.loss import build_prior, noisy
 from minidiff.rng import seed_from
 from minidiff.runs.folder import CONFIG, read_config, read_weights
+from minidiff.runs.shipped import find_run
 from minidiff.runtime import distributed
 from minidiff.runtime.precision import mixed_precision
 from minidiff.training.data import open_again
@@ -126,7 +127,7 @@ def load_prior(
 
     Raises UserError when the folder is none, has no weights yet, or has weights that do not fit exactly.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(find_run(folder)).expanduser()
     config = read_dip_prior(read_config(folder, kind=DIP_PRIOR), folder / CONFIG)
     tensors, source = read_weights(folder, weights)
     model = build_with(lambda: build_prior(config.net, config.data.channels), tensors, source)

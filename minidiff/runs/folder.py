@@ -32,6 +32,7 @@ LOG = logging.getLogger(__name__)
 
 CONFIG, MODEL, STATE = "config.json", "model.safetensors", "state.pt"
 RESULTS, SHEETS = "results", "sheets"  # of a run that works on pictures: what was found in each, and how it looks
+MODELS = Path(__file__).parents[1] / "models"  # those that come with the package: see `shipped`
 WEIGHTS = ("ema", "raw")  # the averaged ones, to sample from; and those being trained
 
 Opened = TypeVar("Opened")
@@ -131,7 +132,10 @@ def read_config(folder: str | Path, kind: Kinds | None = None) -> dict[str, Any]
     """
     folder = Path(folder).expanduser()
     if not folder.exists():
-        raise UserError(f"{folder} does not exist. `minidiff info` lists the runs there are.")
+        raise UserError(
+            f"{folder} does not exist. `minidiff info` lists the runs there are, and `minidiff models` the models that "
+            "come with minidiff."
+        )
     if not folder.is_dir():
         raise UserError(f"{folder} is a file, not a run folder. Give the folder that holds {CONFIG}.")
     if not (folder / CONFIG).exists():
@@ -142,10 +146,11 @@ def read_config(folder: str | Path, kind: Kinds | None = None) -> dict[str, Any]
     if not config["kind"].isprintable() or len(config["kind"]) > 40:
         raise UserError(f"{folder / CONFIG} was not written by minidiff (its kind of run is {shown(config['kind'])}).")
     if kind is not None and config["kind"] not in several(kind):
-        needs = listed(several(kind), "or")
+        needs, comes = listed(several(kind), "or"), folder.parent == MODELS
+        name = folder.name if comes else str(folder)
         raise UserError(
-            f"{folder} is a {config['kind']} run; this command needs a {needs} run. "
-            f"See `minidiff info {shlex.quote(str(folder))}`."
+            f"{name}{', which comes with minidiff,' * comes} is a {config['kind']} run; this command needs a {needs} "
+            f"run. See `minidiff info {shlex.quote(name)}`."
         )
     return config
 

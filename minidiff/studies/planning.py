@@ -20,6 +20,7 @@ from minidiff.gan.config import GAMES
 from minidiff.metrics import features, inception_weights
 from minidiff.networks.gan import levels
 from minidiff.runs import folder as run_folder
+from minidiff.runs.shipped import find_run, is_name
 from minidiff.studies import config
 from minidiff.studies.config import DataDir, Draft, Settings, Steps, Study, StudyRequest, Times, as_typed
 from minidiff.studies.study import STUDY, check_names, read_study
@@ -72,7 +73,7 @@ def with_whole_paths(request: StudyRequest) -> StudyRequest:
         places = {name: absolute(place) for name, place in places.items()}
     elif places is not None:
         places = absolute(places)
-    network = request.features if request.features in (None, "inception") else absolute(request.features)
+    network = place_of_features(request.features)
     device = request.device.split(":")[0] if request.device else None
     return replace(
         request,
@@ -168,6 +169,12 @@ def absolute(place: str) -> str:
     return os.path.abspath(os.path.expanduser(place))
 
 
+def place_of_features(features: str | None) -> str | None:
+    """Make the path of a classifier absolute. The name of a feature network is no path, and stays."""
+    named = features is None or features == "inception" or is_name(features, classifier=True)
+    return features if named else absolute(str(features))
+
+
 def steps_of_each(steps: Steps, models: Sequence[str]) -> dict[str, int]:
     """Return the steps of each model that has some; one number is for all. Raise UserError for an unknown model."""
     if isinstance(steps, int):
@@ -255,9 +262,9 @@ def doubts(settings: Settings, dims: int) -> list[str]:
 
 def of_other_data(settings: Settings) -> list[str]:
     """Say which data sets the classifier of a study was not trained on, if it is still where it was."""
-    if settings.features == "inception" or not Path(settings.features, run_folder.CONFIG).exists():
+    if settings.features == "inception" or not Path(find_run(settings.features, True), run_folder.CONFIG).exists():
         return []
-    mine = knowledge_of(Path(settings.features)).data
+    mine = knowledge_of(settings.features).data
     named = [called(dataset, settings.folder_of(dataset)) for dataset in settings.datasets]
     others = [name for name in named if name != mine]
     said = f"{settings.features} was trained on {mine}, not on {listed(others)}"

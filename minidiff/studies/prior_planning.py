@@ -19,7 +19,7 @@ from minidiff.priors.presets import DIP_PRIOR_PRESETS
 from minidiff.runs import folder as run_folder
 from minidiff.studies import config
 from minidiff.studies.config import cells_of
-from minidiff.studies.planning import absolute, agrees, contradiction, doubts, each_once, foresee
+from minidiff.studies.planning import absolute, agrees, contradiction, doubts, each_once, foresee, place_of_features
 from minidiff.studies.prior_config import (
     ALONE,
     MEASUREMENTS,
@@ -46,7 +46,7 @@ def plan_priors(folder: Path, request: PriorRequest, usual_device: str) -> Prior
         nets=each_once(request.nets),
         uses=each_once(request.uses),
         data_dir=absolute(request.data_dir) if request.data_dir is not None else None,
-        features=request.features if request.features in (None, "inception") else absolute(request.features),
+        features=place_of_features(request.features),
         device=request.device.split(":")[0] if request.device else None,
     )
     for net in request.nets or ():

@@ -16,6 +16,7 @@ from minidiff.errors import UserError, listed
 from minidiff.files import hold
 from minidiff.runs.folder import CONFIG, MODEL, STATE, read_config, read_state
 from minidiff.runs.log import read_metrics
+from minidiff.runs.shipped import is_name
 from minidiff.runtime import distributed
 from minidiff.training.config import ResumeRequest, given
 from minidiff.training.job import AnyJob, Config, Job
@@ -35,6 +36,11 @@ def resume(kind: type[AnyJob], folder: str | Path, request: ResumeRequest = AS_I
     Raises UserError when the folder is not a run of this kind, another process holds it, its state or its metrics are
     damaged, its state is gone, or its data have changed.
     """
+    if is_name(folder):
+        raise UserError(
+            f"{folder} comes with minidiff, without the state that a training needs to go on. Begin with its weights, "
+            f"by `init` {folder}."
+        )
     folder = Path(folder)
     read_resumable(kind, folder)  # before the lock, which is a file, is laid into it
     with ExitStack() as held:
