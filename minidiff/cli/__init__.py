@@ -23,30 +23,57 @@ from minidiff.runtime import cpu
 from minidiff.runtime.signals import ending_signals
 from minidiff.runtime.verbosity import VARIABLE, verbosity
 
-# For each command: where it is, and its line in `minidiff --help`. A module is imported when its command is called.
-COMMANDS = {
-    "train": ("minidiff.cli.train:train", "Train a model. Start with `minidiff train ddpm`."),
-    "sample": ("minidiff.cli.sample:sample", "Draw images from a trained model."),
-    "dip": ("minidiff.cli.dip:dip", "Fit a deep image prior to a picture: `minidiff dip fit`."),
-    "restore": ("minidiff.cli.restore:restore", "Clean a noisy picture with a deep image prior and a trained model."),
-    "dehaze": ("minidiff.cli.dehaze:dehaze", "Take the haze off photographs."),
-    "fid": ("minidiff.cli.fid:fid", "Measure how far two sets of images are apart: FID, KID and others."),
-    "evaluate": ("minidiff.cli.evaluate:command", "Ask a classifier whether a model draws what it was asked for."),
-    "compare": ("minidiff.cli.compare:compare", "Train several models on several data sets, and measure them alike."),
-    "compare-priors": (
-        "minidiff.cli.compare_priors:compare_priors",
-        "Ask whether a deep image prior helps a DDPM, with controls.",
-    ),
-    "import": ("minidiff.cli.interop:import_", "Make a run out of a diffusers checkpoint, from a folder or the Hub."),
-    "export": ("minidiff.cli.interop:export", "Write a run as a folder that diffusers opens."),
-    "info": ("minidiff.cli.info:info", "Describe a run, or list all runs."),
-    "report": (
-        "minidiff.cli.report:report",
-        "Write a page about a run or a study: settings, curves and pictures.",
-    ),
-    "doctor": ("minidiff.cli.doctor:doctor", "Look whether this machine can do all of this, and say what to mend."),
-    "data": ("minidiff.cli.data:data", "List, preview and export data sets."),
+# For each command: where it is, and its line in `minidiff --help`, grouped by what a user wants to do. A module is
+# imported when its command is called.
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "Draw": {
+        "sample": ("minidiff.cli.sample:sample", "Draw images from a trained model."),
+    },
+    "Your own pictures": {
+        "restore": ("minidiff.cli.restore:restore", "Take noise, holes, blur or JPEG's blocks out of photographs."),
+        "dehaze": ("minidiff.cli.dehaze:dehaze", "Take the haze off photographs."),
+        "dip": ("minidiff.cli.dip:dip", "Fit a deep image prior to a picture: `minidiff dip fit`."),
+    },
+    "Train": {
+        "train": ("minidiff.cli.train:train", "Train a model. Start with `minidiff train ddpm`."),
+        "data": ("minidiff.cli.data:data", "List, preview and export data sets."),
+    },
+    "Measure and compare": {
+        "fid": ("minidiff.cli.fid:fid", "Measure how far two sets of images are apart: FID, KID and others."),
+        "evaluate": ("minidiff.cli.evaluate:command", "Ask a classifier whether a model draws what it was asked for."),
+        "compare": (
+            "minidiff.cli.compare:compare",
+            "Train several models on several data sets, and measure them alike.",
+        ),
+        "compare-priors": (
+            "minidiff.cli.compare_priors:compare_priors",
+            "Ask whether a deep image prior helps a DDPM, with controls.",
+        ),
+    },
+    "Look": {
+        "info": ("minidiff.cli.info:info", "Describe a run, or list all runs."),
+        "models": ("minidiff.cli.models:models", "List the trained models that come with minidiff."),
+        "report": (
+            "minidiff.cli.report:report",
+            "Write a page about a run or a study: settings, curves and pictures.",
+        ),
+    },
+    "Exchange with other libraries": {
+        "import": (
+            "minidiff.cli.interop:import_",
+            "Make a run out of a diffusers checkpoint, from a folder or the Hub.",
+        ),
+        "export": ("minidiff.cli.interop:export", "Write a run as a folder that diffusers opens."),
+    },
+    "This machine": {
+        "doctor": ("minidiff.cli.doctor:doctor", "Look whether this machine can do all of this, and say what to mend."),
+        "completion": (
+            "minidiff.cli.completion:completion",
+            "Let the Tab key complete commands, options and names in your shell.",
+        ),
+    },
 }
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 
 class Commands(Group):
@@ -63,8 +90,10 @@ class Commands(Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))  # so that the lines of all groups begin in the same column
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), line) for name, (_, line) in commands.items()])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -75,7 +104,7 @@ def cli() -> None:
     \b
     minidiff train ddpm                    train on the embedded data set: a few minutes on a CPU
     minidiff sample                        draw images from the newest run
-    minidiff sample --start-t 100 --init dip.png
+    minidiff restore photo.png             take the noise out of a photograph
     minidiff fid samples.npz dataset:fashion-mnist
     """
 

@@ -68,7 +68,11 @@ def data() -> None:
 @data.command("list")
 @DATA_DIR
 def list_(data_dir: Path | None) -> None:
-    """List the data sets, and say whether they are on this machine."""
+    """List the data sets, and say whether they are on this machine.
+
+    \b
+    minidiff data list
+    """
     from minidiff.data.datasets import DATASETS, splits_of
     from minidiff.data.hazy_sets import HAZY_SETS
 
@@ -167,6 +171,10 @@ def export_(name: str, folder: Path, num: int | None, **given: Any) -> None:
     FOLDER/test.json, new_test.json  (shapes) label lists seen in training, and held out of it
 
     A second split may go into the same folder. `--dataset iclevr --data-dir FOLDER` reads it all.
+
+    \b
+    minidiff data export shapes my-shapes --num 1000
+    minidiff data export shapes my-shapes --split test
     """
     from minidiff.data.export import check_new, export
     from minidiff.runtime.progress import progress_bar

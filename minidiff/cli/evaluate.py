@@ -8,7 +8,7 @@ import click
 from minidiff.cli.choices import GUIDANCE_SCALE, choice, own_steps
 from minidiff.cli.commands import Command, own_network, section, typed
 from minidiff.cli.messages import remark, say, warn
-from minidiff.cli.types import Device, Number, Place, Whole
+from minidiff.cli.types import Device, Number, Place, Whole, complete_run
 from minidiff.ddpm.request import FROM_NOISE
 from minidiff.evaluation.config import PER_CLASS, EvaluateRequest
 
@@ -17,13 +17,15 @@ OF_DATA = ("num", "data_dir", "image_size")
 
 
 @click.command("evaluate", cls=Command)
-@click.argument("source", metavar="RUN")
+@click.argument("source", metavar="RUN", shell_complete=complete_run)
 @section("Judging")
 @click.option(
     "--classifier",
     type=Place(),
     required=True,
-    help="The classifier: a classifier run with the same labels, or a checkpoint of the 2023 course lab's evaluator.",
+    shell_complete=complete_run,
+    help="The classifier: a classifier run with the same labels, the name of one that comes with minidiff, or a "
+    "checkpoint of the 2023 course lab's evaluator.",
 )
 @section("What to draw")
 @click.option(

@@ -9,7 +9,7 @@ import click
 from minidiff.cli.choices import choice
 from minidiff.cli.commands import Command, max_pixels, on_bad, own_network, section
 from minidiff.cli.messages import remark, say, warn
-from minidiff.cli.types import Device, Names, Place, Whole
+from minidiff.cli.types import Device, Names, Place, Whole, complete_run
 from minidiff.errors import UserError
 from minidiff.metrics.config import INCEPTION_DIMS, METRICS, MeasureRequest
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="[B]", required=False)
+@click.argument("a", metavar="A", shell_complete=complete_run)
+@click.argument("b", metavar="[B]", required=False, shell_complete=complete_run)
 @section("Measuring")
 @click.option(
     "--metrics",
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     default="inception",
     show_default=True,
     metavar="inception|RUN",
-    help="The network to measure in: Inception, or a classifier run for images unlike ImageNet's photographs.",
+    shell_complete=complete_run,
+    help="The network to measure in: Inception, or for images unlike ImageNet's photographs a classifier: a run, or "
+    "the name of one that comes with minidiff, such as fashion-mnist.",
 )
 @click.option("--weights", type=Place(), help="A file with Inception's weights. Default: the published ones, fetched.")
 @click.option(
@@ -84,7 +86,7 @@ def fid(
     \b
     minidiff fid samples.npz dataset:cifar10
     minidiff fid runs/ddpm-cifar10-1 dataset:cifar10:test --num 10000 --metrics fid,kid,fid-inf
-    minidiff fid runs/ddpm-fashion-mnist-1 dataset:fashion-mnist --features runs/classifier-fashion-mnist-1
+    minidiff fid runs/ddpm-fashion-mnist-1 dataset:fashion-mnist --features fashion-mnist
     minidiff fid dataset:mnist:test:motion_blur-3 dataset:mnist --features runs/classifier-mnist-1
     minidiff fid dataset:cifar10 --save-stats cifar10.npz
     torchrun --nproc_per_node=8 -m minidiff fid samples.npz cifar10.npz

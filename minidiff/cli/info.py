@@ -4,13 +4,20 @@ import click
 
 from minidiff.cli.commands import Command
 from minidiff.cli.messages import say
+from minidiff.cli.types import complete_run
 from minidiff.errors import UserError
 
 
 @click.command(cls=Command)
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 def info(run: str | None) -> None:
-    """Show what RUN is: data, network, parameters, steps, last loss, sizes. Without RUN, list the runs under runs/."""
+    """Show what RUN is: data, network, parameters, steps, last loss, sizes. Without RUN, list the runs under runs/.
+
+    \b
+    minidiff info
+    minidiff info runs/ddpm-shapes-1
+    minidiff info photos                  a model that comes with minidiff
+    """
     from minidiff.reports.describe import describe_run, summarise_run
     from minidiff.runs.folder import list_runs, skip
 

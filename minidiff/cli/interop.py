@@ -8,7 +8,7 @@ import click
 from minidiff.cli.commands import Command
 from minidiff.cli.messages import remark, say
 from minidiff.cli.sample import sample
-from minidiff.cli.types import Name, Place
+from minidiff.cli.types import Name, Place, complete_run
 
 
 @click.command("import", cls=Command)
@@ -50,7 +50,7 @@ def formats() -> list[str]:
 
 
 @click.command(cls=Command)
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.argument("folder", type=Place(path_type=Path), metavar="DIR")
 @click.option(
     "--format",

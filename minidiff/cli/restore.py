@@ -10,7 +10,7 @@ from minidiff.cli.commands import Command, own_network, refuse_options, section,
 from minidiff.cli.dip import FitBar, advise_more, conclusion, fit_options, resumable, warn_of_another
 from minidiff.cli.messages import remark, say, warn
 from minidiff.cli.picture_run import answer_options, go_through
-from minidiff.cli.types import NOISE, TIMESTEP, Number, Place, Whole
+from minidiff.cli.types import NOISE, TIMESTEP, Number, Place, Whole, complete_run
 from minidiff.dip.config import FitRequest
 from minidiff.errors import counted
 from minidiff.restoration.config import (
@@ -37,6 +37,7 @@ DEFAULTS, FINISH = RestoreRequest(), FinishRequest()
     "--model",
     type=Place(),
     metavar="RUN",
+    shell_complete=complete_run,
     default=MODEL,
     show_default=True,
     help="A trained DDPM: a run folder, or the model that comes with minidiff.",

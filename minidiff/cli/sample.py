@@ -11,7 +11,7 @@ import click
 from minidiff.cli.choices import GUIDANCE_SCALE, choice, own_steps, table
 from minidiff.cli.commands import Command, max_pixels, own_network, section
 from minidiff.cli.messages import remark, say, warn
-from minidiff.cli.types import TIMESTEP, Counted, Device, Name, Number, Place, Size, Steps, Whole
+from minidiff.cli.types import TIMESTEP, Counted, Device, Name, Number, Place, Size, Steps, Whole, complete_run
 from minidiff.ddpm.request import FROM_INIT, FROM_NOISE
 from minidiff.errors import UserError
 from minidiff.pretrained.request import DrawRequest
@@ -43,7 +43,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
 
 
 @click.command(cls=SampleCommand)
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 @section("Images")
 @click.option(
     "-n",

@@ -277,7 +277,11 @@ def dip_prior(ctx: click.Context, /, **options: Any) -> None:
 
 @train.command(cls=Command)
 def presets() -> None:
-    """List the presets of every kind of training."""
+    """List the presets of every kind of training.
+
+    \b
+    minidiff train presets
+    """
     tables: dict[str, Presets] = {"ddpm": DDPM_PRESETS, **GAN_PRESETS, "classifier": CLASSIFIER_PRESETS}
     tables |= {"dehaze": GUESS_PRESETS, "dehaze --stage 2": REFINE_PRESETS, "dip-prior": DIP_PRIOR_PRESETS}
     for kind, table in tables.items():

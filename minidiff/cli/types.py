@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from minidiff.errors import shown, suggestion
 
@@ -43,6 +44,12 @@ class Name(ParamType):
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return "|".join(self.shown or self.known())
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete a name, or the last of several with commas between. The table itself is not imported for it."""
+        before, comma, last = incomplete.rpartition(",") if isinstance(self, (Names, Counted)) else ("", "", incomplete)
+        found = [name for name in self.shown or self.known() if name.startswith(last)]
+        return [CompletionItem(before + comma + name) for name in found]
+
 
 class Names(Name):
     """Take several names out of a table, with commas between: `fid,kid`. Gives a list."""
@@ -75,6 +82,16 @@ class Place(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return super().convert(os.path.expanduser(value), param, ctx)
+
+
+def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a run: those under runs/, models that come with the package, and files and folders."""
+    from minidiff.runs.folder import list_runs
+    from minidiff.runs.shipped import shipped
+
+    names = [*map(str, list_runs()), *shipped()]
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
 
 
 class Whole(click.IntRange):
@@ -166,6 +183,10 @@ class Device(ParamType):
     """Take `auto`, `cpu`, `cuda`, `cuda:1` or `mps`, and check that this machine has it. Gives the name."""
 
     name = "device"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the kinds of devices, without a look at what this machine has."""
+        return [CompletionItem(name) for name in ("auto", "cpu", "cuda", "mps") if name.startswith(incomplete)]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         import torch
