@@ -33,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, home / "source")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    call(*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "out", "source", where=home)
+    call(*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "out", "./source", where=home)
     return next((home / "out").glob("*.whl"))
 
 
