@@ -387,5 +387,5 @@ def fid_config(request: DdpmRequest) -> FidConfig | None:
 def absolute(place: str | Path | None) -> str | None:
     """Make a path absolute, so that a run can be resumed from any folder. A name is no path, and stays."""
     if place is None or place == "inception" or is_name(place, classifier=True):
-        return place
+        return place if place is None else str(place)
     return os.path.abspath(os.path.expanduser(place))

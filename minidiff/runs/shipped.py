@@ -9,7 +9,8 @@ from pathlib import Path
 from minidiff.errors import UserError, suggestion
 from minidiff.files import read_json
 from minidiff.records import from_json, record
-from minidiff.runs.folder import CONFIG, MODELS
+from minidiff.runs.folder import CONFIG
+from minidiff.runs.folder import MODELS as MODELS
 
 PHOTOS = "photos"  # of photographs, at any size
 ABOUT = "about.json"
