@@ -189,6 +189,8 @@ class Device(ParamType):
         return [CompletionItem(name) for name in ("auto", "cpu", "cuda", "mps") if name.startswith(incomplete)]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if ctx is not None and ctx.resilient_parsing:  # the Tab key must not wait for torch
+            return str(value)
         import torch
 
         if value == "auto":
