@@ -104,7 +104,7 @@ def test_bash_completes_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 # --- the help -----------------------------------------------------------------------------------------------------
 
-EXAMPLE = re.compile(r"^ *(?:torchrun \S+ -m )?(minidiff .*?)(?: {3,}.*| >.*)?$", re.MULTILINE)
+EXAMPLE = re.compile(r"^ *(?:torchrun \S+ -m )?(minidiff .*?)(?: {2,}.*| >.*)?$", re.MULTILINE)
 
 
 @pytest.mark.parametrize("words", sorted(COMMANDS))
