@@ -1,4 +1,4 @@
-"""The site: links lead to the code they name, and commands are ones that there are."""
+"""The site: links lead to the code they name, commands are ones that there are, figures come from scripts."""
 
 import importlib.util
 import re
@@ -9,13 +9,16 @@ from types import ModuleType
 
 import click
 import pytest
+from peers import pictures
 
 import minidiff
 from minidiff import cli
+from minidiff.images.files import image_shape, write_image
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+SLOW = {"train", "compare", "compare-priors", "evaluate", "fid", "dip"}  # commands that a test only parses
 PAGES = sorted([*TOP, *DOCS.rglob("*.md"), *ROOT.glob("benchmarks/*.md")])
 
 
@@ -141,3 +144,36 @@ def test_commands_are_ones_that_there_are(page: Path) -> None:
 def test_a_wrong_command_is_found(line: str) -> None:
     with pytest.raises(click.UsageError):
         parsed(line.split())
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("tutorials/*.md")), ids=named)
+def test_quick_commands_of_tutorials_run_as_printed(
+    page: Path, trained: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a run and pictures of the names that the page uses, so that nothing has to be trained."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("ddpm-shapes-1", "photos-32"):
+        (tmp_path / "runs" / name).symlink_to(trained)
+    (tmp_path / "photos").symlink_to(photos)
+    (picture,) = pictures(1, 64, 64)
+    write_image("photo.png", picture)
+    write_image("photo.jpg", picture)
+    assert commands(page)
+    for words in commands(page):
+        if words[0] not in SLOW and "STUDY" not in words:
+            assert cli.run(words) == 0, shlex.join(words)
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def figure(name: str) -> ModuleType:
+    pytest.importorskip("skimage")
+    return module(DOCS / "figures" / f"{name}.py")
+
+
+def test_schedules_figure(tmp_path: Path) -> None:
+    figure("schedules").main(tmp_path / "out.png", size=8)
+    height, width = image_shape(tmp_path / "out.png")
+    assert width > 6 * 8 and height > 3 * 8

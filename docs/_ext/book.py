@@ -67,11 +67,11 @@ def contents(text: str) -> str:
     """Add a hidden table of contents to index.md: a part for each section, a page for each link of its list."""
     trees = []
     for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
-        pages = [one["target"] for line in re.findall(r"^- .*", section, re.MULTILINE) if (one := LINK.search(line))]
-        names = [page.removesuffix(".md") for page in pages if page.endswith(".md")]
-        if names:
+        found = [one for line in re.findall(r"^- .*", section, re.MULTILINE) if (one := LINK.search(line))]
+        pages = [f"{one['text']} <{one['target'].removesuffix('.md')}>" for one in found]
+        if pages:
             caption = section.splitlines()[0]
-            trees.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *names, "```"]))
+            trees.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```"]))
     return text + "\n\n" + "\n\n".join(trees) + "\n"
 
 
@@ -113,6 +113,11 @@ def plain(app: Sphinx, what: str, name: str, thing: object, options: object, lin
     """Keep reStructuredText from reading marks into docstrings, which are plain text with `names` in them."""
     for number, line in enumerate(lines):
         lines[number] = re.sub(r"([*|\\])", r"\\\1", re.sub(r"(\w)_(?!\w)", r"\1\\_", line))
+
+
+def without_words(app: Sphinx, what: str, name: str, thing: object, skip: bool, options: object) -> bool | None:
+    """Leave out the fields of named tuples, of which Python itself says only their number."""
+    return True if str(getattr(thing, "__doc__", "")).startswith("Alias for field number") else None
 
 
 # --------------------------------------------------------------------------------------------------- source
@@ -237,6 +242,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", read)
     app.connect("doctree-read", link_to_source, priority=1)  # before downloads are collected
     app.connect("autodoc-process-docstring", plain)
+    app.connect("autodoc-skip-member", without_words)
     app.connect("html-collect-pages", source_pages)
     app.add_html_math_renderer("mathml", (formula, None), (formula, None))
     return {"parallel_read_safe": False, "parallel_write_safe": True}
