@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from minidiff.ddpm.run import Run as Run
     from minidiff.dehaze.pictures import clear_haze as clear_haze
     from minidiff.dehaze.run import load_dehaze as load_dehaze
+    from minidiff.demo.serve import serve_demo as serve_demo
     from minidiff.diffusion.chain import Step as Step
     from minidiff.diffusion.guidance import guided as guided
     from minidiff.diffusion.noise_level import noise_sigma as noise_sigma
@@ -150,6 +151,7 @@ PUBLIC = {
     "resume_restore": "restoration.with_dip",
     "save_run": "pretrained.save",
     "sample": "pretrained.sampling",
+    "serve_demo": "demo.serve",
     "resume": "pretrained.train",
     "set_verbosity": "runtime.details",
     "show": "images.show",

@@ -18,7 +18,7 @@ from minidiff.networks.dip import DIP_NETS
 ROOT = Path(__file__).parents[1]
 RUN = ("checkpoint", "training", "unet", "samplers", "dip", "fid", "metrics", "classifier",
        "conditional", "evaluate", "report", "gan", "own-data", "restoration", "models", "priors",
-       "images")  # have Python to be run  # fmt: skip
+       "images", "demo")  # have Python to be run  # fmt: skip
 TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES = sorted([*TOP, *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 

@@ -23,6 +23,7 @@ FLOORS = [
     {"dip", "gan", "priors", "ddpm", "dehaze"},
     {"restoration", "evaluation", "pretrained"},
     {"studies", "reports", "health"},
+    {"demo"},
     {"cli", "__main__"},
 ]
 

@@ -28,6 +28,7 @@ from minidiff.runtime.verbosity import VARIABLE, verbosity
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "Draw": {
         "sample": ("minidiff.cli.sample:sample", "Draw images from a trained model."),
+        "demo": ("minidiff.cli.demo:demo", "Serve a page for the browser, to draw and to restore photographs."),
     },
     "Your own pictures": {
         "restore": ("minidiff.cli.restore:restore", "Take noise, holes, blur or JPEG's blocks out of photographs."),

@@ -8,7 +8,7 @@ import click
 from minidiff.cli.commands import Command, max_pixels, refuse_options, section
 from minidiff.cli.picture_run import answer_options, go_through
 from minidiff.cli.types import Device, Number, OrAuto, Place, Whole
-from minidiff.dehaze.config import ANSWER, DEHAZE, Cleared, ClearRequest
+from minidiff.dehaze.config import ANSWER, DEHAZE, ClearRequest
 from minidiff.errors import UserError
 from minidiff.files import read_json
 from minidiff.runs.folder import CONFIG, read_config
@@ -102,7 +102,7 @@ def dehaze(
     else:
         model, sources = model_and_pictures(places)
         job = pictures.begin(sources, model, ClearRequest(**asked), out, run, force, local_device(device))
-    go_through(job, "dehaze", "dehazed", line_of)
+    go_through(job, "dehaze", "dehazed")
 
 
 def model_and_pictures(places: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
@@ -156,16 +156,3 @@ def check_is_picture(place: str, first_of_several: bool) -> None:
         raise UserError(
             f"{place} does not exist, so it is neither a run nor a picture. `minidiff info` lists the runs."
         )
-
-
-def line_of(name: str, result: Cleared) -> str:
-    """Say in a line what was done to a picture."""
-    light = ", ".join(map(str, result.airlight))
-    figures = []
-    for which, found in (result.quality or {}).items():
-        near = "equals the reference" if found.psnr is None else f"{found.psnr:.2f} dB"
-        figures.append(f"{which} {near}" + ("" if found.ssim is None else f", SSIM {found.ssim:.3f}"))
-    more = f"; {'; '.join(figures)}" * bool(figures)
-    more += f"; stage 2 from t = {result.start_t}" * (result.start_t is not None)
-    through = f"{100 * result.transmission:.0f}% of the light comes through"
-    return f"{name}: {through}, airlight {light}; {result.seconds:.1f} s{more}"

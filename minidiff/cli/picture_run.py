@@ -19,12 +19,13 @@ MANY = 20  # of more pictures than this only what is wrong is said of each
 
 
 class Found(Protocol):
-    """What every result of a picture has: what is wrong with it, and what the answer could not keep."""
+    """What every result of a picture has: what is wrong with it, what the answer could not keep, and what was done."""
 
     @property
     def faults(self) -> tuple[str, ...]: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
+    def in_words(self) -> str: ...
 
 
 Result = TypeVar("Result", bound=Found)
@@ -59,10 +60,10 @@ def answer_options(usual: str, name: str) -> Callable[[Function], Function]:
     return decorate
 
 
-def go_through(job: "PictureJob[Result]", command: str, done: str, line_of: Callable[[str, Result], str]) -> None:
+def go_through(job: "PictureJob[Result]", command: str, done: str) -> None:
     """Work on pictures with a bar, and say what was found, a line each. done: what becomes of them, such as restored.
 
-    line_of: says in a line what was done to the picture of this name. Raises UserError if all failed.
+    Raises UserError if all failed.
     """
     from minidiff.runtime.progress import progress_bar
 
@@ -80,7 +81,7 @@ def go_through(job: "PictureJob[Result]", command: str, done: str, line_of: Call
             for fault in result.faults:
                 warn(f"{file.name}: {fault}")
             if len(files) <= MANY:
-                say(line_of(printable(file.name), result))
+                say(f"{printable(file.name)}: {result.in_words()}")
 
         try:
             worked = job.work(on_end=ended)

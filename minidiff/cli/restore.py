@@ -18,7 +18,6 @@ from minidiff.restoration.config import (
     BELONGS,
     CALLS,
     MODEL,
-    Finished,
     FinishRequest,
     RestoreRequest,
     RestoreResult,
@@ -202,25 +201,14 @@ def begin_finishing(
 
     request = FinishRequest(task=task, noise=noise, calls=calls, mask=mask, scale=scale, kernel=kernel, seed=seed,  # type: ignore[arg-type]
                             reference=reference, max_pixels=max_pixels)  # fmt: skip
-    go_through(finish.begin(source, model, request, out, run, force, device), "restore", "restored", line_of)
+    go_through(finish.begin(source, model, request, out, run, force, device), "restore", "restored")
 
 
 def go_on_finishing(folder: str, device: str, **_: Any) -> None:
     """Restore the pictures that are left."""
     from minidiff.restoration import finish
 
-    go_through(finish.reopen(folder, device), "restore", "restored", line_of)
-
-
-def line_of(name: str, result: Finished) -> str:
-    """Say in a line what was done to a picture."""
-    figures = []
-    for which, found in (result.quality or {}).items():
-        figures.append(f"{which} " + ("equals the reference" if found.psnr is None else f"{found.psnr:.2f} dB"))
-    calls = counted(len(result.timesteps), "call")
-    more = f"; {', '.join(figures)}" if figures else ""
-    start = f"noise {result.noise:.1f} of 255, from t = {result.start_t}"
-    return f"{name}: {start}, {calls}, {result.seconds:.1f} s{more}"
+    go_through(finish.reopen(folder, device), "restore", "restored")
 
 
 # --- with a deep image prior ----------------------------------------------------------------------------------------

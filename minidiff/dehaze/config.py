@@ -166,3 +166,15 @@ class Cleared:
     quality: dict[str, Quality] | None = None  # of the hazy picture, of J and of the result; needs a reference
     faults: tuple[str, ...] = ()  # what looks wrong: see doubts
     notes: tuple[str, ...] = ()  # what the result could not keep of the picture
+
+    def in_words(self) -> str:
+        """Say in a line what was done to the picture."""
+        light = ", ".join(map(str, self.airlight))
+        figures = []
+        for which, found in (self.quality or {}).items():
+            near = "equals the reference" if found.psnr is None else f"{found.psnr:.2f} dB"
+            figures.append(f"{which} {near}" + ("" if found.ssim is None else f", SSIM {found.ssim:.3f}"))
+        more = f"; {'; '.join(figures)}" * bool(figures)
+        more += f"; stage 2 from t = {self.start_t}" * (self.start_t is not None)
+        through = f"{100 * self.transmission:.0f}% of the light comes through"
+        return f"{through}, airlight {light}; {self.seconds:.1f} s{more}"

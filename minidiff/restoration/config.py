@@ -9,7 +9,7 @@ from typing import Literal
 
 from minidiff.ddpm.config import MOST_TIMESTEPS
 from minidiff.dip.config import FitRequest
-from minidiff.errors import UserError
+from minidiff.errors import UserError, counted
 from minidiff.images.budget import MAX_PIXELS
 from minidiff.images.nearness import Quality
 from minidiff.records import LARGEST_INT, demand, demand_range, record
@@ -159,6 +159,15 @@ class Finished:
 
     def __post_init__(self) -> None:
         demand_range(self, 0, MOST_TIMESTEPS, "start_t")
+
+    def in_words(self) -> str:
+        """Say in a line what was done to the picture."""
+        figures = []
+        for which, found in (self.quality or {}).items():
+            figures.append(f"{which} " + ("equals the reference" if found.psnr is None else f"{found.psnr:.2f} dB"))
+        calls = counted(len(self.timesteps), "call")
+        more = f"; {', '.join(figures)}" if figures else ""
+        return f"noise {self.noise:.1f} of 255, from t = {self.start_t}, {calls}, {self.seconds:.1f} s{more}"
 
 
 @record

@@ -8,6 +8,7 @@ import importlib
 import json
 from collections.abc import Callable
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from minidiff import cli
 from minidiff.classifier.config import ClassifierRequest
 from minidiff.ddpm.config import DdpmRequest
 from minidiff.dehaze.config import ClearRequest, DehazeRequest
+from minidiff.demo.serve import serve_demo
 from minidiff.dip.config import FitRequest
 from minidiff.evaluation.config import EvaluateRequest
 from minidiff.gan.config import GanRequest
@@ -457,3 +459,15 @@ def test_pictures_are_dehazed_as_it_was_typed(typed: Callable[..., Called], own_
     assert typed("dehaze.pictures.reopen", "dehaze --resume there").given == ("there", CPU)
     for wrong in ("dehaze", "dehaze a.png --resume there", "dehaze --resume there --steps 3"):
         assert cli.run(wrong.split()) == 2
+
+
+def test_the_page_is_served_as_it_was_typed(typed: Callable[..., Called]) -> None:
+    """What is left out is as in a script: the help names the defaults, which are with the server."""
+    place = "demo.serve.serve_demo"
+    call = typed(place, "demo")
+    defaults = {name: each.default for name, each in signature(serve_demo).parameters.items() if name in call.named}
+    assert call.given == ("127.0.0.1", None) and call.named | {"on_ready": print} == defaults
+    call = typed(place, "demo --host 0.0.0.0 --port 8000 --max-pixels 5000 --device cpu --open")
+    del call.named["on_ready"]
+    assert call.given == ("0.0.0.0", 8000)
+    assert call.named == {"device": "cpu", "max_pixels": 5000, "open_browser": True}
