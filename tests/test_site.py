@@ -177,3 +177,11 @@ def test_schedules_figure(tmp_path: Path) -> None:
     figure("schedules").main(tmp_path / "out.png", size=8)
     height, width = image_shape(tmp_path / "out.png")
     assert width > 6 * 8 and height > 3 * 8
+
+
+def test_wrong_start_figure(tmp_path: Path) -> None:
+    """The start that has the picture's noise is the best of those that add none; one far above loses the picture."""
+    found = figure("wrong_start").main(tmp_path / "out.png", size=48, calls=1)
+    assert max(found["scale"]) == found["scale"][1] > found["scale"][-1] + 3
+    assert found["noise"][-1] < found["noise"][0]
+    assert (tmp_path / "out.png").exists()

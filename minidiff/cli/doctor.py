@@ -10,7 +10,7 @@ import click
 from minidiff._version import __version__
 from minidiff.cli.commands import Command
 from minidiff.cli.messages import say
-from minidiff.errors import counted, listed
+from minidiff.errors import counted, listed, printable
 from minidiff.records import to_json
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def doctor(ctx: click.Context, /, as_json: bool) -> None:
     import minidiff
 
     findings = []
-    for finding in minidiff.doctor(on_begin=begin):
+    for finding in minidiff.doctor(on_begin=lambda name: show_now(f"{name} ...")):
         findings.append(finding)
-        wipe()
+        show_now("")
         if not as_json:
             say(in_flags(str(finding)))
     counts = {state: sum(finding.state == state for finding in findings) for state in ("fault", "warning")}
@@ -64,14 +64,7 @@ def in_flags(text: str) -> str:
     return text.replace("`compile` False", "--no-compile").replace("`device` cpu", "--device cpu")
 
 
-def begin(name: str) -> None:
-    """Show what is looked at now, in a terminal."""
-    wipe()
+def show_now(text: str) -> None:
+    """Show what is looked at now, in a terminal, in place of what was shown before."""
     if sys.stderr.isatty():
-        click.echo(f"{name} ...", nl=False, err=True)
-
-
-def wipe() -> None:
-    """Take that line away again."""
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[K", nl=False, err=True)
+        click.echo("\r\x1b[K" + printable(text), nl=False, err=True)

@@ -256,7 +256,13 @@ def exif_bytes(exif: Image.Exif, width: int, height: int) -> bytes:
     for tag, size in ((ExifTags.Base.ExifImageWidth, width), (ExifTags.Base.ExifImageHeight, height)):
         if tag in details:
             details[tag] = size
-    return exif.tobytes()
+    written = exif.tobytes()
+    again = loaded_exif(written)
+    if ExifTags.IFD.Interop in again:  # Pillow 12 writes what it has read of it among the first tags, too
+        del again[ExifTags.IFD.Interop]
+        sixteen_bits.keep_letters(again)
+        return again.tobytes()
+    return written
 
 
 def kept_dpi(file: Image.Image) -> tuple[float, float] | None:

@@ -27,6 +27,7 @@ SOUND = Look(
     vision_error="", cuda_error="", gpus=(Gpu("NVIDIA H200", "9.0", 140 * GB, 150 * GB),), threads=8, cores=16.0,
     load=0.1, free=60 * GB, total=64 * GB, can_compile=True,
 )  # fmt: skip
+SOUND_VERSIONS = {"torchvision": "0.29.1", "gradio": "6.1"}  # others need no more than a lowest version
 DRIVER = Driver(cuda=13000, answer=0, version="580.65.06", cards=1)
 
 
@@ -47,7 +48,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     monkeypatch.setattr(doctor, "ask", ask)
     monkeypatch.setattr(doctor, "torch_of_torchvision", lambda: "==2.14.1")
-    monkeypatch.setattr(doctor, "installed", lambda names: dict.fromkeys(names, "99") | {"torchvision": "0.29.1"})
+    monkeypatch.setattr(doctor, "installed", lambda names: dict.fromkeys(names, "99") | SOUND_VERSIONS)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return given
