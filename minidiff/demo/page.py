@@ -91,7 +91,7 @@ def draw_tab(page: gr.Blocks, jobs: Jobs, settings: Settings) -> None:
         with gr.Column(scale=2, min_width=300):
             said = gr.HTML(elem_classes="said")
             picture = picture_field("Images")
-            strip = picture_field("The chain of the first ones: x_t, and the x0 predicted from it")
+            strip = picture_field("The chain: x_t, and x0 as predicted")
 
     def draw(
         model: str, words: str, classes: list[str], guidance: float, sampler: str, calls: float, num: float,
@@ -118,10 +118,11 @@ def draw_tab(page: gr.Blocks, jobs: Jobs, settings: Settings) -> None:
 
     def load() -> list[Any]:
         found = models.drawing_models()
-        return [choices(found), gr.Row(visible=bool(found)), gr.Markdown(visible=not found)]
+        first = found[0] if found else None
+        return [choices(found), gr.Row(visible=bool(found)), gr.Markdown(visible=not found), *ask(first, FROM_NOISE)]
 
     fields = [*asked, sampler, calls]
-    page.load(load, None, [model, there, nothing], **AT_ONCE).then(ask, [model, sampler], fields, **AT_ONCE)
+    page.load(load, None, [model, there, nothing, *fields], **AT_ONCE)
     model.input(ask, [model, sampler], fields, **AT_ONCE)
     sampler.input(
         lambda model, sampler: models.default_calls(sampler, known_of(model).most_t), [model, sampler], calls, **AT_ONCE
@@ -147,7 +148,7 @@ def restore_tab(page: gr.Blocks, jobs: Jobs, settings: Settings) -> None:
             )
             go, halt = buttons("Restore")
         with gr.Column(scale=2, min_width=300):
-            answers = answer_fields("The moments of the chain, if it has more than one call")
+            answers = answer_fields("The chain: x_t, and x0 as predicted")
 
     def restore(
         file: str | None, model: str, how: str, noise: float, calls: float, request: gr.Request
@@ -181,7 +182,7 @@ def dehaze_tab(page: gr.Blocks, jobs: Jobs, settings: Settings) -> None:
             )  # fmt: skip
             go, halt = buttons("Dehaze")
         with gr.Column(scale=2, min_width=300):
-            answers = answer_fields("The haze, the light that comes through (T), its colour (A), and the stages")
+            answers = answer_fields("Haze, light T, its colour A, and the stages")
 
     def dehaze(
         file: str | None, model: str, strength: float, steps: float, request: gr.Request
@@ -216,7 +217,7 @@ def start_tab(page: gr.Blocks, jobs: Jobs, settings: Settings) -> None:
             seed = seed_field()
             go, halt = buttons("Start")
         with gr.Column(scale=2, min_width=300):
-            answers = answer_fields("The chain: x_t, and the x0 predicted from it")
+            answers = answer_fields("The chain: x_t, and x0 as predicted")
 
     def start(
         source: str, file: str | None, step: float, model: str, start_t: float, words: str, classes: list[str],
@@ -247,11 +248,11 @@ def start_tab(page: gr.Blocks, jobs: Jobs, settings: Settings) -> None:
         return None if source == OWN else read_image(saved_step(source, models.nearest_step(source, step)))
 
     def load() -> list[Any]:
-        runs = models.prior_runs()
-        return [gr.Dropdown([OWN, *runs], value=OWN), choices(models.starting_models())]
+        found = models.starting_models()
+        return [gr.Dropdown([OWN, *models.prior_runs()], value=OWN), choices(found), *ask(found[0])]
 
     fields = [start_t, *asked]
-    page.load(load, None, [source, model], **AT_ONCE).then(ask, model, fields, **AT_ONCE)
+    page.load(load, None, [source, model, *fields], **AT_ONCE)
     model.input(ask, model, fields, **AT_ONCE)
     source.input(choose, source, [file, step, preview], **AT_ONCE)
     file.change(look, file, [preview, answers[0]], **AT_ONCE)

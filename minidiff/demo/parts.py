@@ -32,7 +32,9 @@ STYLE = """
 .said .warning { color: #92400e; }
 .dark .said .error { color: #fca5a5; }
 .dark .said .warning { color: #fcd34d; }
-.said progress { width: 100%; }
+.said progress { width: 100%; accent-color: #6366f1; }
+.under .image-frame { padding-top: 2.2rem; }
+@media (max-width: 480px) { .tab-container button { padding: 0 0.45rem; } }
 """
 # The bar of progress is our own, as Gradio's is drawn over pictures that are there already.
 WORK: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "work", "show_progress": "hidden"}
@@ -95,13 +97,17 @@ def seed_field() -> gr.Number:
 
 
 def picture_field(label: str) -> gr.Image:
-    return gr.Image(label=label, interactive=False, format="png", buttons=["download", "fullscreen"])
+    """Make the field for a picture, which is not there before there is one. The label stands above it, not on it."""
+    return gr.Image(
+        label=label, interactive=False, format="png", buttons=["download", "fullscreen"], visible=False,
+        elem_classes="under",
+    )  # fmt: skip
 
 
 def upload_fields() -> tuple[gr.File, gr.Image]:
     """Make the field for a file, which comes as it is, and one that shows it."""
     file = gr.File(label="Your picture", file_types=list(IMAGE_SUFFIXES), height=120)
-    return file, gr.Image(label="What it starts from", interactive=False, height=180, format="png", buttons=[])
+    return file, gr.Image(label="Preview", interactive=False, height=180, format="png", buttons=[])
 
 
 def answer_fields(about_strip: str) -> list[Any]:
@@ -109,7 +115,7 @@ def answer_fields(about_strip: str) -> list[Any]:
     return [
         gr.HTML(elem_classes="said"),
         gr.ImageSlider(label="Before and after", interactive=False, format="png", max_height=640),
-        gr.DownloadButton("Save the answer", interactive=False),
+        gr.DownloadButton("Save the answer", visible=False),
         picture_field(about_strip),
     ]
 
@@ -187,13 +193,13 @@ def watch_photo(
     with TemporaryDirectory(dir=settings.folder, ignore_cleanup_errors=True) as folder:
         for text, view, over in watch(jobs, request, lambda stop: make(Path(folder), stop)):
             both = None if view.before is None or view.picture is None else (view.before, view.picture)
-            file = gr.DownloadButton(value=None if view.file is None else str(view.file), interactive=bool(view.file))
-            yield text, shown(both, over), file if over else gr.skip(), shown(view.strip, over)
+            file = gr.DownloadButton(value=None if view.file is None else str(view.file), visible=bool(view.file))
+            yield text, both if both or over else gr.skip(), file if over else gr.skip(), shown(view.strip, over)
 
 
-def shown(picture: Any, over: bool) -> Any:
-    """Show a picture. Where there is none, leave the one before until the job is over."""
-    return gr.skip() if picture is None and not over else picture
+def shown(picture: Pixels | None, over: bool) -> Any:
+    """Show a picture. Where there is none, leave the one before until the job is over, then take it away."""
+    return gr.skip() if picture is None and not over else gr.Image(value=picture, visible=picture is not None)
 
 
 def progress(view: View, seconds: float) -> str:

@@ -87,7 +87,7 @@ def served(home: Path, *options: str) -> Iterator[tuple[str, "subprocess.Popen[s
         yield found[1], process
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def answers(address: str, port: int) -> bool:
@@ -237,17 +237,17 @@ def dehazes(page: Any, tab: Any, desk: Path) -> None:
 def starts(page: Any, tab: Any, desk: Path) -> None:
     tab.locator("input[type=file]").set_input_files(desk / "noisy.png")
     choose(page, tab, "Model", "runs/ddpm-waves-1")
-    slide(page, tab, "Start at timestep", 12)
+    slide(page, tab, "Start at timestep", 12, 49)
     said(tab, "t = 12")
-    slide(page, tab, "Start at timestep", 30)
+    slide(page, tab, "Start at timestep", 30, 49)
     said(tab, "t = 30")
     choose(page, tab, "Start from", "runs/dip-photo-1")
-    slide(page, tab, "Step of the prior", 12)
+    slide(page, tab, "Step of the prior", 12, 40)
     said(tab, "step +10 of the prior")
 
 
-def slide(page: Any, tab: Any, label: str, value: int) -> None:
-    """Move a slider, as a hand does: first the place, then the release."""
-    field = tab.get_by_label(f"number input for {label}")
-    field.fill(str(value))
-    field.blur()
+def slide(page: Any, tab: Any, label: str, value: int, largest: int) -> None:
+    """Move a slider, as a hand does: first the place, then the release. Wait until it has its largest value."""
+    handle = tab.get_by_label(f"range slider for {label}").and_(page.locator(f"[max='{largest}']"))
+    handle.fill(str(value))
+    handle.dispatch_event("pointerup")
