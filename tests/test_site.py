@@ -8,7 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import click
+import numpy as np
 import pytest
+import torch
 from peers import pictures
 
 import minidiff
@@ -184,4 +186,34 @@ def test_wrong_start_figure(tmp_path: Path) -> None:
     found = figure("wrong_start").main(tmp_path / "out.png", size=48, calls=1)
     assert max(found["scale"]) == found["scale"][1] > found["scale"][-1] + 3
     assert found["noise"][-1] < found["noise"][0]
+    assert (tmp_path / "out.png").exists()
+
+
+def test_overfit_figure(tmp_path: Path) -> None:
+    """Nearest to the clean picture before the end, and to the noisy one at the end: the noise is fitted last."""
+    found = figure("overfit").main(tmp_path / "out.png", size=24, steps=300, channels=32, scales=1)
+    clean, noisy = (np.convolve(found[name], np.ones(20) / 20, "valid") for name in ("clean", "noisy"))
+    best = int(clean.argmax())
+    assert clean[best] > clean[-1] + 0.5
+    assert noisy[-1] > noisy[best] + 0.5
+    assert (tmp_path / "out.png").exists()
+
+
+def test_fid_bias_figure(tmp_path: Path) -> None:
+    """FD of few images is far above the truth, as c/n; FD-infinity is around it. The two sides share no image."""
+    found = module(DOCS / "figures" / "fid_bias.py").main(
+        tmp_path / "out.png",
+        clean=torch.randn(800, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+        damaged=0.5 + torch.randn(800, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64),
+        counts=(25, 100, 400),
+        repeats=12,
+        groups=5,
+    )
+    for name, truth in (("real", 0.0), ("known", 8 * 0.5**2)):
+        pair = found[name]
+        assert abs(pair["truth"] - truth) < 0.5  # of the moments of 800 rows
+        excess = pair["fd"].mean(1) - pair["truth"]
+        assert 3 < excess[0] / excess[1] < 7 and excess[0] > 1
+        error = pair["fd_inf"].std(1) / 12**0.5
+        assert (abs(pair["fd_inf"].mean(1) - pair["truth"])[1:] < 4 * error[1:]).all()
     assert (tmp_path / "out.png").exists()
