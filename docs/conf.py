@@ -31,5 +31,6 @@ html_title = "minidiff"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
 html_copy_source = False
+copybutton_selector = "div:not(.output) > div.highlight pre"  # what a notebook printed is not to be copied
 pygments_style = "friendly"
 pygments_dark_style = "native"

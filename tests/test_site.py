@@ -217,3 +217,40 @@ def test_fid_bias_figure(tmp_path: Path) -> None:
         error = pair["fd_inf"].std(1) / 12**0.5
         assert (abs(pair["fd_inf"].mean(1) - pair["truth"])[1:] < 4 * error[1:]).all()
     assert (tmp_path / "out.png").exists()
+
+
+def test_attention_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drawn weights are those that the layer uses: with them, by hand, comes out what the layer gives."""
+    found = figure("attention")
+    network = minidiff.UNet(8, channels=(8, 8), layers_per_block=1, attention=(False, True), norm_groups=4)
+    seen = {}
+    for name, layer in network.named_modules():
+        if isinstance(layer, found.Attention):
+            torch.nn.init.normal_(layer.out.weight)  # 0 in a fresh network
+            torch.nn.init.normal_(layer.query.weight, std=2.0)
+            layer.register_forward_hook(
+                lambda layer, given, out, name=name: seen.update({name: (layer, given[0], out)})
+            )
+    maps = found.attention_maps(network, torch.randn(1, 3, 8, 8), 5)
+    assert len(maps) == len(seen) == 4
+    for name, (layer, x, out) in seen.items():
+        value = layer.value(layer.norm(x)[0].permute(1, 2, 0))  # [H,W,C]
+        answers = layer.out(torch.einsum("hwij,ijc->hwc", maps[name], value))
+        assert torch.allclose(x[0] + answers.permute(2, 0, 1), out[0], atol=1e-5)
+        assert maps[name].amax() > 0.2  # the weights differ
+
+    shares = found.main(tmp_path / "out.png", steps=1, scenes=2)
+    assert (
+        0.5 < shares["area"]["floor"] < 0.95 and abs(shares["up.1.attention"]["floor"] - shares["area"]["floor"]) < 0.1
+    )
+    assert (tmp_path / "out.png").exists()
+
+
+def test_attention_figure_knows_what_a_pixel_shows() -> None:
+    """Pixels of one solid have its colour more than the floor has; those of the floor are grey."""
+    found = figure("attention")
+    picture = found.shapes.draw(0, 32, split="test").reshape(16, 2, 16, 2, 3).mean(axis=(1, 3))
+    colourful = picture.max(axis=2) - picture.min(axis=2)
+    shown = found.solids_of(0)
+    assert set(np.unique(shown)) == {found.EDGE, found.FLOOR, 0, 1, 2}  # three solids
+    assert colourful[shown == found.FLOOR].max() < colourful[shown >= 0].min()

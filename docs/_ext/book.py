@@ -3,7 +3,8 @@
 The pages hold nothing that only Sphinx understands, so they read the same where Markdown is shown.
 
 - The sections of index.md, and the lists of links below them, become the table of contents.
-- A page that only points to a file beside docs/ (README.md, for one) shows that file.
+- A page that only points to a file beside docs/ (README.md, for one) shows that file. A notebook is shown with the
+  outputs that it holds (cells.py); nothing is run.
 - A link to a Python file leads to a page with its source, at the lines that the link means (source_links.py).
 - A list of links to public names in api.md becomes their signatures and docstrings.
 - Formulas become MathML, which browsers draw themselves.
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cells
 from docutils import nodes
 from latex2mathml.converter import convert
 from source_links import FENCE, LINK, ROOT, LinkError, Span, definitions, lines_meant
@@ -27,7 +29,8 @@ import minidiff
 
 LOG = logging.getLogger(__name__)
 DOCS = ROOT / "docs"
-POINTER = re.compile(r"# [^\n]+\n+\[[^\]]+\]\((\.\./[^)]+\.md)\)\.?\s*")  # a page that is a title and one link
+# A page that is a title and one link.
+POINTER = re.compile(r"# [^\n]+\n+\[[^\]]+\]\((\.\./[^)]+\.(?:md|ipynb))\)\.?\s*")
 
 
 # --------------------------------------------------------------------------------------------------- pages
@@ -49,7 +52,7 @@ def relinked(text: str, folder: Path, page: Path) -> str:
 
     def mend(link: re.Match[str]) -> str:
         target, mark, anchor = link["target"].partition("#")
-        if not target or "://" in target or target.startswith("mailto:"):
+        if not target or "://" in target or target.startswith(("mailto:", "data:")):
             return link[0]
         path = (folder / target).resolve()
         relative = Path(os.path.relpath(shown.get(path, path), page.parent)).as_posix()
@@ -101,7 +104,8 @@ def read(app: Sphinx, docname: str, source: list[str]) -> None:
     if points:
         shown = (page.parent / points[1]).resolve()
         app.env.note_dependency(str(shown))
-        source[0], folder = shown.read_text(encoding="utf-8"), shown.parent
+        text = cells.as_markdown(cells.read(shown)) if shown.suffix == ".ipynb" else shown.read_text(encoding="utf-8")
+        source[0], folder = text, shown.parent
     source[0] = relinked(source[0], folder, page)
     if docname == "index":
         source[0] = contents(source[0])
