@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from minidiff.metrics.kid import kid as kid
     from minidiff.metrics.precision_recall import precision_recall as precision_recall
     from minidiff.networks.dip import DIP_NETS as DIP_NETS
+    from minidiff.networks.dit import DiT as DiT
     from minidiff.networks.inception import Inception as Inception
     from minidiff.networks.own import NETWORKS as NETWORKS
     from minidiff.networks.own import use_network as use_network
@@ -89,6 +90,7 @@ PUBLIC = {
     "CORRUPTIONS": "data.corruptions",
     "DATASETS": "data.datasets",
     "DIP_NETS": "networks.dip",
+    "DiT": "networks.dit",
     "Distance": "pretrained.distance",
     "EARLY_STOPS": "dip.early_stop",
     "FeatureNetwork": "metrics.features",

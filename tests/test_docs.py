@@ -16,7 +16,7 @@ from minidiff.diffusion.schedules import SCHEDULES
 from minidiff.networks.dip import DIP_NETS
 
 ROOT = Path(__file__).parents[1]
-RUN = ("checkpoint", "training", "unet", "samplers", "dip", "fid", "metrics", "classifier",
+RUN = ("checkpoint", "training", "unet", "dit", "samplers", "dip", "fid", "metrics", "classifier",
        "conditional", "evaluate", "report", "gan", "own-data", "restoration", "models", "priors",
        "images", "demo")  # have Python to be run  # fmt: skip
 TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]

@@ -71,10 +71,12 @@ def train() -> None:
 )
 @click.option(
     "--network",
-    metavar="MODULE:CLASS",
-    help="A network of your own in place of the preset's: a torch module that takes (x, t). See docs/own-data.md.",
+    metavar="NAME",
+    help="unet, dit (a transformer), or MODULE:CLASS of your own: a torch module that takes (x, t). Default: unet.",
 )
-@click.option("--network-arguments", type=JsonObject(), help="The arguments of that class, as JSON: '{\"width\": 64}'.")
+@click.option(
+    "--network-arguments", type=JsonObject(), help="The arguments of that network, as JSON: '{\"width\": 64}'."
+)
 @section("Diffusion")
 @click.option("--schedule", type=choice("schedule"), help=default("The noise schedule.", "schedule"))
 @click.option("--timesteps", type=Whole(2, 100_000), help=default("T, the number of noise levels.", "timesteps"))
@@ -298,7 +300,8 @@ def presets() -> None:
 def size_of(preset: Preset) -> str:
     """Return how large a preset's network is, in words."""
     if isinstance(preset, DdpmPreset):
-        return f"channels {', '.join(map(str, preset.network.channels))}"
+        dit = f" (dit: {preset.dit.depth} blocks of {preset.dit.width})" if preset.dit else ""
+        return f"channels {', '.join(map(str, preset.network.channels))}{dit}"
     if isinstance(preset, GuessPreset | RefinePreset):
         return f"channels {', '.join(map(str, preset.network.channels))}"
     if isinstance(preset, DipPriorPreset):

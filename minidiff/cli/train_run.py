@@ -30,8 +30,9 @@ def carry_out(
     with_flags = ctx.command.translated
     with process_group(local_device(options["device"])):
         if resume is not None:
-            refuse_options(ctx, CHANGES | {"resume", "dry_run", "network"})
-            if options.get("network"):
+            code = ":" in (options.get("network") or "")  # unet and dit are part of the run; code must be named again
+            refuse_options(ctx, CHANGES | {"resume", "dry_run"} | ({"network"} if code else set()))
+            if code:
                 use_network(options["network"])
             changes = {name: value for name, value in options.items() if name in CHANGES}
             training = take_up(resume, ResumeRequest(**changes), kind)

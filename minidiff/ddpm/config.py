@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from minidiff.data.config import Labels
 from minidiff.errors import UserError
-from minidiff.networks.configs import OwnNetwork, UNetConfig, check_size
+from minidiff.networks.configs import DiTConfig, OwnNetwork, UNetConfig
 from minidiff.records import demand, demand_range, record
 from minidiff.training.config import MOST_STEPS, RunConfig, Start, TrainRequest, check_same, read_as
 
@@ -117,7 +117,7 @@ class DdpmConfig(RunConfig):
     _: KW_ONLY
     kind: Literal["ddpm"] = "ddpm"
     labels: ToldLabels | None = None  # None: it was trained without
-    network: UNetConfig | OwnNetwork
+    network: UNetConfig | DiTConfig | OwnNetwork
     diffusion: DiffusionConfig
     sample_every: int | None = None  # steps between grids of samples; None: the default
     fid: FidConfig | None = None  # None: it is not measured
@@ -133,9 +133,9 @@ class DdpmConfig(RunConfig):
             check_same("network.in_channels", network.in_channels, 2 * channels, "data.channels, twice for the prior")
         else:
             check_same("network.in_channels", network.in_channels, channels, "data.channels")
-        if isinstance(network, UNetConfig):
+        if not isinstance(network, OwnNetwork):
             check_same("network.out_channels", network.out_channels, channels, "data.channels")
-            check_size(self.data.image_size, network.stride, "`data.image_size`")
+            network.check_size(self.data.image_size, "`data.image_size`")
         if self.labels is not None:
             check_same("network.label_dim", network.label_dim, len(self.labels.names), "the number of labels.names")
 
@@ -149,8 +149,8 @@ def read_ddpm(stored: dict[str, Any], where: object) -> DdpmConfig:
 class DdpmRequest(TrainRequest):
     """The options of `minidiff train ddpm`. None: the preset decides."""
 
-    network: "str | Callable[..., Module] | None" = None  # your own, such as my_module:MyUNet; None: the preset's UNet
-    network_arguments: dict[str, Any] | None = None  # of that class, by keyword
+    network: "str | Callable[..., Module] | None" = None  # unet, dit, or your own: my_module:MyUNet. None: the preset's
+    network_arguments: dict[str, Any] | None = None  # of that class, by keyword; of unet and dit, what the preset has
     prior: str | Path | None = None  # a dip-prior run
     prior_use: PriorUse | None = None  # what for: see `ddpm.prior`
     prior_shift: str | None = None  # of residual: one of SHIFTS; None: data

@@ -29,7 +29,7 @@ from minidiff.ddpm.config import (
     read_ddpm,
 )
 from minidiff.ddpm.guess_errors import GUESS_ERRORS, measure_run
-from minidiff.ddpm.presets import DDPM_PRESETS
+from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
 from minidiff.ddpm.prior import (
     check_channels,
     check_side,
@@ -43,16 +43,16 @@ from minidiff.ddpm.recipe import build_network, build_schedule, conditional, ddp
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.ddpm.samples import of_run
 from minidiff.diffusion.predictions import check_prediction
-from minidiff.errors import UserError, lookup, printable, shown
+from minidiff.errors import UserError, listed, lookup, printable, shown
 from minidiff.images.faults import problems
 from minidiff.images.files import write_image
 from minidiff.metrics import compare as measure
 from minidiff.metrics import extraction, features
 from minidiff.metrics.doubts import doubts
 from minidiff.metrics.sources import dataset_source
-from minidiff.networks.configs import OwnNetwork, UNetConfig, check_size
+from minidiff.networks.configs import BUILT_IN, DiTConfig, OwnNetwork, UNetConfig
 from minidiff.networks.own import build_own, plain_arguments, try_network, use_network
-from minidiff.records import to_json
+from minidiff.records import from_json, to_json
 from minidiff.runs.shipped import is_name
 from minidiff.runtime import distributed
 from minidiff.runtime.memory import build_to_train
@@ -65,6 +65,8 @@ from minidiff.training.minutes import fit_minutes
 from minidiff.training.presets import default_preset, training_config, with_epochs
 from minidiff.training.step import TrainStep
 
+Network = UNetConfig | DiTConfig | OwnNetwork
+
 SAID: dict[PriorUse, str] = {
     "target": "its outputs are learnt in place of the images, for comparison only",
     "start": "its outputs are what chains start from",
@@ -73,7 +75,7 @@ SAID: dict[PriorUse, str] = {
 
 
 class DdpmJob(Job[DdpmConfig]):
-    """The training of a U-Net to predict the noise of a schedule."""
+    """The training of a network to predict the noise of a schedule."""
 
     kind = "ddpm"
     may_change = ("sample_every", "fid_every", "fid_features", "fid_weights")
@@ -157,6 +159,8 @@ class DdpmJob(Job[DdpmConfig]):
         diffusion, network = self.config.diffusion, self.config.network
         if isinstance(network, OwnNetwork):
             said = f"{network.module} {self.parameters}"
+        elif isinstance(network, DiTConfig):
+            said = f"DiT {self.parameters}, {network.depth} blocks of width {network.width}, patch {network.patch}"
         else:
             said = f"UNet {self.parameters}, channels {list(network.channels)}"
         said += f"; {diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}"
@@ -270,7 +274,8 @@ def plan(request: DdpmRequest) -> DdpmJob:
     # All that can be wrong with the request is found before the data are read, or downloaded.
     if request.network_arguments is not None and request.network is None:
         raise UserError("`network_arguments` needs `network`, the class that they are for. Name it.")
-    own = use_network(request.network) if request.network is not None else None
+    asked = request.network if isinstance(request.network, str) and request.network in BUILT_IN else None
+    own = use_network(request.network) if request.network is not None and asked is None else None
     start = load_ddpm(request.init) if request.init is not None else None
     told = request.conditional or bool(start and start.config.network.label_dim)
     if request.label_dropout is not None and not told:
@@ -284,9 +289,9 @@ def plan(request: DdpmRequest) -> DdpmJob:
         check_side(prior, size)
     diffusion = diffusion_config(start.config.diffusion if start else preset.diffusion, request)
     check_prediction(build_schedule(diffusion), diffusion.prediction)
-    base = start.config.network if start and request.preset is None else preset.network
-    if own is None and isinstance(base, UNetConfig):
-        check_size(size, base.stride, "`image_size`")
+    base = base_network(name, preset, asked, start.config.network if start else None, request)
+    if own is None and not isinstance(base, OwnNetwork):
+        base.check_size(size, "`image_size`")
     fid, training = fid_config(request), training_config(preset.training, request)
     if fid and diffusion.trained_below is not None:
         raise UserError("`fid_every` measures samples from noise, and a run with `trained_below` draws none. "
@@ -321,15 +326,42 @@ def plan(request: DdpmRequest) -> DdpmJob:
     return fit_minutes(DdpmJob(config, data, device, request.out), preset.training, request)
 
 
+def base_network(
+    name: str, preset: DdpmPreset, asked: str | None, start: Network | None, request: DdpmRequest
+) -> Network:
+    """Choose the network to fit to the images: that of the run to begin with, or the preset's U-Net or DiT.
+
+    name: of the preset. asked: unet or dit; None: as the run to begin with has it, else a U-Net. Raises UserError.
+    """
+    known = next((each for each, kind in BUILT_IN.items() if isinstance(start, kind)), None)
+    if start is not None and asked not in (None, known):
+        raise UserError(f"the network of {request.init} is no {asked}, so its weights are lost on one. Leave it out.")
+    if start is not None and (request.preset is None or known is None):
+        base = start
+    elif (asked or known) == "dit":
+        if preset.dit is None:
+            have = listed([each for each, one in DDPM_PRESETS.items() if one.dit], "or")
+            raise UserError(f"the preset {name} has no DiT. Take {have}, or its U-Net.")
+        base = preset.dit
+    else:
+        base = preset.network
+    if asked is None or not request.network_arguments:
+        return base
+    for key in ("image_size", "in_channels", "out_channels", "label_dim", "kind"):
+        if key in request.network_arguments:
+            raise UserError(f"`network_arguments` has {key}, which follows from the images and labels. Leave it out.")
+    return from_json(type(base), to_json(base) | plain_arguments(request.network_arguments), "`network_arguments`")
+
+
 def network_for(
-    request: DdpmRequest, base: UNetConfig | OwnNetwork, own: str | None, size: int, channels: int, label_dim: int
-) -> UNetConfig | OwnNetwork:
+    request: DdpmRequest, base: Network, own: str | None, size: int, channels: int, label_dim: int
+) -> Network:
     """Fit a network to the images and their labels.
 
     base: the preset's network, or that of the run to begin with. own: the class that the user names in its place.
     Raises UserError for a network of one's own that cannot be made or called.
     """
-    if own is None and isinstance(base, UNetConfig):
+    if own is None and not isinstance(base, OwnNetwork):
         seen = 2 * channels if request.prior_use == "residual" else channels  # x_t, and beside it the prior's output
         return replace(base, image_size=size, in_channels=seen, out_channels=channels, label_dim=label_dim)
     arguments, module = request.network_arguments, own

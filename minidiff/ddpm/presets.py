@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from minidiff.ddpm.config import DiffusionConfig
-from minidiff.networks.configs import UNetConfig
+from minidiff.networks.configs import DiTConfig, UNetConfig
 from minidiff.training.config import TrainConfig
 
 DDPM_PAPER = DiffusionConfig()  # what its defaults are
@@ -18,6 +18,7 @@ class DdpmPreset:
     network: UNetConfig
     training: TrainConfig
     diffusion: DiffusionConfig = DDPM_PAPER
+    dit: DiTConfig | None = None  # in place of the U-Net, if it is asked for; None: the preset has none
 
 
 CIFAR10 = UNetConfig(channels=(128, 256, 256, 256), attention=(False, True, False, False), dropout=0.1)
@@ -31,6 +32,7 @@ DDPM_PRESETS: dict[str, DdpmPreset] = {
         ),
         diffusion=DiffusionConfig(schedule="cosine", prediction="v", timestep_sampling="stratified"),
         training=TrainConfig(steps=600, batch_size=32, lr=3e-3, muon=True, warmup=60, decay="cosine", ema_decay=0.995),
+        dit=DiTConfig(width=128, depth=4, heads=4),  # a step takes as long as one of the U-Net
     ),
     "gpu": DdpmPreset(
         "the CIFAR-10 network in mixed precision where the GPU has it: the default on a GPU",
@@ -38,6 +40,7 @@ DDPM_PRESETS: dict[str, DdpmPreset] = {
         network=CIFAR10,
         diffusion=DiffusionConfig(timestep_sampling="stratified"),
         training=TrainConfig(steps=60_000, batch_size=128, lr=2e-4, warmup=1000, decay="cosine", ema_decay=0.9995),
+        dit=DiTConfig(),  # DiT-S/2: 33M parameters, as many as the U-Net has
     ),
     "cifar10": DdpmPreset(
         "CIFAR-10 as in the DDPM paper (appendix B): 35.7M parameters, 800,000 steps",

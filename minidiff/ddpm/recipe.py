@@ -1,6 +1,6 @@
 """From a ddpm run's config.json to its parts: the network, the schedule, and the loss they are trained by.
 
-Rests on unet, schedules, diffusion and train. Ho et al. 2020 (DDPM); Ho & Salimans 2022 (labels left out at random).
+Rests on unet, dit, schedules, diffusion and train. Ho et al. 2020 (DDPM); Ho & Salimans 2022 (labels left out).
 """
 
 from collections.abc import Callable
@@ -17,7 +17,8 @@ from minidiff.diffusion.predictions import Model, check_prediction
 from minidiff.diffusion.process import diffusion_loss, noise_in_file
 from minidiff.diffusion.schedules import SCHEDULES, Schedule
 from minidiff.errors import UserError, lookup
-from minidiff.networks.configs import OwnNetwork, UNetConfig
+from minidiff.networks.configs import DiTConfig, OwnNetwork, UNetConfig
+from minidiff.networks.dit import DiT
 from minidiff.networks.own import as_unet, build_own
 from minidiff.networks.unet import UNet
 from minidiff.rng import Draws
@@ -33,28 +34,36 @@ def build_network(config: DdpmConfig) -> nn.Module:
     if isinstance(network, OwnNetwork):
         model = build_own(network)
     elif network.in_channels == config.data.channels:
-        model = UNet(**vars(network))
+        model = build_plain(network)
     else:
         model = build_seeing(network, config.data.channels)
     model.prediction = config.diffusion.prediction  # type: ignore[assignment]
     return model
 
 
-def build_seeing(network: UNetConfig, channels: int) -> UNet:
-    """Build a `UNet` that sees more channels beside the first ones, and begins as the same network without them.
+def build_plain(network: UNetConfig | DiTConfig) -> UNet | DiT:
+    """Build a network of the package: the one whose arguments these are."""
+    return UNet(**vars(network)) if isinstance(network, UNetConfig) else DiT(**vars(network))
 
-    The weights of what it sees beside x_t are 0 at first, as in a block's last layer: see `unet.initialise`.
+
+def build_seeing(network: UNetConfig | DiTConfig, channels: int) -> UNet | DiT:
+    """Build a network that sees more channels beside the first ones, and begins as the same network without them.
+
+    The weights of what it sees beside x_t are 0 at first, as in a block's last layer: see `unet.initialise`. They are
+    the columns that its first layer has more than that of the plain network.
     """
-    plain, seeing = UNet(**vars(replace(network, in_channels=channels))), UNet(**vars(network))
+    plain, seeing = build_plain(replace(network, in_channels=channels)), build_plain(network)
     weights = plain.state_dict()
-    first = weights["conv_in.weight"]
-    beside = first.new_zeros(len(first), network.in_channels - channels, *first.shape[2:])
-    seeing.load_state_dict(weights | {"conv_in.weight": torch.cat([first, beside], dim=1)})
+    for name, seen in seeing.state_dict().items():
+        if seen.shape != weights[name].shape:
+            first, weights[name] = weights[name], torch.zeros_like(seen)
+            weights[name][:, : first.shape[1]] = first
+    seeing.load_state_dict(weights)
     return seeing
 
 
-def conditional(network: UNetConfig | OwnNetwork, model: nn.Module) -> Conditional:
-    """Return what takes (x_t, t, labels, keep): a `UNet` itself, or a network of one's own, so called."""
+def conditional(network: UNetConfig | DiTConfig | OwnNetwork, model: nn.Module) -> Conditional:
+    """Return what takes (x_t, t, labels, keep): a network of the package itself, or one of one's own, so called."""
     return as_unet(model, network.label_dim) if isinstance(network, OwnNetwork) else model
 
 

@@ -45,7 +45,7 @@ class Run:
 
     folder: Path
     config: DdpmConfig
-    model: nn.Module  # a `UNet`, or a network of one's own
+    model: nn.Module  # a `UNet`, a `DiT`, or a network of one's own
     schedule: Schedule
     precision: str = "auto"  # to sample in: fp32, bf16, auto
     prior: PriorRun | None = None  # of a run that was trained with one

@@ -1,6 +1,6 @@
 """The arguments of the networks that draw, named once: to build them, and to store them in a run's config.json.
 
-Rests on records alone, so that presets, help and `minidiff info` need no torch. See `unet.py` and `gan.py`.
+Rests on records alone, so that presets, help and `minidiff info` need no torch. See `unet.py`, `dit.py` and `gan.py`.
 """
 
 import math
@@ -54,6 +54,10 @@ class UNetConfig:
         """How many pixels of the image one pixel of the coarsest level covers, each way."""
         return 1 << (len(self.channels) - 1)
 
+    def check_size(self, size: int, name: str = "image size") -> None:
+        """Raise UserError unless the levels divide this height or width."""
+        check_size(size, self.stride, name)
+
     @property
     def any_size(self) -> bool:
         """Whether a pixel of the output depends on the pixels near it alone, and so not on the size of the image.
@@ -61,6 +65,44 @@ class UNetConfig:
         Attention and the norm "group" look at the whole image: in one of another size they find other statistics.
         """
         return self.norm != "group" and not any(self.attention) and not self.mid_attention
+
+
+@record
+class DiTConfig:
+    """The arguments of `DiT`. The defaults are DiT-S/2 (Peebles & Xie 2023, table 1), for images in colour."""
+
+    image_size: int = 32  # the size it is meant for; `forward` takes any height and width that the patch divides
+    in_channels: int = 3
+    out_channels: int | None = None  # None: as many as in_channels
+    patch: int = 2  # pixels of a patch, each way
+    width: int = 384  # numbers that stand for one patch, in every block
+    depth: int = 12  # blocks
+    heads: int = 6  # of attention, each over width / heads numbers
+    mlp_ratio: int = 4  # how many times as wide a block's two-layer network is inside
+    label_dim: int = 0  # L > 0 takes multi-hot labels [N,L], added to the timestep embedding by a linear layer
+    kind: Literal["dit"] = "dit"  # tells it from a U-Net in a config.json
+
+    def __post_init__(self) -> None:
+        """Fill in out_channels, and raise UserError for arguments that no network can be built from."""
+        out = self.in_channels if self.out_channels is None else self.out_channels
+        object.__setattr__(self, "out_channels", out)  # the record is frozen, but not yet finished
+        demand_range(self, 1, MOST_PIXELS, "image_size", "patch")
+        demand_range(self, 1, MOST_CHANNELS, "in_channels", "out_channels", "width", "heads")
+        demand_range(self, 1, MOST_LAYERS, "depth", "mlp_ratio")
+        demand_range(self, 0, MOST_LABELS, "label_dim")
+        self.check_size(self.image_size)
+        if self.width % self.heads:
+            other = nearest_multiple(self.width, math.lcm(self.heads, 4))
+            raise UserError(f"{self.heads} heads do not divide the width {self.width}. Try a width of {other}.")
+        # Half of it says the row of a patch and half the column, each by pairs of a sine and a cosine.
+        demand(self.width % 4 == 0, "width", self.width, f"a multiple of 4, such as {nearest_multiple(self.width, 4)}")
+
+    def check_size(self, size: int, name: str = "image size") -> None:
+        """Raise UserError unless the patch divides this height or width."""
+        check_size(size, self.patch, name, f"this network's patches of {self.patch}x{self.patch}")
+
+
+BUILT_IN: dict[str, type[UNetConfig | DiTConfig]] = {"unet": UNetConfig, "dit": DiTConfig}  # by what a user types
 
 
 @record
@@ -129,14 +171,22 @@ class GUNetConfig:
         return 2 << (len(self.channels) - 1)
 
 
-def check_size(size: int, stride: int, name: str = "image size") -> None:
-    """Raise UserError unless `size` divides by `stride`. The message offers the nearest two sizes that do."""
+def check_size(size: int, stride: int, name: str = "image size", whose: str | None = None) -> None:
+    """Raise UserError unless `size` divides by `stride`. The message offers the nearest two sizes that do.
+
+    whose: what needs it; None: the levels of a U-Net.
+    """
     if size < 1 or size % stride:
         smaller = max(size // stride, 1) * stride
+        whose = whose or f"this network's {stride.bit_length()} levels"
         raise UserError(
-            f"{name} {size} does not divide by {stride}, which this network's {stride.bit_length()} levels need. "
-            f"Try {smaller} or {smaller + stride}."
+            f"{name} {size} does not divide by {stride}, which {whose} need. Try {smaller} or {smaller + stride}."
         )
+
+
+def nearest_multiple(number: int, of: int) -> int:
+    """Return the multiple of `of` that is nearest to a number, and not 0."""
+    return max(round(number / of), 1) * of
 
 
 def check_unet(config: UNetConfig) -> None:
@@ -155,7 +205,7 @@ def check_unet(config: UNetConfig) -> None:
             f"attention has {len(attention)} entries for {len(channels)} levels of channels {list(channels)}. "
             "Give True or False for each."
         )
-    check_size(config.image_size, config.stride)
+    config.check_size(config.image_size)
     for level, width in enumerate(channels):
         if config.norm == "group" and width % groups:
             raise UserError(

@@ -1,10 +1,9 @@
 """The U-Net: the network that looks at a noisy image and its timestep, and predicts the noise in it.
 
-Rests on torch alone. Ho et al. 2020 (DDPM), appendix B; Ronneberger et al. 2015 (U-Net); Vaswani et al. 2017.
+Rests on conditioning. Ho et al. 2020 (DDPM), appendix B; Ronneberger et al. 2015 (U-Net); Vaswani et al. 2017.
 Layer for layer it computes what the `google/ddpm-*` networks do, so their weights fit: see docs/unet.md.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,24 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minidiff.errors import UserError
-from minidiff.networks.configs import UNetConfig, check_size
+from minidiff.networks.conditioning import Conditioned
+from minidiff.networks.configs import UNetConfig
 from minidiff.records import takes, to_json
-
-
-def timestep_embedding(t: Tensor, dim: int, flip_sin_to_cos: bool = False, freq_shift: float = 1) -> Tensor:
-    """Turn the timestep t [N] into `dim` waves of rising length, float32 [N,dim] (Vaswani et al. 2017, section 3.5).
-
-    Always float32: at t = 999 the fastest wave has turned 159 times, and bfloat16 could not tell t from t + 1.
-    DDPM orders [sin | cos] and divides by half - 1; `flip_sin_to_cos=True, freq_shift=0` is the other convention.
-    """
-    half = dim // 2
-    frequencies = torch.exp(
-        -math.log(10_000) * torch.arange(half, dtype=torch.float32, device=t.device) / (half - freq_shift)
-    )
-    angles = t.float()[:, None] * frequencies  # [N,half]
-    waves = (angles.cos(), angles.sin()) if flip_sin_to_cos else (angles.sin(), angles.cos())
-    return torch.cat(waves, dim=1)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -171,7 +155,7 @@ class Upsample(nn.Module):
         return F.conv_transpose2d(x, kernel, self.conv.bias, stride=2, padding=1)
 
 
-class UNet(nn.Module):
+class UNet(Conditioned):
     """The network of DDPM: (x_t, t) -> a prediction with the shape of an image. The defaults are its CIFAR-10 network.
 
     config: its arguments as JSON, see `UNetConfig`; `UNet(**config)` builds the same network.
@@ -179,25 +163,15 @@ class UNet(nn.Module):
 
     @takes(UNetConfig)
     def __init__(self, config: UNetConfig) -> None:
-        super().__init__()
-        self.config: dict[str, Any] = to_json(config)
         channels, head_dim, norm = config.channels, config.head_dim, norm_layer(config)
-        self.in_channels, self.label_dim, self.stride = config.in_channels, config.label_dim, config.stride
-        self.embed = partial(
-            timestep_embedding,
-            dim=channels[0],
-            flip_sin_to_cos=config.flip_sin_to_cos,
-            freq_shift=config.freq_shift,
-        )
         time_dim = 4 * channels[0]
+        super().__init__(config, channels[0], time_dim, config.flip_sin_to_cos, config.freq_shift)
+        self.config: dict[str, Any] = to_json(config)
 
         def stage(before: int, after: int, attends: bool) -> Stage:
             block = ResidualBlock(before, after, time_dim, config.dropout, norm, config.scale_shift)
             heads = 1 if head_dim is None else after // head_dim
             return Stage(block, Attention(after, heads, norm) if attends else None)
-
-        self.time = nn.Sequential(nn.Linear(channels[0], time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
-        self.label = nn.Linear(config.label_dim, time_dim) if config.label_dim else None
 
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
         width, skips = channels[0], [channels[0]]  # channels of h, and of everything the way up will be handed
@@ -230,15 +204,10 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """x float [N,in_channels,H,W], t int64 [N], labels [N,label_dim] or None -> [N,out_channels,H,W].
 
-        labels None is unconditional: nothing is added. All zeros mean something else, an image without labels: they add
-        the label layer's bias, which is trained. keep: bool [N], False for a row that is unconditional all the same.
+        t may also be float. labels, keep: see `Conditioned.condition`.
         """
         self.check_input(x, labels)
-        time = self.time(self.embed(t.expand(len(x))).to(x.dtype))
-        if self.label is not None and labels is not None:
-            label = self.label(labels.to(x.dtype))
-            time = time + (label if keep is None else label * keep[:, None])
-        time = F.silu(time)  # once: every residual block wants it
+        time = F.silu(self.condition(x, t, labels, keep))  # once: every residual block wants it
 
         h = self.conv_in(x)
         skips = [h]
@@ -263,21 +232,6 @@ class UNet(nn.Module):
             for name, module in part.named_modules()
             if isinstance(module, nn.Conv2d | nn.Linear) and not name.endswith(".time")
         ]
-
-    def check_input(self, x: Tensor, labels: Tensor | None) -> None:
-        """Raise UserError if x or labels do not fit this network, by their shapes."""
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise UserError(
-                f"images of shape {list(x.shape)} do not fit this network, which takes [N,{self.in_channels},H,W]. "
-                f"Build it with in_channels={x.shape[1] if x.ndim == 4 else 'C'}, or convert the images."
-            )
-        for size in x.shape[2:]:
-            check_size(size, self.stride)
-        if labels is not None and list(labels.shape) != [len(x), self.label_dim]:
-            raise UserError(
-                f"labels of shape {list(labels.shape)} do not fit: this network takes [{len(x)},{self.label_dim}]. "
-                + ("Multi-hot, one row for each image." if self.label_dim else "Build it with label_dim > 0.")
-            )
 
 
 def initialise(network: UNet) -> None:

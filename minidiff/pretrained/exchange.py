@@ -16,6 +16,7 @@ from minidiff.ddpm.run import load_ddpm
 from minidiff.errors import UserError, lookup
 from minidiff.interop.checkpoints import is_foreign, open_checkpoint
 from minidiff.interop.writing import FORMATS, check_new, write_run
+from minidiff.networks.configs import DiTConfig
 from minidiff.records import to_json
 from minidiff.runs.folder import read_config
 from minidiff.runs.shipped import find_run, is_name
@@ -60,6 +61,8 @@ def export_run(run: str | Path, folder: str | Path, kind: str = "diffusers", wei
     if isinstance(network, dict) and "module" in network:
         raise UserError(f"the network of {run} is {network['module']}, for which {kind} has no layers.")
     opened = load_ddpm(run, weights)
+    if isinstance(opened.config.network, DiTConfig):
+        raise UserError(f"the network of {run} is a DiT, and {kind} gets U-Nets alone. It cannot be exported.")
     if opened.prior_use == "residual":
         raise UserError(f"the network of {run} sees a prior beside x_t, for which {kind} has no pipeline.")
     plain = build_schedule(replace(opened.config.diffusion, zero_terminal_snr=False))

@@ -21,7 +21,8 @@ from minidiff.diffusion.predictions import PREDICTIONS, check_prediction
 from minidiff.diffusion.schedules import SCHEDULES, Schedule
 from minidiff.errors import UserError, lookup
 from minidiff.interop.writing import check_new, write_run
-from minidiff.networks.configs import OwnNetwork, UNetConfig
+from minidiff.networks.configs import DiTConfig, OwnNetwork, UNetConfig
+from minidiff.networks.dit import DiT
 from minidiff.networks.own import build_own, plain_arguments, try_network, use_network
 from minidiff.networks.unet import UNet
 from minidiff.networks.weights import load_exactly
@@ -45,9 +46,9 @@ def save_run(
 ) -> Run:
     """Save a trained network as a new run folder, and open it. It is drawn from, measured and exported like any run.
 
-    model: a `UNet`, or any module that takes (x, t), with the weights to sample from: usually the averaged ones.
+    model: a `UNet`, a `DiT`, or any module that takes (x, t); its weights are those to sample from, usually averaged.
     prediction: what it predicts, one of PREDICTIONS; by default its attribute `prediction`, or eps.
-    shape: [C,H,W] of an image; a `UNet` knows it. network, network_arguments: the importable name of another class,
+    shape: [C,H,W] of an image; these two know it. network, network_arguments: the importable name of another class,
     such as my_module:MyUNet, and what makes this network of it; see `networks.own`.
     label_names: of a network that takes labels. label_dropout: the share of images whose labels were left out in its
     training; 0 is a network that always had them. variance: of the sampler ddpm, one of VARIANCES.
@@ -75,12 +76,18 @@ def save_run(
 
 def describe_network(
     model: nn.Module, shape: Sequence[int] | None, name: str | None, arguments: Mapping[str, Any] | None, labels: int
-) -> UNetConfig | OwnNetwork:
+) -> UNetConfig | DiTConfig | OwnNetwork:
     """Return what config.json says of a network. Raises UserError unless the same network can be made from that."""
-    if isinstance(model, UNet):
+    if isinstance(model, UNet | DiT):
         if name is not None or arguments is not None:
-            raise UserError("a UNet knows its arguments, so leave out `network` and `network_arguments`.")
-        config = from_json(UNetConfig, model.config, "the network")
+            raise UserError(
+                f"a {type(model).__name__} knows its arguments, so leave out `network` and `network_arguments`."
+            )
+        config: UNetConfig | DiTConfig
+        if isinstance(model, UNet):
+            config = from_json(UNetConfig, model.config, "the network")
+        else:
+            config = from_json(DiTConfig, model.config, "the network")
         if shape is not None:
             channels, size = square_shape(shape)
             if channels != config.in_channels:

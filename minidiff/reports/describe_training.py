@@ -16,7 +16,7 @@ from minidiff.dehaze.config import read_dehaze
 from minidiff.errors import counted, shown
 from minidiff.files import regular
 from minidiff.gan.config import read_gan
-from minidiff.networks.configs import OwnNetwork, UNetConfig
+from minidiff.networks.configs import DiTConfig, OwnNetwork, UNetConfig
 from minidiff.priors.config import read_dip_prior
 from minidiff.runs.folder import CONFIG, MODEL
 from minidiff.runs.log import is_measurement, name_of_loss, read_metrics
@@ -63,11 +63,17 @@ def prior_in_words(prior: UsedPrior) -> str:
     return f"of {prior.run.place}, for {prior.use}{shifted}"
 
 
-def in_words(network: UNetConfig | OwnNetwork) -> str:
+def in_words(network: UNetConfig | DiTConfig | OwnNetwork) -> str:
     """Describe the network of a DDPM in a line."""
     if isinstance(network, OwnNetwork):
         given = ", ".join(f"{name}={shown(value)}" for name, value in network.arguments.items())
         return f"{network.module}({given}), which is not a part of minidiff"
+    if isinstance(network, DiTConfig):
+        side = network.image_size // network.patch
+        return (
+            f"DiT, {network.depth} blocks of width {network.width}, {counted(network.heads, 'head')}, "
+            f"{side}x{side} patches of {network.patch}x{network.patch}"
+        )
     sides = [str(network.image_size >> level) for level, attends in enumerate(network.attention) if attends]
     sides += ["the middle alone"] * (network.mid_attention and not sides)
     attention = f"attention at {', '.join(sides)}" if sides else "no attention"

@@ -10,8 +10,9 @@ from diffusers_weights import copy_weights, diffusers_unet, pair, randomise, the
 from torch import Tensor, nn
 
 from minidiff.errors import UserError
+from minidiff.networks.conditioning import timestep_embedding
 from minidiff.networks.configs import UNetConfig
-from minidiff.networks.unet import ChannelNorm, ResidualBlock, UNet, Upsample, timestep_embedding
+from minidiff.networks.unet import ChannelNorm, ResidualBlock, UNet, Upsample
 
 CIFAR10 = {}  # the defaults
 CELEBAHQ = {
