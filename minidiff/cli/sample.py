@@ -108,6 +108,26 @@ def usage(ctx: click.Context) -> Iterator[None]:
     help="Whether a run that was trained for it starts from the outputs of its prior, for training images with fresh "
     "noise (docs/priors.md).",
 )
+@section("A picture's own noise")
+@click.option(
+    "--invert",
+    type=Place(),
+    metavar="PICTURE",
+    help="Walk ddim's chain upwards from this picture, or folder of pictures, to the noise that it is made of, and "
+    "back. --out: a sheet, with the noise beside it in OUT-noise.npz; or a .npz, the noise alone.",
+)
+@click.option(
+    "--noise",
+    type=Place(),
+    metavar="FILE.npz",
+    help="Draw from the noise that --invert wrote: the same picture, or with other --labels one like it.",
+)
+@click.option(
+    "--interpolate",
+    nargs=2,
+    metavar="A B",
+    help="Draw --num frames on the way from A to B, each a seed or a picture. Default: 9.",
+)
 @section("Labels")
 @click.option(
     "--labels",
@@ -193,6 +213,10 @@ def sample(ctx: click.Context, /, **given: Any) -> None:
     minidiff sample runs/ddpm-shapes-2 --labels "blue cube, yellow cylinder" --guidance 2
     minidiff sample runs/ddpm-shapes-2 --labels-file test --progressive 8
     minidiff sample --start-t 100 --init runs/dip-photo-1 --init-steps 30,250,460
+    minidiff sample --invert photo.png --out photo-inverted.png
+    minidiff sample --noise photo-inverted-noise.npz --out again.png
+    minidiff sample --interpolate one.png two.png --num 9
+    minidiff sample --interpolate 3 4
     torchrun --nproc_per_node=8 -m minidiff sample -n 50000 --out samples.npz
     """
     if ctx.params["threshold"] is not None and not ctx.params["clip"]:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 OF_ANY = {"run", "num", "out", "force", "seed", "weights", "batch_size", "precision", "device", "on_progress"}
 
+NOISES = ("invert", "noise", "interpolate")  # what has a picture's own noise
+# What belongs to other ways of drawing.
+FIXED = ("init", "init_steps", "init_mode", "compare", "progressive", "eta", "keep_eps", "variance", "size",
+         "use_prior", "seed")  # fmt: skip
+
 
 @record
 class DrawRequest(ChainOptions):
@@ -36,6 +41,10 @@ class DrawRequest(ChainOptions):
     labels_file: str | Path | None = None  # the same as a file: see `read_conditions`
     progressive: int | None = None  # also draw x_t and the predicted x0 at this many moments
     compare: Sequence[tuple[str, int | None]] | None = None  # samplers, each with its calls: a row for each
+    invert: str | Path | None = None  # a picture, or a folder of them: find the noise that ddim makes them of
+    noise: str | Path | None = None  # a file that `invert` wrote: draw from this noise
+    # Two ends, each a seed or a picture: draw `num` frames on the way from one to the other.
+    interpolate: Sequence[str | int | Path] | None = None
     weights: str = "ema"  # the averaged ones, or raw
     precision: str | None = None  # fp32, bf16 or auto; None: as the run was trained
     device: "str | torch.device" = "cpu"
@@ -60,6 +69,30 @@ class DrawRequest(ChainOptions):
             raise UserError(f"`compare` says which samplers and how many calls. Leave out `{said[0]}`.")
         if self.labels and self.labels_file is not None:
             raise UserError("`labels` and `labels_file` both say what to draw. Leave one of them out.")
+
+        self.check_noises()
+
+    def check_noises(self) -> None:
+        """Raise UserError for what does not go with a picture's own noise: ddim alone finds it and follows it."""
+        asked = [name for name in NOISES if getattr(self, name) is not None]
+        if not asked:
+            return
+        kind = asked[0]
+        without: tuple[str, ...] = (*asked[1:], *FIXED)
+        if kind == "noise":
+            without += ("steps", "start_t", "spacing")  # the file says them
+        seeds = kind == "interpolate" and all(str(end).isdecimal() for end in self.interpolate or ())
+        without += () if seeds else ("clip",)
+        fresh = {each.name: each.default for each in fields(self)}
+        for name in without:
+            if getattr(self, name) != fresh[name]:
+                raise UserError(f"`{name}` does not go with `{kind}`. Leave it out.")
+        if self.sampler not in (None, "ddim"):
+            raise UserError(
+                f"`{kind}` needs a chain without new noise that can be walked both ways: ddim. Leave out `sampler`."
+            )
+        if self.interpolate is not None and (isinstance(self.interpolate, str) or len(self.interpolate) != 2):
+            raise UserError("`interpolate` takes two ends, each a seed or a picture.")
 
     def of_chains(self) -> list[str]:
         """Name the options that were given and that only a reverse chain has."""

@@ -23,9 +23,10 @@ from minidiff.gan.run import GanRun
 from minidiff.images.files import IMAGE_SUFFIXES, free_name
 from minidiff.pretrained.inits import doubts, read_inits, say_sizes
 from minidiff.pretrained.load import KINDS, load
+from minidiff.pretrained.noises import plan_noises
 from minidiff.pretrained.order import Drawn, Order, journey
 from minidiff.pretrained.pictures import ChainPictures, DirectPictures, InitRows
-from minidiff.pretrained.request import DrawRequest
+from minidiff.pretrained.request import NOISES, DrawRequest
 from minidiff.pretrained.side_by_side import SideBySide, check_owners
 from minidiff.priors.run import PriorRun
 from minidiff.records import takes
@@ -63,10 +64,12 @@ def plan(request: DrawRequest) -> Order:
 def open_order(request: DrawRequest) -> Order:
     """Do what `plan` does, without a look at the target."""
     lines: list[str] = []
-    target = Path(request.out or free_name(Path("compare.png" if request.compare else "sample.png")))
+    asked = next((name for name in (*NOISES, "compare") if getattr(request, name) is not None), "sample")
+    target = Path(request.out or free_name(Path(f"{'sample' if asked == 'noise' else asked}.png")))
+    precision = request.precision or ("fp32" if asked in NOISES else None)  # a way back needs every bit
 
     def open_run(folder: str | Path) -> Run | GanRun | PriorRun:
-        return load(folder, request.weights, request.device, request.precision)
+        return load(folder, request.weights, request.device, precision)
 
     if request.run is None and request.init is not None and not checkpoint.list_runs(kind="ddpm"):
         run = open_run(PHOTOS)
@@ -94,6 +97,10 @@ def plan_chains(request: DrawRequest, run: Run, target: Path, lines: list[str]) 
     if source := run.config.source:  # a checkpoint from elsewhere
         lines += [f"note      {fact}" for fact in source.weights]
         warnings += [f"{note}." for note in source.notes]
+    if any(getattr(request, name) is not None for name in NOISES):
+        order = plan_noises(request, run, target, lines)
+        order.warnings[:0] = warnings
+        return order
     conditions = run.conditions(request.labels, request.labels_file)
     run.labels.check(conditions or None, request.guidance_scale)
     if request.labels_file is not None:
