@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from minidiff.pretrained.distance import distance as distance
     from minidiff.pretrained.exchange import export_run as export_run
     from minidiff.pretrained.exchange import import_run as import_run
+    from minidiff.pretrained.likelihood import likelihood as likelihood
     from minidiff.pretrained.load import load as load
     from minidiff.pretrained.sampling import sample as sample
     from minidiff.pretrained.save import save_run as save_run
@@ -134,6 +135,7 @@ PUBLIC = {
     "import_run": "pretrained.exchange",
     "inception_score": "metrics.inception_score",
     "kid": "metrics.kid",
+    "likelihood": "pretrained.likelihood",
     "list_models": "reports.models",
     "load": "pretrained.load",
     "load_data": "data.datasets",

@@ -41,6 +41,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Measure and compare": {
         "fid": ("minidiff.cli.fid:fid", "Measure how far two sets of images are apart: FID, KID and others."),
+        "likelihood": (
+            "minidiff.cli.likelihood:likelihood",
+            "Measure how probable images are under a model, in bits a dimension.",
+        ),
         "evaluate": ("minidiff.cli.evaluate:command", "Ask a classifier whether a model draws what it was asked for."),
         "compare": (
             "minidiff.cli.compare:compare",

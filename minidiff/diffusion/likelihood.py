@@ -42,20 +42,25 @@ def exact_trace(eps: Tensor, x: Tensor) -> Tensor:
     return total
 
 
-def hutchinson(generators: Sequence[torch.Generator], probes: int = 1) -> Trace:
+def hutchinson(generators: Sequence[torch.Generator], probes: int = 1, fresh: bool = True) -> Trace:
     """Estimate a trace without bias: E[v . J v] = tr J for a v of random signs (Hutchinson 1990), one gradient a probe.
 
     generators: one for each sample. Fresh signs are drawn at every level, so that the errors of the levels average out.
+    fresh: False keeps the first signs, so that what is left between two integrals is the error of their steps.
     """
+    kept: dict[int, Tensor] = {}
 
-    def signs(x: Tensor) -> Tensor:
+    def signs(x: Tensor, probe: int) -> Tensor:
+        if not fresh and probe in kept:
+            return kept[probe]
         drawn = [torch.randint(0, 2, x.shape[1:], generator=own, device=own.device) for own in generators]
-        return (2 * torch.stack(drawn) - 1).to(x)
+        kept[probe] = (2 * torch.stack(drawn) - 1).to(x)
+        return kept[probe]
 
     def trace(eps: Tensor, x: Tensor) -> Tensor:
         total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for probe in range(probes):
-            v = signs(x)
+            v = signs(x, probe)
             (product,) = torch.autograd.grad((v * eps).sum(), x, retain_graph=probe < probes - 1)  # v J
             total += (v * product).flatten(1).sum(1, dtype=torch.float64)  # v J v
         return total / probes

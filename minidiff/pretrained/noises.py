@@ -119,7 +119,7 @@ class Inversion(Order):
             x = torch.cat(noise)
             given, found = to_uint8(self.pictures), to_uint8(torch.cat(back))
             write_noise(self.noise_file, x, self.way, self.rows())
-            written = [f"{self.noise_file}: the noise, for `noise`"]
+            written = [f"{self.noise_file}: the noise, to come back from"]
             if self.noise_file != self.target:
                 sheet = np.stack([given, to_uint8(x / 2), found], axis=1)[:SHOWN]
                 headings = [["picture", "its noise", "comes back"]] * len(sheet)

@@ -26,6 +26,7 @@ from minidiff.dip.config import FitRequest
 from minidiff.evaluation.config import EvaluateRequest
 from minidiff.gan.config import GanRequest
 from minidiff.metrics.config import MeasureRequest
+from minidiff.pretrained.likelihood_request import LikelihoodRequest
 from minidiff.pretrained.request import DrawRequest
 from minidiff.priors.config import DipPriorRequest
 from minidiff.restoration.config import FinishRequest, RestoreRequest
@@ -170,6 +171,12 @@ def test_images_are_drawn_as_it_was_typed(typed: Callable[..., Called]) -> None:
     line = "sample --start-t auto --init run --init-steps 3,5 --no-clip --labels-file l.json"
     expected = DrawRequest(start_t="auto", init="run", init_steps=[3, 5], clip=False, labels_file="l.json", device=CPU)
     assert typed(place, line).given == (expected,)
+    for line, noises in (
+        ("--invert p.png", {"invert": "p.png"}),
+        ("--noise n.npz", {"noise": "n.npz"}),
+        ("--interpolate 3 p.png --num 5", {"interpolate": ("3", "p.png"), "num": 5}),
+    ):
+        assert typed(place, f"sample {line}").given == (DrawRequest(device=CPU, **noises),)  # type: ignore[arg-type]
     compared = DrawRequest(compare=[("ddpm", 9), ("heun", None)], device=CPU)
     assert typed(place, "sample --compare ddpm:9,heun").given == (compared,)
 
@@ -188,6 +195,18 @@ def test_distances_are_measured_as_it_was_typed(typed: Callable[..., Called]) ->
     assert typed(place, line).given == ("a", "b", expected, CPU)
     spaced = ["fid", "a", "b", "--metrics", "fid, kid"]
     assert typed(place, spaced).given == ("a", "b", MeasureRequest(("fid", "kid")), CPU)
+
+
+def test_the_likelihood_is_measured_as_it_was_typed(typed: Callable[..., Called]) -> None:
+    place = "pretrained.likelihood.Measurement"
+    assert typed(place, "likelihood run dataset:mnist").given == ("run", "dataset:mnist", LikelihoodRequest(), "cpu")
+    every: dict[str, Any] = {
+        "num": 30, "steps": 4, "probes": 2, "seed": 5, "batch_size": 7, "weights": "raw", "data_dir": "in",
+        "on_bad": "stop", "max_pixels": 99,
+    }  # fmt: skip
+    call = typed(place, f"likelihood run dataset:mnist {as_line(every)}")
+    assert call.given == ("run", "dataset:mnist", LikelihoodRequest(**every), "cpu")
+    assert set(every) == {each.name for each in fields(LikelihoodRequest)}
 
 
 def test_statistics_go_into_a_file_that_can_be_made(
