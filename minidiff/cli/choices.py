@@ -16,7 +16,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "spacing": ("diffusion.spacings:SPACINGS", ("leading", "trailing", "linspace", "quadratic", "karras", "logsnr")),
     "variance": ("diffusion.samplers:VARIANCES", ("fixed_small", "fixed_large")),
     "shift": ("diffusion.shifted:SHIFTS", ("none", "prior", "data", "quadratic", "constant")),
-    "prediction": ("diffusion.predictions:PREDICTIONS", ("eps", "x0", "v")),
+    "prediction": ("diffusion.predictions:PREDICTIONS", ("eps", "x0", "v", "velocity", "F")),
     "init mode": ("ddpm.inits:INIT_MODES", ("noise", "scale", "as-is")),
     "data set": (
         "data.datasets:DATASETS",

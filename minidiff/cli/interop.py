@@ -30,7 +30,7 @@ def import_(source: str, run: Path | None) -> None:
     size = f"{network.image_size}x{network.image_size}"
     counts = f"{network.in_channels} channels, {found.parameters:,} parameters, all accounted for"
     remark(f"source    {source}: {size}, {counts}")
-    remark(f"diffusion {diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}")
+    remark(f"diffusion {diffusion.describe()}")
     order = ""
     if network.label_dim:
         many = "one" if found.config.source and found.config.source.one_hot else "any number of them"

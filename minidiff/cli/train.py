@@ -25,7 +25,15 @@ from minidiff.cli.train_options import (
 )
 from minidiff.cli.train_run import carry_out
 from minidiff.cli.types import JsonObject, Name, Number, Place, Whole
-from minidiff.ddpm.config import LABEL_DROPOUT, DdpmRequest, FidConfig, PriorUse, TimestepSampling, UsedPrior
+from minidiff.ddpm.config import (
+    LABEL_DROPOUT,
+    DdpmRequest,
+    FidConfig,
+    PriorUse,
+    ProcessName,
+    TimestepSampling,
+    UsedPrior,
+)
 from minidiff.ddpm.presets import DDPM_PRESETS, DdpmPreset
 from minidiff.dehaze.presets import GUESS_PRESETS, REFINE_PRESETS, GuessPreset, RefinePreset
 from minidiff.gan.config import GanRequest
@@ -78,6 +86,11 @@ def train() -> None:
     "--network-arguments", type=JsonObject(), help="The arguments of that network, as JSON: '{\"width\": 64}'."
 )
 @section("Diffusion")
+@click.option(
+    "--process",
+    type=Name("process", get_args(ProcessName)),
+    help="What is learnt: DDPM's chain, flow matching, or EDM. Default: ddpm.",
+)
 @click.option("--schedule", type=choice("schedule"), help=default("The noise schedule.", "schedule"))
 @click.option("--timesteps", type=Whole(2, 100_000), help=default("T, the number of noise levels.", "timesteps"))
 @click.option(
@@ -104,7 +117,9 @@ def train() -> None:
     "--timestep-sampling",
     type=Name("timestep_sampling", get_args(TimestepSampling)),
     help=default(
-        "How the images of a batch get their timesteps: each by itself, or spread evenly.", "timestep_sampling"
+        "How the images of a batch get their timesteps: each by itself, or spread evenly; dense half way (of flow), or "
+        "where the image takes shape (of edm).",
+        "timestep_sampling",
     ),
 )
 @click.option(
@@ -129,6 +144,11 @@ def train() -> None:
     "--zero-terminal-snr/--no-zero-terminal-snr",
     default=None,
     help="Rescale the schedule to end in pure noise. Default: no.",
+)
+@click.option(
+    "--shift",
+    type=Number(0, min_open=True),
+    help="Of flow: make all timesteps noisier, as large images need; 3 at 1024x1024. Default: 1.",
 )
 @how_to_train(DDPM_PRESETS, large_networks(), muon())
 @section(PICTURES)
@@ -164,6 +184,7 @@ def ddpm(ctx: click.Context, /, **options: Any) -> None:
     minidiff train ddpm --conditional               draws what `minidiff sample --labels "blue cube"` asks for
     minidiff train ddpm --dataset cifar10 --fid-every 3000
     minidiff train ddpm --dataset mnist --prior runs/dip-prior-mnist-1 --prior-use start
+    minidiff train ddpm --process flow              the same, in another notation; or edm
     minidiff train ddpm --resume runs/ddpm-shapes-1
     """
     carry_out(ctx, "ddpm", DdpmRequest, **options)

@@ -15,7 +15,7 @@ from minidiff.ddpm.labels import LabelSet
 from minidiff.ddpm.request import Sampling
 from minidiff.diffusion.noise_level import Start
 from minidiff.diffusion.samplers import SAMPLERS, calls
-from minidiff.diffusion.schedules import Schedule
+from minidiff.diffusion.schedules import Process
 from minidiff.errors import UserError
 
 Request = TypeVar("Request", bound=Sampling)
@@ -27,7 +27,7 @@ class Trained(Protocol):
     """The part of a run that is needed to plan its chains; `run.Run` has it."""
 
     @property
-    def schedule(self) -> Schedule: ...
+    def schedule(self) -> Process: ...
     @property
     def shape(self) -> tuple[int, int, int]: ...
     @property

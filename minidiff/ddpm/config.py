@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from minidiff.data.config import Labels
 from minidiff.errors import UserError
 from minidiff.networks.configs import DiTConfig, OwnNetwork, UNetConfig
-from minidiff.records import demand, demand_range, record
+from minidiff.records import LARGEST_FLOAT, demand, demand_range, record
 from minidiff.training.config import MOST_STEPS, RunConfig, Start, TrainRequest, check_same, read_as
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
-TimestepSampling = Literal["uniform", "stratified"]
+TimestepSampling = Literal["uniform", "stratified", "logit-normal", "log-normal"]
+ProcessName = Literal["ddpm", "flow", "edm"]
 PriorUse = Literal["target", "start", "residual"]
 MOST_TIMESTEPS = 1_000_000  # the numbers of the schedule take 40 bytes each, and samplers go through all of them
 LABEL_DROPOUT = 0.1  # Ho & Salimans 2022, section 4.1
@@ -28,7 +29,7 @@ LABEL_DROPOUT = 0.1  # Ho & Salimans 2022, section 4.1
 class DiffusionConfig:
     """The noise schedule, and what the network learns to predict. The defaults are the DDPM paper's."""
 
-    schedule: str = "linear"  # one of SCHEDULES, or "betas"
+    schedule: str = "linear"  # one of SCHEDULES, or "betas", or "flow" or "edm": see `diffusion.continuous`
     timesteps: int = 1000  # T
     beta_start: float | None = None  # of linear and scaled_linear; None for both: 1e-4 and 0.02, times 1000 / T
     beta_end: float | None = None
@@ -42,6 +43,18 @@ class DiffusionConfig:
     zero_terminal_snr: bool = False  # the schedule ends in pure noise (Lin et al. 2024)
     variance: str = "fixed_small"  # of the reverse steps of the sampler ddpm: one of VARIANCES
     betas: tuple[float, ...] | None = None  # all T, of a schedule that has no name; see `save_run`
+    shift: float = 1.0  # of flow: above 1, all timesteps are noisier, as large images need (Esser et al. 2024)
+
+    @property
+    def process(self) -> ProcessName:
+        """The notation of the schedule: DDPM's, flow matching's or EDM's."""
+        return self.schedule if self.schedule in ("flow", "edm") else "ddpm"  # type: ignore[return-value]
+
+    def describe(self) -> str:
+        """Say in a line which process is learnt, and by which prediction."""
+        name = {"flow": "flow matching", "edm": "EDM's sigmas"}.get(self.schedule, f"{self.schedule} schedule")
+        shift = f", shift {self.shift:g}" * (self.shift != 1)
+        return f"{name}, T = {self.timesteps}{shift}, predicts {self.prediction}"
 
     def __post_init__(self) -> None:
         """Raise UserError for numbers out of range; the names are looked up where the schedule is built."""
@@ -54,11 +67,28 @@ class DiffusionConfig:
             raise UserError(f"`betas` are {count}, and the schedule {self.schedule} has {self.timesteps} timesteps.")
         chosen, known = self.timestep_sampling, get_args(TimestepSampling)
         demand(chosen in known, "timestep_sampling", chosen, " or ".join(known))
+        for name, process in (("logit-normal", "flow"), ("log-normal", "edm")):
+            if chosen == name and self.process != process:
+                raise UserError(f"`timestep_sampling` {name} belongs to the process {process}, not {self.process}.")
+        demand(0 < self.shift <= LARGEST_FLOAT, "shift", self.shift, "a number above 0")
+        if self.shift != 1 and self.process != "flow":
+            raise UserError(f"`shift` belongs to the process flow, not {self.process}. Leave it out.")
+        if self.process != "ddpm":
+            for name in ("beta_start", "beta_end", "zero_terminal_snr"):
+                if getattr(self, name):
+                    raise UserError(f"`{name}` belongs to the process ddpm, not {self.process}. Leave it out.")
         below = self.trained_below
         demand(below is None or 1 <= below <= self.timesteps, "trained_below", below, f"1 to {self.timesteps}, or None")
         demand_range(self, 0, 1, "file_noise", "grey")
         gamma = self.min_snr_gamma
         demand(gamma is None or gamma > 0, "min_snr_gamma", gamma, "a number above 0 (5 is usual), or None")
+
+
+# What a training of each process takes unless it is told otherwise; a ddpm takes what its preset says.
+PROCESSES: dict[str, DiffusionConfig] = {
+    "flow": DiffusionConfig(schedule="flow", prediction="velocity", timestep_sampling="logit-normal"),  # SD3
+    "edm": DiffusionConfig(schedule="edm", prediction="F", timestep_sampling="log-normal"),  # EDM, table 1
+}
 
 
 @record
@@ -130,6 +160,8 @@ class DdpmConfig(RunConfig):
         demand(self.training is not None or self.source is not None, "training", None, "an object, as it was written")
         network, channels = self.network, self.data.channels
         if self.prior is not None and self.prior.use == "residual":
+            if self.diffusion.process != "ddpm":
+                raise UserError(f"the prior use residual belongs to the process ddpm, not {self.diffusion.process}.")
             check_same("network.in_channels", network.in_channels, 2 * channels, "data.channels, twice for the prior")
         else:
             check_same("network.in_channels", network.in_channels, channels, "data.channels")
@@ -156,7 +188,8 @@ class DdpmRequest(TrainRequest):
     prior_shift: str | None = None  # of residual: one of SHIFTS; None: data
     conditional: bool = False  # tell the network the labels, to draw for them later
     label_dropout: float | None = None  # the share of images whose labels are not told; None: LABEL_DROPOUT
-    schedule: str | None = None  # this and the next ten: see `DiffusionConfig`
+    process: ProcessName | None = None  # what is trained: see `PROCESSES`; None: ddpm, or that of the run in `init`
+    schedule: str | None = None  # of ddpm, one of SCHEDULES; this and the next eleven: see `DiffusionConfig`
     timesteps: int | None = None
     beta_start: float | None = None
     beta_end: float | None = None
@@ -167,6 +200,7 @@ class DdpmRequest(TrainRequest):
     file_noise: float | None = None
     grey: float | None = None
     zero_terminal_snr: bool | None = None
+    shift: float | None = None
     sample_every: int | None = None  # steps between grids of samples; None: a quarter of the steps, at most 5000
     fid_every: int | None = None  # steps between measurements of FID to the training images; None: not measured
     fid_samples: int | None = None  # this and the next four: see `FidConfig`

@@ -4,6 +4,7 @@ Rests on chains (where each chain goes), on diffusion: samplers (how it goes) an
 networks.tiles, by which a network of any size takes a whole photograph.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -17,7 +18,8 @@ from minidiff.ddpm.prior import seeing
 from minidiff.ddpm.recipe import conditional
 from minidiff.ddpm.request import SampleRequest, Sampling
 from minidiff.diffusion.chain import Step
-from minidiff.diffusion.guidance import guided
+from minidiff.diffusion.continuous import facing
+from minidiff.diffusion.guidance import Conditional, guided
 from minidiff.diffusion.predictions import Model
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.errors import UserError
@@ -57,7 +59,7 @@ def denoiser(
     run.labels.check(labels, guidance_scale)
     autocast = mixed_precision(run.precision, device_of(run))
     config = run.config.network
-    called = conditional(config, run.model)
+    called: Conditional = facing(conditional(config, run.model), run.schedule)
     if isinstance(config, UNetConfig) and config.any_size:
         called = at_any_size(called, config)
     if (run.prior_use == "residual") != (prior is not None):
@@ -90,6 +92,9 @@ def begin(run: Drawing, chain: Chain) -> tuple[Tensor, list[torch.Generator]]:
         bring = INIT_MODES[mode]
         t = torch.full((len(x),), chain.timesteps[0], device=x.device)
         x = bring(run.schedule, init.to(x.device), t, x)
+    else:  # all noise; its deviation is 1 but with edm, where it is that of x_t for images of deviation 1
+        (first,) = run.schedule.levels(chain.timesteps[:1])
+        x = math.sqrt(first.power) * x
     return x.contiguous(memory_format=torch.channels_last), generators
 
 

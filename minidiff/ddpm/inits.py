@@ -11,28 +11,28 @@ from torch import Tensor
 
 from minidiff.diffusion.noise_level import Start, start_from
 from minidiff.diffusion.process import q_sample, rates
-from minidiff.diffusion.schedules import Schedule
+from minidiff.diffusion.schedules import Process
 
 AUTO_MODE = "scale"  # the init mode that goes with a measured timestep: the init has that noise already
 
 
-def scaled(schedule: Schedule, init: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Scale an image that already has the noise of t: x_t = sqrt(alpha_bar_t) * init [N,C,H,W].
+def scaled(schedule: Process, init: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Scale an image that already has the noise of t: x_t = signal_rate * init [N,C,H,W].
 
     No noise is added; `noise` is here because every init mode is called with it.
     """
     signal_rate, _ = rates(schedule, t, like=init)
-    return signal_rate * init  # DDPM eq. 4, with init = x0 + sqrt((1 - alpha_bar) / alpha_bar) * eps
+    return signal_rate * init  # DDPM eq. 4, with init = x0 + sigma * eps
 
 
-INIT_MODES: dict[str, Callable[[Schedule, Tensor, Tensor, Tensor], Tensor]] = {
+INIT_MODES: dict[str, Callable[[Process, Tensor, Tensor, Tensor], Tensor]] = {
     "noise": q_sample,  # the init is clean: it gets the noise of t
     "scale": scaled,  # the init has that noise: only its scale is not yet that of x_t
     "as-is": lambda schedule, init, t, noise: init,  # the init is x_t
 }
 
 
-def measured_starts(schedule: Schedule, init: Tensor) -> list[Start]:
+def measured_starts(schedule: Process, init: Tensor) -> list[Start]:
     """Measure the noise in each image of init [M,C,H,W], and find the timestep that has as much."""
     return [start_from(schedule, image[None]) for image in init]
 

@@ -20,6 +20,7 @@ from minidiff.data.conditions import examples
 from minidiff.ddpm import previews
 from minidiff.ddpm.config import (
     LABEL_DROPOUT,
+    PROCESSES,
     DdpmConfig,
     DdpmRequest,
     DiffusionConfig,
@@ -39,7 +40,7 @@ from minidiff.ddpm.prior import (
     plan_prior,
     used_prior,
 )
-from minidiff.ddpm.recipe import build_network, build_schedule, conditional, ddpm_loss
+from minidiff.ddpm.recipe import build_network, build_process, conditional, ddpm_loss
 from minidiff.ddpm.run import Run, load_ddpm
 from minidiff.ddpm.samples import of_run
 from minidiff.diffusion.predictions import check_prediction
@@ -86,7 +87,7 @@ class DdpmJob(Job[DdpmConfig]):
         return read_ddpm(stored, where)
 
     def build(self, training: TrainConfig, device: torch.device) -> Trainer:
-        self.schedule = build_schedule(self.config.diffusion)
+        self.schedule = build_process(self.config.diffusion)
         if isinstance(self.config.network, OwnNetwork):  # which may not know the device that has shapes alone
             model = build_network(self.config)
         else:
@@ -163,7 +164,7 @@ class DdpmJob(Job[DdpmConfig]):
             said = f"DiT {self.parameters}, {network.depth} blocks of width {network.width}, patch {network.patch}"
         else:
             said = f"UNet {self.parameters}, channels {list(network.channels)}"
-        said += f"; {diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}"
+        said += f"; {diffusion.describe()}"
         if self.labels:
             names, share = self.labels.names, 100 * self.labels.dropout
             said += f"\nlabels    {len(names)}: {printable(', '.join(names[:6]))}{', ...' * (len(names) > 6)}"
@@ -288,7 +289,7 @@ def plan(request: DdpmRequest) -> DdpmJob:
     if prior:
         check_side(prior, size)
     diffusion = diffusion_config(start.config.diffusion if start else preset.diffusion, request)
-    check_prediction(build_schedule(diffusion), diffusion.prediction)
+    check_prediction(build_process(diffusion), diffusion.prediction)
     base = base_network(name, preset, asked, start.config.network if start else None, request)
     if own is None and not isinstance(base, OwnNetwork):
         base.check_size(size, "`image_size`")
@@ -376,7 +377,7 @@ def network_for(
 def check_start(start: Run, request: DdpmRequest, channels: int, labels: ToldLabels | None) -> None:
     """Raise UserError where the weights that a training begins with would be of no use to it."""
     known, place = start.config, request.init
-    for name in ("prediction", "timesteps"):
+    for name in ("process", "prediction", "timesteps"):
         asked, was = getattr(request, name), getattr(known.diffusion, name)
         if asked not in (None, was):
             raise UserError(f"{place} was trained with the `{name}` {was}, so its weights are lost on {asked}.")
@@ -396,7 +397,15 @@ def check_start(start: Run, request: DdpmRequest, channels: int, labels: ToldLab
 
 
 def diffusion_config(preset: DiffusionConfig, request: DdpmRequest) -> DiffusionConfig:
-    """Replace in a preset's diffusion what a request sets."""
+    """Replace in a preset's diffusion, or in what is usual for the process that is asked for, what a request sets.
+
+    preset: of the run to begin with, if there is one. Raises UserError for a schedule of another process.
+    """
+    process = request.process or preset.process
+    if process != "ddpm" and request.schedule is not None:
+        raise UserError(f"`schedule` belongs to the process ddpm, and {process} has one of its own. Leave it out.")
+    if process != preset.process and process in PROCESSES:
+        preset = replace(PROCESSES[process], timesteps=preset.timesteps)
     if request.schedule not in (None, preset.schedule):
         preset = replace(preset, beta_start=None, beta_end=None)  # that range was made for another schedule
     return replace(preset, **given(request, vars(preset)))

@@ -4,6 +4,7 @@ Rests on chains and drawing. Only small pictures of the moments are kept, so a l
 memory.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from minidiff.ddpm.chains import chains_of, shape_of
 from minidiff.ddpm.drawing import Drawing, begin, walk
 from minidiff.ddpm.request import Sampling
 from minidiff.diffusion.chain import Step
-from minidiff.diffusion.schedules import Schedule
+from minidiff.diffusion.schedules import Process
 from minidiff.images.convert import Pixels, to_uint8
 
 LONGEST = 256  # pixels: the longest side of a picture of a moment
@@ -80,7 +81,7 @@ class Film:
         self.shown: list[int] = []  # the call of each column
         self.call = 0
 
-    def start(self, schedule: Schedule, timesteps: Sequence[int], x: Tensor) -> None:
+    def start(self, schedule: Process, timesteps: Sequence[int], x: Tensor) -> None:
         """Choose the calls to show. timesteps: of all calls. x: what the chain begins with, float [n,C,H,W]."""
         self.shown = spread_calls(schedule, timesteps, min(self.columns, len(timesteps)))
         self.t = [timesteps[call] for call in self.shown]
@@ -96,7 +97,7 @@ class Film:
             self.given = shown(step.x)
 
 
-def spread_calls(schedule: Schedule, timesteps: Sequence[int], columns: int) -> list[int]:
+def spread_calls(schedule: Process, timesteps: Sequence[int], columns: int) -> list[int]:
     """Choose the calls of a chain to show: `columns` positions in `timesteps`, from the first to the last.
 
     They lie evenly in the angle phi, with x_t = cos(phi) x0 + sin(phi) eps (Salimans & Ho 2022, appendix D). Evenly in
@@ -105,7 +106,7 @@ def spread_calls(schedule: Schedule, timesteps: Sequence[int], columns: int) -> 
     count = len(timesteps)
     if count <= columns:  # all calls, some of them twice
         return [round(position) for position in np.linspace(0, count - 1, columns).tolist()]
-    angle = schedule.alphas_cumprod[list(timesteps)].sqrt().arccos().cpu().numpy()
+    angle = np.array([math.atan2(level.noise, level.signal) for level in schedule.levels(timesteps)])
     wanted = np.linspace(angle[0], angle[-1], columns)
     nearest = np.abs(angle - wanted[:, None]).argmin(axis=1).tolist()
     chosen = [0]

@@ -20,7 +20,7 @@ from torch import Tensor
 from minidiff.ddpm.config import DdpmRequest, PriorUse, UsedPrior
 from minidiff.diffusion.guidance import Conditional
 from minidiff.diffusion.predictions import Model
-from minidiff.diffusion.schedules import Schedule
+from minidiff.diffusion.schedules import Process, Schedule
 from minidiff.diffusion.shifted import SHIFTS, Shifted
 from minidiff.errors import UserError, listed, lookup
 from minidiff.files import write_json
@@ -38,12 +38,13 @@ FOLDER = "prior"  # inside a run folder: a copy of its prior, itself a run folde
 InTraining = Callable[[Tensor, Model, Draws], tuple[Tensor, Model]]
 
 
-def seeing(network: Conditional | Model, u: Tensor, schedule: Schedule, shift: str) -> Model:
+def seeing(network: Conditional | Model, u: Tensor, schedule: Process, shift: str) -> Model:
     """Make of a network that takes x_t and u one that takes x_t alone, as losses and samplers want it.
 
     network: (float [N,2C,H,W], t) -> prediction [N,C,H,W]. u: outputs of the prior, float [N,C,H,W] in [-1,1].
     shift: how u shifts the process, one of SHIFTS. The network is shown x_t + k_t u and, beside it, u.
     """
+    assert isinstance(schedule, Schedule), "the config of such a run was checked"
 
     def call(x: Tensor, t: Tensor) -> Tensor:
         return network(torch.cat([x, u.to(x.dtype)], dim=1), t)
@@ -51,7 +52,7 @@ def seeing(network: Conditional | Model, u: Tensor, schedule: Schedule, shift: s
     return Shifted(schedule, u, shift).unshifted(call)
 
 
-def in_training(prior: PriorRun, used: UsedPrior, schedule: Schedule) -> InTraining | None:
+def in_training(prior: PriorRun, used: UsedPrior, schedule: Process) -> InTraining | None:
     """Return what a use of a prior changes in a step of the training; None for `start`, which changes nothing.
 
     The prior sees each image with fresh noise. These are the last random numbers of a step, so timesteps and noise are

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from minidiff.ddpm.config import DdpmConfig, DiffusionConfig
 from minidiff.ddpm.prior import InTraining
+from minidiff.diffusion.continuous import Continuous, edm, facing, flow, log_normal, logit_normal
 from minidiff.diffusion.guidance import Conditional
 from minidiff.diffusion.predictions import Model, check_prediction
 from minidiff.diffusion.process import diffusion_loss, noise_in_file
-from minidiff.diffusion.schedules import SCHEDULES, Schedule
+from minidiff.diffusion.schedules import SCHEDULES, Process, Schedule
 from minidiff.errors import UserError, lookup
 from minidiff.networks.configs import DiTConfig, OwnNetwork, UNetConfig
 from minidiff.networks.dit import DiT
@@ -67,8 +68,15 @@ def conditional(network: UNetConfig | DiTConfig | OwnNetwork, model: nn.Module) 
     return as_unet(model, network.label_dim) if isinstance(network, OwnNetwork) else model
 
 
+def build_process(diffusion: DiffusionConfig) -> Process:
+    """Build the noise schedule of any process. Raises UserError, see `build_schedule`."""
+    if diffusion.process == "flow":
+        return flow(diffusion.timesteps, diffusion.shift)
+    return edm(diffusion.timesteps) if diffusion.process == "edm" else build_schedule(diffusion)
+
+
 def build_schedule(diffusion: DiffusionConfig) -> Schedule:
-    """Build the noise schedule. Raises UserError for an unknown name, and for betas that it does not take."""
+    """Build a ddpm's noise schedule. Raises UserError for an unknown name, and for betas that it does not take."""
     name, ends = diffusion.schedule, {"beta_start": diffusion.beta_start, "beta_end": diffusion.beta_end}
     given = {end: beta for end, beta in ends.items() if beta is not None}
     if given and name not in ("linear", "scaled_linear"):
@@ -81,7 +89,7 @@ def build_schedule(diffusion: DiffusionConfig) -> Schedule:
 
 
 def ddpm_loss(
-    schedule: Schedule,
+    schedule: Process,
     diffusion: DiffusionConfig,
     device: torch.device,
     dropout: float | None = None,
@@ -90,27 +98,23 @@ def ddpm_loss(
 ) -> Loss:
     """Make the closure that `Trainer` calls: what a DDPM minimises (Ho et al. 2020, algorithm 1).
 
-    diffusion: what the network predicts, how the loss is weighed, and how timesteps and noise are drawn. "uniform"
-    draws the timestep of each image by itself. "stratified" draws one from each of N equal parts for a batch of N
-    (Kingma et al. 2021, appendix I.1): each timestep is as likely as before, but no batch has mostly small or mostly
-    large ones. `trained_below`, `file_noise` and `grey`: see
-    `DiffusionConfig`.
+    diffusion: what the network predicts, how the loss is weighed, and how timesteps and noise are drawn, see
+    `draw_timesteps`. `trained_below`, `file_noise` and `grey`: see `DiffusionConfig`.
     dropout: the chance that the labels of an image are left out (Ho & Salimans 2022, algorithm 1); None for a network
     without labels. call: how a network is called with labels, see `conditional`.
     prior: what a prior changes, see `prior.in_training`.
     Raises UserError for eps under zero terminal SNR, from which no image can be predicted at T-1.
     """
     check_prediction(schedule, diffusion.prediction)
-    schedule, below = schedule.to(device), diffusion.trained_below or schedule.T
+    schedule = schedule.to(device)
 
     def loss(model: nn.Module, x0: Tensor, labels: Tensor, draws: Draws) -> Tensor:
-        drawn = draws.stratified if diffusion.timestep_sampling == "stratified" else draws.randint
-        t = drawn(below)  # 0 .. below - 1, both included
+        t = draw_timesteps(schedule, diffusion, draws)
         noise = draws.randn(*x0.shape[1:])
-        network: Model = model
+        network: Model = facing(model, schedule)
         if dropout is not None:
             keep = draws.rand() >= dropout
-            network = partial(call(model), labels=labels, keep=keep)
+            network = partial(facing(call(model), schedule), labels=labels, keep=keep)
         if diffusion.grey:
             grey = draws.rand(1, 1, 1) < diffusion.grey
             x0 = torch.where(grey, x0.mean(dim=1, keepdim=True), x0)
@@ -123,3 +127,20 @@ def ddpm_loss(
         return diffusion_loss(network, schedule, x0, t, noise, diffusion.prediction, diffusion.min_snr_gamma).mean()
 
     return loss
+
+
+def draw_timesteps(schedule: Process, diffusion: DiffusionConfig, draws: Draws) -> Tensor:
+    """Draw the timestep of each image: [N], whole numbers of a `Schedule`, and real ones of flow and edm.
+
+    "uniform" draws each by itself. "stratified" draws one from each of N equal parts for a batch of N (Kingma et al.
+    2021, appendix I.1): each timestep is as likely as before, but no batch has mostly small or mostly large ones.
+    "logit-normal", of flow, is dense half way, and "log-normal", of edm, where the image takes shape.
+    """
+    how, below = diffusion.timestep_sampling, diffusion.trained_below or schedule.T
+    if isinstance(schedule, Continuous) and how in ("logit-normal", "log-normal"):
+        t = (logit_normal if how == "logit-normal" else log_normal)(schedule, draws.randn())
+        return t.clamp(max=below - 1)
+    t = draws.stratified(below) if how == "stratified" else draws.randint(below)  # 0 .. below - 1, both included
+    return (
+        t - draws.rand().double() if isinstance(schedule, Continuous) else t
+    )  # in (t - 1, t], so all of (-1, below - 1]

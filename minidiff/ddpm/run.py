@@ -21,12 +21,12 @@ from minidiff.ddpm.config import DdpmConfig, read_ddpm
 from minidiff.ddpm.labels import LabelSet
 from minidiff.ddpm.moments import Moments, record_moments
 from minidiff.ddpm.prior import open_prior
-from minidiff.ddpm.recipe import build_network, build_schedule
+from minidiff.ddpm.recipe import build_network, build_process
 from minidiff.ddpm.request import SampleRequest, Sampling
 from minidiff.diffusion.chain import Step
 from minidiff.diffusion.predictions import Model
 from minidiff.diffusion.samplers import calls
-from minidiff.diffusion.schedules import Schedule
+from minidiff.diffusion.schedules import Process
 from minidiff.errors import UserError
 from minidiff.images.show import newest_png
 from minidiff.interop.checkpoints import is_foreign, open_checkpoint
@@ -46,7 +46,7 @@ class Run:
     folder: Path
     config: DdpmConfig
     model: nn.Module  # a `UNet`, a `DiT`, or a network of one's own
-    schedule: Schedule
+    schedule: Process
     precision: str = "auto"  # to sample in: fp32, bf16, auto
     prior: PriorRun | None = None  # of a run that was trained with one
     images: ImageData | None = None  # that it was trained on; loaded when its prior needs them
@@ -218,7 +218,7 @@ def load_ddpm(
         config = read_ddpm(checkpoint.read_config(folder, kind="ddpm"), folder / checkpoint.CONFIG)
         tensors, source = checkpoint.read_weights(folder, weights)
     precision = precision or (config.training.precision if config.training else "auto")
-    schedule = build_schedule(config.diffusion)
+    schedule = build_process(config.diffusion)
     if isinstance(config.network, OwnNetwork):  # whose code may not do on a device without memory
         load_exactly(model := build_network(config), tensors, source)
     else:

@@ -14,7 +14,7 @@ from minidiff.errors import UserError
 from minidiff.images.budget import MAX_PIXELS
 from minidiff.images.nearness import Quality
 from minidiff.networks.configs import MOST_PIXELS, GUNetConfig, UNetConfig, check_size
-from minidiff.records import LARGEST_FLOAT, LARGEST_INT, demand_range, record
+from minidiff.records import LARGEST_FLOAT, LARGEST_INT, demand, demand_range, record
 from minidiff.training.config import RunConfig, Start, TrainRequest, check_same, read_as
 
 DEHAZE = "dehaze"  # the model that comes with the package
@@ -57,6 +57,7 @@ class Refinement:
         demand_range(self, 1, MOST_PIXELS, "crop", "guess_size")
         demand_range(self, 1, 1024, "crops")
         check_size(self.crop, self.network.stride, "`crop`")
+        demand(self.diffusion.process == "ddpm", "diffusion.schedule", self.diffusion.schedule, "one of ddpm's")
 
 
 @record

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minidiff.diffusion.schedules import Schedule
+from minidiff.diffusion.schedules import Process
 from minidiff.errors import UserError
 
 MOST_PATCHES = 500_000  # that the noise is measured in: of a larger image, those of some rows
@@ -34,24 +34,23 @@ class Start(NamedTuple):
     x: Tensor  # [1,C,H,W]: the image scaled to the level of t, what a sampler with start_t=t takes
 
 
-def start_from(schedule: Schedule, image: Tensor) -> Start:
+def start_from(schedule: Process, image: Tensor) -> Start:
     """Measure the noise in `image` [1,C,H,W], and scale the image to the x_t that has this noise.
 
-    A noisy image is x0 + sigma * eps, and x_t is sqrt(alpha_bar) * x0 + sqrt(1 - alpha_bar) * eps. They differ only by
-    the factor sqrt(alpha_bar), at the t where sigma = sqrt((1 - alpha_bar) / alpha_bar).
+    A noisy image is x0 + sigma * eps, and x_t is signal * x0 + noise * eps. They differ only by the factor signal, at
+    the t where sigma = noise / signal.
     """
     sigma = noise_sigma(image)
     t = timestep_for(schedule, sigma)
-    return Start(t, sigma, math.sqrt(schedule.alphas_cumprod[t].item()) * image)
+    (level,) = schedule.levels([t])
+    return Start(t, sigma, level.signal * image)
 
 
-def timestep_for(schedule: Schedule, sigma: float) -> int:
-    """Find the t whose sqrt((1 - alpha_bar) / alpha_bar) is nearest to sigma, as a ratio. For sigma 0 it is 0."""
+def timestep_for(schedule: Process, sigma: float) -> int:
+    """Find the t whose noise / signal is nearest to sigma, as a ratio. For sigma 0 it is 0."""
     if not 0 <= sigma < math.inf:
         raise UserError(f"a noise level of {sigma} is not a deviation. Give 0 or more, for an image in [-1, 1].")
-    alpha_bar = schedule.alphas_cumprod
-    levels = ((1 - alpha_bar) / alpha_bar).sqrt()
-    ratio = (levels / max(sigma, 1e-12)).log().abs()
+    ratio = (schedule.sigmas / max(sigma, 1e-12)).log().abs()
     return int(ratio.argmin())
 
 

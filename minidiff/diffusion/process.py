@@ -11,11 +11,11 @@ from torch import Tensor
 
 from minidiff.diffusion.levels import Jump, Number
 from minidiff.diffusion.predictions import PREDICTIONS, Model
-from minidiff.diffusion.schedules import Schedule
+from minidiff.diffusion.schedules import Process, Schedule
 from minidiff.errors import lookup
 
 
-def q_sample(schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+def q_sample(schedule: Process, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """Draw x_t from q(x_t | x_0): the image at noise level t, in one jump.
 
     x0, noise: float [N,C,H,W], x0 in [-1,1] and noise standard normal; t: int64 [N] in [0,T).
@@ -26,7 +26,7 @@ def q_sample(schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor
     return signal_rate * x0 + noise_rate * noise  # eq. 4
 
 
-def noise_in_file(schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+def noise_in_file(schedule: Process, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """Find what is left of the noise when the noisy image is stored in a file: cut to [-1,1], in 256 steps.
 
     x0, noise: float [N,C,H,W]; t: int64 [N]. With the result [N,C,H,W], q_sample(schedule, x0, t, result) is
@@ -63,19 +63,19 @@ def root(value: Number) -> Number:
     return value.sqrt() if isinstance(value, Tensor) else math.sqrt(value)
 
 
-def rates(schedule: Schedule, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Give sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), each [N,1,1,1]: x_t = signal_rate * x0 + noise_rate * eps.
+def rates(schedule: Process, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the rates of signal and noise, each [N,1,1,1]: x_t = signal_rate * x0 + noise_rate * eps.
 
-    Their squares add up to 1. Salimans & Ho call them alpha_t and sigma_t.
+    On a `Schedule` they are sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), and their squares add up to 1. Salimans & Ho
+    call them alpha_t and sigma_t.
     """
-    jump = schedule.at(t, like)
-    return root(jump.alpha_bar), root(jump.var)
+    return schedule.rates(t, like)
 
 
 # What a network's output stands for, on a schedule. kind: one of PREDICTIONS; a UserError names an unknown one.
 
 
-def predict_x0(schedule: Schedule, x_t: Tensor, t: Tensor, output: Tensor, kind: str = "eps") -> Tensor:
+def predict_x0(schedule: Process, x_t: Tensor, t: Tensor, output: Tensor, kind: str = "eps") -> Tensor:
     """Find the image [N,C,H,W] behind a network's output. x_t, output: [N,C,H,W]; t: int64 [N].
 
     Not clipped to [-1,1]: a sampler does that, if asked.
@@ -83,25 +83,27 @@ def predict_x0(schedule: Schedule, x_t: Tensor, t: Tensor, output: Tensor, kind:
     return lookup("prediction", kind, PREDICTIONS).x0(x_t, output, *rates(schedule, t, like=x_t))
 
 
-def predict_eps(schedule: Schedule, x_t: Tensor, t: Tensor, output: Tensor, kind: str = "eps") -> Tensor:
+def predict_eps(schedule: Process, x_t: Tensor, t: Tensor, output: Tensor, kind: str = "eps") -> Tensor:
     """Find the noise [N,C,H,W] behind a network's output. x_t, output: [N,C,H,W]; t: int64 [N]."""
     return lookup("prediction", kind, PREDICTIONS).eps(x_t, output, *rates(schedule, t, like=x_t))
 
 
-def target(schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor, kind: str = "eps") -> Tensor:
+def target(schedule: Process, x0: Tensor, t: Tensor, noise: Tensor, kind: str = "eps") -> Tensor:
     """Give the right answer to q_sample(schedule, x0, t, noise): [N,C,H,W]."""
     return lookup("prediction", kind, PREDICTIONS).target(x0, noise, *rates(schedule, t, like=x0))
 
 
-def loss_weight(schedule: Schedule, t: Tensor, kind: str = "eps", min_snr_gamma: float | None = None) -> Tensor:
+def loss_weight(schedule: Process, t: Tensor, kind: str = "eps", min_snr_gamma: float | None = None) -> Tensor:
     """Weigh each sample's squared error, float64 [N]: 1, or min-SNR-gamma (gamma = 5 in Hang et al. 2023)."""
-    prediction, snr = lookup("prediction", kind, PREDICTIONS), schedule.snr[t.to(schedule.betas.device)]
+    prediction = lookup("prediction", kind, PREDICTIONS)
+    signal, noise = schedule.rates(t, like=torch.empty(0, dtype=torch.float64, device=t.device))
+    snr = (signal / noise) ** 2
     return torch.ones_like(snr) if min_snr_gamma is None else prediction.weight(snr, min_snr_gamma)
 
 
 def diffusion_loss(
     model: Model,
-    schedule: Schedule,
+    schedule: Process,
     x0: Tensor,
     t: Tensor,
     noise: Tensor,

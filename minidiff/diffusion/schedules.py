@@ -7,17 +7,32 @@ Ho et al. 2020 (DDPM); Nichol & Dhariwal 2021 (cosine); Rombach et al. 2022 (sca
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from minidiff.diffusion.levels import Jump, Level
+from minidiff.diffusion.levels import Jump, Level, NoiseSchedule
 from minidiff.diffusion.spacings import spaced
 from minidiff.errors import UserError
 
 BETA_START, BETA_END = 1e-4, 0.02  # DDPM, section 4, for T = 1000
 SCALED_START, SCALED_END = 0.00085, 0.012  # of Stable Diffusion, for T = 1000
 MAX_BETA = 0.999  # Nichol & Dhariwal, section 3.2: no single step may wipe out the image
+
+
+class Process(NoiseSchedule, Protocol):
+    """What a training needs of a schedule, beside what samplers need: `Schedule` has it, and so have flow and edm."""
+
+    @property
+    def sigmas(self) -> Tensor:
+        """The deviation of the noise in x_t / signal at each timestep: float64 [T], rising."""
+
+    def rates(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The rates of signal and noise at t [N], each [N,1,...]: x_t = signal_rate * x0 + noise_rate * eps."""
+
+    def to(self, device: torch.device | str) -> "Process":
+        """The same on another device."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,11 +157,15 @@ class Schedule:
         """
         t = t.to(self.betas.device)
         beta, alpha_bar, alpha_bar_prev = (
-            table[t].reshape(-1, *[1] * (like.ndim - 1))
-            for table in (self.betas, self.alphas_cumprod, previous(self.alphas_cumprod))
+            table[t] for table in (self.betas, self.alphas_cumprod, previous(self.alphas_cumprod))
         )
         exact = (beta, 1 - beta, alpha_bar, alpha_bar_prev, 1 - alpha_bar, 1 - alpha_bar_prev)
-        return Jump(*(value.to(like) for value in exact))
+        return Jump(*(over_batch(value, like) for value in exact))
+
+    def rates(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Give sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), each [N,1,...] in the dtype of `like`. t: int64 [N]."""
+        jump = self.at(t, like)
+        return jump.alpha_bar.sqrt(), jump.var.sqrt()
 
     def timesteps(self, steps: int | None = None, start_t: int | None = None, spacing: str = "trailing") -> list[int]:
         """List the timesteps at which a reverse chain calls the network, falling. After the last comes the image.
@@ -162,6 +181,11 @@ class Schedule:
 def previous(alphas_cumprod: Tensor) -> Tensor:
     """Shift to alpha_bar_{t-1} for every t: [T]. Below t = 0 lies the image, whose alpha_bar is 1."""
     return torch.cat([torch.ones_like(alphas_cumprod[:1]), alphas_cumprod[:-1]])
+
+
+def over_batch(values: Tensor, like: Tensor) -> Tensor:
+    """Turn one number for each sample, [N], into [N,1,...] that multiplies images: with their dtype and device."""
+    return values.reshape(-1, *[1] * (like.ndim - 1)).to(like)
 
 
 def at_least_one(T: int) -> None:

@@ -65,5 +65,9 @@ def export_run(run: str | Path, folder: str | Path, kind: str = "diffusers", wei
         raise UserError(f"the network of {run} is a DiT, and {kind} gets U-Nets alone. It cannot be exported.")
     if opened.prior_use == "residual":
         raise UserError(f"the network of {run} sees a prior beside x_t, for which {kind} has no pipeline.")
+    if opened.config.diffusion.process != "ddpm":
+        raise UserError(
+            f"{run} was trained as {opened.config.diffusion.process}, and {kind} is written for ddpm alone."
+        )
     plain = build_schedule(replace(opened.config.diffusion, zero_terminal_snr=False))
     return write(Path(folder), to_json(opened.config), opened.model.state_dict(), plain)

@@ -44,8 +44,7 @@ def describe_ddpm(folder: Path, stored: dict[str, Any]) -> dict[str, str]:
         **({"prior": prior_in_words(config.prior)} if config.prior else {}),
         "network": in_words(network),
         "parameters": parameters(folder / MODEL),
-        "diffusion": f"{diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}"
-        + (", zero terminal SNR" if diffusion.zero_terminal_snr else ""),
+        "diffusion": diffusion.describe() + (", zero terminal SNR" if diffusion.zero_terminal_snr else ""),
         **(trained(folder, config.training) if config.training else {}),
     }
 
@@ -142,7 +141,7 @@ def describe_dehaze(folder: Path, stored: dict[str, Any]) -> dict[str, str]:
     if config.refinement:
         second, diffusion, behind = config.refinement.network, config.refinement.diffusion, config.refinement.first
         told["stage 2"] = f"{in_words(second)}; behind stage 1 of {behind.place if behind else '?'}"
-        told["diffusion"] = f"{diffusion.schedule} schedule, T = {diffusion.timesteps}, predicts {diffusion.prediction}"
+        told["diffusion"] = diffusion.describe()
     return told | (trained(folder, config.training) if config.training else {}) | {"measured": measured(folder)}
 
 

@@ -213,7 +213,7 @@ ADDED |= {"data.flip", "data.max_pixels", "training.minutes", "network.norm", "r
 ADDED |= {"network.scale_shift", "network.label_dim", "labels.dropout", "fid.network", "diffusion.betas"}
 ADDED |= {f"gan.{name}" for name in ("betas", "clip", "penalty")}  # each is of one kind of GAN
 ADDED |= {"source.weights", "source.one_hot", "training.muon", "diffusion.timestep_sampling"}
-ADDED |= {"refinement", "prior", "haze.clear"}
+ADDED |= {"refinement", "prior", "haze.clear", "diffusion.shift", "refinement.diffusion.shift"}
 ADDED |= {"diffusion.trained_below", "diffusion.file_noise", "diffusion.grey"}
 
 

@@ -83,7 +83,7 @@ MORE: dict[str, tuple[type, dict[str, Any]]] = {
         "fid_sampler": "heun", "fid_steps": 8, "fid_features": "clf", "fid_weights": "w", "accumulate": 2,
         "compile": True, "muon": True, "timestep_sampling": "stratified",
         "trained_below": 30, "file_noise": 0.25, "grey": 0.125, "prior": "pri", "prior_use": "residual",
-        "prior_shift": "prior",
+        "prior_shift": "prior", "process": "flow", "shift": 3.0,
     }),
     "dcgan": (GanRequest, {"latent_dim": 5, "width": 4, "critic_steps": 2, "sample_every": 4}),
     "wgan": (GanRequest, {"latent_dim": 5, "width": 4, "critic_steps": 2, "clip": 0.5, "sample_every": 4}),

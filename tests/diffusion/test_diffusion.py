@@ -171,11 +171,11 @@ def test_min_snr_weights_are_the_papers():
 def test_min_snr_weights_are_finite_at_zero_snr(kind):
     """min(SNR, gamma) / SNR is 0 / 0 there, and its limit is 1. Fails with the formula as printed."""
     weight = loss_weight(SCHEDULES["zero-snr"], torch.tensor([999]), kind, 5.0)
-    assert weight.item() == {"eps": 1, "x0": 0, "v": 0}[kind]
+    assert weight.item() == (kind == "eps")
 
 
-def test_with_min_snr_the_three_predictions_have_one_loss():
-    """One guess of x0, told as eps, x0 or v: the weighted losses are equal. Fails when two weights are exchanged."""
+def test_with_min_snr_all_predictions_have_one_loss():
+    """One guess of x0, told in every way: the weighted losses are equal. Fails when two weights are exchanged."""
     schedule = Schedule.cosine()
     x0, t, noise = batch(schedule)
     guess = torch.tanh(x0 + 0.3 * noise)
@@ -183,7 +183,10 @@ def test_with_min_snr_the_three_predictions_have_one_loss():
 
     def model(x_t, t, kind):
         eps = (x_t - signal_rate * guess) / noise_rate
-        return {"eps": eps, "x0": guess, "v": signal_rate * eps - noise_rate * guess}[kind]
+        told = {"eps": eps, "x0": guess, "v": signal_rate * eps - noise_rate * guess, "velocity": eps - guess}
+        deviation = (noise_rate**2 + 0.25 * signal_rate**2).sqrt()
+        told["F"] = (guess - 0.25 * signal_rate * x_t / deviation**2) * deviation / (0.5 * noise_rate)  # EDM eq. 7
+        return told[kind]
 
     losses = [
         diffusion_loss(lambda x, t, k=kind: model(x, t, k), schedule, x0, t, noise, kind, 5.0) for kind in PREDICTIONS
@@ -249,7 +252,7 @@ def test_eps_prediction_and_zero_snr_exclude_each_other():
     check_prediction(SCHEDULES["linear"], "eps")
     check_prediction(SCHEDULES["zero-snr"], "v")
     check_prediction(SCHEDULES["zero-snr"], "x0")
-    with pytest.raises(UserError, match=r"zero SNR .* Predict v or x0"):
+    with pytest.raises(UserError, match=r"zero SNR .* Predict x0, v, velocity or F"):
         check_prediction(SCHEDULES["zero-snr"], "eps")
 
 

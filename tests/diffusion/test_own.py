@@ -81,9 +81,9 @@ def test_an_option_that_a_sampler_does_not_have_is_refused(
 def test_a_prediction_of_ones_own_is_trained_and_sampled(
     photos: Path, tiny_preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PREDICTIONS, "velocity", VELOCITY)
+    monkeypatch.setitem(PREDICTIONS, "mine", VELOCITY)
     run = tmp_path / "run"
-    assert cli.run([*tiny_training(photos), "--prediction", "velocity", "--steps", "2", "--out", str(run)]) == 0
+    assert cli.run([*tiny_training(photos), "--prediction", "mine", "--steps", "2", "--out", str(run)]) == 0
     (image,) = load(run).sample(1, steps=2)
     assert image.isfinite().all()
 
@@ -99,9 +99,9 @@ def test_the_velocity_gives_back_image_and_noise() -> None:
         assert torch.allclose(VELOCITY.x0(x_t, u, level.signal, level.noise), image)
         assert torch.allclose(VELOCITY.eps(x_t, u, level.signal, level.noise), eps)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PREDICTIONS, "velocity", VELOCITY)
+        patch.setitem(PREDICTIONS, "mine", VELOCITY)
         losses = []
-        for kind in ("velocity", "v"):
+        for kind in ("mine", "v"):
 
             def model(x_t: Tensor, t: Tensor, kind: str = kind) -> Tensor:
                 jump = schedule.at(t, like=x_t)
@@ -121,7 +121,7 @@ def test_a_process_that_does_not_preserve_variance_needs_no_new_sampler(
 
     Fails when beta is 1 - alpha instead of power - alpha * power below, for ddpm and ddim.
     """
-    monkeypatch.setitem(PREDICTIONS, "velocity", VELOCITY)
+    monkeypatch.setitem(PREDICTIONS, "mine", VELOCITY)
     process, pixels = StraightLine(), 2**14
     generator = torch.Generator().manual_seed(0)
     x0 = torch.rand(1, 1, 1, pixels, generator=generator, dtype=torch.float64) * 2 - 1
@@ -133,7 +133,7 @@ def test_a_process_that_does_not_preserve_variance_needs_no_new_sampler(
     for start_t, steps in ((49, 9), (20, 21)):
         (level,) = process.levels([start_t])
         x = level.signal * x0 + level.noise * torch.randn(x0.shape, generator=generator).double()
-        options = {"start_t": start_t, "steps": steps, "spacing": "linspace", "prediction": "velocity"}
+        options = {"start_t": start_t, "steps": steps, "spacing": "linspace", "prediction": "mine"}
         if name == "ddim":
             options["eta"] = 1.0
         if name == "heun" and start_t == 49:

@@ -504,7 +504,7 @@ def test_the_samplers_own_options_are_checked():
         with pytest.raises(UserError, match="outside \\[0, 1\\]"):
             next(ddim(model, LINEAR, x, eta=eta))
     for sampler in SAMPLERS.values():
-        with pytest.raises(UserError, match="Predict v or x0"):
+        with pytest.raises(UserError, match="Predict x0, v, velocity or F"):
             next(sampler(model, ZERO_SNR, x, prediction="eps"))
         for clip in (0.0, 1.0, 1.5, 1, -0.5, float("nan")):
             with pytest.raises(UserError, match="is not a quantile. Take one between 0 and 1"):

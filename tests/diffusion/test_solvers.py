@@ -82,7 +82,7 @@ GRIDS = [*itertools.product((20,), WHOLE_OR_NOT, SPACINGS), *itertools.product((
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers with numpy 2
 @pytest.mark.parametrize("betas", PEER_BETAS)
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", ["eps", "x0", "v"])  # which diffusers has
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solvers_are_those_of_diffusers(name, kind, betas):
     """Every x of the chain: all spacings, whole and from the middle, without clipping and clipped in both ways.
