@@ -123,4 +123,28 @@ def test_dip_ddpm(
 
 def test_every_example_is_run_here() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"train_ddpm", "gaussian", "dip", "conditional", "dark_channel", "dip_ddpm"}
+    tested = {"train_ddpm", "gaussian", "dip", "conditional", "dark_channel", "dip_ddpm"}
+    assert names == tested | {"dehaze", "dip_into_chain", "gan_and_ddpm"}
+
+
+def test_dehaze(tmp_path: Path) -> None:
+    """Stage 1 takes most of the haze off, and stage 2 some of what noise and JPEG left. Fails with another start."""
+    found = example("dehaze").main(which=(0, 1), size=128, out=tmp_path / "dehaze.png")
+    hazy, first, second = (np.mean(found[name]) for name in ("hazy", "stage 1", "stage 2"))
+    assert first > hazy + 4 and second > first and (tmp_path / "dehaze.png").exists()
+
+
+def test_dip_into_chain(tmp_path: Path) -> None:
+    """The noisy photograph itself comes out better than it went in, and than a young fit that enters too high."""
+    found = example("dip_into_chain").main(steps=5, size=64, out=tmp_path / "chain.png")
+    high, own = (next(found[name] for name in found if word in name) for word in ("t = 249", "no fit"))
+    assert own > found["noisy"] + 3 and own > high + 3 and (tmp_path / "chain.png").exists()
+
+
+def test_gan_and_ddpm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are drawn and measured, and real images are far nearer than what a step or two has learnt."""
+    monkeypatch.chdir(tmp_path)
+    found = example("gan_and_ddpm").main(
+        steps={"dcgan": 1, "ddpm": 1}, dataset="shapes", features="shapes", num=16, out=tmp_path / "both.png"
+    )
+    assert found["real"] < min(found["dcgan"], found["ddpm"]) and (tmp_path / "both.png").exists()
