@@ -15,6 +15,7 @@ from minidiff.cli import fid as fid_cli
 from minidiff.cli.restore import tell
 from minidiff.cli.train_run import next_command
 from minidiff.cli.types import Device
+from minidiff.ddpm.config import DiffusionConfig
 from minidiff.ddpm.presets import DDPM_PRESETS
 from minidiff.dehaze.presets import GUESS_PRESETS
 from minidiff.dip.config import FitRequest
@@ -320,7 +321,7 @@ def test_a_fit_that_is_better_alone_is_told(
 def test_a_checkpoint_is_told_in_flags(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Its notes advise options of `minidiff sample`; a run that draws nothing without labels is asked for one."""
     network = SimpleNamespace(image_size=8, in_channels=3, label_dim=4)
-    diffusion = SimpleNamespace(schedule="linear", timesteps=9, prediction="v")
+    diffusion = DiffusionConfig(timesteps=9, prediction="v")
     config = SimpleNamespace(network=network, diffusion=diffusion, source=SimpleNamespace(one_hot=True))
     found = SimpleNamespace(config=config, parameters=7, notes=["`clip` False, `steps` 4"], folder=Path("my run"))
     monkeypatch.setattr("minidiff.pretrained.exchange.import_run", lambda source, run: found)
