@@ -4,7 +4,7 @@ A GAN draws a picture in one call of its generator, and learns quickly to draw s
 learns slowly, but it cannot collapse. Which is nearer to the data depends on how long each was trained, so the budget
 stands beside the distance. As many real images are the floor: even they are not at 0.
 
-    python examples/gan_and_ddpm.py          # a few minutes on a CPU; writes gan_and_ddpm.png and two run folders
+    python examples/gan_and_ddpm.py          # minutes on a CPU; writes gan_and_ddpm.png and two run folders
 """
 
 import time
@@ -20,7 +20,7 @@ from minidiff.images.files import write_image
 from minidiff.images.grid import table
 from minidiff.metrics.sources import ImageSource
 
-STEPS = {"dcgan": 500, "ddpm": 150}  # about a minute of one core each; a step of a DDPM is the dearer one
+STEPS = {"dcgan": 500, "ddpm": 150}  # a step of a DDPM is the dearer one
 
 
 def in_memory(name: str, images: np.ndarray) -> ImageSource:
