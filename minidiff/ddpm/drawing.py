@@ -4,7 +4,6 @@ Rests on chains (where each chain goes), on diffusion: samplers (how it goes) an
 networks.tiles, by which a network of any size takes a whole photograph.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from minidiff.ddpm.chains import Chain, Trained, chains_of, resolve, shape_of, starts_from_prior
 from minidiff.ddpm.config import DdpmConfig
-from minidiff.ddpm.inits import INIT_MODES
+from minidiff.ddpm.inits import INIT_MODES, noise_deviation
 from minidiff.ddpm.prior import seeing
 from minidiff.ddpm.recipe import conditional
 from minidiff.ddpm.request import SampleRequest, Sampling
@@ -92,9 +91,8 @@ def begin(run: Drawing, chain: Chain) -> tuple[Tensor, list[torch.Generator]]:
         bring = INIT_MODES[mode]
         t = torch.full((len(x),), chain.timesteps[0], device=x.device)
         x = bring(run.schedule, init.to(x.device), t, x)
-    else:  # all noise; its deviation is 1 but with edm, where it is that of x_t for images of deviation 1
-        (first,) = run.schedule.levels(chain.timesteps[:1])
-        x = math.sqrt(first.power) * x
+    else:
+        x = noise_deviation(run.schedule, chain.timesteps[0]) * x
     return x.contiguous(memory_format=torch.channels_last), generators
 
 

@@ -4,6 +4,7 @@ Rests on diffusion: process (q_sample) and noise_level (which timestep has as mu
 Ho et al. 2020 (DDPM), eq. 4.
 """
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -35,6 +36,15 @@ INIT_MODES: dict[str, Callable[[Process, Tensor, Tensor, Tensor], Tensor]] = {
 def measured_starts(schedule: Process, init: Tensor) -> list[Start]:
     """Measure the noise in each image of init [M,C,H,W], and find the timestep that has as much."""
     return [start_from(schedule, image[None]) for image in init]
+
+
+def noise_deviation(schedule: Process, t: int) -> float:
+    """Return the deviation of the noise that a chain begins with at t, if no image is in it.
+
+    It is that of x_t for images of deviation 1: so 1 for DDPM, and about sigma with edm.
+    """
+    (level,) = schedule.levels([t])
+    return math.sqrt(level.power)
 
 
 class Sized(Protocol):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from minidiff.arrays import open_npz
 from minidiff.data.conditions import labels_in_words
+from minidiff.ddpm.inits import noise_deviation
 from minidiff.ddpm.ode import Way, invert, regenerate, way_of
 from minidiff.ddpm.run import Run
 from minidiff.diffusion.inversion import shares, slerp
@@ -120,14 +121,15 @@ class Inversion(Order):
             given, found = to_uint8(self.pictures), to_uint8(torch.cat(back))
             write_noise(self.noise_file, x, self.way, self.rows())
             written = [f"{self.noise_file}: the noise, to come back from"]
+            normal = x / noise_deviation(self.run.schedule, self.way.timesteps[0])
             if self.noise_file != self.target:
-                sheet = np.stack([given, to_uint8(x / 2), found], axis=1)[:SHOWN]
+                sheet = np.stack([given, to_uint8(normal / 2), found], axis=1)[:SHOWN]
                 headings = [["picture", "its noise", "comes back"]] * len(sheet)
                 picture = table(sheet.reshape(-1, *sheet.shape[2:]), headings, self.names[:SHOWN])
                 write_image(self.target, picture)
                 written.insert(0, f"{self.target}: each picture, its noise, and what comes back")
             nearness = [psnr(*pair) for pair in zip(found, given, strict=True)]
-            for line in say_noise(self.names, x, nearness):
+            for line in say_noise(self.names, normal, nearness):
                 say(line)
         worst = min(nearness)
         problems = [
@@ -312,7 +314,8 @@ class Interpolation(Order):
     def noise_of(self, end: str, picture: Tensor | None, advance: Advance) -> Tensor:
         """Find the noise of one end: that of sample 0 of a seed, or what a picture is inverted to."""
         if picture is None:
-            return randn((1, *self.run.shape), sample_generators(int(end), [0]), like=torch.empty(0))
+            noise = randn((1, *self.run.shape), sample_generators(int(end), [0]), like=torch.empty(0))
+            return noise_deviation(self.run.schedule, self.way.timesteps[0]) * noise
         return invert(self.run, picture, self.way, self.labels, lambda _: advance(1)).cpu()
 
     def draw(self, advance: Advance, say: Say) -> Drawn:

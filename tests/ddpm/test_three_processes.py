@@ -3,16 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_training
 from safetensors.torch import load_file
 
+import minidiff
 from minidiff import cli, load
 from minidiff.ddpm.config import DdpmRequest, DiffusionConfig
 from minidiff.ddpm.job import diffusion_config
 from minidiff.ddpm.recipe import build_process, ddpm_loss, draw_timesteps
 from minidiff.errors import UserError
+from minidiff.images.convert import to_uint8
 from minidiff.records import to_json
 from minidiff.rng import Draws
 
@@ -53,6 +56,16 @@ def test_a_run_knows_its_process_and_draws(run: Path, tmp_path: Path) -> None:
     assert x.std().item() == pytest.approx(level.noise, rel=0.2)
     assert cli.run(["sample", str(run), "--num", "2", "--steps", "3", "--out", str(tmp_path / "a.png")]) == 0
     assert cli.run(["info", str(run)]) == 0
+
+
+def test_noise_of_a_seed_is_that_of_its_samples(run: Path, tmp_path: Path) -> None:
+    """The ends of a way between two seeds are what these draw. Fails when edm's noise does not have its deviation."""
+    minidiff.sample(run, interpolate=["3", "4"], num=3, steps=5, out=tmp_path / "frames.npz")
+    frames = np.load(tmp_path / "frames.npz")["images"]
+    opened = load(run)
+    for frame, seed in ((frames[0], 3), (frames[-1], 4)):
+        (image,) = opened.sample(1, sampler="ddim", steps=5, seed=seed)
+        assert np.abs(frame.astype(int) - to_uint8(image)[0]).max() <= 1
 
 
 def test_it_is_not_written_for_others(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
