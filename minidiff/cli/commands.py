@@ -162,6 +162,17 @@ def own_network() -> Callable[[Function], Function]:
     )
 
 
+def which_weights(use: str) -> Callable[[Function], Function]:
+    """Add the option that chooses between the two sets of weights of a run. use: what for, such as Draw with."""
+    return click.option(
+        "--weights",
+        type=Name("weights", ("ema", "raw")),
+        default="ema",
+        show_default=True,
+        help=f"{use} the averaged weights, or the raw ones that are being trained.",
+    )
+
+
 # For a command that reads pictures from outside.
 max_pixels = click.option(
     "--max-pixels", type=Whole(min=1), default=MAX_PIXELS, show_default=True, metavar="N",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from minidiff.cli.commands import Command
+from minidiff.cli.commands import Command, which_weights
 from minidiff.cli.messages import remark, say
 from minidiff.cli.sample import sample
 from minidiff.cli.types import Name, Place, complete_run
@@ -60,13 +60,7 @@ def formats() -> list[str]:
     show_default=True,
     help="Write what DDPMPipeline.from_pretrained of diffusers opens.",
 )
-@click.option(
-    "--weights",
-    type=Name("weights", ("ema", "raw")),
-    default="ema",
-    show_default=True,
-    help="Write the averaged weights, or the raw ones that are being trained.",
-)
+@which_weights("Write")
 def export(run: str, folder: Path, kind: str, weights: str) -> None:
     """Write RUN as DIR, a new folder for another library.
 

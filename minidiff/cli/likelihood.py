@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from minidiff.cli.commands import Command, max_pixels, on_bad, own_network, section
+from minidiff.cli.commands import Command, max_pixels, on_bad, own_network, section, which_weights
 from minidiff.cli.messages import remark, say, warn
-from minidiff.cli.types import Device, Name, Place, Whole, complete_run
+from minidiff.cli.types import Device, Place, Whole, complete_run
 from minidiff.pretrained.likelihood_request import STEPS, LikelihoodRequest
 
 
@@ -31,13 +31,7 @@ from minidiff.pretrained.likelihood_request import STEPS, LikelihoodRequest
     "images do so, too.",
 )
 @click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="Of the images and the directions.")
-@click.option(
-    "--weights",
-    type=Name("weights", ("ema", "raw")),
-    default="ema",
-    show_default=True,
-    help="The averaged weights, or the raw ones that are being trained.",
-)
+@which_weights("Measure with")
 @section("Images of a folder or of dataset:NAME")
 @on_bad
 @max_pixels

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from minidiff.cli.choices import GUIDANCE_SCALE, choice, own_steps, table
-from minidiff.cli.commands import Command, max_pixels, own_network, section
+from minidiff.cli.commands import Command, max_pixels, own_network, section, which_weights
 from minidiff.cli.messages import remark, say, warn
 from minidiff.cli.types import TIMESTEP, Counted, Device, Name, Number, Place, Size, Steps, Whole, complete_run
 from minidiff.ddpm.request import FROM_INIT, FROM_NOISE
@@ -159,13 +159,7 @@ def usage(ctx: click.Context) -> Iterator[None]:
 )
 @section("Images")
 @click.option("--seed", type=Whole(min=0), default=0, show_default=True, help="Image k of a seed is always the same.")
-@click.option(
-    "--weights",
-    type=Name("weights", ("ema", "raw")),
-    default="ema",
-    show_default=True,
-    help="Draw with the averaged weights, or with the raw ones that are being trained.",
-)
+@which_weights("Draw with")
 @section("Computing")
 @click.option(
     "--batch-size",

@@ -3,7 +3,7 @@
 Rests on drawing (the run's network) and diffusion: inversion (the way up) and samplers (ddim, the way down).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,12 +72,7 @@ def invert(
     Raises UserError for labels that the run does not take, or needs.
     """
     denoise, levels = open_way(run, way, labels)
-    x = pictures.to(device_of(run))
-    for step in retrace(denoise, x, levels):
-        x = step.x
-        if on_step is not None:
-            on_step(step)
-    return x
+    return end_of(retrace(denoise, pictures.to(device_of(run)), levels), on_step)
 
 
 @torch.no_grad()
@@ -86,9 +81,12 @@ def regenerate(
 ) -> Tensor:
     """Go down from noise [N,C,H,W] by ddim: the pictures, about [-1,1]. See `invert`."""
     denoise, levels = open_way(run, way, labels)
-    x = noise.to(device_of(run))
-    for step in ddim(denoise, x, levels):
-        x = step.x
+    return end_of(ddim(denoise, noise.to(device_of(run)), levels), on_step)
+
+
+def end_of(steps: Iterator[Step], on_step: OnStep | None) -> Tensor:
+    """Walk to the last step, and return its x."""
+    for step in steps:
         if on_step is not None:
             on_step(step)
-    return x
+    return step.x

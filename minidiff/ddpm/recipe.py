@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from minidiff.ddpm.config import DdpmConfig, DiffusionConfig
 from minidiff.ddpm.prior import InTraining
-from minidiff.diffusion.continuous import Continuous, edm, facing, flow, log_normal, logit_normal
+from minidiff.diffusion.continuous import Continuous, edm, exact, facing, flow, log_normal, logit_normal
 from minidiff.diffusion.guidance import Conditional
 from minidiff.diffusion.predictions import Model, check_prediction
 from minidiff.diffusion.process import diffusion_loss, noise_in_file
@@ -141,6 +141,6 @@ def draw_timesteps(schedule: Process, diffusion: DiffusionConfig, draws: Draws) 
         t = (logit_normal if how == "logit-normal" else log_normal)(schedule, draws.randn())
         return t.clamp(max=below - 1)
     t = draws.stratified(below) if how == "stratified" else draws.randint(below)  # 0 .. below - 1, both included
-    return (
-        t - draws.rand().double() if isinstance(schedule, Continuous) else t
-    )  # in (t - 1, t], so all of (-1, below - 1]
+    if isinstance(schedule, Continuous):
+        return exact(t) - exact(draws.rand())  # in (t - 1, t], so all of (-1, below - 1]
+    return t

@@ -33,8 +33,7 @@ TOLD = 1000  # networks embed a time by waves that are made for numbers up to ab
 class Continuous:
     """A process that has a noise level at every real t in (-1, T-1]. Build one with `flow` or `edm`.
 
-    It serves wherever a `Schedule` does, except for what belongs to single DDPM steps: `q_posterior`, and the sampler's
-    betas.
+    It serves wherever a `Schedule` does, except for what belongs to DDPM's single steps, such as `q_posterior`.
     """
 
     name: str
@@ -45,9 +44,6 @@ class Continuous:
 
     def __repr__(self) -> str:
         return f"{self.name}(T={self.T})"
-
-    def __len__(self) -> int:
-        return self.T
 
     @property
     def sigmas(self) -> Tensor:
@@ -62,8 +58,7 @@ class Continuous:
 
     def rates(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Give the rates of signal and noise, each [N,1,...] in the dtype of `like`. t: [N], whole or real numbers."""
-        t = t.cpu() if t.device.type == "mps" else t  # which has no float64
-        signal, noise = self.rates_at(t.double())
+        signal, noise = self.rates_at(exact(t))
         return over_batch(signal, like), over_batch(noise, like)
 
     def to(self, device: torch.device | str) -> "Continuous":
@@ -73,6 +68,11 @@ class Continuous:
     def timesteps(self, steps: int | None = None, start_t: int | None = None, spacing: str = "trailing") -> list[int]:
         """List the timesteps at which a reverse chain calls the network, falling: see `Schedule.timesteps`."""
         return spaced(self.sigmas, steps, start_t, spacing)
+
+
+def exact(values: Tensor) -> Tensor:
+    """Return numbers in float64: on their device, or on the CPU where that has none."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def flow(T: int = 1000, shift: float = 1.0) -> Continuous:
@@ -149,12 +149,12 @@ def logit_normal(process: Continuous, normal: Tensor) -> Tensor:
 
     At both ends there is little to learn: the answer is the mean of all images less the noise, or nearly x_t itself.
     """
-    return process.T * normal.double().sigmoid() - 1
+    return process.T * exact(normal).sigmoid() - 1
 
 
 def log_normal(process: Continuous, normal: Tensor) -> Tensor:
     """Turn standard normal numbers [N] into timesteps [N] whose sigma is log-normal: EDM, table 1."""
-    return timestep_at(process, (LOG_MEAN + LOG_DEVIATION * normal.double()).exp())
+    return timestep_at(process, (LOG_MEAN + LOG_DEVIATION * exact(normal)).exp())
 
 
 # --- one notation in another --------------------------------------------------------------------------------------

@@ -57,9 +57,7 @@ PREDICTIONS = {
     "velocity": Prediction(
         x0=lambda x_t, u, signal, noise: (x_t - noise * u) / (signal + noise),  # x_t = signal x0 + noise (x0 + u)
         eps=lambda x_t, u, signal, noise: (x_t + signal * u) / (signal + noise),
-        target=lambda x0, eps, signal, noise: (
-            eps - x0
-        ),  # Lipman et al. 2023, eq. 23, with sigma_min = 0; t runs up here
+        target=lambda x0, eps, signal, noise: eps - x0,  # Lipman et al. 2023, eq. 23, with their time turned round
         weight=lambda snr, gamma: snr.clamp(max=gamma) / (snr.sqrt() + 1) ** 2,
     ),
     # EDM's F: x0 = c_skip x_t / signal + c_out F, whose target has variance 1 at every level. With a SIGMA_DATA of 1

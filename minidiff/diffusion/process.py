@@ -96,9 +96,11 @@ def target(schedule: Process, x0: Tensor, t: Tensor, noise: Tensor, kind: str = 
 def loss_weight(schedule: Process, t: Tensor, kind: str = "eps", min_snr_gamma: float | None = None) -> Tensor:
     """Weigh each sample's squared error, float64 [N]: 1, or min-SNR-gamma (gamma = 5 in Hang et al. 2023)."""
     prediction = lookup("prediction", kind, PREDICTIONS)
-    signal, noise = schedule.rates(t, like=torch.empty(0, dtype=torch.float64, device=t.device))
-    snr = (signal / noise) ** 2
-    return torch.ones_like(snr) if min_snr_gamma is None else prediction.weight(snr, min_snr_gamma)
+    of_each = torch.ones(len(t), dtype=torch.float64, device="cpu" if t.device.type == "mps" else t.device)
+    if min_snr_gamma is None:
+        return of_each
+    signal, noise = schedule.rates(t, like=of_each)
+    return prediction.weight((signal / noise) ** 2, min_snr_gamma)
 
 
 def diffusion_loss(

@@ -19,7 +19,7 @@ from minidiff.diffusion.continuous import (
     rewritten,
     timestep_at,
 )
-from minidiff.diffusion.predictions import PREDICTIONS, check_prediction
+from minidiff.diffusion.predictions import PREDICTIONS, Model, check_prediction
 from minidiff.diffusion.process import diffusion_loss, predict_eps, predict_x0, q_sample, target
 from minidiff.diffusion.samplers import SAMPLERS
 from minidiff.diffusion.schedules import Process, Schedule
@@ -171,21 +171,22 @@ def test_edm_cannot_write_pure_noise() -> None:
         rewritten(model, flow(), "edm")
 
 
-def exact(process: Continuous, deviation: float) -> tuple[object, float]:
-    """The denoiser of normal data with this deviation: its x0 is linear in x_t."""
+def of_normal_data(process: Continuous, deviation: float) -> Model:
+    """The exact denoiser of normal data with this deviation: its x0 is linear in x_t."""
 
     def model(x: Tensor, t: Tensor) -> Tensor:
         signal, noise = process.rates(t, like=x)
         return signal * deviation**2 / (noise**2 + signal**2 * deviation**2) * x
 
-    return model, deviation
+    return model
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++", "heun", "unipc", "dpm++sde", "ddpm"])
 @pytest.mark.parametrize("process", [flow(), edm()], ids=["flow", "edm"])
 def test_samplers_draw_normal_data(process: Continuous, name: str) -> None:
     """With the exact denoiser the images have the data's deviation: within 3% of the truth for 100 calls or all."""
-    model, deviation = exact(process, 0.3)
+    deviation = 0.3
+    model = of_normal_data(process, deviation)
     start_t = 990 if name == "heun" and process.name == "flow" else None  # where sigma is infinite, heun cannot start
     (first,) = process.levels([process.T - 1 if start_t is None else start_t])
     x = math.sqrt(first.var + first.alpha_bar * deviation**2) * normal(1, 1, 200, 200)
